@@ -1,0 +1,63 @@
+# `make` alone lists the targets. Everything runs in .venv, made once from requirements.lock.
+
+PYTHON ?= python3
+VENV := .venv
+UV_VERSION := 0.13.9
+
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check -qq
+DEPS := $(VENV)/.lock-installed
+READY := $(VENV)/.ready
+
+# Sets $$py to a Python that fits: $(PYTHON), or, where nobody named one, whichever the PATH has.
+CANDIDATES := $(if $(filter file,$(origin PYTHON)),$(PYTHON) python3.12 python3.11 python3.10,$(PYTHON))
+PICK_PYTHON = py=; for p in $(CANDIDATES); do \
+	if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	>/dev/null 2>&1; then py=$$p; break; fi; done; \
+	if [ -z "$$py" ]; then echo "error: Python 3.10, 3.11 or 3.12 (with its venv module) is needed;" \
+	"$(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
+
+.PHONY: help demo test lint lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "PYTHON=... picks the Python that makes $(VENV) (3.10, 3.11 or 3.12)"
+
+demo: $(READY) ## the classification demo, end to end on the CPU
+	@$(BIN)/python -m ppcls_ext.demo
+
+# demo-det, demo-seg and demo-all go here.
+
+test: lint ## lint, types and all tests (ARGS="-k name" is given to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+lock: ## resolve requirements.in again (UPGRADE=1 moves every pin, without it only what must move)
+	@set -e; $(PICK_PYTHON); rm -rf .venv-lock; trap 'rm -rf .venv-lock' EXIT; \
+	echo "Resolving requirements.in with uv $(UV_VERSION) ..."; \
+	$$py -m venv .venv-lock; \
+	.venv-lock/bin/python $(PIP) install uv==$(UV_VERSION); \
+	.venv-lock/bin/uv pip compile requirements.in --overrides requirements-overrides.txt \
+		--output-file requirements.lock $(if $(UPGRADE),--upgrade) --quiet \
+		--universal --python-version 3.10 --python .venv-lock/bin/python \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
+	if grep -n '://' requirements.lock; then echo "error: requirements.lock names an address" >&2; exit 1; fi
+
+clean: ## remove the .venv, caches and build products (not runs/ or output/)
+	@rm -rf $(VENV) .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are the last thing an install writes, so one that was broken off starts over.
+$(DEPS): requirements.lock
+	@set -e; $(PICK_PYTHON); rm -rf $(VENV); \
+	echo "Installing the locked packages into $(VENV) with $$($$py --version): about a minute, once ..."; \
+	$$py -m venv $(VENV); \
+	$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements.lock; \
+	touch $@
+
+$(READY): $(DEPS) setup.py pyproject.toml
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@

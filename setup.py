@@ -1,0 +1,110 @@
+"""Builds the package. requirements.lock, not this file, installs everything the project runs with.
+
+The suites are not in install_requires: their published pins contradict each other (requirements-overrides.txt
+says how), so no resolver accepts them. `make demo` or `make test` makes .venv from the lock; without make:
+
+    python -m pip install --require-hashes --no-deps -r requirements.lock
+    python -m pip install --no-deps --no-build-isolation -e .
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+# Builds are started from other folders too, so paths hang on this file.
+ROOT = Path(__file__).resolve().parent
+CONFIGS = "configs"  # here in the checkout, <site-packages>/ppcls_ext/configs in the wheel
+
+
+def version() -> str:
+    text = (ROOT / "ppcls_ext" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r"""^__version__(?:\s*:\s*\w+)?\s*=\s*["']([^"']+)["']""", text, re.MULTILINE)
+    if match is None:
+        raise SystemExit('ppcls_ext/__init__.py has no line __version__ = "..."')
+    return match[1]
+
+
+def readme() -> str:
+    path = ROOT / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def config_files() -> list[str]:
+    return sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / CONFIGS).rglob("*.y*ml") if p.is_file())
+
+
+class BuildPy(build_py):
+    """Also puts configs/ into the wheel, inside ppcls_ext."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # an editable install reads the checkout's own configs/
+            return
+        target = Path(self.build_lib) / "ppcls_ext" / CONFIGS
+        shutil.rmtree(target, ignore_errors=True)  # a file deleted since the last build must not come back
+        for name in config_files():
+            path = target.parent / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, path)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        outputs = list(super().get_outputs(include_bytecode))
+        if not self.editable_mode:
+            outputs += [str(Path(self.build_lib) / "ppcls_ext" / name) for name in config_files()]
+        return outputs
+
+    def get_source_files(self) -> list[str]:  # what an sdist takes along
+        return [*super().get_source_files(), *config_files()]
+
+
+setup(
+    name="pplcnet",
+    version=version(),
+    description="PP-LCNet for PaddlePaddle: classification, detection and segmentation on the CPU",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    author="The PP-LCNet toolkit authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["ppcls_ext", "ppcls_ext.*", "det", "det.*", "seg", "seg.*"]),
+    package_data={
+        "ppcls_ext": ["py.typed", "reference/*.json", "reference/*.yaml"],
+        "det": ["py.typed"],
+        "seg": ["py.typed"],
+    },
+    cmdclass={"build_py": BuildPy},
+    # Loose, and without the suites: see the top of this file.
+    install_requires=[
+        "paddlepaddle>=3.0,<3.3",
+        "numpy>=1.26,<2.4",
+        "opencv-python-headless>=4.10,<4.13",
+        "setuptools<81",
+        "protobuf<7",
+        "pyyaml>=6",
+        "pillow",
+        "matplotlib",
+        "scipy",
+        "scikit-learn",
+        "pydantic>=2",
+        "safetensors",
+        "rich",
+        "psutil",
+        "threadpoolctl",
+    ],
+    entry_points={
+        "console_scripts": ["pplcnet = ppcls_ext.cli:main"],
+        "pplcnet.tasks": [
+            "classification = ppcls_ext.classification:Classification",
+        ],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Typing :: Typed",
+    ],
+)
