@@ -1,0 +1,408 @@
+"""The classification task: PaddleClas's configs, losses and transforms; our data lists and evaluation."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+import pydantic
+from paddle import nn
+
+from ppcls_ext import upstream
+from ppcls_ext.archs import build_arch
+from ppcls_ext.checkpoint import load_into, read_weights
+from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
+from ppcls_ext.config import Config, Section, parse
+from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.image_lists import ImageList, find_split, read_class_names, read_list, scan_folder
+from ppcls_ext.images import read_rgb
+from ppcls_ext.loader import Loader, Place, Sampler, Workers
+from ppcls_ext.pictures import caption
+from ppcls_ext.registry import call_checked
+from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
+from ppcls_ext.task import Deployment, Inference, Input, Step, Task
+from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
+
+SPLIT_NAMES = {"Train": "train", "Eval": "val"}
+
+
+class DatasetSection(Section):
+    """`DataLoader.<split>.dataset`.
+
+    `ImageNetDataset` reads a list file (`cls_label_path`, PaddleClas's way) or, without one, class folders below
+    `image_root`. `ImageFolder` finds the split in `Global.data_root` by itself (see `image_lists.find_split`).
+    """
+
+    name: Literal["ImageNetDataset", "ImageFolder"] = "ImageNetDataset"
+    image_root: str | None = None
+    cls_label_path: str | None = None
+    delimiter: str | None = None
+    class_names: str | None = None  # file of class names
+    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of ImageFolder, where the data has no split
+    transform_ops: list[Any] | None = None
+    batch_transform_ops: list[Any] | None = None
+
+
+class LoaderSection(Section):
+    """`DataLoader.<split>`."""
+
+    dataset: DatasetSection
+    sampler: Sampler = Sampler()
+    loader: Workers = Workers()
+
+
+class TopkSection(Section):
+    """`Infer.PostProcess`."""
+
+    name: Literal["Topk"] = "Topk"
+    topk: int = pydantic.Field(default=5, ge=1)
+    class_id_map_file: str | None = None  # PaddleClas's file of class names
+
+
+class InferSection(Section):
+    """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
+
+    infer_imgs: str | list[str] | None = None
+    batch_size: int = pydantic.Field(default=1, ge=1)
+    transforms: list[Any] | None = None  # default: those of DataLoader.Eval
+    PostProcess: TopkSection = TopkSection()
+
+
+class ExportSection(Section):
+    """`Export`."""
+
+    batch: int = pydantic.Field(default=-1, ge=-1)  # -1: any
+
+
+class ClassificationDataset:
+    """Decoded and transformed images with their labels.
+
+    A sample is float32 [3, H, W], int64 [1] and its place int64 [2]; all that is random in it is a function of
+    the seed and the place.
+    """
+
+    def __init__(self, images: ImageList, transforms: Sequence[Transform], seed: int) -> None:
+        self.images, self.transforms, self.seed = images, transforms, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
+        epoch, index = place
+        seed_python(self.seed, SAMPLE, epoch, index)
+        path = self.images.paths[index]
+        image = read_rgb(path)
+        try:
+            array = apply(image, self.transforms)
+        except Exception as error:  # an operation that cannot work on this image, whichever it is
+            height, width = image.shape[:2]
+            raise UserError(
+                f"image {path} ({width}x{height}): the transforms fail with {type(error).__name__}: {error}"
+            ) from error
+        return array, self.images.labels[index : index + 1], place
+
+
+class _Collate:
+    """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it."""
+
+    def __init__(self, operations: Sequence[Transform], seed: int) -> None:
+        self.operations, self.seed = operations, seed
+
+    def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, Place]]) -> list[np.ndarray]:
+        shapes = {image.shape for image, _, _ in samples}
+        if len(shapes) > 1:
+            raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
+        pairs: list[Any] = [(image, label) for image, label, _ in samples]
+        seed_python(self.seed, BATCH, *samples[0][2])
+        for operation in self.operations:
+            pairs = operation(pairs)
+        return [np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True)]
+
+
+class Classification(Task):
+    """See `Task`. Metrics: `top1`, `top5` (of 5 classes and more), `loss`."""
+
+    name = "classification"
+    sections = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "Infer", "Metric", "EMA", "Export", "Expect")
+    primary = "top1"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        loaders = config.get("DataLoader") or {}
+        for name in loaders:
+            if name not in SPLIT_NAMES:
+                raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
+        self._loaders = {n: parse(LoaderSection, v, f"DataLoader.{n}") for n, v in loaders.items()}
+        self.infer = parse(InferSection, config.get("Infer"), "Infer")
+        self._check_metric(config.get("Metric"))
+
+    @staticmethod
+    def _check_metric(metric: Any) -> None:
+        """`Metric` may name what is always reported anyway; anything else would be silently missing."""
+        for split, items in (metric or {}).items():
+            for name, _ in named_ops(items, f"Metric.{split}"):
+                if name != "TopkAcc":
+                    raise UserError(
+                        f"Metric.{split}.{name}: not computed by this toolkit; it reports TopkAcc (top-1, top-5)"
+                    )
+
+    # Data
+
+    def _section(self, split: str) -> LoaderSection:
+        if split not in self._loaders:
+            raise UserError(f"DataLoader.{split} is missing")
+        return self._loaders[split]
+
+    def _rooted(self, path: str) -> Path:
+        root = self.run.data_root
+        return Path(path) if root is None else Path(root) / path
+
+    @functools.cached_property
+    def _given_count(self) -> int | None:
+        """Arch.class_num where it is a number; None leaves it to the data."""
+        number = (self.config.get("Arch") or {}).get("class_num", 1000)
+        if number in ("auto", None):
+            return None
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"Arch.class_num: expected a number of classes or auto, got {number!r}")
+        return number
+
+    @functools.cached_property
+    def _given_names(self) -> tuple[str, ...] | None:
+        """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
+        given = self.infer.PostProcess.class_id_map_file
+        files = [self._rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
+        files += [Path(given)] if given else []
+        names = read_class_names(files[0]) if files else self.saved_labels()
+        if names is not None and self._given_count not in (None, len(names)):
+            source = files[0] if files else "the run folder's labels.txt"
+            raise UserError(f"Arch.class_num is {self._given_count}, but {source} names {len(names)} classes")
+        return names
+
+    def _read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
+        dataset = self._section(split).dataset
+        count = self._given_count
+        if dataset.name == "ImageFolder":
+            if self.run.data_root is None:
+                raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
+            root = Path(self.run.data_root)
+            images = find_split(root, SPLIT_NAMES[split], dataset.val_fraction, names, count)
+        elif dataset.image_root is None:
+            raise UserError(f"DataLoader.{split}.dataset.image_root is missing")
+        elif dataset.cls_label_path is None:
+            images = scan_folder(self._rooted(dataset.image_root), names)
+        else:
+            list_path = self._rooted(dataset.cls_label_path)
+            images = read_list(list_path, self._rooted(dataset.image_root), dataset.delimiter, names, count)
+        if count is not None and count != len(images.class_names):
+            raise UserError(
+                f"Arch.class_num is {count}, but {images.source} has {len(images.class_names)} classes; "
+                "-o Arch.class_num=auto takes the number from the data"
+            )
+        return images
+
+    @functools.cached_property
+    def train_images(self) -> ImageList:
+        return self._read_split("Train", self._given_names)
+
+    @functools.cached_property
+    def eval_images(self) -> ImageList:
+        """Its classes are those of the training split, where nothing else fixes them."""
+        names = self._given_names
+        if names is None and self._given_count is None:
+            names = self.train_images.class_names
+        return self._read_split("Eval", names)
+
+    @functools.cached_property
+    def class_num(self) -> int:
+        return self._given_count or len(self.labels())
+
+    def labels(self) -> tuple[str, ...]:
+        if self._given_names is not None:
+            return self._given_names
+        read = [vars(self)[name] for name in ("train_images", "eval_images") if name in vars(self)]
+        if not read and self._given_count is not None:
+            return tuple(map(str, range(self._given_count)))
+        return (read[0] if read else self.train_images).class_names
+
+    def _loader(self, split: str, images: ImageList) -> Loader:
+        section = self._section(split)
+        where = f"DataLoader.{split}.dataset"
+        ops = resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape)
+        dataset = ClassificationDataset(images, build_transforms(ops, f"{where}.transform_ops"), self.run.seed)
+        batch_ops = build_transforms(
+            section.dataset.batch_transform_ops or [], f"{where}.batch_transform_ops", self.class_num
+        )
+        sampler = section.sampler
+        if split == "Eval":
+            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
+        return Loader(dataset, sampler, section.loader, _Collate(batch_ops, self.run.seed), self.run.seed)
+
+    def train_loader(self) -> Loader:
+        return self._loader("Train", self.train_images)
+
+    @functools.cached_property
+    def _eval_loader(self) -> Loader:
+        return self._loader("Eval", self.eval_images)
+
+    def eval_loader(self) -> Loader:
+        return self._eval_loader
+
+    def image_paths(self, split: str) -> Sequence[str]:
+        return (self.train_images if split == "Train" else self.eval_images).paths
+
+    # Model and losses
+
+    def build_model(self) -> nn.Layer:
+        return build_arch(self.config.get("Arch") or {}, self.class_num)
+
+    def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
+        fresh = load_into(model, read_weights(path), path, self.run.new_head)
+        return [f"weights from {path}" + (f"; new head: {', '.join(fresh)}" if fresh else "")]
+
+    @functools.cached_property
+    def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
+        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+
+    def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
+        images, labels = batch
+        logits = model(images)
+        parts = [
+            {name: value * weight for name, value in loss(logits, labels).items()}
+            for weight, loss in self._train_losses
+        ]
+        losses = {name: value for part in parts for name, value in part.items()}
+        losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
+        stats = {}
+        if labels.shape[-1] == 1:  # mixed batches have soft labels, for which accuracy means nothing
+            stats["top1"] = (logits.argmax(-1) == labels[:, 0]).astype("float32").mean()
+        return Step(losses, stats, len(images))
+
+    # Evaluation
+
+    def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
+        model.eval()
+        confusion = Confusion(self.class_num)
+        with paddle.no_grad():
+            for images, labels in self.eval_loader().epoch():
+                confusion.add(model(images).numpy(), labels.numpy()[:, 0])
+                advance(len(images))
+        if folder is not None:
+            write_report(folder, confusion, self.eval_images.class_names)
+        return confusion.metrics()
+
+    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
+        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
+
+    # Config and deployment
+
+    def resolved(self) -> Config:
+        config = copy.deepcopy(self.config)
+        config.path = self.config.path
+        config.setdefault("Arch", {})["class_num"] = self.class_num
+        run = config["Global"]
+        run["pretrained_model"] = None
+        if run["data_root"] is not None:
+            run["data_root"] = str(Path(run["data_root"]).resolve())
+        else:
+            for loader in config["DataLoader"].values():
+                for key in ("image_root", "cls_label_path"):
+                    if loader["dataset"].get(key):
+                        loader["dataset"][key] = str(Path(loader["dataset"][key]).resolve())
+        names_file = self.infer.PostProcess.class_id_map_file
+        if names_file:
+            config["Infer"]["PostProcess"]["class_id_map_file"] = str(Path(names_file).resolve())
+        return config
+
+    def notes(self) -> list[str]:
+        asked = self.config.get("Arch", {}).get("class_num", 1000)
+        found = f"{self.class_num} classes found in {self.train_images.source}"
+        return [found] if asked in ("auto", None) else []
+
+    def preprocessing(self) -> list[dict[str, dict[str, Any]]]:
+        """The transforms of inference: `Infer.transforms`, else those of evaluation."""
+        ops = self.infer.transforms
+        if ops is None:
+            if "Eval" not in self._loaders:
+                raise UserError("Infer.transforms is missing, and there is no DataLoader.Eval to take them from")
+            ops = self._loaders["Eval"].dataset.transform_ops or []
+        resolved = resolve_sizes(ops, self.run.image_shape)
+        build_transforms(resolved, "Infer.transforms")
+        return resolved
+
+    def deployment(self, model: nn.Layer) -> Deployment:
+        export = parse(ExportSection, self.config.get("Export"), "Export")
+        shape = tuple(self.run.image_shape)
+        recipe = {
+            "preprocess": {"transforms": self.preprocessing(), "image_shape": list(shape)},
+            "postprocess": {"topk": min(self.infer.PostProcess.topk, self.class_num)},
+            "labels": list(self.labels()),
+        }
+
+        def samples(count: int) -> list[np.ndarray]:
+            # Normalised photographs have about zero mean and unit deviation.
+            return [np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)]
+
+        return Deployment(
+            model=nn.Sequential(model, nn.Softmax()),
+            inputs=[Input("x", (export.batch, *shape), "float32")],
+            outputs=["scores"],
+            recipe=recipe,
+            samples=samples,
+            compare=lambda ours, theirs: float(np.abs(ours[0] - theirs[0]).max()),
+            tolerance=1e-4,
+        )
+
+
+class ClassificationInference(Inference):
+    """Image to the best classes."""
+
+    columns = ("rank", "label", "class", "score")
+
+    def __init__(self, recipe: Mapping[str, Any], topk: int | None = None) -> None:
+        self.labels: list[str] = recipe["labels"]
+        self.topk = min(topk or recipe["postprocess"]["topk"], len(self.labels))
+        self.transforms = build_transforms(recipe["preprocess"]["transforms"], "preprocess.transforms")
+
+    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        return [apply(image, self.transforms)]
+
+    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
+        (scores,) = outputs
+        best = np.argsort(-scores, kind="stable")[: self.topk]
+        return {"predictions": [{"class": int(k), "label": self.labels[k], "score": float(scores[k])} for k in best]}
+
+    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        found = result["predictions"]
+        return [(rank, p["label"], p["class"], p["score"]) for rank, p in enumerate(found, start=1)]
+
+    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
+        best = result["predictions"][0]
+        return caption(image, f"{best['label']} {best['score']:.2f}")
+
+
+Classification.inference = ClassificationInference
+
+
+def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
+    """PaddleClas's losses of a `Loss` list, each with its weight.
+
+    Raises:
+        UserError: an unknown loss or key, or an empty list.
+    """
+    module = upstream.ppcls("loss")
+    known = {n: f for n, f in vars(module).items() if isinstance(f, type) and f.__module__.startswith("ppcls.loss.")}
+    losses = []
+    for place, (name, arguments) in enumerate(named_ops(section, where)):
+        if name not in known:
+            raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
+        weight = float(arguments.pop("weight", 1.0))
+        losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
+    if not losses:
+        raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")
+    return losses

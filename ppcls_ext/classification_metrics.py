@@ -1,0 +1,96 @@
+"""Top-k accuracy and the confusion matrix, and the files that show them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext.checkpoint import atomic_write, atomic_write_text
+
+TOP = 5
+SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
+
+
+class Confusion:
+    """Counts over an evaluation split, exact for any batch size.
+
+    Attributes:
+        matrix: int64 [classes, classes]; rows are the true classes, columns the predicted ones.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.matrix = np.zeros((classes, classes), np.int64)
+        self.in_top = 0
+        self.loss = 0.0
+
+    @property
+    def images(self) -> int:
+        return int(self.matrix.sum())
+
+    def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Count a batch: float [N, classes], int [N]."""
+        # Stable order: of equal scores the lower class number wins, for every batch size.
+        order = np.argsort(-logits, axis=1, kind="stable")
+        np.add.at(self.matrix, (labels, order[:, 0]), 1)
+        self.in_top += int((order[:, :TOP] == labels[:, None]).sum())
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1))
+        self.loss += float((log_sum - shifted[np.arange(len(labels)), labels]).sum())
+
+    def metrics(self) -> dict[str, float]:
+        """`top1`, `top5` (only where there are more than 5 classes; else it is 1 by definition), `loss`."""
+        total = max(self.images, 1)
+        metrics = {"top1": float(np.trace(self.matrix)) / total}
+        if len(self.matrix) > TOP:
+            metrics["top5"] = self.in_top / total
+        return {**metrics, "loss": self.loss / total}
+
+    def per_class(self) -> list[tuple[int, int, float, float, float]]:
+        """For each class: images, images predicted as it, recall, precision, F1 (0 where undefined)."""
+        header = ["true \\ predicted", *names]
+
+    counts = [[name, *map(int, row)] for name, row in zip(names, confusion.matrix, strict=True)]
+    atomic_write_text(folder / "confusion.csv", _csv([header, *counts]))
+    draw_confusion(folder / "confusion.png", confusion, names)
+
+
+def read_per_class(folder: Path) -> list[Sequence[Any]]:
+    """The rows of per_class.csv in `folder`, with their numbers as numbers."""
+    with open(folder / "per_class.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(r[0], int(r[1]), int(r[2]), *map(float, r[3:])) for r in rows]
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def draw_confusion(path: Path, confusion: Confusion, names: Sequence[str]) -> None:
+    """Draw the matrix, each row as shares of its true class."""
+    from matplotlib.figure import Figure
+
+    matrix = confusion.matrix / np.maximum(confusion.matrix.sum(axis=1, keepdims=True), 1)
+    count = len(names)
+    size = float(np.clip(2.5 + 0.45 * count, 5, 14))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    top1 = confusion.metrics()["top1"]
+    axes.set(xlabel="predicted", ylabel="true", title=f"top-1 {top1:.2%} of {confusion.images} images")
+    if count <= SHOWN_CLASSES:
+        axes.set_xticks(range(count), names, rotation=45, ha="right")
+        axes.set_yticks(range(count), names)
+    if count <= 20:
+        for i, j in np.argwhere(confusion.matrix):
+            axes.text(
+                j, i, confusion.matrix[i, j], ha="center", va="center", color="white" if matrix[i, j] > 0.5 else "black"
+            )
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))

@@ -1,0 +1,161 @@
+"""The command line: `pplcnet train|eval|export|infer`, and the same as `tools/*.py`.
+
+Exit status: 0 done, 1 a check failed, 2 bad input or usage, 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ppcls_ext import __version__
+from ppcls_ext.config import Config, load_config
+from ppcls_ext.device import set_threads
+from ppcls_ext.display import err
+from ppcls_ext.errors import CheckFailed, UserError
+
+
+def _config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("-c", "--config", required=required, help="YAML file, a shipped config's name, or a run folder")
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the config: -o Global.epochs=10; may be repeated",
+    )
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    config = load_config(arguments.config, arguments.override)
+    set_threads(config.run.threads)
+    return config
+
+
+# Each command imports what it runs only then: the number of threads must be set before Paddle is imported.
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.resume and arguments.config:
+        raise UserError("--resume continues with the run folder's own config: leave -c out, or use -o to change a key")
+    if not arguments.resume and not arguments.config:
+        raise UserError("train needs a config (-c FILE) or a run folder to go on with (--resume FOLDER)")
+    if arguments.resume:
+        arguments.config = arguments.resume
+        arguments.override.append(f"Global.checkpoints={arguments.resume}")
+    config = _load(arguments)
+    from ppcls_ext.train import Stopped, train
+
+    try:
+        train(config)
+    except Stopped as stopped:
+        return stopped.exit_status
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    from ppcls_ext.evaluate import evaluate
+
+    evaluate(config, arguments.save_dir, arguments.json)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    from ppcls_ext.export import export
+
+    export(config, arguments.formats, not arguments.no_fold)
+    return 0
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    if bool(arguments.model) == bool(arguments.config):
+        raise UserError("infer needs either an exported folder (-m FOLDER) or a config or run folder (-c ...)")
+    options = {"topk": arguments.topk} if arguments.topk is not None else {}
+    images = list(arguments.images)
+    config = None
+    if arguments.config:
+        config = _load(arguments)
+        given = (config.get("Infer") or {}).get("infer_imgs")
+        images = images or ([given] if isinstance(given, str) else list(given or []))
+    else:
+        set_threads(arguments.threads)
+    if not images:
+        raise UserError("infer needs images: files, folders or globs after -i")
+    from ppcls_ext.infer import infer, open_exported, open_weights
+
+    if config is not None:
+        opened = open_weights(config, options)
+    else:
+        opened = open_exported(arguments.model, arguments.engine, set_threads(arguments.threads), options)
+    skipped = infer(images, opened, arguments.batch, arguments.format, arguments.save, arguments.draw)
+    return UserError.exit_status if skipped else 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pplcnet", description="Fast vision models on the CPU, on PaddlePaddle.")
+    parser.add_argument("--version", action="version", version=f"pplcnet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a config, or go on with a run")
+    _config_arguments(train, required=False)
+    train.add_argument("--resume", metavar="FOLDER", help="run folder to go on with, exactly where it stopped")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("eval", help="metrics, per-class table and pictures of a model")
+    _config_arguments(evaluate)
+    evaluate.add_argument("--save-dir", type=Path, help="folder for the report (default: eval/ in the run folder)")
+    evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    evaluate.set_defaults(run=_eval)
+
+    export = commands.add_parser("export", help="write a model for Paddle Inference, and check it on every engine")
+    _config_arguments(export)
+    export.add_argument("--formats", choices=["both", "json", "pdmodel"], default="both", help="model formats to write")
+    export.add_argument("--no-fold", action="store_true", help="leave batch norms as they are")
+    export.set_defaults(run=_export)
+
+    infer = commands.add_parser("infer", help="predict on image files")
+    _config_arguments(infer, required=False)
+    infer.add_argument("-m", "--model", type=Path, help="folder that export wrote")
+    infer.add_argument("-i", "--images", nargs="+", default=[], help="files, folders or globs")
+    infer.add_argument("--engine", default="onednn", help="native, onednn or openvino (with -m; default onednn)")
+    infer.add_argument("--threads", type=_positive, help="CPU threads (default: every usable core)")
+    infer.add_argument("--batch", type=_positive, default=1, help="images at once (default 1)")
+    infer.add_argument("--topk", type=_positive, help="classes to show for each image")
+    infer.add_argument("--format", choices=["table", "json", "csv"], default="table")
+    infer.add_argument("--save", type=Path, help="write json or csv there instead of on stdout")
+    infer.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
+    infer.set_defaults(run=_infer)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; gives the exit status."""
+    arguments = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except (UserError, CheckFailed) as error:
+        err.print(f"pplcnet {arguments.command}: {error}", markup=False, style="red")
+        return error.exit_status
+    except KeyboardInterrupt:
+        err.print(f"pplcnet {arguments.command}: interrupted", style="red")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, such as `| head`
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What commands show: one progress bar on a terminal, plain lines elsewhere. Everything goes to stderr but results."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
+
+
+def say(text: str) -> None:
+    """A line for the user on stderr."""
+    err.print(text, markup=False)
+
+
+def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout; columns of numbers are right-aligned, floats have four decimals."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    out.print(table)
+
+
+class Bar:
+    """Progress over a known number of units, with a text of current values."""
+
+    def __init__(self, progress: Progress | None, total: int, what: str, start: int) -> None:
+        self._progress, self._total, self._what, self._done = progress, total, what, start
+        self._printed = time.monotonic()
+        self._task = progress.add_task(what, total=total, completed=start, values="") if progress else None
+
+    def advance(self, units: int = 1, values: str = "") -> None:
+        self._done += units
+        if self._progress is not None and self._task is not None:
+            if values:
+                self._progress.update(self._task, advance=units, values=values)
+            else:
+                self._progress.update(self._task, advance=units)
+        elif time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            say(f"{self._what} {self._done}/{self._total} {values}".rstrip())
+
+
+@contextlib.contextmanager
+def bar(total: int, what: str, start: int = 0, leave: bool = False) -> Iterator[Bar]:
+    """A progress bar with counts, elapsed and remaining time; gone when done unless `leave`."""
+    if not sys.stderr.isatty():
+        yield Bar(None, total, what, start)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=not leave) as progress:
+        yield Bar(progress, total, what, start)
+
+
+def values_text(values: Mapping[str, float]) -> str:
+    """Values for a progress line: `loss 0.6931  top1 0.5000`."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())

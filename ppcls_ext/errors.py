@@ -1,0 +1,30 @@
+"""The two ways a command ends badly on purpose: bad input, and a check that did not hold."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. Its text is one line: what is wrong, where, and what to do. Commands exit with status 2."""
+
+    exit_status = 2
+
+
+class CheckFailed(Exception):
+    """A stated expectation does not hold (parity, expected accuracy). Commands exit with status 1."""
+
+    exit_status = 1
+
+
+def nearest(name: str, known: Iterable[str], shown: int = 12) -> str:
+    """Phrase that helps someone who wrote `name`: the nearest of `known`, or the list of them."""
+    names = sorted(str(k) for k in known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if not names:
+        return "nothing is accepted here"
+    more = f", ... ({len(names)} in all)" if len(names) > shown else ""
+    return f"known: {', '.join(names[:shown])}{more}"

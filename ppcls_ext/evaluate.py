@@ -1,0 +1,68 @@
+"""Evaluate the weights of a config or run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ppcls_ext.config import Config
+from ppcls_ext.device import set_device
+from ppcls_ext.display import bar, out, say, show_table
+from ppcls_ext.errors import UserError
+from ppcls_ext.expect import verify
+from ppcls_ext.images import check_images
+from ppcls_ext.run import RunFolder
+from ppcls_ext.seeding import seed_all
+from ppcls_ext.task import Task, make_task
+
+SHOWN_ROWS = 100  # per-class tables longer than this are only written
+
+
+def build_with_weights(task: Task, command: str) -> object:
+    """The network of a config, with the weights that `Global.pretrained_model` names, in eval mode.
+
+    Raises:
+        UserError: no weights are named, or they are of another network.
+    """
+    path = task.run.pretrained_model
+    if not path:
+        raise UserError(
+            f"{command} needs weights: give a run folder (-c output/NAME) or -o Global.pretrained_model=FILE.pdparams"
+        )
+    set_device(task.run.device)
+    seed_all(task.run.seed)
+    model = task.build_model()
+    for note in task.load_pretrained(model, path):
+        say(note)
+    model.eval()
+    return model
+
+
+def evaluate(config: Config, folder: Path | None = None, as_json: bool = False) -> dict[str, float]:
+    """Evaluate, show metrics and the per-class table, and write the report.
+
+    Args:
+        folder: where the report goes; default: `eval/` in the run folder.
+        as_json: print the metrics as JSON on stdout instead of tables.
+    Raises:
+        UserError: bad config, data or weights. CheckFailed: a result other than `Expect` states.
+    """
+    task = make_task(config)
+    model = build_with_weights(task, "eval")
+    folder = folder or RunFolder.of(config).eval
+    loader = task.eval_loader()
+    check_images(task.image_paths("Eval"), 0.0, task.run.seed)
+    images = len(loader.dataset)
+    with bar(images, "eval") as progress:
+        metrics = task.evaluate(model, progress.advance, folder)
+    if as_json:
+        out.print_json(json.dumps({"images": images, **metrics}))
+    else:
+        for title, columns, rows in task.tables(folder):
+            if len(rows) <= SHOWN_ROWS:
+                show_table(title, columns, rows)
+        show_table(f"{images} images", ("metric", "value"), list(metrics.items()))
+    say(f"report: {folder}")
+    for line in verify(config.get("Expect"), metrics, images):
+        say(line)
+    return metrics

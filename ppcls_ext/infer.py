@@ -1,0 +1,144 @@
+"""Predict on image files, with an exported model or with the weights of a config or run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext.config import Config, read_yaml
+from ppcls_ext.display import bar, say, show_table
+from ppcls_ext.errors import UserError
+from ppcls_ext.images import BrokenImage, find_images, read_rgb
+from ppcls_ext.task import Inference, load_task, make_task
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str, Any]) -> tuple[Run, Inference, int]:
+    """A runner, the task's pre- and postprocessing, and the batch (-1: any) of an exported folder.
+
+    Raises:
+        UserError: not an exported folder, or an engine that cannot run it.
+    """
+    from ppcls_ext.engine import Engine
+    from ppcls_ext.export import RECIPE
+
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")
+    recipe = read_yaml(folder / RECIPE)
+    try:
+        inference = load_task(recipe["task"]).inference(recipe, **options)
+        batch = int(recipe["inputs"][0]["shape"][0])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"exported model {folder / RECIPE}: not as export writes it ({error})") from error
+    return Engine(folder, engine, threads), inference, batch
+
+
+def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Inference, int]:
+    """The same for the weights of a config or run folder, run by dygraph."""
+    from ppcls_ext.evaluate import build_with_weights
+    from ppcls_ext.export import dygraph_outputs
+
+    task = make_task(config)
+    deployment = task.deployment(build_with_weights(task, "infer"))
+    deployment.model.eval()
+    inference = task.inference(deployment.recipe, **options)
+    return (lambda inputs: dygraph_outputs(deployment.model, inputs)), inference, deployment.inputs[0].shape[0]
+
+
+def predict(
+    paths: Sequence[str], run: Run, inference: Inference, batch: int, skipped: list[str]
+) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    """Path, image and result of each image that can be read; the others go to `skipped`, and are named on stderr.
+
+    Images are run in batches of `batch`, as long as their inputs have one shape.
+    """
+    group: list[tuple[str, np.ndarray, list[np.ndarray]]] = []
+
+    def flush() -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        if group:
+            inputs = [np.stack(arrays) for arrays in zip(*(prepared for _, _, prepared in group), strict=True)]
+            missing = batch - len(group)
+            if missing > 0:  # a fixed batch is filled up with the last image
+                inputs = [np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for a in inputs]
+            outputs = run(inputs)
+            for place, (path, image, _) in enumerate(group):
+                yield path, image, inference.result([o[place] for o in outputs], image)
+            group.clear()
+
+    for path in paths:
+        try:
+            image = read_rgb(path)
+        except BrokenImage as error:
+            say(f"skipped: {error}")
+            skipped.append(path)
+            continue
+        prepared = inference.prepare(image)
+        if group and [a.shape for a in group[0][2]] != [a.shape for a in prepared]:
+            yield from flush()
+        group.append((path, image, prepared))
+        if len(group) >= abs(batch):
+            yield from flush()
+    yield from flush()
+
+
+def infer(
+    images: Sequence[str],
+    opened: tuple[Run, Inference, int],
+    batch: int = 1,
+    form: str = "table",
+    save: Path | None = None,
+    draw: Path | None = None,
+) -> list[str]:
+    """Predict and print or write results; gives the files that were skipped.
+
+    Args:
+        images: files, folders, globs.
+        batch: images at once, where the model leaves it free.
+        form: table, json or csv.
+        save: write there instead of stdout (json and csv).
+        draw: a folder for pictures of the results.
+    """
+    run, inference, fixed = opened
+    paths = find_images(images)
+    skipped: list[str] = []
+    results: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
+    from ppcls_ext.pictures import save_image
+
+    with bar(len(paths), "infer") as progress:
+        for path, image, result in predict(paths, run, inference, batch if fixed == -1 else fixed, skipped):
+            results.append({"image": path, **result})
+            rows += [(path, *row) for row in inference.rows(result)]
+            if draw is not None:
+                save_image(draw / f"{len(results):04d}_{Path(path).stem}.png", inference.draw(image, result))
+            progress.advance()
+    columns = ("image", *inference.columns)
+    if form == "table":
+        show_table(None, columns, rows)
+    elif save is None:
+        _write(sys.stdout, form, results, columns, rows)
+    else:
+        save.parent.mkdir(parents=True, exist_ok=True)
+        with open(save, "w", encoding="utf-8", newline="") as file:
+            _write(file, form, results, columns, rows)
+        say(f"results: {save}")
+    return skipped
+
+
+def _write(
+    file: Any, form: str, results: list[dict[str, Any]], columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    if form == "json":
+        json.dump(results, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    else:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

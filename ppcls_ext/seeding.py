@@ -1,0 +1,38 @@
+"""Randomness as a function of (seed, place), never of a stream.
+
+Each sample, batch and step draws from generators seeded by what it is: (seed, epoch, index). So results do not
+depend on how many workers load the data, and a resumed run needs no generator state to go on exactly.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import paddle
+
+# First part of a place: two different uses never share a stream.
+ORDER, SAMPLE, BATCH, STEP = range(4)
+
+
+def derive(seed: int, *place: int) -> int:
+    """A 32-bit seed for `place`, well mixed."""
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1)[0])
+
+
+def seed_python(seed: int, *place: int) -> None:
+    """Seed `random` and `np.random`, which PaddleClas's transforms draw from."""
+    derived = derive(seed, *place)
+    random.seed(derived)
+    np.random.seed(derived)
+
+
+def seed_all(seed: int, *place: int) -> None:
+    """Seed `random`, `np.random` and Paddle on every device."""
+    seed_python(seed, *place)
+    paddle.seed(derive(seed, *place))
+
+
+def order(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The shuffled indices of an epoch, int64 [length]."""
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(length)

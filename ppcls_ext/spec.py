@@ -1,0 +1,120 @@
+"""PP-LCNet as data: Table 1 of the paper, and every network of Tables 2 and 6 to 9 as a frozen spec.
+
+Source: Cui et al., "PP-LCNet: A Lightweight CPU Convolutional Neural Network", 2021 (arXiv 2109.15099).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+BASE_STEM_WIDTH = 16
+BASE_LAST_WIDTH = 1280  # the last 1x1 convolution; it does not scale
+
+SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+
+
+class Block(NamedTuple):
+    """A DepthSepConv row of Table 1 at scale 1."""
+
+    stage: str  # name of the stage in the public weights
+    width: int  # output channels
+    stride: int
+
+
+# Table 1. Kernel sizes and SE are masks of the spec, since Tables 7 and 8 vary them.
+BLOCKS = (
+    Block("blocks2", 32, 1),
+    Block("blocks3", 64, 2),
+    Block("blocks3", 64, 1),
+    Block("blocks4", 128, 2),
+    Block("blocks4", 128, 1),
+    Block("blocks5", 256, 2),
+    Block("blocks5", 256, 1),
+    Block("blocks5", 256, 1),
+    Block("blocks5", 256, 1),
+    Block("blocks5", 256, 1),
+    Block("blocks5", 256, 1),
+    Block("blocks6", 512, 2),
+    Block("blocks6", 512, 1),
+)
+STAGES = tuple(dict.fromkeys(block.stage for block in BLOCKS))
+
+NONE, ALL = "0" * len(BLOCKS), "1" * len(BLOCKS)
+LAST_TWO = "0000000000011"
+LAST_SEVEN = "0000001111111"
+
+
+def round_width(width: float, divisor: int = 8) -> int:
+    """Nearest multiple of `divisor`, at least `divisor` and never below 90 % of `width`."""
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * width else rounded
+
+
+@dataclass(frozen=True)
+class LCNetSpec:
+    """One network of the family. The defaults are PP-LCNet-1x; masks have a digit for each of the 13 blocks."""
+
+    scale: float = 1.0
+    act: str = "hardswish"  # or "relu"; the gate of SE is always ReLU and H-Sigmoid
+    se: str = LAST_TWO
+    kernel5: str = LAST_SEVEN
+    last_width: int = BASE_LAST_WIDTH  # 0: no last 1x1 convolution
+    dropout: float = 0.2  # of the last 1x1 convolution's output
+    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # of the stem and of the first block of blocks3 to blocks6
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+        if self.act not in ("hardswish", "relu"):
+            raise ValueError(f"act must be 'hardswish' or 'relu', got {self.act!r}")
+        for name in ("se", "kernel5"):
+            mask = getattr(self, name)
+            if len(mask) != len(BLOCKS) or set(mask) - {"0", "1"}:
+                raise ValueError(f"{name} must be {len(BLOCKS)} digits of 0 and 1, got {mask!r}")
+        if self.last_width < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"last_width must be >= 0 and dropout in [0, 1), got {self.last_width}, {self.dropout}")
+        if not self.last_width and self.dropout:
+            raise ValueError("dropout follows the last 1x1 convolution: without it (last_width 0) dropout must be 0")
+        if len(self.strides) != 5:
+            raise ValueError(f"strides must be 5 numbers (stem, blocks3 to blocks6), got {self.strides}")
+
+    def width(self, base: int) -> int:
+        """Channels at this scale of a layer that has `base` at scale 1."""
+        return round_width(base * self.scale)
+
+    def replace(self, **changes: object) -> LCNetSpec:
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def scale_name(scale: float) -> str:
+    """The paper's scale as PaddleClas spells it: 0.25 -> 'x0_25', 1.0 -> 'x1_0'."""
+    return "x" + str(float(scale)).replace(".", "_")
+
+
+def _named_specs() -> dict[str, LCNetSpec]:
+    half = LCNetSpec(scale=0.5)
+    base = LCNetSpec(scale=0.5, act="relu", se=NONE, kernel5=NONE, last_width=0, dropout=0.0)
+    specs = {f"PPLCNet_{scale_name(s)}": LCNetSpec(scale=s) for s in SCALES}
+    specs |= {  # Table 6: one technique removed
+        "PPLCNet_x0_5_no_hswish": half.replace(act="relu"),
+        "PPLCNet_x0_5_no_se": half.replace(se=NONE),
+        "PPLCNet_x0_5_no_large_kernel": half.replace(kernel5=NONE),
+        "PPLCNet_x0_5_no_last_conv": half.replace(last_width=0, dropout=0.0),
+    }
+    specs |= {f"PPLCNet_x0_5_se_{m}": half.replace(se=m) for m in ("1100000000000", "0000001100000", LAST_TWO, ALL)}
+    specs |= {f"PPLCNet_x0_5_k5_{m}": half.replace(kernel5=m) for m in (ALL, "1111111000000", LAST_SEVEN)}
+    # Table 9: one technique added at a time
+    steps = {
+        "PPLCNet_x0_5_base": base,
+        "PPLCNet_x0_5_base_hswish": base.replace(act="hardswish"),
+        "PPLCNet_x0_5_base_hswish_k5": base.replace(act="hardswish", kernel5=LAST_SEVEN),
+        "PPLCNet_x0_5_base_hswish_k5_se": base.replace(act="hardswish", kernel5=LAST_SEVEN, se=LAST_TWO),
+        "PPLCNet_x0_5_no_dropout": half.replace(dropout=0.0),
+    }
+    return specs | steps
+
+
+# Every name that `Arch.name` may use for a network of this family.
+SPECS: dict[str, LCNetSpec] = _named_specs()

@@ -1,0 +1,186 @@
+"""What the core asks of a task. Classification is in the core; the other tasks are packages that announce theirs."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppcls_ext.config import LABELS, RUN_CONFIG, Config, check_sections
+from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.loader import Loader
+
+ENTRY_POINTS = "pplcnet.tasks"
+
+
+class Step(NamedTuple):
+    """What one forward pass in training gives.
+
+    Attributes:
+        losses: scalars; `loss` is the one to minimise.
+        stats: means over the batch to show beside the losses, as scalars.
+        images: how many images the batch had.
+    """
+
+    losses: Mapping[str, paddle.Tensor]
+    stats: Mapping[str, paddle.Tensor | float]
+    images: int
+
+
+class Input(NamedTuple):
+    """An input of an exported network; -1 in `shape` is any size."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Deployment(NamedTuple):
+    """What export needs: a layer that does all of inference in the graph, and what goes around it.
+
+    Attributes:
+        model: in eval mode; takes `inputs` in order and returns a tensor or a list of tensors.
+        inputs: of the exported graph.
+        outputs: their names, in order.
+        recipe: pre- and postprocessing and labels, as plain data for `inference.yml`.
+        samples: `samples(n)` gives realistic inputs of batch n, one array for each of `inputs`.
+        compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
+            must be at most `tolerance`.
+        tolerance: of `compare`, in words and number.
+    """
+
+    model: nn.Layer
+    inputs: Sequence[Input]
+    outputs: Sequence[str]
+    recipe: Mapping[str, Any]
+    samples: Callable[[int], list[np.ndarray]]
+    compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
+    tolerance: float
+
+
+class Inference(abc.ABC):
+    """What goes around an exported network: from an image to arrays, from arrays to a result.
+
+    Built from `inference.yml` alone, so it works where neither the config nor the training data are.
+    """
+
+    columns: ClassVar[tuple[str, ...]]  # of `rows`
+
+    @abc.abstractmethod
+    def __init__(self, recipe: Mapping[str, Any], **options: Any) -> None:
+        """`options` are the flags of `infer` that the user gave; one that the task lacks is a UserError."""
+
+    @abc.abstractmethod
+    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        """The network's inputs, without the batch axis, for uint8 RGB [H, W, 3]."""
+
+    @abc.abstractmethod
+    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
+        """The JSON-able result for one image from its outputs, without the batch axis."""
+
+    @abc.abstractmethod
+    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The result as table rows."""
+
+    @abc.abstractmethod
+    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
+        """A picture of the result, uint8 RGB."""
+
+
+class Task(abc.ABC):
+    """One config, understood. Constructing a task checks its sections; data is read when first needed."""
+
+    name: ClassVar[str]
+    sections: ClassVar[tuple[str, ...]]  # top-level sections of its configs
+    primary: ClassVar[str]  # the metric that the best checkpoint maximises
+    inference: ClassVar[type[Inference]]
+
+    def __init__(self, config: Config) -> None:
+        check_sections(config, self.sections)
+        self.config = config
+        self.run = config.run
+
+    @abc.abstractmethod
+    def train_loader(self) -> Loader:
+        """Batches to train on. Raises UserError for wrong data."""
+
+    @abc.abstractmethod
+    def eval_loader(self) -> Loader:
+        """Batches to evaluate on, in order, none dropped. Raises UserError for wrong data."""
+
+    @abc.abstractmethod
+    def image_paths(self, split: str) -> Sequence[str]:
+        """Every image file of the split 'Train' or 'Eval', to be checked before training."""
+
+    @abc.abstractmethod
+    def build_model(self) -> nn.Layer:
+        """The network of the config with initial weights."""
+
+    @abc.abstractmethod
+    def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
+        """Load `Global.pretrained_model`; returns notes on what it left out. Raises UserError if it does not fit."""
+
+    @abc.abstractmethod
+    def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
+        """Forward pass and losses of one training batch."""
+
+    @abc.abstractmethod
+    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
+        """Tables (title, columns, rows) of a report that `evaluate` wrote, for people."""
+
+    @abc.abstractmethod
+    def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
+        """Metrics of `model` on the evaluation split.
+
+        Args:
+            advance: called with the number of images after each batch.
+            folder: where to write tables and pictures; None writes nothing.
+        """
+
+    @abc.abstractmethod
+    def resolved(self) -> Config:
+        """The config with everything that was found from the data filled in, and paths made absolute."""
+
+    @abc.abstractmethod
+    def notes(self) -> list[str]:
+        """What was decided for the user (class count, learning rate), a line each."""
+
+    @abc.abstractmethod
+    def deployment(self, model: nn.Layer) -> Deployment:
+        """How to export `model`, by the `Export` section."""
+
+    @abc.abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in order of their numbers."""
+
+    def saved_labels(self) -> tuple[str, ...] | None:
+        """The class names in the run folder that the config lies in, if it does."""
+        file = self.config.path.parent / LABELS
+        if self.config.path.name != RUN_CONFIG or not file.is_file():
+            return None
+        return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def load_task(name: str) -> type[Task]:
+    """The class of the task that a config names in `Global.task`.
+
+    Raises:
+        UserError: no installed package announces it.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        raise UserError(f"Global.task: no task '{name}'; {nearest(name, found)}")
+    task = found[name].load()
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise TypeError(f"entry point {ENTRY_POINTS}:{name} gives {task!r}, not a Task")
+    return task
+
+
+def make_task(config: Config) -> Task:
+    return load_task(config.run.task)(config)

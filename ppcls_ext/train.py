@@ -1,0 +1,378 @@
+"""The training loop of every task: progress, run folder, checkpoints, exact resume, clean stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import paddle
+import pydantic
+from paddle import nn
+
+from ppcls_ext.checkpoint import (
+    Weights,
+    load_into,
+    load_optimizer_state,
+    numpy_state,
+    optimizer_state,
+    read_state,
+    save_state,
+    save_weights,
+)
+from ppcls_ext.config import Config, Section, parse
+from ppcls_ext.device import set_device
+from ppcls_ext.display import Bar, bar, say, values_text
+from ppcls_ext.errors import CheckFailed, UserError
+from ppcls_ext.expect import verify
+from ppcls_ext.images import check_images
+from ppcls_ext.optim import Schedule, build_optimizer, build_schedule, lr_of
+from ppcls_ext.run import LATEST_STATE, RunFolder
+from ppcls_ext.seeding import STEP, seed_all
+from ppcls_ext.task import Step, Task, make_task
+
+
+class EMA(Section):
+    """The `EMA` section: an exponential moving average of the weights, which is what gets evaluated and saved."""
+
+    decay: float = pydantic.Field(default=0.9998, gt=0, lt=1)
+    warmup: bool = True  # early on, decay is at most (1 + step) / (10 + step)
+
+
+class Average:
+    """Moving average of a model's parameters and buffers."""
+
+    def __init__(self, settings: EMA, model: nn.Layer) -> None:
+        self.settings = settings
+        self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def update(self, model: nn.Layer, step: int) -> None:
+        decay = min(self.settings.decay, (1 + step) / (10 + step)) if self.settings.warmup else self.settings.decay
+        with paddle.no_grad():
+            for name, tensor in model.state_dict().items():
+                mean = self.tensors[name]
+                if mean.dtype in (paddle.float32, paddle.float64):
+                    mean.scale_(decay).add_(tensor.detach() * (1 - decay))
+                else:
+                    mean.set_value(tensor)
+
+    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+        for name, tensor in self.tensors.items():
+            tensor.set_value(weights[name])
+
+
+@dataclass
+class Position:
+    """How far a run has come, and its best result: all that resuming needs beside tensors."""
+
+    epoch: int = 0  # whole epochs done
+    step: int = 0  # steps done in the epoch that is under way
+    total_steps: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    sums: dict[str, float] = field(default_factory=dict)  # of losses and stats over the epoch's images
+    images: int = 0  # in `sums`
+
+
+class Interrupt:
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop reads between steps; a second one is immediate."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = number
+        say("stopping after this step, to save the latest state (again: at once)")
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class Stopped(Exception):
+    """Training was interrupted; the latest state is saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.exit_status = 128 + signal_number
+
+
+class Trainer:
+    """One run, from the config to the last checkpoint. Knows nothing of the task but `ppcls_ext.task.Task`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.run = task.run
+        self.place = set_device(self.run.device)
+        self.loader = task.train_loader()
+        self.eval_loader = task.eval_loader() if self.run.eval_during_train else None
+        self.folder = RunFolder.of(task.config)
+        steps = len(self.loader)
+        self.epochs = math.ceil(self.run.iters / steps) if self.run.iters else self.run.epochs
+        self.last_step = self.run.iters or self.epochs * steps
+        self.schedule: Schedule = build_schedule(
+            lr_of(task.config.get("Optimizer")), self.epochs, steps, self.loader.sampler.batch_size
+        )
+        seed_all(self.run.seed)
+        # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
+        with paddle.utils.unique_name.guard():
+            self.model = task.build_model()
+        self.optimizer = build_optimizer(task.config.get("Optimizer"), self.model, self.schedule)
+        ema = task.config.get("EMA")
+        self.average = Average(parse(EMA, ema, "EMA"), self.model) if ema else None
+        self.position = Position()
+        self._clock = (time.monotonic(), 0)  # when the images since the last log line began, and how many
+        self._pending: list[Step] = []
+
+    # Starting and resuming
+
+    def start(self) -> None:
+        """Check the data, load weights or state, and make the run folder.
+
+        Raises:
+            UserError: wrong data, weights of another network, a state of another run.
+        """
+        splits = ["Eval"] * (self.eval_loader is not None) + ["Train"]
+        for split in splits:
+            paths = self.task.image_paths(split)
+            decoded = check_images(paths, self.run.check_seconds / len(splits), self.run.seed)
+            part = "all decoded" if decoded == len(paths) else f"{decoded} of them decoded in the time of check_seconds"
+            say(f"{split}: {len(paths)} images, {part}")
+        for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
+            say(note)
+        if self.run.checkpoints:
+            self._resume(_state_path(self.run.checkpoints))
+        elif self.run.pretrained_model:
+            for note in self.task.load_pretrained(self.model, self.run.pretrained_model):
+                say(note)
+            if self.average is not None:
+                self.average.load(numpy_state(self.model))
+        resolved = self.task.resolved()
+        resolved["Global"]["checkpoints"] = None
+        self.folder.start(resolved, self.task.labels(), resuming=bool(self.run.checkpoints))
+
+    def _resume(self, path: Path) -> None:
+        tensors, info = read_state(path)
+        fingerprint = self._fingerprint()
+        for key, value in info.get("run", {}).items():
+            if fingerprint.get(key) != value:
+                raise UserError(
+                    f"training state {path}: saved with {key} {value}, this config has {fingerprint.get(key)}; "
+                    "an exact resume needs the same (or start anew from its weights: -o Global.pretrained_model=FILE)"
+                )
+        load_into(self.model, _part(tensors, "model/"), path)
+        load_optimizer_state(self.model, self.optimizer, _part(tensors, "optimizer/"))
+        if self.average is not None:
+            self.average.load(_part(tensors, "ema/"))
+        self.schedule.lr.set_state_dict(info["schedule"])
+        self.position = Position(**info["position"])
+        self.folder = RunFolder(path.parent)
+        say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")
+        self.folder.log("resume", {"epoch": self.position.epoch, "step": self.position.total_steps})
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "task": self.task.name,
+            "seed": self.run.seed,
+            "images": len(self.loader.dataset),
+            "batch_size": self.loader.sampler.batch_size,
+            "ema": self.average is not None,
+        }
+
+    def save_latest(self) -> None:
+        """Write everything that an exact resume needs."""
+        self._flush()
+        tensors = {f"model/{n}": t for n, t in numpy_state(self.model).items()}
+        tensors |= {f"optimizer/{n}": t for n, t in optimizer_state(self.model, self.optimizer).items()}
+        if self.average is not None:
+            tensors |= {f"ema/{n}": t.numpy() for n, t in self.average.tensors.items()}
+        info = {"position": vars(self.position), "schedule": self.schedule.lr.state_dict(), "run": self._fingerprint()}
+        save_state(self.folder.latest, tensors, info)
+
+    # Training
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end; gives the metrics of the last evaluation (empty without evaluation).
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM; the latest state is saved.
+            UserError: a sample that cannot be read; the latest state is saved.
+            CheckFailed: the loss is not a number.
+        """
+        metrics: dict[str, float] = {}
+        with Interrupt() as interrupt, bar(self.last_step, "train", self.position.total_steps) as progress:
+            try:
+                while self.position.total_steps < self.last_step:
+                    self._epoch(progress, interrupt)
+                    metrics = self._after_epoch() or metrics
+            except UserError:
+                self.save_latest()
+                raise
+            except Stopped:
+                self.save_latest()
+                self.folder.log("stop", {"epoch": self.position.epoch, "step": self.position.total_steps})
+                raise
+            finally:
+                self.folder.close()
+        self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
+        return metrics
+
+    def _epoch(self, progress: Bar, interrupt: Interrupt) -> None:
+        at = self.position
+        self.model.train()
+        self._clock = (time.monotonic(), 0)
+        with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step)) as batches:
+            self._steps(batches, progress, interrupt)
+        if self.schedule.by_epoch:
+            self.schedule.lr.step()
+        self._flush()
+
+    def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
+        at = self.position
+        for batch in batches:
+            seed_all(self.run.seed, STEP, at.total_steps)
+            step = self.task.step(self.model, batch)
+            step.losses["loss"].backward()
+            self.optimizer.step()
+            self.optimizer.clear_grad()
+            if not self.schedule.by_epoch:
+                self.schedule.lr.step()
+            at.step += 1
+            at.total_steps += 1
+            if self.average is not None:
+                self.average.update(self.model, at.total_steps)
+            self._pending.append(step)
+            values = ""
+            if at.total_steps % self.run.print_batch_step == 0 or at.total_steps == self.last_step:
+                values = self._report()
+            progress.advance(1, values)
+            if interrupt.requested is not None:
+                raise Stopped(interrupt.requested)
+            if at.total_steps == self.last_step:
+                break
+
+    def _flush(self) -> None:
+        """Bring losses and stats of past steps from the device into the sums of the epoch."""
+        at = self.position
+        for step in self._pending:
+            for name, value in {**step.losses, **step.stats}.items():
+                number = float(value)
+                if not math.isfinite(number):
+                    raise CheckFailed(
+                        f"{name} is {number} near step {at.total_steps} (epoch {at.epoch + 1}): training diverged; "
+                        "lower Optimizer.lr.learning_rate or start from pretrained weights"
+                    )
+                at.sums[name] = at.sums.get(name, 0.0) + number * step.images
+            at.images += step.images
+            start, images = self._clock
+            self._clock = (start, images + step.images)
+        self._pending.clear()
+
+    def _report(self) -> str:
+        self._flush()
+        at = self.position
+        start, images = self._clock
+        speed = images / max(time.monotonic() - start, 1e-9)
+        self._clock = (time.monotonic(), 0)
+        means = {name: total / at.images for name, total in at.sums.items()}
+        shown = {k: v for k, v in means.items() if k == "loss" or k not in self._loss_names()}
+        lr = float(self.optimizer.get_lr())
+        event = {"epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr, "images_per_s": round(speed, 1)}
+        self.folder.log("train", event)
+        if self.run.use_visualdl:
+            self.folder.scalars({**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr}, at.total_steps)
+        return f"epoch {at.epoch + 1}/{self.epochs}  {values_text(shown)}  {speed:.1f} images/s "
+
+    def _loss_names(self) -> set[str]:
+        return {name for name in self.position.sums if name.lower().endswith("loss") and name != "loss"}
+
+    def _after_epoch(self) -> dict[str, float]:
+        at = self.position
+        means = {name: total / at.images for name, total in at.sums.items() if at.images}
+        at.epoch, at.step = at.epoch + 1, 0
+        at.sums, at.images = {}, 0
+        finished = at.total_steps >= self.last_step
+        metrics: dict[str, float] = {}
+        if self.eval_loader is not None and (at.epoch % self.run.eval_interval == 0 or finished):
+            metrics = self._evaluate(finished)
+        line = f"epoch {at.epoch}/{self.epochs}: {values_text({'loss': means['loss']})}"
+        line += f"  eval {values_text(metrics)}" if metrics else ""
+        line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
+        say(line)
+        if at.epoch % self.run.save_interval == 0 or finished:
+            self.save_latest()
+        return metrics
+
+    def _evaluate(self, finished: bool) -> dict[str, float]:
+        at = self.position
+        assert self.eval_loader is not None
+        own = numpy_state(self.model) if self.average is not None else None
+        if self.average is not None:
+            self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
+        metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if finished else None)
+        weights = numpy_state(self.model)
+        if own is not None:
+            self.model.set_state_dict(own)
+        self.model.train()
+        save_weights(self.folder.last, weights)
+        value = metrics[self.task.primary]
+        if at.best is None or value > at.best:
+            at.best, at.best_epoch = value, at.epoch
+            save_weights(self.folder.best, weights)
+        self.folder.log("eval", {"epoch": at.epoch, "step": at.total_steps, **metrics})
+        if self.run.use_visualdl:
+            self.folder.scalars({f"eval/{k}": v for k, v in metrics.items()}, at.total_steps)
+        return metrics
+
+
+def _state_path(path: str) -> Path:
+    given = Path(path)
+    if given.is_dir():
+        given = given / LATEST_STATE
+    if given.suffix != ".safetensors":
+        given = Path(f"{given}.safetensors")
+    if not given.is_file():
+        raise UserError(f"Global.checkpoints {path}: no training state there (expected {given})")
+    return given
+
+
+def _part(tensors: Weights, prefix: str) -> Weights:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def train(config: Config) -> RunFolder:
+    """Train what `config` describes, from its start or from `Global.checkpoints`; gives the run folder.
+
+    Raises:
+        UserError: bad config or data. CheckFailed: divergence, or a result other than `Expect` states.
+        Stopped: interrupted; the latest state is saved.
+    """
+    trainer = Trainer(make_task(config))
+    trainer.start()
+    if trainer.position.total_steps >= trainer.last_step:
+        say(f"{trainer.folder.path} is already trained to its {trainer.epochs} epochs")
+        return trainer.folder
+    metrics = trainer.fit()
+    best = trainer.position
+    if best.best is not None:
+        say(f"best {trainer.task.primary} {best.best:.4f} after epoch {best.best_epoch}")
+    say(f"run folder: {trainer.folder.path}")
+    if metrics and trainer.eval_loader is not None:
+        for line in verify(config.get("Expect"), metrics, len(trainer.eval_loader.dataset)):
+            say(line)
+    return trainer.folder

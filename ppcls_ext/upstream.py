@@ -1,0 +1,283 @@
+"""Every workaround for Paddle and its suites: one function each, saying what breaks, where, and when it can go."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import logging
+import os
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def install() -> None:
+    """Switch on what must be in place before Paddle or a suite is imported. Imports neither; safe to repeat."""
+    silence_paddle_warnings()
+    if not any(isinstance(finder, SuiteFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, SuiteFinder())
+    # What was imported before us is brought to the same state: also PaddleClas's second copy of its modules.
+    for name, repair in AFTER_IMPORT.items():
+        for known_as in (name, f"paddleclas.{name}"):
+            if known_as in sys.modules:
+                repair(sys.modules[known_as])
+
+
+def silence_paddle_warnings() -> None:
+    """paddle 3.2.2 warns on import that ccache (for building C++ extensions) is absent, and on each batch norm
+    in training that it tracks statistics, and on the first `split` that PyTorch's differs. None of them tells
+    a user of this package anything. Go when Paddle stops.
+    """
+    warnings.filterwarnings("ignore", message="No ccache found")
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
+
+
+def import_paddle_with_threads(threads: int) -> None:
+    """paddle 3.2.2 prints two lines of warning on stderr at import when OMP_NUM_THREADS is above 1, about data
+    parallel training on OpenBLAS builds; the published wheels use MKL. Can go when Paddle warns only then.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("GLOG_minloglevel", "2")  # saving a .pdmodel logs a line otherwise; errors still show
+    with contextlib.redirect_stderr(io.StringIO()):
+        importlib.import_module("paddle")
+
+
+def shut_down_workers(iterator: Any) -> None:
+    """paddle 3.2.2: an iterator of `paddle.io.DataLoader` that is left before its end keeps its worker processes
+    until it is collected as garbage; if the program ends first, their end is reported as a crash.
+    Can go when the iterator has a public `close`.
+    """
+    shut_down = getattr(iterator, "_try_shutdown_all", None)  # absent without workers
+    if shut_down is not None:
+        shut_down()
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Imports inside neither print nor warn: ppcls, ppdet and paddleseg print hints and raise Deprecation- and
+    SyntaxWarnings on current Python (paddleclas 2.4.2, paddledet 2.6.0, paddleseg 2.8.0). Errors still pass.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def parameter_names_may_repeat() -> Iterator[None]:
+    """Networks built inside may use parameter names that an earlier network of the process has.
+
+    PaddleClas's MobileNetV2, ShuffleNetV2 and others (paddleclas 2.4.2) name parameters themselves, and Paddle
+    refuses a name for good once it was used: without this, a process can build only one of each family.
+    Can go when PaddleClas leaves the names to Paddle.
+    """
+    from paddle.utils import unique_name
+
+    generator, checker = unique_name.switch()
+    unique_name.switch(generator)  # generated names stay unique; the checker is new and knows no name
+    try:
+        yield
+    finally:
+        unique_name.switch(generator, checker)
+
+
+class SuiteFinder(importlib.abc.MetaPathFinder):
+    """Finds PaddleClas's `ppcls`, keeps it a single module, and applies our repairs as modules are imported.
+
+    paddleclas 2.4.2 ships `ppcls` inside `paddleclas`, whose import prints a banner and edits sys.path to make
+    `ppcls` importable; `paddleclas.ppcls` is then a second copy of every module. Here `ppcls` is found without
+    importing `paddleclas`, and `paddleclas.ppcls` is the same modules under their other name.
+    Can go when PaddleClas publishes `ppcls` as a package of its own.
+    """
+
+    ALIAS = "paddleclas.ppcls"
+
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name == self.ALIAS or name.startswith(self.ALIAS + "."):
+            return importlib.machinery.ModuleSpec(name, _AliasLoader(name[len("paddleclas.") :]), is_package=True)
+        if (name not in AFTER_IMPORT and name != "ppcls") or name in self._busy:
+            return None
+        self._busy.add(name)
+        try:
+            spec = (
+                importlib.util.find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
+            )
+        except ModuleNotFoundError:
+            return None
+        finally:
+            self._busy.discard(name)
+        if spec is None and name == "ppcls":
+            spec = _ppcls_inside_paddleclas()
+        if spec is not None and spec.loader is not None and name in AFTER_IMPORT:
+            spec.loader = _RepairingLoader(spec.loader, AFTER_IMPORT[name])
+        return spec
+
+
+def _ppcls_inside_paddleclas() -> importlib.machinery.ModuleSpec | None:
+    package = importlib.util.find_spec("paddleclas")
+    if package is None or not package.submodule_search_locations:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "ppcls"
+    return importlib.util.spec_from_file_location(
+        "ppcls", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+
+
+class _AliasLoader(importlib.abc.Loader):
+    """Gives the module of another name."""
+
+    def __init__(self, real_name: str) -> None:
+        self.real_name = real_name
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        module = importlib.import_module(self.real_name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has just replaced it by the alias's
+
+
+class _RepairingLoader(importlib.abc.Loader):
+    """Runs a module's own loader, then our repair of it."""
+
+    def __init__(self, loader: importlib.abc.Loader, repair: Callable[[Any], None]) -> None:
+        self.loader, self.repair = loader, repair
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        self.loader.exec_module(module)
+        self.repair(module)
+
+
+def give_ppcls_a_logger(logger_module: Any) -> None:
+    """paddleclas 2.4.2: `ppcls.utils.logger` fails on None unless `init_logger` ran, which prints to stdout.
+    Its messages go to the standard logger "ppcls" instead, warnings and up to stderr as usual.
+    """
+    if logger_module._logger is None:
+        logger_module._logger = logging.getLogger("ppcls")
+
+
+class _NumpyWithInt(types.ModuleType):
+    """NumPy as a module that still has `int`."""
+
+    int = int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("numpy"), name)
+
+
+def give_autoaugment_np_int(autoaugment: Any) -> None:
+    """paddleclas 2.4.2: AutoAugment uses `np.int`, gone since NumPy 1.24. Can go with a release that does not."""
+    autoaugment.np = _NumpyWithInt("numpy")
+
+
+def register_our_archs(arch: Any) -> None:
+    """PaddleClas resolves `Arch.name` by attribute of `ppcls.arch`: put our networks there, in place of its own."""
+    from ppcls_ext.archs import register_with_paddleclas
+
+    register_with_paddleclas(arch)
+
+
+# Module name -> what to do right after its import.
+AFTER_IMPORT: dict[str, Callable[[Any], None]] = {
+    "ppcls.utils.logger": give_ppcls_a_logger,
+    "ppcls.data.preprocess.ops.autoaugment": give_autoaugment_np_int,
+    "ppcls.arch": register_our_archs,
+}
+
+
+def ppcls(name: str) -> Any:
+    """The module `ppcls.<name>` of PaddleClas, imported without its noise."""
+    with quiet_import():
+        return importlib.import_module(f"ppcls.{name}")
+
+
+def download_ppcls_weights(arch_name: str) -> Path:
+    """Fetch the public weights of a PaddleClas architecture with PaddleClas's downloader; gives the local file.
+
+    PaddleClas would unpickle the file right away, which executes what it holds: here it is only fetched.
+    """
+    from ppcls_ext.errors import UserError
+
+    for module_name in ("pp_lcnet", "mobilenet_v1", "mobilenet_v3"):
+        urls = ppcls(f"arch.backbone.legendary_models.{module_name}").MODEL_URLS
+        if arch_name in urls:
+            break
+    else:
+        raise UserError(
+            f"Arch.pretrained: no public weights are known for {arch_name}; give the path of a .pdparams file"
+        )
+    try:
+        return Path(ppcls("utils.download").get_weights_path_from_url(urls[arch_name]))
+    except Exception as error:  # the downloader raises whatever its HTTP client raises
+        raise UserError(
+            f"cannot download {urls[arch_name]} ({type(error).__name__}); fetch it elsewhere and give its path "
+            "with -o Global.pretrained_model=FILE"
+        ) from error
+
+
+@contextlib.contextmanager
+def legacy_graph() -> Iterator[None]:
+    """`with legacy_graph(): paddle.jit.save(...)` writes the format before PIR (.pdmodel).
+
+    paddle 3.2.2 turned some 30 functions (`base/dygraph/generated_tensor_methods_patch.py`: multiply, matmul,
+    sqrt, sigmoid, ...) into calls that know only PIR: under its own guard they fail with "multiply(): argument
+    (position 1) must be Value, but got Variable". Those that the suites' networks call are appended as operators
+    here; operators such as `x * y` are not affected. Can go when the guard covers these functions, or with .pdmodel.
+    """
+    import paddle
+    from paddle.base.framework import Variable
+    from paddle.base.layer_helper import LayerHelper
+
+    def appended(kind: str, real: Callable[..., Any], x: Any, y: Any = None, **attributes: Any) -> Any:
+        if not isinstance(x, Variable):
+            return real(x) if y is None else real(x, y)
+        helper = LayerHelper(kind)
+        result = helper.create_variable_for_type_inference(x.dtype)
+        inputs = {"X": x} if y is None else {"X": x, "Y": y}
+        helper.append_op(type=kind, inputs=inputs, outputs={"Out": result}, attrs=attributes)
+        return result
+
+    def replacement(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        if name == "matmul":
+            return lambda x, y, transpose_x=False, transpose_y=False, name=None: appended(
+                "matmul_v2", real, x, y, trans_x=transpose_x, trans_y=transpose_y
+            )
+        kind = kinds[name]
+        if name in ("sigmoid", "sqrt"):
+            return lambda x, name=None: appended(kind, real, x)
+        return lambda x, y, name=None: appended(kind, real, x, y)
+
+    kinds = {
+        "multiply": "elementwise_mul",
+        "maximum": "elementwise_max",
+        "minimum": "elementwise_min",
+        "matmul": "matmul_v2",
+        "sigmoid": "sigmoid",
+        "sqrt": "sqrt",
+    }
+    places = [(m, n) for m in (paddle, paddle.tensor, paddle.nn.functional, Variable) for n in kinds if hasattr(m, n)]
+    saved = [getattr(place, name) for place, name in places]
+    try:
+        for (place, name), real in zip(places, saved, strict=True):
+            setattr(place, name, paddle.jit.not_to_static(replacement(name, real)))
+        with paddle.pir_utils.DygraphOldIrGuard():
+            yield
+    finally:
+        for (place, name), real in zip(places, saved, strict=True):
+            setattr(place, name, real)
