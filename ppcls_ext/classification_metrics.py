@@ -53,10 +53,31 @@ class Confusion:
 
     def per_class(self) -> list[tuple[int, int, float, float, float]]:
         """For each class: images, images predicted as it, recall, precision, F1 (0 where undefined)."""
-        header = ["true \\ predicted", *names]
+        rows = []
+        for k in range(len(self.matrix)):
+            true, predicted, hit = int(self.matrix[k].sum()), int(self.matrix[:, k].sum()), int(self.matrix[k, k])
+            recall = hit / true if true else 0.0
+            precision = hit / predicted if predicted else 0.0
+            f1 = 2 * hit / (true + predicted) if true + predicted else 0.0
+            rows.append((true, predicted, recall, precision, f1))
+        return rows
 
+
+PER_CLASS_COLUMNS = ("class", "images", "predicted", "recall", "precision", "f1")
+
+
+def per_class_table(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, int, int, float, float, float]]:
+    return [(name, *row) for name, row in zip(names, confusion.per_class(), strict=True)]
+
+
+def write_report(folder: Path, confusion: Confusion, names: Sequence[str]) -> None:
+    """Write metrics.json, per_class.csv, confusion.csv and confusion.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"images": confusion.images, **confusion.metrics()}
+    atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    atomic_write_text(folder / "per_class.csv", _csv([PER_CLASS_COLUMNS, *per_class_table(confusion, names)]))
     counts = [[name, *map(int, row)] for name, row in zip(names, confusion.matrix, strict=True)]
-    atomic_write_text(folder / "confusion.csv", _csv([header, *counts]))
+    atomic_write_text(folder / "confusion.csv", _csv([["true \\ predicted", *names], *counts]))
     draw_confusion(folder / "confusion.png", confusion, names)
 
 

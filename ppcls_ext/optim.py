@@ -128,7 +128,8 @@ def build_schedule(lr: Mapping[str, Any] | float, epochs: int, steps_per_epoch: 
     warmup = settings.get("warmup_epoch", 0)
     if warmup and warmup >= epochs:
         raise UserError(
-            f"Optimizer.lr.warmup_epoch: {warmup} is not less than the run's {epochs} epochs; -o Optimizer.lr.warmup_epoch=0"
+            f"Optimizer.lr.warmup_epoch: {warmup} is not less than the run's {epochs} epochs; "
+            "-o Optimizer.lr.warmup_epoch=0 trains without warm-up"
         )
     built = call_checked(names[name], settings, "Optimizer.lr", {"epochs": epochs, "step_each_epoch": steps_per_epoch})
     if not isinstance(built, optimizer.lr.LRScheduler):
