@@ -18,6 +18,7 @@ from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
 from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
 from ppcls_ext.config import Config, Section, parse
+from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.image_lists import ImageList, find_split, read_class_names, read_list, scan_folder
 from ppcls_ext.images import read_rgb
@@ -28,6 +29,7 @@ from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
 from ppcls_ext.task import Deployment, Inference, Input, Step, Task
 from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 
+SHOWN_SAMPLES = 12  # of each split in the picture of check-data
 SPLIT_NAMES = {"Train": "train", "Eval": "val"}
 
 
@@ -298,6 +300,33 @@ class Classification(Task):
 
     def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
         return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
+
+    def check_data(self) -> DataReport:
+        report = DataReport()
+        splits = {}
+        for split in SPLIT_NAMES:
+            if split in self._loaders:
+                try:
+                    splits[split] = self.train_images if split == "Train" else self.eval_images
+                except UserError as error:
+                    report.error(str(error))
+        report.check_files({split: images.paths for split, images in splits.items()})
+        counts = {s: np.bincount(i.labels, minlength=len(i.class_names)) for s, i in splits.items()}
+        if "Train" in splits:
+            names = splits["Train"].class_names
+            rows = [(name, *(int(c[k]) if k < len(c) else 0 for c in counts.values())) for k, name in enumerate(names)]
+            report.tables.append(("images of each class", ("class", *counts), rows))
+            report.check_balance(names, counts["Train"])
+            for k in np.flatnonzero(counts["Train"][: len(names)] == 0):
+                report.warning(f"class '{names[k]}' has no training image")
+        for images in splits.values():
+            rng = np.random.default_rng(self.run.seed)
+            for k in rng.permutation(len(images))[:SHOWN_SAMPLES]:
+                report.sample(
+                    images.paths[k],
+                    lambda image, k=k, images=images: caption(image, images.class_names[images.labels[k]]),
+                )
+        return report
 
     # Config and deployment
 

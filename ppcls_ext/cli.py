@@ -1,4 +1,4 @@
-"""The command line: `pplcnet train|eval|export|infer`, and the same as `tools/*.py`.
+"""The command line: `pplcnet train|eval|check-data|export|infer`, and the same as `tools/*.py`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input or usage, 130 or 143 interrupted.
 """
@@ -60,8 +60,15 @@ def _eval(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
     from ppcls_ext.evaluate import evaluate
 
-    evaluate(config, arguments.save_dir, arguments.json)
+    evaluate(config, arguments.save_dir, arguments.json, arguments.draw)
     return 0
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    from ppcls_ext.data_check import check_data
+
+    return UserError.exit_status if check_data(config, arguments.picture) else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -75,7 +82,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _infer(arguments: argparse.Namespace) -> int:
     if bool(arguments.model) == bool(arguments.config):
         raise UserError("infer needs either an exported folder (-m FOLDER) or a config or run folder (-c ...)")
-    options = {"topk": arguments.topk} if arguments.topk is not None else {}
+    flags = {"topk": arguments.topk, "threshold": arguments.threshold}
+    options = {name: value for name, value in flags.items() if value is not None}
     images = list(arguments.images)
     config = None
     if arguments.config:
@@ -117,7 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
     _config_arguments(evaluate)
     evaluate.add_argument("--save-dir", type=Path, help="folder for the report (default: eval/ in the run folder)")
     evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    evaluate.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
     evaluate.set_defaults(run=_eval)
+
+    check = commands.add_parser("check-data", help="everything that is wrong with a config's data, and a picture of it")
+    _config_arguments(check)
+    check.add_argument("--picture", type=Path, metavar="FILE", help="write a picture of samples there (PNG)")
+    check.set_defaults(run=_check_data)
 
     export = commands.add_parser("export", help="write a model for Paddle Inference, and check it on every engine")
     _config_arguments(export)
@@ -132,8 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--engine", default="onednn", help="native, onednn or openvino (with -m; default onednn)")
     infer.add_argument("--threads", type=_positive, help="CPU threads (default: every usable core)")
     infer.add_argument("--batch", type=_positive, default=1, help="images at once (default 1)")
-    infer.add_argument("--topk", type=_positive, help="classes to show for each image")
-    infer.add_argument("--format", choices=["table", "json", "csv"], default="table")
+    infer.add_argument("--topk", type=_positive, help="classes to show for each image (classification)")
+    infer.add_argument("--threshold", type=float, help="least score of a box to show (detection)")
+    infer.add_argument("--format", default="table", help="table, json or csv; detection also coco (default table)")
     infer.add_argument("--save", type=Path, help="write json or csv there instead of on stdout")
     infer.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
     infer.set_defaults(run=_infer)

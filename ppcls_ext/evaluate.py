@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from paddle import nn
+
 from ppcls_ext.config import Config
 from ppcls_ext.device import set_device
 from ppcls_ext.display import bar, out, say, show_table
@@ -18,7 +20,7 @@ from ppcls_ext.task import Task, make_task
 SHOWN_ROWS = 100  # per-class tables longer than this are only written
 
 
-def build_with_weights(task: Task, command: str) -> object:
+def build_with_weights(task: Task, command: str) -> nn.Layer:
     """The network of a config, with the weights that `Global.pretrained_model` names, in eval mode.
 
     Raises:
@@ -38,12 +40,15 @@ def build_with_weights(task: Task, command: str) -> object:
     return model
 
 
-def evaluate(config: Config, folder: Path | None = None, as_json: bool = False) -> dict[str, float]:
+def evaluate(
+    config: Config, folder: Path | None = None, as_json: bool = False, draw: Path | None = None
+) -> dict[str, float]:
     """Evaluate, show metrics and the per-class table, and write the report.
 
     Args:
         folder: where the report goes; default: `eval/` in the run folder.
         as_json: print the metrics as JSON on stdout instead of tables.
+        draw: a folder for pictures of the results, one for each image.
     Raises:
         UserError: bad config, data or weights. CheckFailed: a result other than `Expect` states.
     """
@@ -63,6 +68,26 @@ def evaluate(config: Config, folder: Path | None = None, as_json: bool = False) 
                 show_table(title, columns, rows)
         show_table(f"{images} images", ("metric", "value"), list(metrics.items()))
     say(f"report: {folder}")
+    if draw is not None:
+        draw_results(task, model, draw)
     for line in verify(config.get("Expect"), metrics, images):
         say(line)
     return metrics
+
+
+def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
+    """Write what `infer --draw` writes for every image of the evaluation split."""
+    from ppcls_ext.export import dygraph_outputs
+    from ppcls_ext.infer import predict
+
+    deployment = task.deployment(model)
+    deployment.model.eval()
+    inference = task.inference(deployment.recipe)
+    paths = task.image_paths("Eval")
+    batch = deployment.inputs[0].shape[0]
+    with bar(len(paths), "draw") as progress:
+        results = predict(paths, lambda inputs: dygraph_outputs(deployment.model, inputs), inference, batch, [])
+        for number, (path, image, result) in enumerate(results, start=1):
+            inference.write(folder, f"{number:04d}_{Path(path).stem}", image, result)
+            progress.advance()
+    say(f"pictures: {folder}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.config import Config, read_yaml
 from ppcls_ext.display import bar, say, show_table
 from ppcls_ext.errors import UserError
 from ppcls_ext.images import BrokenImage, find_images, read_rgb
+from ppcls_ext.registry import call_checked
 from ppcls_ext.task import Inference, load_task, make_task
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -33,7 +36,7 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
         raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")
     recipe = read_yaml(folder / RECIPE)
     try:
-        inference = load_task(recipe["task"]).inference(recipe, **options)
+        inference = call_checked(load_task(recipe["task"]).inference, options, "infer", {"recipe": recipe})
         batch = int(recipe["inputs"][0]["shape"][0])
     except (KeyError, TypeError) as error:
         raise UserError(f"exported model {folder / RECIPE}: not as export writes it ({error})") from error
@@ -48,7 +51,7 @@ def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Infer
     task = make_task(config)
     deployment = task.deployment(build_with_weights(task, "infer"))
     deployment.model.eval()
-    inference = task.inference(deployment.recipe, **options)
+    inference = call_checked(task.inference, options, "infer", {"recipe": deployment.recipe})
     return (lambda inputs: dygraph_outputs(deployment.model, inputs)), inference, deployment.inputs[0].shape[0]
 
 
@@ -106,39 +109,32 @@ def infer(
         draw: a folder for pictures of the results.
     """
     run, inference, fixed = opened
+    if form not in inference.forms:
+        raise UserError(f"infer --format {form}: this task writes {', '.join(inference.forms)}")
     paths = find_images(images)
     skipped: list[str] = []
     results: list[dict[str, Any]] = []
     rows: list[tuple[Any, ...]] = []
-    from ppcls_ext.pictures import save_image
-
     with bar(len(paths), "infer") as progress:
         for path, image, result in predict(paths, run, inference, batch if fixed == -1 else fixed, skipped):
             results.append({"image": path, **result})
             rows += [(path, *row) for row in inference.rows(result)]
             if draw is not None:
-                save_image(draw / f"{len(results):04d}_{Path(path).stem}.png", inference.draw(image, result))
+                inference.write(draw, f"{len(results):04d}_{Path(path).stem}", image, result)
             progress.advance()
     columns = ("image", *inference.columns)
     if form == "table":
         show_table(None, columns, rows)
-    elif save is None:
-        _write(sys.stdout, form, results, columns, rows)
+        return skipped
+    if form == "csv":
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
+        text = buffer.getvalue()
     else:
-        save.parent.mkdir(parents=True, exist_ok=True)
-        with open(save, "w", encoding="utf-8", newline="") as file:
-            _write(file, form, results, columns, rows)
+        text = json.dumps(inference.document(form, results), indent=1, ensure_ascii=False) + "\n"
+    if save is None:
+        sys.stdout.write(text)
+    else:
+        atomic_write_text(save, text)
         say(f"results: {save}")
     return skipped
-
-
-def _write(
-    file: Any, form: str, results: list[dict[str, Any]], columns: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    if form == "json":
-        json.dump(results, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-    else:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)

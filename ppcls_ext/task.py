@@ -13,8 +13,10 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.config import LABELS, RUN_CONFIG, Config, check_sections
+from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.loader import Loader
+from ppcls_ext.pictures import save_image
 
 ENTRY_POINTS = "pplcnet.tasks"
 
@@ -71,10 +73,11 @@ class Inference(abc.ABC):
     """
 
     columns: ClassVar[tuple[str, ...]]  # of `rows`
+    forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv")  # what `infer --format` may be
 
     @abc.abstractmethod
-    def __init__(self, recipe: Mapping[str, Any], **options: Any) -> None:
-        """`options` are the flags of `infer` that the user gave; one that the task lacks is a UserError."""
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        """Further keyword arguments of a task's own are flags of `infer` (`--topk`, `--threshold`)."""
 
     @abc.abstractmethod
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
@@ -91,6 +94,14 @@ class Inference(abc.ABC):
     @abc.abstractmethod
     def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
         """A picture of the result, uint8 RGB."""
+
+    def write(self, folder: Path, name: str, image: np.ndarray, result: Mapping[str, Any]) -> None:
+        """Write the files that `infer --draw` leaves for an image."""
+        save_image(folder / f"{name}.png", self.draw(image, result))
+
+    def document(self, form: str, results: Sequence[Mapping[str, Any]]) -> Any:
+        """All results as one JSON-able document; each has its file under `image`."""
+        return list(results)
 
 
 class Task(abc.ABC):
@@ -142,6 +153,10 @@ class Task(abc.ABC):
             advance: called with the number of images after each batch.
             folder: where to write tables and pictures; None writes nothing.
         """
+
+    @abc.abstractmethod
+    def check_data(self) -> DataReport:
+        """Look through both splits for everything that is wrong with them, not only the first fault."""
 
     @abc.abstractmethod
     def resolved(self) -> Config:
