@@ -62,10 +62,15 @@ def build_named(
     model.init_res(list(STAGES), return_patterns=return_patterns, return_stages=return_stages)
     if pretrained is True and use_ssld:
         raise UserError("Arch.use_ssld: download the SSLD weights and give their path as Arch.pretrained")
+    load_public(model, name, pretrained)
+    return model
+
+
+def load_public(model: nn.Layer, name: str, pretrained: bool | str) -> None:
+    """Act on a factory's `pretrained`: False does nothing, True downloads the public weights, a path is loaded."""
     if pretrained:
         path = upstream.download_ppcls_weights(name) if pretrained is True else Path(str(pretrained))
         load_into(model, read_weights(path), path)
-    return model
 
 
 def build_spec(
@@ -151,9 +156,12 @@ def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Laye
         kwargs["class_num"] = class_num
     if name in ARCHS:
         return call_checked(factory, kwargs, "Arch")
+    pretrained = kwargs.pop("pretrained", False)  # not for PaddleClas, which would unpickle the file
     # PaddleClas's factories forward **kwargs to a class: their signature cannot tell a wrong key from a right one.
     try:
         with upstream.parameter_names_may_repeat():
-            return factory(**kwargs)
+            model = factory(**kwargs)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Arch: {name} refuses {kwargs}: {' '.join(str(error).split())}") from error
+    load_public(model, name, pretrained)
+    return model

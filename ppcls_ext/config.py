@@ -180,13 +180,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def merge(base: Any, change: Any) -> Any:
     """`change` over `base`: mappings are merged key by key, anything else is replaced.
 
-    A mapping that names another thing (`name:`) than the base's replaces it whole: the arguments of one
-    optimizer or network mean nothing to another.
+    `_replace_: true` in a mapping replaces the base's whole, for another optimizer or schedule with other keys.
     """
     if not isinstance(base, dict) or not isinstance(change, dict):
         return copy.deepcopy(change)
-    if "name" in change and "name" in base and change["name"] != base["name"]:
-        return copy.deepcopy(change)
+    if change.get("_replace_"):
+        return {key: copy.deepcopy(value) for key, value in change.items() if key != "_replace_"}
     merged = copy.deepcopy(base)
     for key, value in change.items():
         merged[key] = merge(base[key], value) if key in base else copy.deepcopy(value)

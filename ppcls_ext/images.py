@@ -15,6 +15,8 @@ from ppcls_ext.errors import UserError
 
 # OpenCV's own threads do not survive the fork of loader workers: a worker that uses them waits for ever.
 cv2.setNumThreads(0)
+# OpenCV logs lines of its own on stderr about a file that it cannot decode; BrokenImage says it in one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -35,17 +37,19 @@ def read_rgb(path: str | Path) -> np.ndarray:
         raise BrokenImage(
             f"image {path}: {error.strerror or error}; fix the path or remove it from the list"
         ) from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None or _is_cut_short(data):
+    image = None if data.size == 0 or _is_cut_short(data) else cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if image is None:
         raise BrokenImage(f"image {path}: {_why(path, data.size)}; replace the file or remove it from the list")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _is_cut_short(data: np.ndarray) -> bool:
-    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing. A whole JPEG has an
-    # end-of-image marker; cameras may append a little after it.
-    is_jpeg = data[:2].tobytes() == b"\xff\xd8"
-    return is_jpeg and b"\xff\xd9" not in data[len(data) // 2 :].tobytes()
+    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing; libpng writes on stderr. Whole
+    # files have an end marker; cameras may append a little after it.
+    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND")):
+        if data[: len(start)].tobytes() == start:
+            return end not in data[len(data) // 2 :].tobytes()
+    return False
 
 
 def _why(path: str | Path, size: int) -> str:

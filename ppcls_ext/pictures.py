@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ppcls_ext.checkpoint import atomic_write
 
+CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels
+
 
 def save_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 RGB [H, W, 3] as PNG, or as the format of the path's ending."""
@@ -20,7 +22,10 @@ def save_image(path: Path, image: np.ndarray) -> None:
 
 
 def caption(image: np.ndarray, text: str, size: int = 14) -> np.ndarray:
-    """The image with a line of text above it; any script that the bundled font has."""
+    """The image with a line of text above it; small images are enlarged so that the text fits."""
+    factor = -(-CAPTION_WIDTH // image.shape[1])
+    if factor > 1:
+        image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     height = size + 8
     canvas = Image.new("RGB", (image.shape[1], image.shape[0] + height), "white")
     canvas.paste(Image.fromarray(image), (0, height))
@@ -45,14 +50,14 @@ def draw_curves(path: Path, events: Sequence[Mapping[str, Any]], metric: str) ->
     """Draw the training loss and an evaluation metric over steps, from the events of a run's log."""
     from matplotlib.figure import Figure
 
-    train = [e for e in events if e["event"] == "train"]
+    train = list({e["epoch"]: e for e in events if e["event"] == "train"}.values())  # the last of each epoch
     evals = [e for e in events if e["event"] == "eval"]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([e["step"] for e in train], [e["loss"] for e in train])
-    left.set(xlabel="step", ylabel="training loss (mean of the epoch so far)", ylim=(0, None))
+    left.plot([e["step"] for e in train], [e["loss"] for e in train], marker=".")
+    left.set(xlabel="step", ylabel="training loss (mean of the epoch)", ylim=(0, None))
     right.plot([e["step"] for e in evals], [e[metric] for e in evals], marker=".")
-    right.set(xlabel="step", ylabel=f"{metric} on the evaluation split", ylim=(None, 1.0))
+    right.set(xlabel="step", ylabel=f"{metric} on the evaluation split", ylim=(None, 1.02))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
