@@ -16,7 +16,7 @@ from ppcls_ext.errors import UserError
 # OpenCV's own threads do not survive the fork of loader workers: a worker that uses them waits for ever.
 cv2.setNumThreads(0)
 # OpenCV logs lines of its own on stderr about a file that it cannot decode; BrokenImage says it in one.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+cv2.setLogLevel(0)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -46,7 +46,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
 def _is_cut_short(data: np.ndarray) -> bool:
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing; libpng writes on stderr. Whole
     # files have an end marker; cameras may append a little after it.
-    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND")):
+    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82")):
         if data[: len(start)].tobytes() == start:
             return end not in data[len(data) // 2 :].tobytes()
     return False

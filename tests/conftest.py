@@ -1,0 +1,189 @@
+"""Small image sets, configs and runs that the tests of the classification core share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
+from ppcls_ext.checkpoint import read_state
+from ppcls_ext.cli import main
+
+CLASSES = ("blue", "green", "red")
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 120  # no command of these tests takes a quarter of it
+
+NORMALIZE = {"NormalizeImage": {"scale": "1.0/255.0", "mean": [0.5] * 3, "std": [0.25] * 3, "order": ""}}
+
+
+def picture(kind: int, rng: np.random.Generator, size: tuple[int, int] = (48, 48)) -> np.ndarray:
+    """A noisy colour, uint8 RGB, in which channel `2 - kind` is the brightest: blue, green, red."""
+    image = rng.integers(0, 90, 3) + rng.integers(0, 40, (*size, 3))
+    image[..., 2 - kind] += 120
+    return image.astype(np.uint8)
+
+
+def write_split(root: Path, counts: Sequence[int], seed: int = 0, ending: str = "png") -> None:
+    """Class folders `root/<class>/` with so many pictures of each class."""
+    rng = np.random.default_rng(seed)
+    for kind, (name, count) in enumerate(zip(CLASSES, counts, strict=True)):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(picture(kind, rng)).save(root / name / f"{number:02d}.{ending}")
+
+
+def write_set(root: Path, train: int = 32, val: int = 5) -> Path:
+    """`root/train` and `root/val`."""
+    write_split(root / "train", [train] * 3, seed=1)
+    write_split(root / "val", [val] * 3, seed=2)
+    return root
+
+
+def config_of(data: Path, out: Path) -> dict[str, Any]:
+    """A config that learns such a set in seconds; random crops and flips, so that a run has chance in it."""
+    dataset: dict[str, Any] = {"name": "ImageFolder"}
+    loader = {"num_workers": 0}
+    return {
+        "Global": {
+            "device": "cpu",
+            "epochs": 4,
+            "image_shape": [3, 48, 48],
+            "print_batch_step": 1,
+            "output_dir": str(out),
+            "data_root": str(data),
+            "use_visualdl": False,
+            "seed": 7,
+        },
+        "Arch": {"name": "PPLCNet_x0_25", "class_num": "auto", "dropout_prob": 0.1},
+        "Loss": {"Train": [{"CELoss": {"weight": 1.0}}]},
+        "Optimizer": {
+            "name": "Momentum",
+            "momentum": 0.9,
+            "lr": {"name": "Cosine", "learning_rate": 0.02, "warmup_epoch": 1},
+            "regularizer": {"name": "L2", "coeff": 1e-4},
+        },
+        "DataLoader": {
+            "Train": {
+                "dataset": {
+                    **dataset,
+                    "transform_ops": [
+                        {"RandCropImage": {"size": "auto", "scale": [0.5, 1.0]}},
+                        {"RandFlipImage": {"flip_code": 1}},
+                        NORMALIZE,
+                    ],
+                },
+                "sampler": {"batch_size": 8, "shuffle": True, "drop_last": False},
+                "loader": loader,
+            },
+            "Eval": {
+                "dataset": {**dataset, "transform_ops": [{"ResizeImage": {"size": "auto"}}, NORMALIZE]},
+                "sampler": {"batch_size": 4},
+                "loader": loader,
+            },
+        },
+        "Infer": {"PostProcess": {"topk": 2}},
+    }
+
+
+def write_config(path: Path, config: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def overrides(*assignments: str) -> list[str]:
+    return [part for assignment in assignments for part in ("-o", assignment)]
+
+
+def command(*arguments: str | Path, cwd: Path | None = None, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """`pplcnet ...` in a process of its own."""
+    line = [sys.executable, "-m", "ppcls_ext.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, cwd=cwd, env=environment, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def log_of(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [e for e in events if event in (None, e["event"])]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Training state, weights and metrics are equal bit for bit."""
+    tensors, info = read_state(folder / "latest.safetensors")
+    other_tensors, other_info = read_state(other / "latest.safetensors")
+    assert info == other_info
+    assert set(tensors) == set(other_tensors)
+    for name, tensor in tensors.items():
+        assert tensor.tobytes() == other_tensors[name].tobytes(), name
+    for name in ("best.pdparams", "last.pdparams"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
+    keep = ("epoch", "step", "top1", "loss")
+    evals, others = ({e["step"]: [e[k] for k in keep] for e in log_of(f, "eval")} for f in (folder, other))
+    assert evals == others
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Kernels of one thread: other numbers of them may add up in another order."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_set(tmp_path / "images", train=4, val=3)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only: 96 training and 15 evaluation images of three classes."""
+    return write_set(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of `easy.yaml`, trained on `data` without a stop, with VisualDL. Read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = config_of(data, folder / "output")
+    config["Global"] |= {"use_visualdl": True, "epochs": 14}
+    config["DataLoader"]["Train"]["sampler"]["batch_size"] = 16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["train", "-c", str(write_config(folder / "easy.yaml", config))]) == 0
+    return folder / "output" / "easy"
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`trained` exported in both formats. Read only."""
+    folder = tmp_path_factory.mktemp("exported") / "inference"
+    assert main(["export", "-c", str(trained), *overrides(f"Global.save_inference_dir={folder}")]) == 0
+    return folder
+
+
+@pytest.fixture
+def fails(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail: gives its message, which is the last line of stderr and the only one about it."""
+
+    def run(*arguments: str | Path, status: int = 2, lines: int | None = 1) -> str:
+        capfd.readouterr()
+        assert main([str(a) for a in arguments]) == status
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        written = [line for line in err.splitlines() if line.strip()]
+        assert lines is None or len(written) == lines, err
+        assert written[-1].startswith(f"pplcnet {arguments[0]}: "), err
+        return written[-1]
+
+    return run
