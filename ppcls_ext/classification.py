@@ -322,10 +322,8 @@ class Classification(Task):
         for images in splits.values():
             rng = np.random.default_rng(self.run.seed)
             for k in rng.permutation(len(images))[:SHOWN_SAMPLES]:
-                report.sample(
-                    images.paths[k],
-                    lambda image, k=k, images=images: caption(image, images.class_names[images.labels[k]]),
-                )
+                name = images.class_names[images.labels[k]]
+                report.sample(images.paths[k], functools.partial(caption, text=name))
         return report
 
     # Config and deployment

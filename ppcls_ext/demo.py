@@ -1,4 +1,4 @@
-"""`make demo`: PP-LCNet trained, evaluated, exported and run with oneDNN on real images, in minutes, without a download.
+"""`make demo`: PP-LCNet trained, evaluated, exported and run with oneDNN on real images, in minutes, no download.
 
 Writes below `output/demo/` of the current folder. The demos of the other tasks are made of the same steps.
 """
