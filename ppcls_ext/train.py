@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,6 +117,11 @@ class Trainer:
     """One run, from the config to the last checkpoint. Knows nothing of the task but `ppcls_ext.task.Task`."""
 
     def __init__(self, task: Task) -> None:
+        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        if processes > 1:
+            raise UserError(
+                f"train: started as {processes} processes, but training in several is not supported yet; start one"
+            )
         self.task = task
         self.run = task.run
         self.place = set_device(self.run.device)
