@@ -144,7 +144,7 @@ def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path
     write_split(root, [20, 20, 20])
     assert len(find_split(root, "train", 0.2)) + len(find_split(root, "val", 0.2)) == 60
     write_split(root / "train", [2, 2, 2])
-    with pytest.raises(UserError, match="neither val_list.txt nor a folder val/"):
+    with pytest.raises(UserError, match=r"neither val_list.txt nor a folder val/"):
         find_split(root, "val", 0.2)
     write_split(root / "val", [1, 1, 1])
     assert len(find_split(root, "train", 0.2)) == 6
@@ -155,5 +155,5 @@ def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path
     images = find_split(root, "val", 0.2, CLASSES)
     assert images.paths == [str(root / "val/red/00.png")]
     assert images.class_names == CLASSES
-    with pytest.raises(UserError, match="data_root .*none: no such folder"):
+    with pytest.raises(UserError, match=r"data_root .*none: no such folder"):
         find_split(tmp_path / "none", "train", 0.2)
