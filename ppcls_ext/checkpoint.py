@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +139,18 @@ def head_names(model: nn.Layer) -> set[str]:
 
 
 def load_into(
-    model: nn.Layer, weights: Mapping[str, np.ndarray], source: Path | str, new_head: bool = False
+    model: nn.Layer,
+    weights: Mapping[str, np.ndarray],
+    source: Path | str,
+    new_head: bool = False,
+    head: Collection[str] | None = None,
 ) -> list[str]:
     """Set every parameter and buffer of `model` from `weights`; all must be there with the same shape.
 
     Args:
         source: where the weights come from, for messages.
-        new_head: the classification head may differ and then keeps its initial values.
+        new_head: the head may differ and then keeps its initial values.
+        head: names of the head's parameters; default: those of the last linear layer.
     Returns:
         names left at their initial values (of the head; empty without `new_head`).
     Raises:
@@ -154,7 +159,7 @@ def load_into(
     own = model.state_dict()
     wrong = [n for n in own if n not in weights or tuple(weights[n].shape) != tuple(own[n].shape)]
     extra = [n for n in weights if n not in own]
-    head = head_names(model)
+    head = head_names(model) if head is None else set(head)
     if wrong and set(wrong) <= head and not extra:
         if not new_head:
             raise UserError(
