@@ -37,7 +37,7 @@ class PPLCNet(lcnet.PPLCNet):
     """
 
     # Without annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
-    def __init__(
+    def __init__(  # type: ignore[no-untyped-def]
         self,
         scale=1.0,
         act="hardswish",
@@ -45,7 +45,7 @@ class PPLCNet(lcnet.PPLCNet):
         kernel5=LAST_SEVEN,
         feature_strides=STRIDES,
         lr_mult_list=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
-    ):  # type: ignore[no-untyped-def]
+    ):
         unknown = [s for s in feature_strides if s not in lcnet.FEATURE_STRIDES]
         if unknown or not feature_strides:
             raise ValueError(f"feature_strides must be among {lcnet.FEATURE_STRIDES}, got {list(feature_strides)}")

@@ -61,7 +61,7 @@ class PAN(nn.Layer):
         )
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
-        levels = [conv(feature) for conv, feature in zip(self.laterals, maps, strict=True)]
+        levels = [conv(maps[i]) for i, conv in enumerate(self.laterals)]  # the tracer of export knows no strict zip
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + functional.interpolate(levels[i], scale_factor=2.0, mode="bilinear")
         for i in range(len(levels) - 1):

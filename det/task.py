@@ -297,7 +297,7 @@ class Detection(Task):
         side = float(max(self.size))
         if not self.export.nms:
             return max(float(np.abs(ours[0] - theirs[0]).max()), float(np.abs(ours[1] - theirs[1]).max()) / side)
-                return max(
+        return max(
             largest_difference(a, b, side, self.nms.score_threshold, self.nms.keep_top_k)
             for a, b in zip(split_rows(ours), split_rows(theirs), strict=True)
         )
