@@ -52,7 +52,8 @@ class DetectionInference(Inference):
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
         rows = outputs[0] if self.nms_in_graph else detections(outputs[0], outputs[1], **self.nms)
         height, width = image.shape[:2]
-        rows = to_image(rows, self.size[::-1], (width, height))
+        # The operator gives its rows class by class; results are the best first.
+        rows = to_image(rows[np.argsort(-rows[:, 1], kind="stable")], self.size[::-1], (width, height))
         found = [
             {
                 "label": self.labels[int(row[0])],
