@@ -89,7 +89,7 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
         centres = _bbox_utils.bbox_center(anchors)
         objects = truth["gt_class"], truth["gt_bbox"], truth["pad_gt_mask"]
         pixels = boxes.detach() * strides
-        if int(truth["epoch_id"]) < self.static_assigner_epoch:
+        if truth["epoch_id"].item() < self.static_assigner_epoch:
             labels, targets, quality, _ = self.static_assigner(
                 anchors, per_level, *objects, bg_index=self.num_classes, pred_bboxes=pixels
             )

@@ -49,7 +49,12 @@ def test_every_scale_and_ablation_is_a_backbone(name: str) -> None:
 
 def test_ppdet_creates_our_backbone_by_name_and_nothing_can_take_it() -> None:
     workspace = upstream.ppdet("core.workspace")
-    backbone = workspace.create("PPLCNet", scale=0.25, feature_strides=[4, 32])
+    section = workspace.global_config["PPLCNet"]  # where PaddleDetection's YAML goes
+    section.update(scale=0.25, feature_strides=[4, 32])
+    try:
+        backbone = workspace.create("PPLCNet")
+    finally:
+        section.clear()
     assert [(s.channels, s.stride) for s in backbone.out_shape] == [(16, 4), (128, 32)]
     with pytest.raises(ValueError, match="already registered"):
         workspace.register(type("PPLCNet", (), {}))
