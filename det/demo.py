@@ -34,7 +34,7 @@ def make_scene(
     rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, side: int
 ) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
     """A scene, uint8 RGB [side, side, 3], and its digits: label and box x, y, width, height of the ink."""
-    coarse = rng.integers(90, 256, (rng.integers(2, 9), rng.integers(2, 9), 3)).astype(np.uint8)
+    coarse = rng.integers(130, 256, (rng.integers(2, 9), rng.integers(2, 9), 3)).astype(np.uint8)
     scene = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     scene += rng.normal(0, 6, scene.shape)
     taken = np.zeros((side, side), bool)
@@ -47,7 +47,7 @@ def make_scene(
         taken[y : y + size, x : x + size] = True
         number = int(rng.integers(len(images)))
         ink = cv2.resize(images[number].astype(np.float32) / 16, (size, size), interpolation=cv2.INTER_LINEAR)
-        colour = rng.integers(0, 80, 3)
+        colour = rng.integers(0, 70, 3)
         part = scene[y : y + size, x : x + size]
         part[:] = part * (1 - ink[:, :, None]) + colour * ink[:, :, None]
         left, top, width, height = cv2.boundingRect((ink > 0.2).astype(np.uint8))
