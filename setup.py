@@ -99,6 +99,7 @@ setup(
         "console_scripts": ["pplcnet = ppcls_ext.cli:main"],
         "pplcnet.tasks": [
             "classification = ppcls_ext.classification:Classification",
+            "detection = det.task:Detection",
         ],
     },
     classifiers=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import paddle
 import safetensors
 import safetensors.numpy
 from paddle import nn
+from paddle.base import unique_name
 
 from ppcls_ext.errors import UserError
 from ppcls_ext.spec import BLOCKS, SCALES, LCNetSpec
@@ -139,13 +140,18 @@ def head_names(model: nn.Layer) -> set[str]:
 
 
 def load_into(
-    model: nn.Layer, weights: Mapping[str, np.ndarray], source: Path | str, new_head: bool = False
+    model: nn.Layer,
+    weights: Mapping[str, np.ndarray],
+    source: Path | str,
+    new_head: bool = False,
+    head: Collection[str] | None = None,
 ) -> list[str]:
     """Set every parameter and buffer of `model` from `weights`; all must be there with the same shape.
 
     Args:
         source: where the weights come from, for messages.
-        new_head: the classification head may differ and then keeps its initial values.
+        new_head: the head may differ and then keeps its initial values.
+        head: names of the head's parameters; default: those of the last linear layer.
     Returns:
         names left at their initial values (of the head; empty without `new_head`).
     Raises:
@@ -154,7 +160,7 @@ def load_into(
     own = model.state_dict()
     wrong = [n for n in own if n not in weights or tuple(weights[n].shape) != tuple(own[n].shape)]
     extra = [n for n in weights if n not in own]
-    head = head_names(model)
+    head = head_names(model) if head is None else set(head)
     if wrong and set(wrong) <= head and not extra:
         if not new_head:
             raise UserError(
@@ -218,7 +224,9 @@ def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> W
     for key, value in optimizer.state_dict().items():
         if isinstance(value, paddle.Tensor):
             owner = max((n for n in structured if key.startswith(n + "_")), key=len)
-            state[f"{structured[owner]}/{key[len(owner) + 1 :]}"] = value.numpy()
+            # At its end is a number: how many optimizers the process had before.
+            accumulator = key[len(owner) + 1 :].rsplit("_", 1)[0]
+            state[f"{structured[owner]}/{accumulator}"] = value.numpy()
     return state
 
 
@@ -231,6 +239,7 @@ def load_optimizer_state(
         UserError: the state is of another network.
     """
     own = dict(model.named_parameters())
+    made = {key.rsplit("_", 1)[0]: key for key, v in optimizer.state_dict().items() if isinstance(v, paddle.Tensor)}
     renamed = {}
     for key, value in state.items():
         name, accumulator = key.rsplit("/", 1)
@@ -242,7 +251,10 @@ def load_optimizer_state(
                 f"training state: the optimizer value for '{name}' is {list(value.shape)}, "
                 f"but the parameter is {list(own[name].shape)}"
             )
-        renamed[f"{own[name].name}_{accumulator}"] = paddle.to_tensor(value)
+        paddle_name = f"{own[name].name}_{accumulator}"
+        # An optimizer makes its accumulators, and numbers their names, only at its first step.
+        following = f"{paddle_name}_{unique_name.generator.ids[paddle_name]}"
+        renamed[made.get(paddle_name, following)] = paddle.to_tensor(value)
     scheduler = optimizer.state_dict().get("LR_Scheduler")
     if scheduler is not None:
         renamed["LR_Scheduler"] = scheduler

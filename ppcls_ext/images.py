@@ -25,9 +25,11 @@ class BrokenImage(UserError):
     """An image file that is missing or cannot be decoded in full."""
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
+def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
     """Decode an image to uint8 [H, W, 3], RGB, turned upright by its EXIF orientation; grey and alpha become RGB.
 
+    Args:
+        upright: False leaves the image as it is stored.
     Raises:
         BrokenImage: missing, empty, truncated or not an image; names the file.
     """
@@ -37,7 +39,8 @@ def read_rgb(path: str | Path) -> np.ndarray:
         raise BrokenImage(
             f"image {path}: {error.strerror or error}; fix the path or remove it from the list"
         ) from error
-    image = None if data.size == 0 or _is_cut_short(data) else cv2.imdecode(data, cv2.IMREAD_COLOR)
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = None if data.size == 0 or _is_cut_short(data) else cv2.imdecode(data, flags)
     if image is None:
         raise BrokenImage(f"image {path}: {_why(path, data.size)}; replace the file or remove it from the list")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

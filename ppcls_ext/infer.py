@@ -70,9 +70,9 @@ def predict(
             missing = batch - len(group)
             if missing > 0:  # a fixed batch is filled up with the last image
                 inputs = [np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for a in inputs]
-            outputs = run(inputs)
-            for place, (path, image, _) in enumerate(group):
-                yield path, image, inference.result([o[place] for o in outputs], image)
+            outputs = inference.split(run(inputs), len(group))
+            for (path, image, _), own in zip(group, outputs, strict=True):
+                yield path, image, inference.result(own, image)
             group.clear()
 
     for path in paths:

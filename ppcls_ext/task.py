@@ -83,6 +83,10 @@ class Inference(abc.ABC):
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         """The network's inputs, without the batch axis, for uint8 RGB [H, W, 3]."""
 
+    def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
+        """The outputs of a batch as one list for each image, without the batch axis."""
+        return [[output[k] for output in outputs] for k in range(images)]
+
     @abc.abstractmethod
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
         """The JSON-able result for one image from its outputs, without the batch axis."""

@@ -193,11 +193,73 @@ def register_our_archs(arch: Any) -> None:
     register_with_paddleclas(arch)
 
 
+def give_ppdet_plain_loggers(logger_module: Any) -> None:
+    """paddledet 2.6.0: `setup_logger` gives each of its loggers (and two with names of anybody's, "reader" and
+    "sniper_coco_dataset") a handler that writes to stdout. They stay plain loggers here, warnings and up to stderr.
+    """
+    logger_module.setup_logger = lambda name="ppdet", output=None: logging.getLogger(name)
+
+
+def let_ppdet_nms_into_pir(ops: Any) -> None:
+    """paddledet 2.6.0: `multiclass_nms` appends an operator by hand while a graph is traced, which the graph of
+    paddle 3 (PIR) refuses: "The type of '%BBoxes' in operator multiclass_nms3 should be one of [str, bytes, Variable]".
+    Under PIR the generated call is made instead. Can go when paddledet asks for PIR too.
+    """
+    import paddle
+
+    original = ops.multiclass_nms
+
+    def multiclass_nms(
+        bboxes: Any,
+        scores: Any,
+        score_threshold: float,
+        nms_top_k: int,
+        keep_top_k: int,
+        nms_threshold: float = 0.3,
+        normalized: bool = True,
+        nms_eta: float = 1.0,
+        background_label: int = -1,
+        return_index: bool = False,
+        return_rois_num: bool = True,
+        rois_num: Any = None,
+        name: str | None = None,
+    ) -> tuple[Any, Any, Any]:
+        limits = (score_threshold, nms_top_k, keep_top_k, nms_threshold, normalized, nms_eta, background_label)
+        if not paddle.base.framework.in_pir_mode():
+            return original(bboxes, scores, *limits, return_index, return_rois_num, rois_num, name)
+        rows, index, counts = paddle._C_ops.multiclass_nms3(bboxes, scores, rois_num, *limits)
+        return rows, counts if return_rois_num else None, index if return_index else None
+
+    ops.multiclass_nms = multiclass_nms
+
+
+def let_quality_focal_loss_promote(gfocal_loss: Any) -> None:
+    """paddledet 2.6.0: `quality_focal_loss` multiplies float32 by bool, which paddle 3 refuses ("Type promotion only
+    support calculations between floating-point numbers"). The same loss, as one term for all classes: positives
+    aim at their quality, everything else at 0. Can go when paddledet casts.
+    """
+    from paddle.nn import functional
+
+    def quality_focal_loss(pred: Any, target: tuple[Any, Any], beta: float = 2.0, use_sigmoid: bool = True) -> Any:
+        label, quality = target
+        classes = pred.shape[1]
+        # One column more than classes: label `classes` is the background.
+        goal = functional.one_hot(label, classes + 1)[:, :classes] * quality.astype("float32").unsqueeze(-1)
+        cross_entropy = functional.binary_cross_entropy_with_logits if use_sigmoid else functional.binary_cross_entropy
+        probability = functional.sigmoid(pred) if use_sigmoid else pred
+        return (cross_entropy(pred, goal, reduction="none") * (goal - probability).abs().pow(beta)).sum(axis=1)
+
+    gfocal_loss.quality_focal_loss = quality_focal_loss
+
+
 # Module name -> what to do right after its import.
 AFTER_IMPORT: dict[str, Callable[[Any], None]] = {
     "ppcls.utils.logger": give_ppcls_a_logger,
     "ppcls.data.preprocess.ops.autoaugment": give_autoaugment_np_int,
     "ppcls.arch": register_our_archs,
+    "ppdet.utils.logger": give_ppdet_plain_loggers,
+    "ppdet.modeling.ops": let_ppdet_nms_into_pir,
+    "ppdet.modeling.losses.gfocal_loss": let_quality_focal_loss_promote,
 }
 
 
@@ -205,6 +267,21 @@ def ppcls(name: str) -> Any:
     """The module `ppcls.<name>` of PaddleClas, imported without its noise."""
     with quiet_import():
         return importlib.import_module(f"ppcls.{name}")
+
+
+def ppdet(name: str) -> Any:
+    """The module `ppdet.<name>` of PaddleDetection, imported without its noise: hints that packages for tracking
+    are absent, and a filter that silences all warnings of the process for good (paddledet 2.6.0).
+    """
+    with quiet_import():
+        return importlib.import_module(f"ppdet.{name}")
+
+
+@contextlib.contextmanager
+def quiet_pycocotools() -> Iterator[None]:
+    """pycocotools (every version) prints what it does and its results. Its errors still pass."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def download_ppcls_weights(arch_name: str) -> Path:

@@ -1,0 +1,110 @@
+"""Backbones of detectors by name: our PP-LCNet, also in PaddleDetection's registry, and its MobileNetV3."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ppcls_ext import lcnet, upstream
+from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.registry import Registry, call_checked
+from ppcls_ext.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+
+_workspace = upstream.ppdet("core.workspace")
+_ShapeSpec = upstream.ppdet("modeling.shape_spec").ShapeSpec
+_mobilenet = upstream.ppdet("modeling.backbones.mobilenet_v3")
+
+BACKBONES = Registry("detection backbone")
+STRIDES = (8, 16, 32)
+
+
+# PaddleDetection refuses a name that is taken (its own LCNet is another one): nothing is overwritten.
+@_workspace.register
+@_workspace.serializable
+class PPLCNet(lcnet.PPLCNet):
+    """The PP-LCNet trunk, as PaddleDetection wants a backbone.
+
+    Args:
+        scale, act, se, kernel5: as in `ppcls_ext.spec.LCNetSpec`.
+        feature_strides: of the maps to give, among 4, 8, 16, 32.
+        lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
+
+    Shapes: `forward` takes {'image': float32 [N, 3, H, W]} and gives float32 [N, C, H/stride, W/stride] each.
+    """
+
+    # Without annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        scale=1.0,
+        act="hardswish",
+        se=LAST_TWO,
+        kernel5=LAST_SEVEN,
+        feature_strides=STRIDES,
+        lr_mult_list=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    ):
+        unknown = [s for s in feature_strides if s not in lcnet.FEATURE_STRIDES]
+        if unknown or not feature_strides:
+            raise ValueError(f"feature_strides must be among {lcnet.FEATURE_STRIDES}, got {list(feature_strides)}")
+        super().__init__(LCNetSpec(scale, act, str(se), str(kernel5), 0, 0.0), 0, lr_mult_list)
+        self.feature_strides = tuple(feature_strides)
+
+    def forward(self, inputs: Mapping[str, paddle.Tensor]) -> list[paddle.Tensor]:
+        maps = self.features(inputs["image"])
+        return [maps[stride] for stride in self.feature_strides]
+
+    @property
+    def out_shape(self) -> list[Any]:
+        """Channels and stride of each map, as PaddleDetection's `ShapeSpec`."""
+        return [_ShapeSpec(channels=self.feature_channels[s], stride=s) for s in self.feature_strides]
+
+
+def _named(
+    name: str,
+    feature_strides: Sequence[int] = STRIDES,
+    lr_mult_list: Sequence[float] = (1.0,) * 6,
+) -> PPLCNet:
+    spec = SPECS[name]
+    return PPLCNet(spec.scale, spec.act, spec.se, spec.kernel5, feature_strides, lr_mult_list)
+
+
+def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5) -> nn.Layer:
+    """MobileNetV3-large, with the maps that the public PicoDet configs take (strides 8, 16, 32).
+
+    Its convolutions have no weight decay whatever the optimizer says (`conv_decay=0`), as in the public configs.
+    """
+    with upstream.parameter_names_may_repeat():
+        return _mobilenet.MobileNetV3(
+            scale=scale,
+            model_name="large",
+            feature_maps=[7, 13, 16],
+            with_extra_blocks=False,
+            extra_block_filters=[],
+            lr_mult_list=list(lr_mult_list),
+        )
+
+
+BACKBONES.register("PPLCNet", PPLCNet)
+BACKBONES.register("MobileNetV3", _mobilenet_v3)
+for _name in SPECS:
+    BACKBONES.register(_name, functools.partial(_named, _name))
+
+
+def build_backbone(section: Mapping[str, Any]) -> tuple[nn.Layer, list[int], list[int]]:
+    """The network of `Arch.backbone`, with channels and strides of its maps.
+
+    Raises:
+        UserError: an unknown name or key, or a value that the network refuses.
+    """
+    arguments = dict(section)
+    name = arguments.pop("name", None)
+    if name not in BACKBONES:
+        raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
+    factory: Callable[..., nn.Layer] = BACKBONES[name]
+    backbone = call_checked(factory, arguments, "Arch.backbone")
+    shapes = backbone.out_shape
+    strides = list(backbone.feature_strides) if isinstance(backbone, PPLCNet) else list(STRIDES)
+    return backbone, [shape.channels for shape in shapes], strides

@@ -1,0 +1,93 @@
+"""Looking through detection data: what is wrong with the annotations, and pictures of samples with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from det.coco import CocoSplit, Findings, read_record_image
+from det.inference import draw_boxes
+from ppcls_ext.data_check import DataReport
+from ppcls_ext.errors import UserError
+from ppcls_ext.images import BrokenImage
+
+SHOWN_SAMPLES = 12  # of each split
+TINY = 8.0  # pixels in the network's input: an object of less is hard to find at stride 8
+TINY_SHARE = 0.2  # of the boxes, above which it is pointed out
+
+
+def check_splits(
+    readers: Mapping[str, Callable[[], tuple[CocoSplit, Findings]]], input_size: tuple[int, int], seed: int
+) -> DataReport:
+    """The report on the splits that `readers` give.
+
+    Args:
+        input_size: (height, width) of the network's input.
+    """
+    report = DataReport()
+    splits: dict[str, CocoSplit] = {}
+    for name, read in readers.items():
+        try:
+            splits[name], findings = read()
+        except UserError as error:
+            report.error(f"{name}: {error}")
+            continue
+        for text in (*findings.fatal, *findings.left_out):
+            report.error(f"{name}: {text}")
+        for text in findings.warnings:
+            report.warning(f"{name}: {text}")
+    report.check_files({name: split.paths for name, split in splits.items()})
+    for name, split in splits.items():
+        _check_sizes(report, name, split, input_size)
+        _add_samples(report, split, seed)
+    if splits:
+        _balance(report, splits)
+    return report
+
+
+def _check_sizes(report: DataReport, name: str, split: CocoSplit, input_size: tuple[int, int]) -> None:
+    """Boxes that become tiny in the input, and images without any."""
+    scaled = [
+        (r.boxes[:, 2:] - r.boxes[:, :2]) * np.array([input_size[1] / r.size[0], input_size[0] / r.size[1]])
+        for r in split.records
+    ]
+    sides = np.concatenate([np.zeros((0, 2)), *scaled])
+    share = float((sides.min(axis=1) < TINY).mean()) if len(sides) else 0.0
+    if share > TINY_SHARE:
+        report.warning(
+            f"{name}: {share:.0%} of the boxes are narrower than {TINY:.0f} pixels in an input of "
+            f"{input_size[1]}x{input_size[0]}: a larger Global.image_shape would find more of them"
+        )
+    empty = sum(not len(r.boxes) for r in split.records)
+    if empty == len(split.records):
+        report.error(f"{name}: no image has a usable box")
+    elif empty:
+        report.warning(f"{name}: {empty} of {len(split.records)} images have no box (they train as background)")
+
+
+def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
+    for place in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
+        record = split.records[place]
+        try:
+            image = read_record_image(record)
+        except BrokenImage as error:
+            # check_files has decoded it, so what is left is a size that is not the json's.
+            if not any(record.path in text for text in report.errors):
+                report.error(str(error))
+            continue
+        names = [split.names[c] for c in record.classes]
+        report.samples.append(draw_boxes(image, record.boxes.tolist(), record.classes.tolist(), names))
+
+
+def _balance(report: DataReport, splits: Mapping[str, CocoSplit]) -> None:
+    first = next(iter(splits.values()))
+    counts = {name: split.box_counts() for name, split in splits.items()}
+    rows = [(name, *(int(c[k]) for c in counts.values())) for k, name in enumerate(first.names)]
+    report.tables.append(("boxes of each class", ("class", *counts), rows))
+    images = [(name, len(split.records), int(counts[name].sum())) for name, split in splits.items()]
+    report.tables.append(("splits", ("split", "images", "boxes"), images))
+    if "Train" in splits:
+        report.check_balance(first.names, counts["Train"])
+        for k in np.flatnonzero(counts["Train"] == 0):
+            report.warning(f"class '{first.names[k]}' has no training box")

@@ -1,0 +1,69 @@
+"""Samples and batches: what the training step and the evaluation get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from det.coco import CocoSplit, read_record_image
+from det.transforms import BatchRandomResize, Sample, Transform, normalise, resize
+from ppcls_ext.loader import Place
+from ppcls_ext.seeding import BATCH, SAMPLE
+
+PlacedSample = tuple[Sample, Place]
+# From normalised images [N, 3, H, W] and their boxes and classes to the arrays that the losses compare with.
+Targets = Callable[[np.ndarray, Sequence[Sample], int], list[np.ndarray]]
+
+
+class DetectionDataset:
+    """Images with boxes; all that is random in a sample is a function of the seed, epoch and index."""
+
+    def __init__(self, split: CocoSplit, transforms: Sequence[Transform], seed: int) -> None:
+        self.split, self.transforms, self.seed = split, transforms, seed
+
+    def __len__(self) -> int:
+        return len(self.split.records)
+
+    def __getitem__(self, place: Place) -> PlacedSample:
+        record = self.split.records[place[1]]
+        sample = Sample(read_record_image(record), record.boxes, record.classes)
+        rng = np.random.default_rng((self.seed, SAMPLE, *place))
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return sample, place
+
+
+class TrainCollate:
+    """A batch to train on: images float32 [N, 3, H, W], then the arrays that `targets` makes.
+
+    Args:
+        size: (height, width) of batches where `resizing` does not choose another.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], resizing: Sequence[BatchRandomResize], targets: Targets, seed: int
+    ) -> None:
+        self.size, self.resizing, self.targets, self.seed = size, resizing, targets, seed
+
+    def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
+        epoch, first = samples[0][1]
+        rng = np.random.default_rng((self.seed, BATCH, epoch, first))
+        size, interpolation = self.size, cv2.INTER_LINEAR
+        for operation in self.resizing:
+            size, interpolation = operation(rng)
+        resized = [resize(sample, size, interpolation) for sample, _ in samples]
+        images = np.stack([normalise(sample.image) for sample in resized])
+        return [images, *self.targets(images, resized, epoch)]
+
+
+class EvalCollate:
+    """A batch to evaluate on: images float32 [N, 3, H, W] and their numbers in the split, int64 [N]."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
+        images = [normalise(resize(sample, self.size).image) for sample, _ in samples]
+        return [np.stack(images), np.array([place[1] for _, place in samples], np.int64)]

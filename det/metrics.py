@@ -1,0 +1,133 @@
+"""COCO's average precision by pycocotools, and the files that show it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from det.coco import CocoSplit
+from ppcls_ext import upstream
+from ppcls_ext.checkpoint import atomic_write_text
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PER_CLASS_COLUMNS = ("class", "objects", "found", "AP", "AP50")
+
+
+class CocoResult:
+    """Average precision over a split.
+
+    Attributes:
+        metrics: AP (mean over IoU 0.5:0.95), AP50, AP75, and AP of small, medium and large objects (area below
+            32^2, 96^2, above). A size that no object has is left out.
+        per_class: rows of `PER_CLASS_COLUMNS`; `found` are detections, and a class without objects has no AP (nan).
+        detections: in COCO's form of results, with the ids of the json.
+    """
+
+    def __init__(self, split: CocoSplit, rows: Sequence[np.ndarray]) -> None:
+        """Evaluate.
+
+        Args:
+            rows: for each record of the split, float [K, 6]: class, score, x1, y1, x2, y2 in pixels of the image.
+        """
+        from pycocotools.cocoeval import COCOeval
+
+        self.split = split
+        truth = _coco(split, [])
+        # Ids of our own: in the json they may be text, absent, or 0, which pycocotools takes for "not matched".
+        found = _coco(split, rows)
+        with upstream.quiet_pycocotools():
+            evaluation = COCOeval(truth, found, "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        values = [float(v) for v in evaluation.stats[: len(METRICS)]]
+        self.metrics = {name: v for name, v in zip(METRICS, values, strict=True) if v >= 0 or name in METRICS[:3]}
+        self.per_class = self._per_class(evaluation.eval["precision"], rows)
+        self.detections = [
+            item for record, own in zip(split.records, rows, strict=True) for item in self._items(record, own)
+        ]
+
+    def _per_class(self, precision: np.ndarray, rows: Sequence[np.ndarray]) -> list[tuple[str, int, int, float, float]]:
+        """From pycocotools's precision [IoU, recall, class, size, detections an image]; -1 is no object."""
+        objects = np.zeros(len(self.split.names), int)
+        for record in self.split.records:
+            for number, _, _, crowd in record.truth:
+                objects[number] += not crowd
+        counts = np.bincount(np.concatenate([r[:, 0].astype(int) for r in rows]), minlength=len(objects))
+        table = []
+        for number, name in enumerate(self.split.names):
+            own = precision[:, :, number, 0, -1]
+            averages = [float(part[part > -1].mean()) if (part > -1).any() else float("nan") for part in (own, own[0])]
+            table.append((name, int(objects[number]), int(counts[number]), averages[0], averages[1]))
+        return table
+
+    def _items(self, record: Any, rows: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "image_id": record.image_id,
+                "category_id": self.split.category_ids[int(row[0])],
+                "bbox": [round(float(v), 3) for v in (row[2], row[3], row[4] - row[2], row[5] - row[3])],
+                "score": round(float(row[1]), 6),
+            }
+            for row in rows
+            if self.split.category_ids[int(row[0])] is not None
+        ]
+
+    def write(self, folder: Path) -> None:
+        """Write metrics.json, per_class.csv and detections.json (COCO's form of results)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = {"images": len(self.split.records), **self.metrics}
+        atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        text = io.StringIO()
+        csv.writer(text).writerows([PER_CLASS_COLUMNS, *self.per_class])
+        atomic_write_text(folder / "per_class.csv", text.getvalue())
+        atomic_write_text(folder / "detections.json", json.dumps(self.detections) + "\n")
+
+
+def read_per_class(folder: Path) -> list[Sequence[Any]]:
+    """The rows of per_class.csv in `folder`, with their numbers as numbers."""
+    with open(folder / "per_class.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(r[0], int(r[1]), int(r[2]), *map(float, r[3:])) for r in rows]
+
+
+def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
+    """A pycocotools data set of the truth, or of detections where there are `rows`."""
+    from pycocotools.coco import COCO
+
+    annotations: list[dict[str, Any]] = []
+    for place, record in enumerate(split.records):
+        if rows:
+            objects = [
+                (int(r[0]), (r[2], r[3], r[4] - r[2], r[5] - r[3]), float((r[4] - r[2]) * (r[5] - r[3])), False, r[1])
+                for r in rows[place]
+            ]
+        else:
+            objects = [(*item, 1.0) for item in record.truth]
+        for number, box, area, crowd, score in objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": place,
+                    "category_id": number,
+                    "bbox": [float(v) for v in box],
+                    "area": area,
+                    "iscrowd": int(crowd),
+                    "score": float(score),
+                }
+            )
+    with upstream.quiet_pycocotools():
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": p, "width": r.size[0], "height": r.size[1]} for p, r in enumerate(split.records)],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(split.names)],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+    return coco

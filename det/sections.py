@@ -1,0 +1,68 @@
+"""The typed sections of a detection config. Names are PaddleDetection's, where it has them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+from ppcls_ext.config import Section
+from ppcls_ext.loader import Sampler, Workers
+
+
+class DatasetSection(Section):
+    """`DataLoader.<split>.dataset`: a COCO json and its images, both relative to `Global.data_root`.
+
+    What is left out is looked for: `annotations/instances_<split>.json`, and the images in `images/<split>/`,
+    `<split>/`, `images/` or the root itself.
+    """
+
+    name: Literal["COCODataSet"] = "COCODataSet"
+    anno_path: str | None = None
+    image_dir: str | None = None
+    transform_ops: list[Any] | None = None  # of one image, see `det.transforms`
+    batch_transform_ops: list[Any] | None = None  # `BatchRandomResize`; without it every batch has Global.image_shape
+
+
+class LoaderSection(Section):
+    """`DataLoader.<split>`."""
+
+    dataset: DatasetSection = DatasetSection()
+    sampler: Sampler = Sampler()
+    loader: Workers = Workers()
+
+
+class ArchSection(Section):
+    """`Arch`. Widths are those of the public configs (see `det.picodet`)."""
+
+    name: Literal["PicoDet"]
+    recipe: Literal["gfl", "tal"] = "gfl"
+    class_num: int | Literal["auto"] | None = "auto"
+    backbone: dict[str, Any]
+    width: int = pydantic.Field(default=96, ge=8)  # channels of neck and head
+    convs: int = pydantic.Field(default=2, ge=1)  # of each branch of the head
+    static_epochs: int | None = pydantic.Field(default=None, ge=0)  # tal: epochs with ATSS; default a third of all
+
+
+class NmsSection(Section):
+    """`NMS`: which of the network's boxes are kept. Defaults are those of the public PicoDet configs."""
+
+    score_threshold: float = pydantic.Field(default=0.025, ge=0, lt=1)
+    nms_threshold: float = pydantic.Field(default=0.6, gt=0, le=1)  # IoU above which the weaker box goes
+    nms_top_k: int = pydantic.Field(default=1000, ge=1)  # candidates of each class
+    keep_top_k: int = pydantic.Field(default=100, ge=1)  # boxes of each image
+
+
+class InferSection(Section):
+    """`Infer`: what is shown of the boxes that were kept."""
+
+    infer_imgs: str | list[str] | None = None
+    threshold: float = pydantic.Field(default=0.3, ge=0, lt=1)  # least score of a box in results and pictures
+    category_ids: list[int] | None = None  # of the classes, for COCO results; found from the data
+
+
+class ExportSection(Section):
+    """`Export`."""
+
+    nms: bool = True  # in the graph; False exports raw scores and boxes, and NMS is done in NumPy
+    batch: int = pydantic.Field(default=-1, ge=-1)  # -1: any

@@ -1,0 +1,221 @@
+"""Transforms of an image together with its boxes. All randomness comes from the generator that is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.registry import Registry, call_checked
+from ppcls_ext.transforms import named_ops
+
+# Of ImageNet, for pixels in [0, 1].
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+
+SIZE_STEP = 32  # the coarsest stride: input sides are multiples of it
+
+
+class Sample(NamedTuple):
+    """An image (uint8 RGB [H, W, 3]), boxes (float32 [n, 4], x1 y1 x2 y2 in its pixels) and classes (int64 [n])."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+
+
+Transform = Callable[[Sample, np.random.Generator], Sample]
+TRANSFORMS = Registry("detection transform")
+BATCH_TRANSFORMS = Registry("detection batch transform")
+
+
+def _iou_with_crop(boxes: np.ndarray, cut: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """IoU of each box with the crop, from the box's part inside it."""
+    inside = np.clip(cut[:, 2:] - cut[:, :2], 0, None).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return inside / (areas + (crop[2:] - crop[:2]).prod() - inside)
+
+
+class RandomCrop:
+    """A crop that has at least a chosen IoU with some box; boxes whose centre is outside are dropped.
+
+    Args:
+        thresholds: the IoU is chosen among these, in random order until one can be had; None, which is added,
+            leaves the image whole.
+        scaling: range of the sides of the crop, relative to the image's.
+        aspect_ratio: range of its width to height, relative to the image's.
+        num_attempts: tries with each threshold.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[float] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+        scaling: tuple[float, float] = (0.3, 1.0),
+        aspect_ratio: tuple[float, float] = (0.5, 2.0),
+        num_attempts: int = 50,
+    ) -> None:
+        self.thresholds = [*thresholds, None]
+        self.scaling, self.aspect_ratio, self.num_attempts = scaling, aspect_ratio, num_attempts
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if not len(sample.boxes):
+            return sample
+        for place in rng.permutation(len(self.thresholds)):
+            threshold = self.thresholds[place]
+            if threshold is None:
+                return sample
+            for _ in range(self.num_attempts):
+                cropped = self._try(sample, threshold, rng)
+                if cropped is not None:
+                    return cropped
+        return sample
+
+    def _try(self, sample: Sample, threshold: float, rng: np.random.Generator) -> Sample | None:
+        height, width = sample.image.shape[:2]
+        scale = rng.uniform(*self.scaling)
+        low, high = max(self.aspect_ratio[0], scale**2), min(self.aspect_ratio[1], scale**-2)
+        ratio = np.sqrt(rng.uniform(low, high))
+        h, w = int(height * scale / ratio), int(width * scale * ratio)
+        if not (0 < h < height and 0 < w < width):
+            return None
+        y, x = int(rng.integers(height - h)), int(rng.integers(width - w))
+        crop = np.array([x, y, x + w, y + h], np.float32)
+        boxes = sample.boxes
+        cut = np.concatenate([np.maximum(boxes[:, :2], crop[:2]), np.minimum(boxes[:, 2:], crop[2:])], axis=1)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        keep = ((crop[:2] <= centres) & (centres <= crop[2:])).all(axis=1) & (cut[:, 2:] > cut[:, :2]).all(axis=1)
+        if not keep.any() or _iou_with_crop(boxes, cut, crop).max() < threshold:
+            return None
+        return Sample(sample.image[y : y + h, x : x + w], cut[keep] - np.tile(crop[:2], 2), sample.classes[keep])
+
+
+class RandomFlip:
+    """Left to right, with probability `prob`."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = prob
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.prob:
+            return sample
+        width = sample.image.shape[1]
+        x1, y1, x2, y2 = sample.boxes.T
+        boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+        return Sample(sample.image[:, ::-1], boxes, sample.classes)
+
+
+class RandomDistort:
+    """Brightness, contrast, saturation and hue in random order, each with probability `prob`.
+
+    Args:
+        hue: largest shift, degrees.
+        saturation, contrast: range of the factor.
+        brightness: range of the factor.
+    """
+
+    def __init__(
+        self,
+        hue: float = 18.0,
+        saturation: tuple[float, float] = (0.5, 1.5),
+        contrast: tuple[float, float] = (0.5, 1.5),
+        brightness: tuple[float, float] = (0.5, 1.5),
+        prob: float = 0.5,
+    ) -> None:
+        self.hue, self.saturation, self.contrast, self.brightness = hue, saturation, contrast, brightness
+        self.prob = prob
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = sample.image
+        changes = (self._brightness, self._contrast, self._saturation, self._hue)
+        for place in rng.permutation(len(changes)):
+            if rng.random() < self.prob:
+                image = changes[place](image, rng)
+        return sample._replace(image=image)
+
+    def _brightness(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=rng.uniform(*self.brightness))
+
+    def _contrast(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        factor = rng.uniform(*self.contrast)
+        return _blend(image, np.full_like(image, round(float(image.mean()))), factor)
+
+    def _saturation(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return _blend(image, np.repeat(grey[:, :, None], 3, axis=2), rng.uniform(*self.saturation))
+
+    def _hue(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
+        shift = round(rng.uniform(-self.hue, self.hue) / 2)  # OpenCV counts hue in steps of two degrees
+        hsv[:, :, 0] = (hsv[:, :, 0].astype(np.int16) + shift) % 180
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _blend(image: np.ndarray, other: np.ndarray, factor: float) -> np.ndarray:
+    """`factor` of the image and the rest of the other, cut to [0, 255]."""
+    return cv2.addWeighted(np.ascontiguousarray(image), factor, other, 1 - factor, 0)
+
+
+class BatchRandomResize:
+    """One size and interpolation for a whole batch, without keeping the aspect ratio (PicoDet's way).
+
+    Args:
+        target_size: sizes to choose from, as a side or [height, width]; `auto`: the input size and two steps of 32
+            to either side of it.
+        random_interp: also choose the interpolation; else linear.
+        image_shape: of the network's input, (3, height, width).
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        target_size: Sequence[int | Sequence[int]] | Literal["auto"] = "auto",
+        random_interp: bool = True,
+    ) -> None:
+        if target_size == "auto":
+            steps = range(-2 * SIZE_STEP, 3 * SIZE_STEP, SIZE_STEP)
+            self.sizes = [(image_shape[1] + s, image_shape[2] + s) for s in steps]
+        else:
+            self.sizes = [(s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in target_size]
+        wrong = [s for s in self.sizes if min(s) < SIZE_STEP or s[0] % SIZE_STEP or s[1] % SIZE_STEP]
+        if wrong or not self.sizes:
+            raise ValueError(f"target_size: sides must be multiples of {SIZE_STEP}, got {wrong or 'none'}")
+        self.random_interp = random_interp
+
+    def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
+        """((height, width), OpenCV interpolation) of a batch."""
+        size = self.sizes[rng.integers(len(self.sizes))]
+        return size, int(rng.choice(INTERPOLATIONS)) if self.random_interp else cv2.INTER_LINEAR
+
+
+for _transform in (RandomCrop, RandomFlip, RandomDistort):
+    TRANSFORMS.register(_transform.__name__, _transform)
+BATCH_TRANSFORMS.register(BatchRandomResize.__name__, BatchRandomResize)
+
+
+def build_ops(ops: Sequence[Any] | None, registry: Registry, where: str, **given: Any) -> list[Any]:
+    """The operations of a list. Raises UserError for an unknown operation or argument."""
+    built = []
+    for place, (name, arguments) in enumerate(named_ops(ops or [], where)):
+        here = f"{where}.{place}.{name}"
+        if name not in registry:
+            raise UserError(f"{here}: no such operation; {nearest(name, registry)}")
+        built.append(call_checked(registry[name], arguments, here, given))
+    return built
+
+
+def resize(sample: Sample, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> Sample:
+    """Resize to (height, width), boxes too."""
+    height, width = sample.image.shape[:2]
+    image = cv2.resize(np.ascontiguousarray(sample.image), size[::-1], interpolation=interpolation)
+    scale = np.array([size[1] / width, size[0] / height] * 2, np.float32)
+    return Sample(image, sample.boxes * scale, sample.classes)
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] to float32 [3, H, W] of about zero mean and unit deviation."""
+    mean, std = np.float32(255) * np.array([MEAN, STD], np.float32)
+    return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))

@@ -1,0 +1,144 @@
+"""The trunk is classification's; every config builds and trains a step; weights find their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from det.backbones import build_backbone
+from det.task import Detection
+from det.transforms import Sample
+from ppcls_ext import upstream
+from ppcls_ext.archs import build_arch
+from ppcls_ext.checkpoint import load_trunk, numpy_state, save_weights
+from ppcls_ext.config import load_config, shipped_configs
+from ppcls_ext.errors import UserError
+from ppcls_ext.spec import SPECS
+
+CONFIGS = [name for name in shipped_configs() if name.startswith("det/")]
+TABLE_4 = {  # trainable parameters with 80 classes, counted by PaddleDetection's own constructors
+    "PPLCNet_x0_5": 418_787,
+    "PPLCNet_x1_0": 1_207_059,
+    "MobileNetV3_large_x0_35": 489_395,
+    "MobileNetV3_large_x0_75": 1_749_731,
+}
+
+
+@pytest.mark.parametrize("name", ["PPLCNet_x0_25", "PPLCNet_x0_5_no_se", "PPLCNet_x0_5_base"])
+def test_features_equal_those_of_the_classifier(name: str) -> None:
+    classifier = build_arch({"name": name}, 10)
+    backbone, channels, strides = build_backbone({"name": name})
+    load_trunk(backbone, numpy_state(classifier), "classifier")
+    classifier.eval()
+    backbone.eval()
+    images = paddle.randn([2, 3, 64, 96])
+    maps = backbone({"image": images})
+    for stride, width, found in zip(strides, channels, maps, strict=True):
+        assert found.shape == [2, width, 64 // stride, 96 // stride]
+        np.testing.assert_array_equal(found.numpy(), classifier.features(images)[stride].numpy())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_scale_and_ablation_is_a_backbone(name: str) -> None:
+    _, channels, _ = build_backbone({"name": name})
+    assert channels == [SPECS[name].width(base) for base in (128, 256, 512)]
+
+
+def test_ppdet_creates_our_backbone_by_name_and_nothing_can_take_it() -> None:
+    workspace = upstream.ppdet("core.workspace")
+    section = workspace.global_config["PPLCNet"]  # where PaddleDetection's YAML goes
+    section.update(scale=0.25, feature_strides=[4, 32])
+    try:
+        backbone = workspace.create("PPLCNet")
+    finally:
+        section.clear()
+    assert [(s.channels, s.stride) for s in backbone.out_shape] == [(16, 4), (128, 32)]
+    with pytest.raises(ValueError, match="already registered"):
+        workspace.register(type("PPLCNet", (), {}))
+
+
+def test_wrong_backbones_are_refused() -> None:
+    with pytest.raises(UserError, match="did you mean 'PPLCNet'"):
+        build_backbone({"name": "PPLCNett"})
+    with pytest.raises(UserError, match=r"Arch\.backbone\.scalee: unknown key; did you mean 'scale'"):
+        build_backbone({"name": "PPLCNet", "scalee": 1})
+    with pytest.raises(UserError, match="feature_strides must be among"):
+        build_backbone({"name": "PPLCNet", "feature_strides": [64]})
+
+
+def step(task: Detection, side: int, boxes: int) -> dict[str, float]:
+    """One forward and backward pass on an image of noise with so many boxes, beside one with none."""
+    model = task.build_model()
+    model.train()
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, 3, side, side)).astype(np.float32)
+    corners = rng.uniform(0, side / 2, (boxes, 2))
+    found = np.concatenate([corners, corners + side / 3], axis=1).astype(np.float32)
+    empty = Sample(images[0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    samples = [empty, Sample(images[1], found, np.arange(boxes, dtype=np.int64))]
+    targets = task._targets(images, samples, 0)
+    result = task.step(model, [paddle.to_tensor(a) for a in (images, *targets)])
+    result.losses["loss"].backward()
+    assert all(p.grad is None or bool(paddle.isfinite(p.grad).all()) for p in model.parameters())
+    first = next(p for n, p in model.named_parameters() if n.startswith("backbone."))
+    assert boxes == 0 or float(first.grad.abs().sum()) > 0
+    return {name: float(value) for name, value in result.losses.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_and_trains_a_step(name: str) -> None:
+    task = Detection(load_config(name, ["Arch.class_num=80", "Global.image_shape=[3,96,96]"]))
+    losses = step(task, 96, 3)
+    assert losses["box_loss"] > 0
+    parameters = sum(int(p.size) for p in task.build_model().parameters() if not p.stop_gradient)
+    for network, count in TABLE_4.items():
+        if f"picodet_{network}_" in name:
+            assert parameters == count
+
+
+def test_configs_of_table_4_are_all_there() -> None:
+    assert {f"det/picodet_{n}_{size}" for n in TABLE_4 for size in (320, 416)} < set(CONFIGS)
+
+
+@pytest.mark.parametrize("recipe", ["gfl", "tal"])
+def test_a_batch_without_boxes_has_a_finite_loss(recipe: str) -> None:
+    overrides = ["Arch.class_num=3", f"Arch.recipe={recipe}", "Global.image_shape=[3,192,192]"]
+    losses = step(Detection(load_config("det/demo", overrides)), 192, 0)
+    assert np.isfinite(losses["loss"])
+    assert losses["box_loss"] == 0
+
+
+def test_tal_trains_a_step_with_boxes() -> None:
+    overrides = ["Arch.class_num=3", "Arch.recipe=tal", "Global.image_shape=[3,192,192]"]
+    assert step(Detection(load_config("det/demo", overrides)), 192, 3)["box_loss"] > 0
+    with pytest.raises(UserError, match="sides of 192"):
+        Detection(load_config("det/demo", [*overrides, "Global.image_shape=[3,96,96]"])).build_model()
+
+
+def test_weights_of_classifiers_and_detectors_are_told_apart(tmp_path: Path) -> None:
+    three = Detection(load_config("det/demo", ["Arch.class_num=3"]))
+    classifier = build_arch({"name": "PPLCNet_x0_25"}, 10)
+    save_weights(tmp_path / "classifier.pdparams", numpy_state(classifier))
+    model = three.build_model()
+    assert "classification" in three.load_pretrained(model, str(tmp_path / "classifier.pdparams"))[0]
+    name = "blocks6.1.pw_conv.conv.weight"
+    np.testing.assert_array_equal(model.state_dict()[f"backbone.{name}"], classifier.state_dict()[name])
+
+    save_weights(tmp_path / "detector.pdparams", numpy_state(model))
+    other = Detection(load_config("det/demo", ["Arch.class_num=5"]))
+    with pytest.raises(UserError, match="new_head"):
+        other.load_pretrained(other.build_model(), str(tmp_path / "detector.pdparams"))
+    fresh = Detection(load_config("det/demo", ["Arch.class_num=5", "Global.new_head=True"]))
+    taken = fresh.build_model()
+    assert "head.head_cls0" in fresh.load_pretrained(taken, str(tmp_path / "detector.pdparams"))[0]
+    np.testing.assert_array_equal(taken.state_dict()[f"backbone.{name}"], classifier.state_dict()[name])
+
+
+def test_another_scale_is_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "half.pdparams", numpy_state(build_arch({"name": "PPLCNet_x0_5"}, 10)))
+    task = Detection(load_config("det/demo", ["Arch.class_num=3"]))
+    with pytest.raises(UserError, match=r"PPLCNet 0\.5x"):
+        task.load_pretrained(task.build_model(), str(tmp_path / "half.pdparams"))
