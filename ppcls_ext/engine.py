@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,19 @@ ENGINES = Registry("engine")
 ONEDNN_CACHED_SHAPES = 16
 
 
-def _native(config: Any) -> None:
+def _native(config: Any, scratch: str) -> None:
     config.disable_mkldnn()  # in Paddle 3.3 it is on by default
 
 
-def _onednn(config: Any) -> None:
+def _onednn(config: Any, scratch: str) -> None:
     config.enable_mkldnn()
     config.set_mkldnn_cache_capacity(ONEDNN_CACHED_SHAPES)
 
 
-def _openvino(config: Any) -> None:
+def _openvino(config: Any, scratch: str) -> None:
     from paddle.inference import PrecisionType
+
+    config.set_optim_cache_dir(scratch)  # else it leaves compiled blobs in the current folder
 
     config.enable_openvino_engine(PrecisionType.Float32)
 
@@ -91,7 +94,8 @@ class Engine:
             config.enable_new_executor(True)
             config.enable_new_ir(True)
         config.enable_memory_optim()
-        ENGINES[engine](config)
+        self._scratch = tempfile.TemporaryDirectory(prefix="pplcnet-")  # gone with the engine
+        ENGINES[engine](config, self._scratch.name)
         self._predictor = inference.create_predictor(config)
         self._inputs = [self._predictor.get_input_handle(n) for n in self._predictor.get_input_names()]
         self._outputs = [self._predictor.get_output_handle(n) for n in self._predictor.get_output_names()]

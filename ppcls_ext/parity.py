@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def check_parity(
         work = Path(scratch)
         write_arrays(work / "inputs.npz", batches)
         job = {
-            "folder": str(folder),
+            "folder": str(folder.resolve()),
             "engine": engine,
             "format": model_format,
             "threads": 1,
@@ -55,7 +56,9 @@ def check_parity(
         (work / "job.json").write_text(json.dumps(job))
         command = [sys.executable, "-m", "ppcls_ext.engine", str(work / "job.json")]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=work, env=_environment()
+            )
         except subprocess.TimeoutExpired:
             return Parity(model_format, engine, None, f"no answer within {SECONDS} s")
         if done.returncode != 0:
@@ -68,6 +71,12 @@ def check_parity(
             if a.ndim != b.ndim:
                 return Parity(model_format, engine, None, f"it gives shape {list(a.shape)} instead of {list(b.shape)}")
     return Parity(model_format, engine, max(compare(f, e) for f, e in zip(found, expected, strict=True)), "")
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, in which the package is found also where it is not installed."""
+    package = str(Path(__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
