@@ -27,10 +27,17 @@ def seed_python(seed: int, *place: int) -> None:
     np.random.seed(derived)
 
 
+def seed_paddle(seed: int, *place: int) -> None:
+    """Seed Paddle alone. For training steps: without worker processes, a thread of Paddle's loader prepares the
+    next batch meanwhile, and draws from `random` and `np.random`.
+    """
+    paddle.seed(derive(seed, *place))
+
+
 def seed_all(seed: int, *place: int) -> None:
     """Seed `random`, `np.random` and Paddle on every device."""
     seed_python(seed, *place)
-    paddle.seed(derive(seed, *place))
+    seed_paddle(seed, *place)
 
 
 def order(seed: int, epoch: int, length: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import paddle
 import pydantic
 from paddle import nn
 
+from ppcls_ext import upstream
 from ppcls_ext.checkpoint import (
     Weights,
     load_into,
@@ -36,7 +37,7 @@ from ppcls_ext.expect import verify
 from ppcls_ext.images import check_images
 from ppcls_ext.optim import Schedule, build_optimizer, build_schedule, lr_of
 from ppcls_ext.run import LATEST_STATE, RunFolder
-from ppcls_ext.seeding import STEP, seed_all
+from ppcls_ext.seeding import STEP, seed_all, seed_paddle
 from ppcls_ext.task import Step, Task, make_task
 
 
@@ -185,7 +186,7 @@ class Trainer:
         load_optimizer_state(self.model, self.optimizer, _part(tensors, "optimizer/"))
         if self.average is not None:
             self.average.load(_part(tensors, "ema/"))
-        self.schedule.lr.set_state_dict(info["schedule"])
+        upstream.restore_schedule(self.schedule.lr, info["schedule"])
         self.position = Position(**info["position"])
         self.folder = RunFolder(path.parent)
         say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")
@@ -251,7 +252,7 @@ class Trainer:
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
         for batch in batches:
-            seed_all(self.run.seed, STEP, at.total_steps)
+            seed_paddle(self.run.seed, STEP, at.total_steps)
             step = self.task.step(self.model, batch)
             step.losses["loss"].backward()
             self.optimizer.step()

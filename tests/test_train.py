@@ -1,0 +1,197 @@
+"""Training: it learns, it repeats, it stops and resumes exactly, and it says early what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppcls_ext.checkpoint import read_weights
+from ppcls_ext.config import load_config
+from ppcls_ext.errors import CheckFailed, UserError
+from ppcls_ext.train import train
+from tests.conftest import SECONDS, assert_same_run, config_of, log_of, write_config, write_set
+
+Fails = Callable[..., str]
+
+
+def small(path: Path, data: Path, **changes: Any) -> Path:
+    """A config of three epochs at 32 px, written to `path`; its run goes to `path`'s folder."""
+    config = config_of(data, path.parent / "output")
+    config["Global"] |= {"epochs": 3, "image_shape": [3, 32, 32], **changes.pop("Global", {})}
+    config.update(changes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_config(path, config)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that were never stopped, without and with an average of the weights."""
+    runs = {}
+    for name, changes in (("plain", {}), ("ema", {"EMA": {"decay": 0.9}})):
+        folder = tmp_path_factory.mktemp(name)
+        runs[name] = train(load_config(small(folder / "run.yaml", data, **changes))).path
+    return runs
+
+
+def test_it_learns_an_easy_set(trained: Path) -> None:
+    epochs = {e["epoch"]: e["loss"] for e in log_of(trained, "train")}
+    assert epochs[max(epochs)] < 0.5 * epochs[1]
+    assert max(e["top1"] for e in log_of(trained, "eval")) >= 0.9
+
+
+def test_the_run_folder_is_complete(trained: Path) -> None:
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "labels.txt",
+        "latest.safetensors",
+        "best.pdparams",
+        "last.pdparams",
+    ):
+        assert (trained / name).stat().st_size > 0, name
+    assert list((trained / "scalars").glob("vdlrecords*"))
+    assert (trained / "eval" / "confusion.png").stat().st_size > 1000
+    assert [e["event"] for e in log_of(trained)][-1] == "end"
+    assert not list(trained.rglob("*.tmp"))
+
+
+def test_two_runs_agree_bit_for_bit_whatever_loads_their_data(
+    whole: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    config = load_config(small(tmp_path / "run.yaml", data), ["DataLoader.Train.loader.num_workers=2"])
+    assert_same_run(train(config).path, whole["plain"])
+
+
+def start(config: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(config)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Until the run has logged `step` steps; the logs of the test's configs have a line each."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "log.jsonl").is_file() and any(e.get("step", 0) >= step for e in log_of(run, "train")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step}: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema"])
+def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    changes = {"EMA": {"decay": 0.9}} if kind == "ema" else {}
+    run = tmp_path / "output" / "run"
+    process = start(small(tmp_path / "run.yaml", data, **changes))
+    wait_for_step(process, run, 15)  # of 12 an epoch: in the middle of the second
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert log_of(run, "stop")[0]["step"] >= 15
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole[kind])
+
+
+def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "output" / "run"
+    process = start(small(tmp_path / "run.yaml", data))
+    wait_for_step(process, run, 20)
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["plain"])
+
+
+def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -> None:
+    before = (whole["plain"] / "best.pdparams").read_bytes()
+    message = fails("train", "-c", whole["plain"], lines=None)
+    assert "already holds a run" in message
+    assert "--resume" in message
+    assert (whole["plain"] / "best.pdparams").read_bytes() == before
+
+
+def test_resuming_with_another_batch_is_refused(whole: dict[str, Path]) -> None:
+    overrides = [f"Global.checkpoints={whole['plain']}", "DataLoader.Train.sampler.batch_size=4"]
+    with pytest.raises(UserError, match=r"batch_size 8, this config has 4"):
+        train(load_config(whole["plain"], overrides))
+
+
+def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
+    before = (whole["plain"] / "latest.safetensors").read_bytes()
+    train(load_config(whole["plain"], [f"Global.checkpoints={whole['plain']}"]))
+    assert (whole["plain"] / "latest.safetensors").read_bytes() == before
+
+
+def missing(root: Path) -> str:
+    (root / "list.txt").write_text("train/red/00.png 0\ntrain/red/nothing.png 1\n")
+    return "nothing.png"
+
+
+def cut_short(root: Path) -> str:
+    file = root / "train/red/00.png"
+    file.write_bytes(file.read_bytes()[:200])
+    (root / "list.txt").write_text("train/red/00.png 0\ntrain/red/01.png 1\n")
+    return "00.png"
+
+
+def wrong_label(root: Path) -> str:
+    (root / "list.txt").write_text("train/red/00.png 0\n\ntrain/red/01.png 7\n")
+    return "line 3"
+
+
+def empty(root: Path) -> str:
+    (root / "list.txt").write_text("\n")
+    return "split is empty"
+
+
+@pytest.mark.parametrize("spoil", [missing, cut_short, wrong_label, empty])
+@pytest.mark.parametrize("split", ["Train", "Eval"])
+def test_wrong_data_is_found_before_the_first_step(
+    spoil: Callable[[Path], str], split: str, tmp_path: Path, fails: Fails
+) -> None:
+    data = write_set(tmp_path / "images", train=4, val=3)
+    clue = spoil(data)
+    (data / "good.txt").write_text(
+        "".join(f"train/{c}/03.png {i}\n" for i, c in enumerate(("blue", "green", "red"))) * 4
+    )
+    config = config_of(data, tmp_path / "output")
+    config["Arch"]["class_num"] = 3
+    for name, section in config["DataLoader"].items():
+        lists = "list.txt" if name == split else "good.txt"
+        section["dataset"] |= {"name": "ImageNetDataset", "image_root": ".", "cls_label_path": lists}
+    message = fails("train", "-c", write_config(tmp_path / "run.yaml", config), lines=None)
+    assert clue in message
+    assert not (tmp_path / "output").exists()
+
+
+def test_divergence_is_said_and_nothing_saved_is_lost(data: Path, tmp_path: Path) -> None:
+    config = load_config(small(tmp_path / "run.yaml", data), ["Optimizer.lr.learning_rate=1.0e+30"])
+    with pytest.raises(CheckFailed, match="diverged"):
+        train(config)
+
+
+def test_fine_tuning_takes_the_trunk_and_a_new_head(whole: dict[str, Path], tmp_path: Path) -> None:
+    data = write_set(tmp_path / "images", train=4, val=3)
+    for split in ("train", "val"):
+        (data / split / "red").rename(data / split / "another")
+        (data / split / "green").rename(data / "unused")
+        (data / "unused").rename(data / f"unused_{split}")
+    start_from = [f"Global.pretrained_model={whole['plain'] / 'best'}"]
+    with pytest.raises(UserError, match=r"3 classes, but the model is PPLCNet 0.25x with 2 classes.*new_head"):
+        train(load_config(small(tmp_path / "a.yaml", data), start_from))
+    frozen = [*start_from, "Global.new_head=True", "Optimizer.lr.learning_rate=1e-12", "Optimizer.regularizer=null"]
+    tuned = read_weights(train(load_config(small(tmp_path / "b.yaml", data), frozen)).best)
+    source = read_weights(whole["plain"] / "best")
+    assert tuned["fc.weight"].shape == (1280, 2)
+    trunk = "blocks6.1.pw_conv.conv.weight"
+    np.testing.assert_allclose(tuned[trunk], source[trunk], rtol=1e-5)
