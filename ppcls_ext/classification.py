@@ -246,6 +246,7 @@ class Classification(Task):
         return Loader(dataset, sampler, section.loader, _Collate(batch_ops, self.run.seed), self.run.seed)
 
     def train_loader(self) -> Loader:
+        _ = self._train_losses  # a wrong Loss section is reported before any work begins
         return self._loader("Train", self.train_images)
 
     @functools.cached_property

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ppcls_ext import __version__
-from ppcls_ext.config import Config, load_config
+from ppcls_ext.config import LATEST_STATE, Config, load_config
 from ppcls_ext.device import set_threads
 from ppcls_ext.display import err
 from ppcls_ext.errors import CheckFailed, UserError
@@ -44,6 +44,10 @@ def _train(arguments: argparse.Namespace) -> int:
     if not arguments.resume and not arguments.config:
         raise UserError("train needs a config (-c FILE) or a run folder to go on with (--resume FOLDER)")
     if arguments.resume:
+        if not (Path(arguments.resume) / LATEST_STATE).is_file():
+            raise UserError(
+                f"--resume {arguments.resume}: no {LATEST_STATE} there; give the run folder of a run that saved"
+            )
         arguments.config = arguments.resume
         arguments.override.append(f"Global.checkpoints={arguments.resume}")
     config = _load(arguments)

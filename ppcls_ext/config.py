@@ -22,6 +22,7 @@ from ppcls_ext.errors import UserError, nearest
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
 LABELS = "labels.txt"  # beside it
+LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
 
 
 class Section(pydantic.BaseModel):
@@ -47,10 +48,21 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         first = error.errors()[0]
         place = ".".join([where, *map(str, first["loc"])])
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{place}: unknown key; {nearest(str(first['loc'][-1]), kind.model_fields)}") from error
+            known = _section_at(kind, first["loc"][:-1]).model_fields
+            raise UserError(f"{place}: unknown key; {nearest(str(first['loc'][-1]), known)}") from error
         if first["type"] == "missing":
             raise UserError(f"{place}: this key is missing") from error
         raise UserError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from error
+
+
+def _section_at(kind: type[Section], place: Sequence[str | int]) -> type[Section]:
+    """The section inside `kind` that pydantic's location of an error leads to."""
+    for name in place:
+        field = kind.model_fields.get(str(name))
+        inner = field.annotation if field is not None else None
+        if isinstance(inner, type) and issubclass(inner, Section):
+            kind = inner
+    return kind
 
 
 class Global(Section):
@@ -224,6 +236,9 @@ def override(config: dict[str, Any], assignment: str) -> None:
     for depth, part in enumerate(parents):
         if isinstance(place, list):
             place = place[_index(place, part, assignment)]
+            if not part.isdigit():  # the name of an operation: go on in its arguments
+                place[part] = place[part] or {}
+                place = place[part]
         elif isinstance(place, dict):
             if place.get(part) is None:
                 place[part] = {}
@@ -231,7 +246,8 @@ def override(config: dict[str, Any], assignment: str) -> None:
         else:
             raise UserError(f"-o {assignment}: {'.'.join(parents[:depth])} is a value and has no keys")
     if isinstance(place, list):
-        place[_index(place, last, assignment)] = value
+        index = _index(place, last, assignment)
+        place[index] = value if last.isdigit() else {last: value}
     elif isinstance(place, dict):
         place[last] = value
     else:

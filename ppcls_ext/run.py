@@ -14,7 +14,7 @@ from typing import Any
 
 from ppcls_ext import __version__, upstream
 from ppcls_ext.checkpoint import atomic_write_text
-from ppcls_ext.config import BEST_WEIGHTS, LABELS, RUN_CONFIG, Config, dump_config
+from ppcls_ext.config import BEST_WEIGHTS, LABELS, LATEST_STATE, RUN_CONFIG, Config, dump_config
 from ppcls_ext.device import usable_cores
 from ppcls_ext.errors import UserError
 
@@ -28,7 +28,6 @@ PACKAGES = (
     "pillow",
     "safetensors",
 )
-LATEST_STATE = "latest.safetensors"
 
 
 def environment() -> dict[str, Any]:

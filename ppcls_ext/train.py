@@ -29,14 +29,14 @@ from ppcls_ext.checkpoint import (
     save_state,
     save_weights,
 )
-from ppcls_ext.config import Config, Section, parse
+from ppcls_ext.config import LATEST_STATE, Config, Section, parse
 from ppcls_ext.device import set_device
 from ppcls_ext.display import Bar, bar, say, values_text
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.expect import verify
 from ppcls_ext.images import check_images
 from ppcls_ext.optim import Schedule, build_optimizer, build_schedule, lr_of
-from ppcls_ext.run import LATEST_STATE, RunFolder
+from ppcls_ext.run import RunFolder
 from ppcls_ext.seeding import STEP, seed_all, seed_paddle
 from ppcls_ext.task import Step, Task, make_task
 
