@@ -321,7 +321,8 @@ def paddleseg(name: str) -> Any:
 
     with quiet_import(), numpy.printoptions():
         module = importlib.import_module(f"paddleseg.{name}")
-        importlib.import_module("paddleseg.utils.logger").log_level = 0
+        logger: Any = importlib.import_module("paddleseg.utils.logger")
+        logger.log_level = 0
     return module
 
 
