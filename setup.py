@@ -100,6 +100,7 @@ setup(
         "pplcnet.tasks": [
             "classification = ppcls_ext.classification:Classification",
             "detection = det.task:Detection",
+            "segmentation = seg.task:Segmentation",
         ],
     },
     classifiers=[

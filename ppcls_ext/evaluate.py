@@ -34,7 +34,7 @@ def build_with_weights(task: Task, command: str) -> nn.Layer:
     set_device(task.run.device)
     seed_all(task.run.seed)
     model = task.build_model()
-    for note in task.load_pretrained(model, path):
+    for note in task.load_trained(model, path):
         say(note)
     model.eval()
     return model

@@ -137,15 +137,16 @@ def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageLi
     return ImageList(paths, np.array(labels, np.int64), names, str(root))
 
 
+def is_held_out(path: Path, root: Path, fraction: float) -> bool:
+    """Whether a file is in the held-out `fraction`, by the hash of its path below `root`."""
+    digest = hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+    return int.from_bytes(digest[:4], "big") < fraction * 2**32
+
+
 def hold_out(images: ImageList, fraction: float, held_out: bool) -> ImageList:
     """One side of a split of `images` by the hash of each file's name, so that it stays when images are added."""
     root = Path(images.source)
-
-    def is_held_out(path: str) -> bool:
-        digest = hashlib.sha256(Path(path).relative_to(root).as_posix().encode()).digest()
-        return int.from_bytes(digest[:4], "big") < fraction * 2**32
-
-    keep = [i for i, path in enumerate(images.paths) if is_held_out(path) == held_out]
+    keep = [i for i, path in enumerate(images.paths) if is_held_out(Path(path), root, fraction) == held_out]
     if not keep:
         raise UserError(
             f"image folder {root}: val_fraction {fraction} leaves the {'val' if held_out else 'train'} split empty"

@@ -102,11 +102,15 @@ class Schedule:
     note: str | None  # how the learning rate follows from the batch size
 
 
-def build_schedule(lr: Mapping[str, Any] | float, epochs: int, steps_per_epoch: int, batch_size: int) -> Schedule:
+def build_schedule(
+    lr: Mapping[str, Any] | float, epochs: int, steps_per_epoch: int, batch_size: int, last_step: int | None = None
+) -> Schedule:
     """Build `Optimizer.lr`.
 
     `base_batch_size` in it is ours: the learning rate is for that batch and is scaled linearly to `batch_size`
     (all processes together).
+    Args:
+        last_step: where training ends within the last epoch (`Global.iters`); Linear and Cosine decay to exactly there.
     Raises:
         UserError: an unknown schedule or key.
     """
@@ -131,7 +135,11 @@ def build_schedule(lr: Mapping[str, Any] | float, epochs: int, steps_per_epoch: 
             f"Optimizer.lr.warmup_epoch: {warmup} is not less than the run's {epochs} epochs; "
             "-o Optimizer.lr.warmup_epoch=0 trains without warm-up"
         )
-    built = call_checked(names[name], settings, "Optimizer.lr", {"epochs": epochs, "step_each_epoch": steps_per_epoch})
+    length = {"epochs": epochs, "step_each_epoch": steps_per_epoch}
+    if last_step is not None and name in ("Linear", "Cosine"):
+        length = {"epochs": last_step, "step_each_epoch": 1}
+        settings["warmup_epoch"] = round((warmup or 0) * steps_per_epoch)
+    built = call_checked(names[name], settings, "Optimizer.lr", length)
     if not isinstance(built, optimizer.lr.LRScheduler):
         built = built()
     return Schedule(built, bool(getattr(built, "by_epoch", False)), note)

@@ -141,6 +141,10 @@ class Task(abc.ABC):
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         """Load `Global.pretrained_model`; returns notes on what it left out. Raises UserError if it does not fit."""
 
+    def load_trained(self, model: nn.Layer, path: str) -> list[str]:
+        """The same for weights to evaluate or export; a task that can also start from a trunk refuses one here."""
+        return self.load_pretrained(model, path)
+
     @abc.abstractmethod
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         """Forward pass and losses of one training batch."""

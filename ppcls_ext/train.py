@@ -133,7 +133,7 @@ class Trainer:
         self.epochs = math.ceil(self.run.iters / steps) if self.run.iters else self.run.epochs
         self.last_step = self.run.iters or self.epochs * steps
         self.schedule: Schedule = build_schedule(
-            lr_of(task.config.get("Optimizer")), self.epochs, steps, self.loader.sampler.batch_size
+            lr_of(task.config.get("Optimizer")), self.epochs, steps, self.loader.sampler.batch_size, self.run.iters
         )
         seed_all(self.run.seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.

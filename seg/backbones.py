@@ -1,0 +1,103 @@
+"""Backbones for PaddleSeg's networks: `feat_channels`, and `forward` gives the maps of strides 4, 8, 16 and 32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ppcls_ext import lcnet, upstream
+from ppcls_ext.archs import EVEN_RATES
+from ppcls_ext.registry import Registry
+from ppcls_ext.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+
+STEM_STRIDE = 2
+
+BACKBONES = Registry("backbone")  # what `Arch.backbone.name` may be
+
+
+class PPLCNet(lcnet.PPLCNet):
+    """The trunk of PP-LCNet (the same class and parameter names as in classification) as PaddleSeg wants it.
+
+    Args:
+        scale, act, se, kernel5: see `ppcls_ext.spec.LCNetSpec`.
+        output_stride: 32 (the paper), or 16 or 8, where the last strides become dilations.
+        lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
+
+    Shapes: float32 [N, 3, H, W] to four maps float32 [N, feat_channels[i], H / stride, W / stride].
+    """
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        act: str = "hardswish",
+        se: str = LAST_TWO,
+        kernel5: str = LAST_SEVEN,
+        output_stride: int = 32,
+        lr_mult_list: Sequence[float] = EVEN_RATES,
+    ) -> None:
+        super().__init__(LCNetSpec(scale, act, se, kernel5), 0, lr_mult_list, output_stride)
+        self.feat_channels = [self.feature_channels[stride] for stride in lcnet.FEATURE_STRIDES]
+
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        return list(self.features(x).values())
+
+
+def dilate(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+    """(stride, dilation) of each depthwise convolution once the total stride is held at `output_stride`.
+
+    A stride that would go past it becomes 1; the convolution itself still looks at the old grid, and what follows
+    is dilated twice as much. So the subsampled maps are those of the network with all its strides.
+    """
+    reached, dilation, held = STEM_STRIDE, 1, []
+    for stride in strides:
+        used = dilation
+        if stride == 2 and reached >= output_stride:
+            stride, dilation = 1, dilation * 2
+        reached *= stride
+        held.append((stride, used))
+    return held
+
+
+def mobilenet_v3_large(scale: float = 1.0, output_stride: int = 32) -> nn.Layer:
+    """PaddleSeg's MobileNetV3-large at any scale and output stride (it ships OS 32, and OS 8 at 1x only)."""
+    module = upstream.paddleseg("models.backbones.mobilenetv3")
+    rows = module.NET_CONFIG["large"]
+    held = dilate([row[5] for row in rows], output_stride)
+    config = [[*row[:5], stride, dilation] for row, (stride, dilation) in zip(rows, held, strict=True)]
+    stages = module.MODEL_STAGES_PATTERN["MobileNetV3_large"]
+    return module.MobileNetV3(config, stages, module.OUT_INDEX["large"], scale=scale)
+
+
+class _Named:
+    """Builds the trunk of one of the paper's named networks."""
+
+    def __init__(self, spec: LCNetSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, output_stride: int = 32, lr_mult_list: Sequence[float] = EVEN_RATES) -> PPLCNet:
+        spec = self.spec
+        return PPLCNet(spec.scale, spec.act, spec.se, spec.kernel5, output_stride, lr_mult_list)
+
+
+BACKBONES.register("PPLCNet", PPLCNet)
+for _name, _spec in SPECS.items():
+    BACKBONES.register(_name, _Named(_spec))
+BACKBONES.register("MobileNetV3_large", mobilenet_v3_large)
+
+
+def register_with_paddleseg() -> Any:
+    """Put our PPLCNet into PaddleSeg's `manager.BACKBONES`, for its own configs; gives the manager. Safe to repeat.
+
+    Raises:
+        KeyError: another class has that name there; PaddleSeg itself would silently replace it.
+    """
+    manager = upstream.paddleseg("cvlibs.manager")
+    owner = manager.BACKBONES.components_dict.get("PPLCNet")
+    if owner is None:
+        manager.BACKBONES.add_component(PPLCNet)
+    elif owner is not PPLCNet:
+        raise KeyError(f"PaddleSeg backbone 'PPLCNet' is already registered by {owner.__module__}.{owner.__qualname__}")
+    return manager

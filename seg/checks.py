@@ -1,0 +1,130 @@
+"""What check-data looks at in segmentation data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ppcls_ext.data_check import DataReport
+from ppcls_ext.errors import UserError
+from ppcls_ext.images import BrokenImage
+from seg.colours import overlay
+from seg.masks import Rules, orientation, read_mask, read_pair
+from seg.pairs import PairList
+from seg.sections import IGNORE
+
+SHOWN_SAMPLES = 12  # of each split in the picture
+FEW_PIXELS = 0.001  # share of the training pixels below which a class is pointed out
+
+
+def report_on(
+    splits: Mapping[str, PairList],
+    rules: Mapping[str, Rules],
+    names: Sequence[str],
+    colours: Sequence[Sequence[int]],
+    seed: int,
+) -> DataReport:
+    """Look through every image and mask of the splits.
+
+    Args:
+        rules: of each split.
+        names, colours: of the classes.
+    """
+    report = DataReport()
+    pixels: dict[str, np.ndarray] = {}
+    images: dict[str, np.ndarray] = {}
+    for split, pairs in splits.items():
+        for text in pairs.missing():
+            report.error(f"{split}: {text}")
+        pixels[split], images[split] = _count(report, split, pairs, rules[split], len(names))
+    there = {split: [p for p in pairs.images if _exists(p)] for split, pairs in splits.items()}
+    report.check_files(there)
+    columns = ["class", *(f"{split} {what}" for split in splits for what in ("images", "pixels", "share"))]
+    totals = {split: max(int(counts.sum()), 1) for split, counts in pixels.items()}
+    rows = []
+    for k, name in enumerate([*names, "(ignored)"]):
+        row: list[object] = [name]
+        for split in splits:
+            row += [int(images[split][k]), int(pixels[split][k]), float(pixels[split][k] / totals[split])]
+        rows.append(row)
+    report.tables.append(("pixels of each class", columns, rows))
+    if "Train" in splits:
+        _check_balance(report, names, images["Train"], pixels["Train"])
+    for split, pairs in splits.items():
+        _show(report, pairs, rules[split], colours, seed)
+    return report
+
+
+def _exists(path: str) -> bool:
+    return Path(path).is_file()
+
+
+def _count(
+    report: DataReport, split: str, pairs: PairList, rules: Rules, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of each class, and images that have it; the last entry is what is ignored. Reports bad pairs."""
+    pixels, images = np.zeros(classes + 1, np.int64), np.zeros(classes + 1, np.int64)
+    turned: list[str] = []
+    for image_path, mask_path in zip(pairs.images, pairs.masks, strict=True):
+        if not (_exists(image_path) and _exists(mask_path)):
+            continue
+        mask: np.ndarray | None = None
+        try:
+            mask = read_pair(image_path, mask_path, rules)[1]
+        except BrokenImage:  # `check_files` reports it; the mask may be wrong as well
+            mask = _mask_alone(report, split, mask_path, rules)
+        except UserError as error:
+            report.error(f"{split}: {error}")
+            continue
+        if mask is None:
+            continue
+        counts = np.bincount(mask.reshape(-1), minlength=256)
+        counts = np.append(counts[:classes], counts[IGNORE])
+        pixels += counts
+        images += counts > 0
+        if not counts[:classes].any():
+            report.warning(f"{split}: mask {mask_path} has nothing but ignored pixels")
+        if _is_turned(image_path):
+            turned.append(image_path)
+    if turned:
+        report.warning(
+            f"{split}: {len(turned)} images, the first {turned[0]}, are turned upright by their EXIF orientation; "
+            "look at the picture (--picture) to see that their masks are upright too"
+        )
+    return pixels, images
+
+
+def _mask_alone(report: DataReport, split: str, path: str, rules: Rules) -> np.ndarray | None:
+    try:
+        return read_mask(path, rules)
+    except UserError as error:
+        report.error(f"{split}: {error}")
+        return None
+
+
+def _is_turned(path: str) -> bool:
+    try:
+        return orientation(path) != 1
+    except OSError:  # Pillow cannot read it; `check_files` says what is wrong with it
+        return False
+
+
+def _check_balance(report: DataReport, names: Sequence[str], images: np.ndarray, pixels: np.ndarray) -> None:
+    counted = max(int(pixels[:-1].sum()), 1)
+    for k, name in enumerate(names):
+        share = pixels[k] / counted
+        if not pixels[k]:
+            report.warning(f"class '{name}' has no training pixel")
+        elif share < FEW_PIXELS:
+            report.warning(f"class '{name}' has {share:.3%} of the training pixels, in {images[k]} images")
+
+
+def _show(report: DataReport, pairs: PairList, rules: Rules, colours: Sequence[Sequence[int]], seed: int) -> None:
+    for place in np.random.default_rng(seed).permutation(len(pairs))[:SHOWN_SAMPLES]:
+        try:
+            image, mask = read_pair(pairs.images[place], pairs.masks[place], rules)
+        except UserError:
+            continue  # it is among the errors
+        report.samples.append(overlay(image, mask, colours))

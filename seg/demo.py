@@ -1,0 +1,113 @@
+"""`make demo-seg`: DeepLabV3+ trained, evaluated, exported and run with oneDNN on generated scenes, without a download.
+
+Scenes are discs, rings, squares and triangles of several sizes on textured canvases; each kind has shades of a hue of
+its own, so that minutes of training suffice. It starts from the trunk that `make demo` trained, where that is there.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ppcls_ext.config import BEST_WEIGHTS, load_config
+from ppcls_ext.demo import ROOT as CLASSIFICATION_DEMO
+from ppcls_ext.demo import fresh_folder, run_steps
+from ppcls_ext.device import set_threads
+from ppcls_ext.display import say
+from ppcls_ext.errors import CheckFailed, UserError
+from seg.colours import palette, save_labels
+
+ROOT = Path("output") / "demo-seg"
+SIDE = 128  # of a scene, pixels
+SCENES = {"train": 240, "val": 60}
+CLASSES = ("background", "disc", "ring", "square", "triangle")
+SHAPES = (2, 6)  # in a scene: fewest, most
+RADII = (12, 26)  # pixels
+SHOWN = 12  # predictions in the picture
+GOAL = 0.7  # mIoU
+SEEDS = {"train": 0, "val": 1}
+
+
+def draw_shape(mask: np.ndarray, kind: int, centre: tuple[int, int], radius: int, angle: float) -> None:
+    """Write class `kind` into a mask, uint8 [H, W]."""
+    if kind in (1, 2):
+        # A ring leaves what was there before in its middle.
+        cv2.circle(mask, centre, radius if kind == 1 else radius * 3 // 4, kind, -1 if kind == 1 else radius // 2)
+        return
+    corners = 4 if kind == 3 else 3
+    turns = angle + np.arange(corners) * 2 * np.pi / corners
+    points = np.array(centre) + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    cv2.fillPoly(mask, [points.round().astype(np.int32)], kind)
+
+
+def shade(kind: int, rng: np.random.Generator) -> np.ndarray:
+    """A dark RGB colour within 30 degrees of the kind's hue."""
+    hue = kind / (len(CLASSES) - 1) + rng.uniform(-1, 1) / 12
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, rng.uniform(0.6, 1), rng.uniform(0.25, 0.5)))
+
+
+def make_scene(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """A scene, uint8 RGB [side, side, 3], and its mask, uint8 [side, side]; shapes are darker than any canvas."""
+    coarse = rng.integers(130, 256, (rng.integers(2, 9), rng.integers(2, 9), 3)).astype(np.uint8)
+    scene = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    mask = np.zeros((side, side), np.uint8)
+    for _ in range(rng.integers(SHAPES[0], SHAPES[1] + 1)):
+        kind, radius = int(rng.integers(1, len(CLASSES))), int(rng.integers(RADII[0], RADII[1] + 1))
+        x, y = (int(v) for v in rng.integers(radius, side - radius, 2))
+        around = mask[max(y - radius, 0) : y + radius, max(x - radius, 0) : x + radius]
+        if around.any():  # shapes do not overlap
+            continue
+        shape = np.zeros_like(mask)
+        draw_shape(shape, kind, (x, y), radius, float(rng.uniform(0, 2 * np.pi)))
+        mask[shape > 0] = kind
+        scene[shape > 0] = shade(kind, rng)
+    scene += rng.normal(0, 6, scene.shape)
+    return np.clip(scene, 0, 255).astype(np.uint8), mask
+
+
+def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
+    """Write `images/<split>/`, `masks/<split>/` and `classes.txt`."""
+    rng = np.random.default_rng(SEEDS[split])
+    for kind in ("images", "masks"):
+        (folder / kind / split).mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
+    for number in range(1, count + 1):
+        scene, mask = make_scene(rng, side)
+        file = f"{number:04d}.png"
+        (folder / "images" / split / file).write_bytes(cv2.imencode(".png", scene[:, :, ::-1])[1].tobytes())
+        save_labels(folder / "masks" / split / file, mask, palette(len(CLASSES)))
+
+
+def main() -> int:
+    try:
+        folder = fresh_folder(ROOT)
+        data = folder / "data"
+        for split, count in SCENES.items():
+            make_scenes(data, split, count)
+        overrides = [f"Global.data_root={data}", f"Global.output_dir={folder}"]
+        trunk = CLASSIFICATION_DEMO / "classification" / BEST_WEIGHTS
+        if trunk.is_file():
+            overrides.append(f"Global.pretrained_model={trunk}")
+        else:
+            say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
+        config = load_config("seg/demo", overrides)
+        set_threads(config.run.threads)
+        config.path = Path("segmentation.yaml")
+
+        def some_images() -> list[str]:
+            return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
+
+        places = run_steps(config, some_images, "mIoU", GOAL, columns=4)
+        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {data}/images/val --draw masks")
+    except (UserError, CheckFailed) as error:
+        say(f"demo-seg: {error}")
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Mask files: reading them as class numbers, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ppcls_ext.errors import UserError
+from ppcls_ext.images import read_rgb
+from seg.pairs import PairList
+from seg.sections import IGNORE
+
+LARGEST_VALUE = 65535  # of a 16-bit mask
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+SHOWN_VALUES = 8
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the values in mask files become classes.
+
+    Attributes:
+        class_num: None accepts any class below the ignored value.
+        ignore_index: value in the files of pixels that count nowhere.
+        values: value in the files -> class; empty takes the values as they are.
+    """
+
+    class_num: int | None
+    ignore_index: int = IGNORE
+    values: Mapping[int, int] = field(default_factory=dict)
+
+    def class_of(self, value: int) -> int | None:
+        """The class of a value (`IGNORE` for ignored ones); None if it has none."""
+        if value in self.values:
+            value = self.values[value]
+            if value == IGNORE:
+                return IGNORE
+        elif value == self.ignore_index:
+            return IGNORE
+        elif self.values:
+            return None
+        limit = IGNORE if self.class_num is None else self.class_num
+        return value if 0 <= value < limit else None
+
+
+def read_values(path: str | Path) -> np.ndarray:
+    """A mask file's values as they are, [H, W], uint8 or int32 from 0 to 65535. Palette files give their indices.
+
+    Raises:
+        UserError: missing, damaged, or not one number a pixel.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+            mode = image.mode
+    except FileNotFoundError:
+        raise UserError(f"mask {path}: no such file; fix the path or remove it from the list") from None
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files
+        raise UserError(f"mask {path}: cannot be decoded ({' '.join(str(error).split())}); replace the file") from error
+    if mode in ("RGB", "RGBA") and (values[..., :3] == values[..., :1]).all():
+        values = values[..., 0]  # a grey mask saved as RGB
+    if values.ndim != 2 or values.dtype.kind == "f":
+        raise UserError(
+            f"mask {path}: it is {mode}; a mask has one class number a pixel (a grey or palette PNG), not colours"
+        )
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype != np.uint8:
+        values = values.astype(np.int64)
+        if values.min() < 0 or values.max() > LARGEST_VALUE:
+            raise UserError(f"mask {path}: values from {values.min()} to {values.max()}; class numbers start at 0")
+        return values.astype(np.int32)
+    return values
+
+
+def read_mask(path: str | Path, rules: Rules) -> np.ndarray:
+    """A mask as classes, uint8 [H, W], `IGNORE` where a pixel counts nowhere.
+
+    Raises:
+        UserError: what `read_values` raises, and values that are no class.
+    """
+    values = read_values(path)
+    present = np.flatnonzero(np.bincount(values.reshape(-1)))
+    classes = {int(value): rules.class_of(int(value)) for value in present}
+    wrong = [value for value, k in classes.items() if k is None]
+    if wrong:
+        shown = ", ".join(map(str, wrong[:SHOWN_VALUES])) + (", ..." if len(wrong) > SHOWN_VALUES else "")
+        raise UserError(f"mask {path}: {_values_text(len(wrong))} {shown}; {_expected(path, rules, wrong)}")
+    table = np.zeros(int(present[-1]) + 1, np.uint8)
+    table[list(classes)] = [k for k in classes.values() if k is not None]
+    return table[values]
+
+
+def _values_text(count: int) -> str:
+    return "no class has the value" if count == 1 else "no classes have the values"
+
+
+def _expected(path: str | Path, rules: Rules, wrong: list[int]) -> str:
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        return "JPEG changes values: masks must be PNG"
+    if rules.values:
+        return f"Masks.values names {', '.join(map(str, rules.values))} (ignored: {rules.ignore_index})"
+    top = f"0 to {rules.class_num - 1}" if rules.class_num is not None else f"0 to {IGNORE - 1}"
+    mapping = ", ".join(f"{value}: ..." for value in wrong[:2])
+    return f"classes are {top}, ignored is {rules.ignore_index}; other values need -o 'Masks.values={{{mapping}}}'"
+
+
+def read_pair(image_path: str, mask_path: str, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
+    """An image uint8 RGB [H, W, 3] and its mask uint8 [H, W].
+
+    Raises:
+        UserError: either cannot be read, or they differ in size.
+    """
+    image, mask = read_rgb(image_path), read_mask(mask_path, rules)
+    if image.shape[:2] != mask.shape:
+        (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+        text = f"mask {mask_path}: it is {mask_width}x{mask_height}, but image {image_path} is {width}x{height}"
+        turned = orientation(image_path)
+        if turned in (5, 6, 7, 8) and image.shape[:2] == mask.shape[::-1]:
+            raise UserError(
+                f"{text} once turned upright by its EXIF orientation {turned}; turn the mask too, or write the image "
+                "anew without the tag"
+            )
+        raise UserError(f"{text}; a mask has the size of its image")
+    return image, mask
+
+
+def orientation(image_path: str) -> int:
+    """The EXIF orientation of an image file; 1 (as it is) where it has none."""
+    with Image.open(image_path) as image:
+        return int(image.getexif().get(ORIENTATION, 1))
+
+
+def check_pairs(pairs: PairList, rules: Rules, seconds: float, seed: int) -> None:
+    """Check that every file is there, and read as many pairs as `seconds` allow, in random order.
+
+    Raises:
+        UserError: the first fault.
+    """
+    for text in pairs.missing():
+        raise UserError(text)
+    deadline = time.monotonic() + seconds
+    for place in np.random.default_rng(seed).permutation(len(pairs)):
+        if time.monotonic() > deadline:
+            return
+        read_pair(pairs.images[place], pairs.masks[place], rules)
+
+
+def count_classes(pairs: PairList, rules: Rules) -> int:
+    """The number of classes that masks have: one more than the largest.
+
+    Raises:
+        UserError: a mask that cannot be read, or values that are not class numbers 0, 1, 2, ...
+    """
+    for text in pairs.missing():
+        raise UserError(text)
+    seen = np.zeros(256, bool)
+    for path in pairs.masks:
+        seen[np.unique(read_mask(path, rules))] = True
+    classes = np.flatnonzero(seen[:IGNORE])
+    found = ", ".join(map(str, classes[:SHOWN_VALUES])) + (", ..." if len(classes) > SHOWN_VALUES else "")
+    if len(classes) < 2:
+        hint = ""
+        if seen[IGNORE] and not rules.values:
+            hint = f"; if {rules.ignore_index} is an object: -o 'Masks.values={{0: 0, {rules.ignore_index}: 1}}'"
+        raise UserError(
+            f"{pairs.source}: its masks have only class {found or 'none'}"
+            + (f" and the ignored value {rules.ignore_index}" if seen[IGNORE] else "")
+            + (hint or "; there is nothing to tell apart")
+        )
+    if len(classes) * 2 < classes[-1] + 1:
+        mapping = ", ".join(f"{value}: {k}" for k, value in enumerate(classes[:SHOWN_VALUES]))
+        raise UserError(
+            f"{pairs.source}: its masks have the values {found}, classes are 0, 1, 2, ...; "
+            f"say which is which: -o 'Masks.values={{{mapping}}}'"
+        )
+    return int(classes[-1]) + 1

@@ -1,0 +1,118 @@
+"""DeepLabV3+ of PaddleSeg on our backbones, its losses, and which weights fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppcls_ext import upstream
+from ppcls_ext.checkpoint import load_into, load_trunk
+from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.registry import call_checked
+from ppcls_ext.transforms import named_ops
+from seg.backbones import BACKBONES, register_with_paddleseg
+from seg.sections import IGNORE, Arch
+
+LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
+ASPP_CHANNELS = 256  # PaddleSeg's decoder takes no other number
+CLASSIFIER = ("head.decoder.conv.weight", "head.decoder.conv.bias")  # depend on the number of classes
+
+# PaddleSeg says the rates for output strides 8 and 16 (models/deeplab.py). For 32, which neither the paper nor a
+# public config gives, they are halved once more: rates of 18 would look past the 16x32 map of a 512x1024 crop.
+ASPP_RATIOS = {8: (1, 12, 24, 36), 16: (1, 6, 12, 18), 32: (1, 3, 6, 9)}
+
+# PaddleSeg's losses for one map of logits that train on current Paddle.
+LOSSES = {
+    "CrossEntropyLoss": "cross_entropy_loss",
+    "OhemCrossEntropyLoss": "ohem_cross_entropy_loss",
+    "BootstrappedCrossEntropyLoss": "bootstrapped_cross_entropy",
+    "DiceLoss": "dice_loss",
+    "LovaszSoftmaxLoss": "lovasz_loss",
+}
+
+
+def build_network(arch: Arch, class_num: int) -> nn.Layer:
+    """Build the network of an `Arch` section.
+
+    Shapes: float32 [N, 3, H, W], RGB, normalised, to a list of one float32 [N, class_num, H, W] of logits.
+    Raises:
+        UserError: an unknown backbone, or a value that it refuses.
+    """
+    options = dict(arch.backbone)
+    name = options.pop("name", None)
+    if name is None:
+        raise UserError("Arch.backbone.name is missing: say which backbone to use, such as PPLCNet (with a scale)")
+    if name not in BACKBONES:
+        raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
+    register_with_paddleseg()
+    backbone = call_checked(BACKBONES[name], options, "Arch.backbone", {"output_stride": arch.output_stride})
+    return upstream.paddleseg("models").DeepLabV3P(
+        class_num,
+        backbone,
+        backbone_indices=LOW_AND_HIGH,
+        aspp_ratios=arch.aspp_ratios or ASPP_RATIOS[arch.output_stride],
+        aspp_out_channels=ASPP_CHANNELS,
+        align_corners=arch.align_corners,
+    )
+
+
+def is_whole(weights: Mapping[str, np.ndarray]) -> bool:
+    """Whether weights are a segmentation network's, with its head."""
+    return CLASSIFIER[0] in weights
+
+
+def load_whole(model: nn.Layer, weights: Mapping[str, np.ndarray], path: str, new_head: bool) -> list[str]:
+    """Load a whole segmentation network; with `new_head` its last convolution may have other classes.
+
+    Returns:
+        the names of what keeps its initial values.
+    Raises:
+        UserError: the weights are of another network.
+    """
+    own = model.state_dict()[CLASSIFIER[0]].shape[0]
+    if is_whole(weights) and len(weights[CLASSIFIER[0]]) != own and not new_head:
+        raise UserError(
+            f"weights {path}: they are for {len(weights[CLASSIFIER[0]])} classes, the model has {own}; "
+            "to keep all but the last layer: -o Global.new_head=True"
+        )
+    return load_into(model, weights, path, new_head, CLASSIFIER)
+
+
+def load_backbone(model: nn.Layer, weights: Mapping[str, np.ndarray], path: str) -> None:
+    """Load the backbone from a classification network's weights, or from a network that has one as `backbone`.
+
+    Raises:
+        UserError: the weights are of another backbone.
+    """
+    prefix = "backbone."
+    inside = {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
+    load_trunk(model.backbone, inside or weights, path)
+
+
+Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
+
+
+def build_losses(section: Any, where: str) -> list[tuple[str, float, Loss]]:
+    """The losses of a `Loss` list: name, coefficient, function of logits [N, C, H, W] and labels int64 [N, H, W].
+
+    `coef` is the coefficient; other keys are those of PaddleSeg's class.
+    Raises:
+        UserError: an unknown loss or key, or an empty list.
+    """
+    losses = []
+    for place, (name, arguments) in enumerate(named_ops(section, where)):
+        if name not in LOSSES:
+            raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, LOSSES)}")
+        coefficient = arguments.pop("coef", 1.0)
+        if not isinstance(coefficient, (int, float)):
+            raise UserError(f"{where}.{place}.{name}.coef: expected a number, got {coefficient!r}")
+        kind = getattr(upstream.paddleseg(f"models.losses.{LOSSES[name]}"), name)
+        loss = call_checked(kind, arguments, f"{where}.{place}.{name}", {"ignore_index": IGNORE})
+        losses.append((name, float(coefficient), loss))
+    if not losses:
+        raise UserError(f"{where}: give at least one loss, such as '- CrossEntropyLoss: {{coef: 1.0}}'")
+    return losses

@@ -1,0 +1,107 @@
+"""The typed sections of segmentation configs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+from ppcls_ext.config import Section
+from ppcls_ext.loader import Sampler, Workers
+
+IGNORE = 255  # pixels of this value count nowhere, once masks are read
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # height, width
+
+
+class Arch(Section):
+    """`Arch`."""
+
+    name: Literal["DeepLabV3P"] = "DeepLabV3P"
+    backbone: dict[str, Any]  # name, and the arguments of that backbone (seg.backbones)
+    class_num: int | Literal["auto"] | None = "auto"  # auto: as the data has it
+    output_stride: Literal[8, 16, 32] = 32  # the paper's is 32
+    aspp_ratios: tuple[int, int, int, int] | None = None  # default: by the output stride
+    align_corners: bool = False
+
+
+class Masks(Section):
+    """`Masks`: how mask files are to be read. A mask has one number a pixel, its class."""
+
+    ignore_index: int = pydantic.Field(default=IGNORE, ge=0, le=65535)  # value of pixels that count nowhere
+    values: dict[int, int] = {}  # value in the files -> class, where they differ; all that occur must be named
+    class_names: str | None = None  # file of class names, one a line
+
+
+class Augment(Section):
+    """`DataLoader.Train.dataset.augment`: what a training sample draws, then crops to `Global.image_shape`."""
+
+    scale: tuple[float, float, float] = (0.5, 2.0, 0.25)  # least, largest, step
+    flip: float = pydantic.Field(default=0.5, ge=0, le=1)  # chance of mirroring left and right
+    vertical_flip: float = pydantic.Field(default=0.0, ge=0, le=1)
+    distort: float = pydantic.Field(default=0.0, ge=0, lt=1)  # brightness, contrast and colour change by up to this
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Augment:
+        low, high, step = self.scale
+        if not (0 < low <= high and step > 0):
+            raise ValueError("scale must be least, largest, step, all above 0")
+        return self
+
+
+class Dataset(Section):
+    """`DataLoader.<split>.dataset`.
+
+    `MaskFolder` finds the split in `Global.data_root` by itself (see `seg.pairs.find_pairs`), `MaskList` reads a
+    list file with lines `image mask`, `Cityscapes` the folders leftImg8bit and gtFine of `Global.data_root`.
+    """
+
+    name: Literal["MaskFolder", "MaskList", "Cityscapes"] = "MaskFolder"
+    list_path: str | None = None  # of MaskList
+    image_root: str | None = None  # of MaskList: what its paths are relative to; default: the list's folder
+    delimiter: str | None = None  # between image and mask in a list; default: a tab, else white space
+    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of MaskFolder, where the data has no split
+    augment: Augment = Augment()
+
+
+class LoaderSection(Section):
+    """`DataLoader.<split>`."""
+
+    dataset: Dataset
+    sampler: Sampler = Sampler(batch_size=1)
+    loader: Workers = Workers()
+
+
+class Normalize(Section):
+    """`Normalize`: of pixels scaled to 0..1, RGB. The default is that of ImageNet weights."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+class Eval(Section):
+    """`Eval`: how images are run in evaluation."""
+
+    mode: Literal["whole", "sliding"] = "whole"
+    window: Pair | None = None  # of sliding, height and width; default: Global.image_shape
+    stride: Pair | None = None  # of sliding; default: two thirds of the window
+    flip: bool = False  # average with the mirrored image
+    scales: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)  # average over these
+
+
+class Infer(Section):
+    """`Infer`."""
+
+    infer_imgs: str | list[str] | None = None
+    max_side: int | None = pydantic.Field(default=None, ge=32)  # larger images are shrunk to it for the network
+
+
+class Export(Section):
+    """`Export`."""
+
+    batch: int = pydantic.Field(default=-1, ge=-1)  # -1: any
+    size: Pair | None = None  # height and width; null: any
+    argmax: bool = True  # give the class map; false: the logits

@@ -1,0 +1,306 @@
+"""The segmentation task: PaddleSeg's DeepLabV3+ and losses on our backbones; our data, evaluation and inference."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppcls_ext.checkpoint import read_weights
+from ppcls_ext.config import Config, parse
+from ppcls_ext.data_check import DataReport
+from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.image_lists import read_class_names
+from ppcls_ext.loader import Loader
+from ppcls_ext.task import Deployment, Input, Step, Task
+from seg import cityscapes
+from seg import sections as typed
+from seg.augment import SegmentationDataset, collate
+from seg.checks import report_on
+from seg.colours import palette
+from seg.deploy import ExportedNetwork, SegmentationInference, difference, sample_inputs
+from seg.masks import Rules, check_pairs, count_classes
+from seg.metrics import PER_CLASS_COLUMNS, PixelConfusion, read_per_class, write_report
+from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
+from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
+from seg.predict import class_map
+
+SPLIT_NAMES = {"Train": "train", "Eval": "val"}
+
+# Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
+TOLERANCE = 1e-3
+
+
+class Segmentation(Task):
+    """See `Task`. Metrics: `mIoU`, `mDice`, `accuracy`, `mAccuracy`, as fractions."""
+
+    name = "segmentation"
+    sections = (
+        "Global", "Arch", "Loss", "Optimizer", "DataLoader", "Masks", "Normalize", "Eval", "Infer", "EMA", "Export",
+        "Expect",
+    )  # fmt: skip
+    primary = "mIoU"
+    inference = SegmentationInference
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        loaders = config.get("DataLoader") or {}
+        for name in loaders:
+            if name not in SPLIT_NAMES:
+                raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
+        self._loaders = {n: parse(typed.LoaderSection, v, f"DataLoader.{n}") for n, v in loaders.items()}
+        self.arch = parse(typed.Arch, config.get("Arch"), "Arch")
+        self.masks = parse(typed.Masks, config.get("Masks"), "Masks")
+        self.normalization = parse(typed.Normalize, config.get("Normalize"), "Normalize")
+        self.eval = parse(typed.Eval, config.get("Eval"), "Eval")
+        self.infer = parse(typed.Infer, config.get("Infer"), "Infer")
+        self.export = parse(typed.Export, config.get("Export"), "Export")
+        if isinstance(self.arch.class_num, int) and not 2 <= self.arch.class_num < typed.IGNORE:
+            raise UserError(f"Arch.class_num: {self.arch.class_num} is not between 2 and {typed.IGNORE - 1}")
+        if self.eval.mode == "sliding" and self.eval.stride is not None:
+            window = self.eval.window or self.crop
+            if any(s > w for s, w in zip(self.eval.stride, window, strict=True)):
+                raise UserError(f"Eval.stride: {self.eval.stride} is more than the window {window}: it skips pixels")
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of training samples, and of evaluation windows where nothing else is said."""
+        return self.run.image_shape[1], self.run.image_shape[2]
+
+    # Data
+
+    def _section(self, split: str) -> typed.LoaderSection:
+        if split not in self._loaders:
+            raise UserError(f"DataLoader.{split} is missing")
+        return self._loaders[split]
+
+    def _rooted(self, path: str) -> Path:
+        root = self.run.data_root
+        return Path(path) if root is None else Path(root) / path
+
+    def _read_split(self, split: str) -> PairList:
+        dataset = self._section(split).dataset
+        if dataset.name == "MaskList":
+            if dataset.list_path is None:
+                raise UserError(f"DataLoader.{split}.dataset.list_path is missing")
+            list_path = self._rooted(dataset.list_path)
+            root = list_path.parent if dataset.image_root is None else self._rooted(dataset.image_root)
+            return read_pairs(list_path, root, dataset.delimiter)
+        if self.run.data_root is None:
+            raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
+        root = Path(self.run.data_root)
+        if dataset.name == "Cityscapes":
+            return find_cityscapes(root, SPLIT_NAMES[split])
+        return find_pairs(root, SPLIT_NAMES[split], dataset.val_fraction, dataset.delimiter)
+
+    @functools.cached_property
+    def train_pairs(self) -> PairList:
+        return self._read_split("Train")
+
+    @functools.cached_property
+    def eval_pairs(self) -> PairList:
+        return self._read_split("Eval")
+
+    def _pairs(self, split: str) -> PairList:
+        return self.train_pairs if split == "Train" else self.eval_pairs
+
+    def _rules(self, pairs: PairList, class_num: int | None) -> Rules:
+        return Rules(class_num, self.masks.ignore_index, self.masks.values or pairs.values)
+
+    @functools.cached_property
+    def _given_names(self) -> tuple[str, ...] | None:
+        """Class names of the config, or of the run folder that it lies in."""
+        if self.masks.class_names is not None:
+            return read_class_names(self._rooted(self.masks.class_names))
+        return self.saved_labels()
+
+    @functools.cached_property
+    def class_num(self) -> int:
+        """By the config, else by the names that are given or lie beside the data, else by the training masks."""
+        if isinstance(self.arch.class_num, int):
+            return self.arch.class_num
+        names = self._given_names or self.train_pairs.class_names
+        if names is not None:
+            return len(names)
+        return count_classes(self.train_pairs, self._rules(self.train_pairs, None))
+
+    def labels(self) -> tuple[str, ...]:
+        names, source = self._given_names, self.masks.class_names or "the run folder's labels.txt"
+        if names is None and "Train" in self._loaders and self._data_at_hand():
+            names, source = self.train_pairs.class_names, "the file of class names beside the data"
+        if names is None:
+            return tuple(map(str, range(self.class_num)))
+        if len(names) != self.class_num:
+            raise UserError(f"Arch.class_num is {self.class_num}, but {source} names {len(names)} classes")
+        return names
+
+    def _data_at_hand(self) -> bool:
+        """Whether names can come from the data: weights are exported where there are none, too."""
+        dataset = self._section("Train").dataset
+        if dataset.name == "MaskList":
+            return dataset.list_path is not None and self._rooted(dataset.list_path).is_file()
+        return self.run.data_root is not None and Path(self.run.data_root).is_dir()
+
+    def colours(self) -> list[tuple[int, int, int]]:
+        return cityscapes.COLOURS if self.labels() == cityscapes.NAMES else palette(self.class_num)
+
+    def _loader(self, split: str) -> Loader:
+        section, pairs = self._section(split), self._pairs(split)
+        rules = self._rules(pairs, self.class_num)
+        sampler = section.sampler
+        if split == "Train":
+            augment = section.dataset.augment
+            dataset = SegmentationDataset(pairs, rules, self.normalization, self.run.seed, augment, self.crop)
+        else:
+            dataset = SegmentationDataset(pairs, rules, self.normalization, self.run.seed)
+            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
+        # Images are checked by the core before training; this is for what only masks can have wrong.
+        check_pairs(pairs, rules, self.run.check_seconds / 4, self.run.seed)
+        return Loader(dataset, sampler, section.loader, collate, self.run.seed)
+
+    def train_loader(self) -> Loader:
+        return self._loader("Train")
+
+    @functools.cached_property
+    def _eval_loader(self) -> Loader:
+        return self._loader("Eval")
+
+    def eval_loader(self) -> Loader:
+        return self._eval_loader
+
+    def image_paths(self, split: str) -> Sequence[str]:
+        return self._pairs(split).images
+
+    def check_data(self) -> DataReport:
+        splits: dict[str, PairList] = {}
+        faults = []
+        for split in self._loaders:
+            try:
+                splits[split] = self._pairs(split)
+            except UserError as error:
+                faults.append(str(error))
+        try:
+            names, colours = self.labels(), self.colours()
+        except UserError as error:  # without a number of classes nothing else can be said about masks
+            report = DataReport()
+            for text in [*faults, *([] if str(error) in faults else [str(error)])]:
+                report.error(text)
+            return report
+        rules = {split: self._rules(pairs, self.class_num) for split, pairs in splits.items()}
+        report = report_on(splits, rules, names, colours, self.run.seed)
+        report.errors[:0] = faults
+        return report
+
+    # Model and losses
+
+    def build_model(self) -> nn.Layer:
+        return build_network(self.arch, self.class_num)
+
+    def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
+        """A segmentation network's weights, or those of a classification network (or a detector) for the backbone."""
+        weights = read_weights(path)
+        if is_whole(weights):
+            fresh = load_whole(model, weights, path, self.run.new_head)
+            return [f"weights from {path}" + ("; new last layer" if fresh else "")]
+        load_backbone(model, weights, path)
+        return [f"backbone from {path}; the head starts anew"]
+
+    def load_trained(self, model: nn.Layer, path: str) -> list[str]:
+        weights = read_weights(path)
+        if not is_whole(weights):
+            raise UserError(
+                f"weights {path}: they are not a segmentation network's; train from them first, "
+                "with -o Global.pretrained_model=FILE"
+            )
+        load_whole(model, weights, path, new_head=False)
+        return [f"weights from {path}"]
+
+    @functools.cached_property
+    def _train_losses(self) -> list[tuple[str, float, Callable[..., paddle.Tensor]]]:
+        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+
+    def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
+        images, masks = batch
+        labels = masks.astype("int64")
+        (logits,) = model(images)
+        losses = {name: coefficient * loss(logits, labels) for name, coefficient, loss in self._train_losses}
+        losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
+        with paddle.no_grad():
+            counted = labels != typed.IGNORE
+            hit = (logits.argmax(1) == labels).logical_and(counted).astype("float32").sum()
+            accuracy = hit / counted.astype("float32").sum().clip(min=1.0)
+        return Step(losses, {"accuracy": accuracy}, len(images))
+
+    # Evaluation
+
+    def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
+        model.eval()
+        confusion = PixelConfusion(self.class_num)
+        with paddle.no_grad():
+            for images, masks in self.eval_loader().epoch():
+                predicted = class_map(lambda x: model(x)[0], images, self.eval, self.crop)
+                confusion.add(predicted.numpy(), masks.numpy())
+                advance(len(images))
+        if folder is not None:
+            write_report(folder, confusion, self.labels(), len(self.eval_pairs))
+        return confusion.metrics()
+
+    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
+        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
+
+    # Config and deployment
+
+    def resolved(self) -> Config:
+        config = copy.deepcopy(self.config)
+        config.path = self.config.path
+        config.setdefault("Arch", {})["class_num"] = self.class_num
+        run = config["Global"]
+        run["pretrained_model"] = None
+        if run["data_root"] is not None:
+            run["data_root"] = str(Path(run["data_root"]).resolve())
+        else:
+            for loader in config["DataLoader"].values():
+                for key in ("list_path", "image_root"):
+                    if loader["dataset"].get(key):
+                        loader["dataset"][key] = str(Path(loader["dataset"][key]).resolve())
+            if self.masks.class_names:
+                config["Masks"]["class_names"] = str(Path(self.masks.class_names).resolve())
+        return config
+
+    def notes(self) -> list[str]:
+        if isinstance(self.arch.class_num, int):
+            return []
+        return [f"{self.class_num} classes found in {self.train_pairs.source}"]
+
+    def deployment(self, model: nn.Layer) -> Deployment:
+        export = self.export
+        height, width = export.size or (-1, -1)
+        recipe = {
+            "preprocess": {
+                "mean": list(self.normalization.mean),
+                "std": list(self.normalization.std),
+                "size": None if export.size is None else list(export.size),
+                "max_side": self.infer.max_side,
+            },
+            "postprocess": {"palette": [list(colour) for colour in self.colours()]},
+            "labels": list(self.labels()),
+        }
+
+        def samples(count: int) -> list[np.ndarray]:
+            return [sample_inputs(count, export.size)]
+
+        return Deployment(
+            model=ExportedNetwork(model, export.argmax),
+            inputs=[Input("x", (export.batch, 3, height, width), "float32")],
+            outputs=["classes" if export.argmax else "logits"],
+            recipe=recipe,
+            samples=samples,
+            compare=difference,
+            tolerance=TOLERANCE,
+        )

@@ -1,0 +1,195 @@
+"""The segmentation network: same trunk as classification, every output stride, backbone, loss and config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from ppcls_ext import upstream
+from ppcls_ext.archs import build_arch
+from ppcls_ext.checkpoint import numpy_state, save_weights
+from ppcls_ext.config import load_config, shipped_configs
+from ppcls_ext.errors import UserError
+from ppcls_ext.optim import build_optimizer, build_schedule, lr_of
+from ppcls_ext.reference import table
+from ppcls_ext.spec import SPECS
+from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_paddleseg
+from seg.network import LOSSES, build_losses, build_network
+from seg.sections import Arch
+from seg.task import Segmentation
+
+CONFIGS = [name for name in shipped_configs() if name.startswith("seg/")]
+
+
+def pictures(number: int, height: int, width: int) -> paddle.Tensor:
+    values = np.random.default_rng(0).standard_normal((number, 3, height, width))
+    return paddle.to_tensor(values.astype("float32"))
+
+
+@pytest.mark.parametrize("name", ["PPLCNet_x0_25", "PPLCNet_x0_5_no_se", "PPLCNet_x0_5_base"])
+def test_a_classification_checkpoint_gives_the_same_features(name: str, tmp_path: Path) -> None:
+    classifier = build_arch({"name": name}, 7)
+    save_weights(tmp_path / "w.pdparams", numpy_state(classifier))
+    task = Segmentation(
+        load_config("seg/demo", ["Arch.class_num=3", f"Arch.backbone={{name: {name}}}", "Arch.output_stride=32"])
+    )
+    model = task.build_model()
+    task.load_pretrained(model, str(tmp_path / "w.pdparams"))
+    classifier.eval()
+    model.eval()
+    x = pictures(1, 64, 96)
+    for ours, theirs in zip(model.backbone(x), classifier.features(x).values(), strict=True):
+        assert np.array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_weights_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    classifier, whole = tmp_path / "classifier.pdparams", tmp_path / "whole.pdparams"
+    save_weights(classifier, numpy_state(build_arch({"name": "PPLCNet_x0_25"}, 7)))
+    task = Segmentation(load_config("seg/demo", ["Arch.class_num=3"]))
+    model = task.build_model()
+    save_weights(whole, numpy_state(model))
+    with pytest.raises(UserError, match="not a segmentation network's"):
+        task.load_trained(model, str(classifier))
+    assert task.load_trained(model, str(whole))
+    other = Segmentation(load_config("seg/demo", ["Arch.class_num=4"]))
+    with pytest.raises(UserError, match="for 3 classes, the model has 4.*new_head"):
+        other.load_pretrained(other.build_model(), str(whole))
+    fresh = Segmentation(load_config("seg/demo", ["Arch.class_num=4", "Global.new_head=true"]))
+    target = fresh.build_model()
+    assert "new last layer" in fresh.load_pretrained(target, str(whole))[0]
+    name = "backbone.conv1.conv.weight"
+    assert np.array_equal(target.state_dict()[name].numpy(), model.state_dict()[name].numpy())
+    wide = Segmentation(load_config("seg/demo", ["Arch.class_num=3", "Arch.backbone.scale=0.5"]))
+    with pytest.raises(UserError, match=r"PPLCNet 0\.25x"):
+        wide.load_pretrained(wide.build_model(), str(classifier))
+
+
+@pytest.mark.parametrize("stride", [16, 8])
+def test_dilation_keeps_the_features_of_the_plain_network(stride: int) -> None:
+    # Without SE, whose pool sees the finer map, the subsampled maps are equal.
+    plain, dilated = PPLCNet(0.25, se="0" * 13), PPLCNet(0.25, se="0" * 13, output_stride=stride)
+    dilated.set_state_dict(plain.state_dict())
+    plain.eval()
+    dilated.eval()
+    x = pictures(1, 96, 128)
+    step = 32 // stride
+    fine, coarse = dilated(x)[3], plain(x)[3]
+    assert fine.shape[2:] == [96 // stride, 128 // stride]
+    assert np.allclose(fine[:, :, ::step, ::step].numpy(), coarse.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75])
+def test_mobilenet_has_the_maps_that_deeplab_reads(scale: float) -> None:
+    network = mobilenet_v3_large(scale, 16)
+    maps = network(pictures(1, 64, 64))
+    assert [m.shape[1] for m in maps] == network.feat_channels
+    assert [64 // m.shape[2] for m in maps] == [4, 8, 16, 16]
+
+
+def test_mobilenet_takes_classification_weights(tmp_path: Path) -> None:
+    classifier = build_arch({"name": "MobileNetV3_large_x0_5"}, 5)
+    save_weights(tmp_path / "w.pdparams", numpy_state(classifier))
+    task = Segmentation(
+        load_config("seg/demo", ["Arch.class_num=3", "Arch.backbone={name: MobileNetV3_large, scale: 0.5}"])
+    )
+    model = task.build_model()
+    task.load_pretrained(model, str(tmp_path / "w.pdparams"))
+    own = model.backbone.state_dict()
+    assert all(np.array_equal(own[n].numpy(), w) for n, w in numpy_state(classifier).items() if n in own)
+
+
+def test_every_network_of_the_paper_is_a_backbone() -> None:
+    assert set(SPECS) <= set(BACKBONES)
+
+
+def test_paddleseg_builds_our_backbone_and_a_taken_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = register_with_paddleseg()
+    assert register_with_paddleseg() is manager
+    assert manager.BACKBONES["PPLCNet"] is PPLCNet
+
+    class Theirs:
+        pass
+
+    monkeypatch.setitem(manager.BACKBONES.components_dict, "PPLCNet", Theirs)
+    with pytest.raises(KeyError, match="already registered by .*Theirs"):
+        register_with_paddleseg()
+
+
+def test_unknown_keys_are_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"Arch.backbone.scal: unknown key; did you mean 'scale'"):
+        build_network(Arch(backbone={"name": "PPLCNet", "scal": 1.0}), 2)
+    with pytest.raises(UserError, match="did you mean 'PPLCNet_x0_5'"):
+        build_network(Arch(backbone={"name": "PPLCNet_x05"}), 2)
+    with pytest.raises(UserError, match="did you mean 'output_stride'"):
+        Segmentation(load_config("seg/my_masks", ["Arch.output_strid=8"]))
+
+
+def test_cross_entropy_is_the_mean_over_the_pixels_that_count() -> None:
+    rng = np.random.default_rng(0)
+    logits = paddle.to_tensor(rng.standard_normal((2, 3, 8, 9)).astype("float32"))
+    labels = rng.integers(0, 3, (2, 8, 9))
+    labels[rng.random(labels.shape) < 0.3] = 255
+    for weight in (None, [0.2, 1.0, 3.0]):
+        options = {} if weight is None else {"weight": weight}
+        ((_, _, loss),) = build_losses([{"CrossEntropyLoss": options}], "Loss.Train")
+        scores = logits.numpy().transpose(0, 2, 3, 1)
+        log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        kept = labels != 255
+        w = np.array(weight or [1.0, 1.0, 1.0])[labels[kept]]
+        expected = -(w * np.take_along_axis(log_p[kept], labels[kept][:, None], 1)[:, 0]).sum() / w.sum()
+        assert float(loss(logits, paddle.to_tensor(labels))) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_a_gradient_and_ignores_ignored_pixels(name: str) -> None:
+    logits = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 3, 16, 16)).astype("float32"))
+    logits.stop_gradient = False
+    labels = np.random.default_rng(2).integers(0, 3, (2, 16, 16))
+    labels[:, :4] = 255
+    ((_, _, loss),) = build_losses([{name: {}}], "Loss.Train")
+    value = loss(logits, paddle.to_tensor(labels))
+    value.backward()
+    gradient = logits.grad.numpy()
+    assert np.isfinite(float(value))
+    assert np.abs(gradient).sum() > 0
+    assert not gradient[:, :, :4].any()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_trains_a_step(name: str) -> None:
+    config = load_config(name, ["Arch.class_num=19"])
+    task = Segmentation(config)
+    model = task.build_model()
+    schedule = build_schedule(lr_of(config["Optimizer"]), 1, 4, 2, 4)
+    optimizer = build_optimizer(config["Optimizer"], model, schedule)
+    weight = model.backbone.parameters()[0]
+    before = weight.numpy()
+    labels = paddle.to_tensor(np.random.default_rng(0).integers(0, 19, (2, 64, 64)).astype("uint8"))
+    step = task.step(model, [pictures(2, 64, 64), labels])
+    step.losses["loss"].backward()
+    optimizer.step()
+    assert np.isfinite(float(step.losses["loss"]))
+    assert not np.array_equal(before, weight.numpy())
+
+
+def test_table_5_has_a_config_for_each_row_that_expects_its_figure() -> None:
+    expected = {round(load_config(n)["Expect"]["mIoU"]["value"] * 100, 2) for n in CONFIGS if "cityscapes" in n}
+    assert expected == {row.miou for row in table(5).rows}
+
+
+def test_polynomial_decay_ends_at_the_last_step() -> None:
+    schedule = build_schedule({"name": "Linear", "learning_rate": 0.01, "power": 0.9}, 3, 4, 32, last_step=10)
+    rates = []
+    for _ in range(11):
+        rates.append(schedule.lr())
+        schedule.lr.step()
+    assert rates == pytest.approx([0.01 * (1 - i / 10) ** 0.9 for i in range(11)])
+
+
+def test_importing_paddleseg_leaves_numpy_as_it_was() -> None:
+    before = np.get_printoptions()
+    upstream.paddleseg("models")
+    assert np.get_printoptions() == before

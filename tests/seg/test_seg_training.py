@@ -1,0 +1,131 @@
+"""Training end to end on generated scenes: it learns, resumes exactly, exports, and predicts the same classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppcls_ext.checkpoint import read_state
+from ppcls_ext.config import Config, load_config
+from ppcls_ext.evaluate import evaluate
+from ppcls_ext.export import export
+from ppcls_ext.infer import infer, open_exported, open_weights
+from ppcls_ext.run import RunFolder, read_log
+from ppcls_ext.train import Trainer, train
+from seg.demo import make_scenes
+from seg.task import Segmentation
+
+MIOU_REACHED = 0.6  # of shape against background; a network that learned nothing has 0.45
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes of 64 px whose shapes are all one class."""
+    root = tmp_path_factory.mktemp("scenes")
+    for split, count in (("train", 32), ("val", 8)):
+        make_scenes(root, split, count, side=64)
+    return root
+
+
+def small(data: Path, output: Path, *overrides: str) -> Config:
+    return load_config(
+        "seg/demo",
+        [
+            f"Global.data_root={data}",
+            f"Global.output_dir={output}",
+            "Global.image_shape=[3,64,64]",
+            "Global.use_visualdl=false",
+            "Masks.values={0: 0, 1: 1, 2: 1, 3: 1, 4: 1}",
+            "Arch.class_num=2",
+            f"Masks.class_names={data / 'two.txt'}",
+            "DataLoader.Train.loader.num_workers=0",
+            "DataLoader.Eval.loader.num_workers=0",
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    (data / "two.txt").write_text("background\nshape\n")
+    output = tmp_path_factory.mktemp("run")
+    return train(small(data, output, "Global.iters=60", "Global.eval_interval=100", "Global.print_batch_step=4"))
+
+
+def test_training_reduces_the_loss_and_finds_shapes(run: RunFolder) -> None:
+    events = read_log(run.path / "log.jsonl")
+    losses = [e["loss"] for e in events if e["event"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert next(e for e in events if e["event"] == "eval")["mIoU"] > MIOU_REACHED
+    assert run.labels.read_text() == "background\nshape\n"
+
+
+def test_evaluation_repeats_what_training_measured(run: RunFolder, tmp_path: Path) -> None:
+    measured = next(e for e in read_log(run.path / "log.jsonl") if e["event"] == "eval")
+    metrics = evaluate(load_config(run.path), draw=tmp_path)
+    assert metrics == pytest.approx({name: measured[name] for name in metrics}, abs=1e-9)
+    assert len(list(tmp_path.glob("*_overlay.png"))) == 8
+    assert (run.eval / "confusion.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "any_size"
+    return export(load_config(run.path, [f"Global.save_inference_dir={folder}"]))
+
+
+def test_the_exported_model_gives_the_classes_of_the_weights(
+    run: RunFolder, exported: Path, data: Path, tmp_path: Path
+) -> None:
+    # Neither multiples of 32 nor the training size.
+    image = np.array(Image.open(data / "images/val/0001.png").resize((75, 53)))
+    Image.fromarray(image).save(tmp_path / "odd.png")
+    shown = []
+    for name, opened in (
+        ("onednn", open_exported(exported, "onednn", 1, {})),
+        ("weights", open_weights(load_config(run.path), {})),
+    ):
+        infer([str(tmp_path / "odd.png")], opened, form="json", save=tmp_path / f"{name}.json", draw=tmp_path / name)
+        labels = Image.open(tmp_path / name / "0001_odd_labels.png")
+        assert labels.mode == "P"
+        classes = np.array(labels)
+        assert classes.shape == (53, 75)
+        (result,) = json.loads((tmp_path / f"{name}.json").read_text())
+        assert [a["pixels"] for a in result["areas"]] == [int((classes == k).sum()) for k in (0, 1)]
+        assert np.array(Image.open(tmp_path / name / "0001_odd_overlay.png")).shape == (53, 75, 3)
+        shown.append(classes)
+    assert 0 < (shown[0] == 1).mean() < 1
+    assert (shown[0] != shown[1]).mean() < 1e-3
+
+
+def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    options = [f"Global.save_inference_dir={tmp_path / 'fixed'}", "Export={argmax: false, size: [64, 64], batch: 1}"]
+    folder = export(load_config(run.path, options), formats="json")
+    results = tmp_path / "areas.csv"
+    infer([str(data / "images/val")], open_exported(folder, "native", 1, {}), form="csv", save=results)
+    rows = results.read_text().splitlines()
+    assert rows[0] == "image,class,label,pixels,share"
+    assert len(rows) == 1 + 2 * 8
+
+
+def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path: Path) -> None:
+    settings = ["Global.iters=6", "Global.eval_interval=100", "Global.print_batch_step=1"]
+    straight = train(small(data, tmp_path / "straight", *settings))
+
+    stopped = Trainer(Segmentation(small(data, tmp_path / "stopped", *settings)))
+    stopped.start()
+    stopped.last_step = 3  # in the middle of the first epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopped, "_after_epoch", lambda: {})
+        stopped.fit()
+    stopped.save_latest()
+    resumed = train(load_config(stopped.folder.path, [f"Global.checkpoints={stopped.folder.path}"]))
+
+    ours, theirs = read_state(resumed.latest)[0], read_state(straight.latest)[0]
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        assert ours[name].tobytes() == tensor.tobytes(), name
