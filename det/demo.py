@@ -13,12 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.config import BEST_WEIGHTS, load_config
-from ppcls_ext.demo import ROOT as CLASSIFICATION_DEMO
-from ppcls_ext.demo import fresh_folder, run_steps
-from ppcls_ext.device import set_threads
-from ppcls_ext.display import say
-from ppcls_ext.errors import CheckFailed, UserError
+from ppcls_ext.demo import TRUNK, run_demo
 
 ROOT = Path("output") / "demo-det"
 SIDE = 160  # of a scene, pixels
@@ -91,31 +86,18 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def make_data(folder: Path) -> None:
+    for split, count in SCENES.items():
+        make_scenes(folder, split, count)
+
+
+def some_scenes(data: Path) -> list[str]:
+    return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
+
+
 def main() -> int:
-    try:
-        folder = fresh_folder(ROOT)
-        data = folder / "data"
-        for split, count in SCENES.items():
-            make_scenes(data, split, count)
-        overrides = [f"Global.data_root={data}", f"Global.output_dir={folder}"]
-        trunk = CLASSIFICATION_DEMO / "classification" / BEST_WEIGHTS
-        if trunk.is_file():
-            overrides.append(f"Global.pretrained_model={trunk}")
-        else:
-            say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
-        config = load_config("det/demo", overrides)
-        set_threads(config.run.threads)
-        config.path = Path("detection.yaml")
-
-        def some_images() -> list[str]:
-            return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
-
-        places = run_steps(config, some_images, "AP50", GOAL, columns=4)
-        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {data}/images/val --draw boxes")
-    except (UserError, CheckFailed) as error:
-        say(f"demo-det: {error}")
-        return error.exit_status
-    return 0
+    try_it = "{data}/images/val --draw boxes"
+    return run_demo(ROOT, "detection", "det/demo", make_data, some_scenes, "AP50", GOAL, try_it, columns=4, trunk=TRUNK)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,14 +32,13 @@ from det.transforms import (
 from ppcls_ext.checkpoint import load_into, load_trunk, read_weights
 from ppcls_ext.config import Config, parse
 from ppcls_ext.data_check import DataReport
-from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.errors import UserError
 from ppcls_ext.loader import Loader
-from ppcls_ext.task import Deployment, Input, Step, Task
+from ppcls_ext.task import SPLIT_NAMES, Deployment, Input, Step, Task, check_class_count, parse_splits
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
     from det.picodet import PicoDet
 
-SPLIT_NAMES = {"Train": "train", "Eval": "val"}
 PARITY_TOLERANCE = 1e-4  # of a score, and of a corner in units of the input's longer side
 
 
@@ -54,11 +52,7 @@ class Detection(Task):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaders = config.get("DataLoader") or {}
-        for name in loaders:
-            if name not in SPLIT_NAMES:
-                raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
-        self._loaders = {n: parse(LoaderSection, v, f"DataLoader.{n}") for n, v in loaders.items()}
+        self._loaders = parse_splits(config, LoaderSection)
         self.arch = parse(ArchSection, config.get("Arch"), "Arch")
         self.nms = parse(NmsSection, config.get("NMS"), "NMS")
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
@@ -95,11 +89,8 @@ class Detection(Task):
     def _split(self, split: str, names: tuple[str, ...] | None) -> CocoSplit:
         path, root, image_dir = self._json_of(split)
         read = read_coco(path, root, SPLIT_NAMES[split], image_dir, names)
-        if isinstance(self.arch.class_num, int) and self.arch.class_num != len(read.names):
-            raise UserError(
-                f"Arch.class_num is {self.arch.class_num}, but {path} has {len(read.names)} categories; "
-                "-o Arch.class_num=auto takes the number from the data"
-            )
+        given = self.arch.class_num if isinstance(self.arch.class_num, int) else None
+        check_class_count(given, len(read.names), path)
         return read
 
     @functools.cached_property
@@ -242,14 +233,8 @@ class Detection(Task):
     # Config and deployment
 
     def resolved(self) -> Config:
-        config = copy.deepcopy(self.config)
-        config.path = self.config.path
-        config["Arch"]["class_num"] = self.class_num
+        config = self.resolved_with(self.class_num, ())
         config["Infer"] = {**(config.get("Infer") or {}), "category_ids": self._category_ids()}
-        run = config["Global"]
-        run["pretrained_model"] = None
-        if run["data_root"] is not None:
-            run["data_root"] = str(Path(run["data_root"]).resolve())
         return config
 
     def notes(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +25,10 @@ from ppcls_ext.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.pictures import caption
 from ppcls_ext.registry import call_checked
 from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
-from ppcls_ext.task import Deployment, Inference, Input, Step, Task
+from ppcls_ext.task import SPLIT_NAMES, Deployment, Inference, Input, Step, Task, check_class_count, parse_splits
 from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
-SPLIT_NAMES = {"Train": "train", "Eval": "val"}
 
 
 class DatasetSection(Section):
@@ -135,11 +133,7 @@ class Classification(Task):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaders = config.get("DataLoader") or {}
-        for name in loaders:
-            if name not in SPLIT_NAMES:
-                raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
-        self._loaders = {n: parse(LoaderSection, v, f"DataLoader.{n}") for n, v in loaders.items()}
+        self._loaders = parse_splits(config, LoaderSection)
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self._check_metric(config.get("Metric"))
 
@@ -201,11 +195,7 @@ class Classification(Task):
         else:
             list_path = self._rooted(dataset.cls_label_path)
             images = read_list(list_path, self._rooted(dataset.image_root), dataset.delimiter, names, count)
-        if count is not None and count != len(images.class_names):
-            raise UserError(
-                f"Arch.class_num is {count}, but {images.source} has {len(images.class_names)} classes; "
-                "-o Arch.class_num=auto takes the number from the data"
-            )
+        check_class_count(count, len(images.class_names), images.source)
         return images
 
     @functools.cached_property
@@ -330,18 +320,7 @@ class Classification(Task):
     # Config and deployment
 
     def resolved(self) -> Config:
-        config = copy.deepcopy(self.config)
-        config.path = self.config.path
-        config.setdefault("Arch", {})["class_num"] = self.class_num
-        run = config["Global"]
-        run["pretrained_model"] = None
-        if run["data_root"] is not None:
-            run["data_root"] = str(Path(run["data_root"]).resolve())
-        else:
-            for loader in config["DataLoader"].values():
-                for key in ("image_root", "cls_label_path"):
-                    if loader["dataset"].get(key):
-                        loader["dataset"][key] = str(Path(loader["dataset"][key]).resolve())
+        config = self.resolved_with(self.class_num, ("image_root", "cls_label_path"))
         names_file = self.infer.PostProcess.class_id_map_file
         if names_file:
             config["Infer"]["PostProcess"]["class_id_map_file"] = str(Path(names_file).resolve())

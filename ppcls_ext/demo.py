@@ -14,12 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.config import Config, load_config
+from ppcls_ext.config import BEST_WEIGHTS, Config, load_config
 from ppcls_ext.device import set_threads
 from ppcls_ext.display import say
 from ppcls_ext.errors import CheckFailed, UserError
 
 ROOT = Path("output") / "demo"
+TRUNK = ROOT / "classification" / BEST_WEIGHTS  # what the other demos start from
 MADE_BY = "made_by_the_demo"  # marks folders that a later demo may replace
 SHOWN = 24  # predictions in the picture
 HELD_OUT = 5  # every fifth digit is for evaluation
@@ -101,25 +102,55 @@ def run_steps(
     return places
 
 
-def main() -> int:
+def run_demo(
+    root: Path,
+    task: str,
+    config_name: str,
+    make_data: Callable[[Path], None],
+    images: Callable[[Path], Sequence[str]],
+    metric: str,
+    goal: float,
+    try_it: str,
+    columns: int = 6,
+    trunk: Path | None = None,
+) -> int:
+    """A whole demo in `root`; gives the exit status.
+
+    Args:
+        task: names the run folder below `root`.
+        make_data: writes the data set into a folder.
+        images: files of that folder to predict on, for the picture.
+        metric, goal: what the demo promises to exceed.
+        try_it: images and flags of a command to try at the end; `{data}` stands for the folder of the data.
+        trunk: weights to start from, where they are there.
+    """
     try:
-        folder = fresh_folder(ROOT)
+        folder = fresh_folder(root)
         data = folder / "data"
-        make_digits(data)
-        config = load_config("demo", [f"Global.data_root={data}", f"Global.output_dir={folder}"])
+        make_data(data)
+        overrides = [f"Global.data_root={data}", f"Global.output_dir={folder}"]
+        if trunk is not None and trunk.is_file():
+            overrides.append(f"Global.pretrained_model={trunk}")
+        elif trunk is not None:
+            say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
+        config = load_config(config_name, overrides)
         set_threads(config.run.threads)
-        config.path = Path("classification.yaml")
-
-        def some_images() -> list[str]:
-            files = sorted(str(f) for f in (data / "val").rglob("*.png"))
-            return [files[i] for i in np.linspace(0, len(files) - 1, SHOWN).astype(int)]
-
-        places = run_steps(config, some_images, "top1", 0.95)
-        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {data}/val/7 --topk 3")
+        config.path = Path(f"{task}.yaml")
+        places = run_steps(config, lambda: images(data), metric, goal, columns)
+        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {try_it.format(data=data)}")
     except (UserError, CheckFailed) as error:
-        say(f"demo: {error}")
+        say(f"{root.name}: {error}")
         return error.exit_status
     return 0
+
+
+def some_digits(data: Path) -> list[str]:
+    files = sorted(str(f) for f in (data / "val").rglob("*.png"))
+    return [files[i] for i in np.linspace(0, len(files) - 1, SHOWN).astype(int)]
+
+
+def main() -> int:
+    return run_demo(ROOT, "classification", "demo", make_digits, some_digits, "top1", 0.95, "{data}/val/7 --topk 3")
 
 
 if __name__ == "__main__":

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext.config import LABELS, RUN_CONFIG, Config, check_sections
+from ppcls_ext.config import LABELS, RUN_CONFIG, Config, Section, check_sections, parse
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.loader import Loader
 from ppcls_ext.pictures import save_image
 
 ENTRY_POINTS = "pplcnet.tasks"
+SPLIT_NAMES = {"Train": "train", "Eval": "val"}  # in configs, and in folders and files of data
 
 
 class Step(NamedTuple):
@@ -108,6 +110,31 @@ class Inference(abc.ABC):
         return list(results)
 
 
+S = TypeVar("S", bound=Section)
+
+
+def parse_splits(config: Config, kind: type[S]) -> dict[str, S]:
+    """The `DataLoader` section as a typed section for each split.
+
+    Raises:
+        UserError: an unknown split, or what `parse` raises.
+    """
+    loaders = config.get("DataLoader") or {}
+    for name in loaders:
+        if name not in SPLIT_NAMES:
+            raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
+    return {name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()}
+
+
+def check_class_count(given: int | None, found: int, source: object) -> None:
+    """Raise UserError if `Arch.class_num` is a number other than that of the classes in the data."""
+    if given is not None and given != found:
+        raise UserError(
+            f"Arch.class_num is {given}, but {source} has {found} classes; "
+            "-o Arch.class_num=auto takes the number from the data"
+        )
+
+
 class Task(abc.ABC):
     """One config, understood. Constructing a task checks its sections; data is read when first needed."""
 
@@ -181,6 +208,26 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
+
+    def resolved_with(self, class_num: int, path_keys: Sequence[str]) -> Config:
+        """A copy of the config with the class count, without starting weights, and with absolute data paths.
+
+        Args:
+            path_keys: keys of `DataLoader.<split>.dataset` that hold paths, where `Global.data_root` is not given.
+        """
+        config = copy.deepcopy(self.config)
+        config.path = self.config.path
+        config.setdefault("Arch", {})["class_num"] = class_num
+        run = config["Global"]
+        run["pretrained_model"] = None
+        if run["data_root"] is not None:
+            run["data_root"] = str(Path(run["data_root"]).resolve())
+        else:
+            for loader in (config.get("DataLoader") or {}).values():
+                for key in path_keys:
+                    if loader["dataset"].get(key):
+                        loader["dataset"][key] = str(Path(loader["dataset"][key]).resolve())
+        return config
 
     def saved_labels(self) -> tuple[str, ...] | None:
         """The class names in the run folder that the config lies in, if it does."""

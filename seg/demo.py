@@ -13,12 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.config import BEST_WEIGHTS, load_config
-from ppcls_ext.demo import ROOT as CLASSIFICATION_DEMO
-from ppcls_ext.demo import fresh_folder, run_steps
-from ppcls_ext.device import set_threads
-from ppcls_ext.display import say
-from ppcls_ext.errors import CheckFailed, UserError
+from ppcls_ext.demo import TRUNK, run_demo
 from seg.colours import palette, save_labels
 
 ROOT = Path("output") / "demo-seg"
@@ -82,31 +77,20 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
         save_labels(folder / "masks" / split / file, mask, palette(len(CLASSES)))
 
 
+def make_data(folder: Path) -> None:
+    for split, count in SCENES.items():
+        make_scenes(folder, split, count)
+
+
+def some_scenes(data: Path) -> list[str]:
+    return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
+
+
 def main() -> int:
-    try:
-        folder = fresh_folder(ROOT)
-        data = folder / "data"
-        for split, count in SCENES.items():
-            make_scenes(data, split, count)
-        overrides = [f"Global.data_root={data}", f"Global.output_dir={folder}"]
-        trunk = CLASSIFICATION_DEMO / "classification" / BEST_WEIGHTS
-        if trunk.is_file():
-            overrides.append(f"Global.pretrained_model={trunk}")
-        else:
-            say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
-        config = load_config("seg/demo", overrides)
-        set_threads(config.run.threads)
-        config.path = Path("segmentation.yaml")
-
-        def some_images() -> list[str]:
-            return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
-
-        places = run_steps(config, some_images, "mIoU", GOAL, columns=4)
-        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {data}/images/val --draw masks")
-    except (UserError, CheckFailed) as error:
-        say(f"demo-seg: {error}")
-        return error.exit_status
-    return 0
+    try_it = "{data}/images/val --draw masks"
+    return run_demo(
+        ROOT, "segmentation", "seg/demo", make_data, some_scenes, "mIoU", GOAL, try_it, columns=4, trunk=TRUNK
+    )
 
 
 if __name__ == "__main__":

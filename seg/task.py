@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +14,10 @@ from paddle import nn
 from ppcls_ext.checkpoint import read_weights
 from ppcls_ext.config import Config, parse
 from ppcls_ext.data_check import DataReport
-from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.errors import UserError
 from ppcls_ext.image_lists import read_class_names
 from ppcls_ext.loader import Loader
-from ppcls_ext.task import Deployment, Input, Step, Task
+from ppcls_ext.task import SPLIT_NAMES, Deployment, Input, Step, Task, parse_splits
 from seg import cityscapes
 from seg import sections as typed
 from seg.augment import SegmentationDataset, collate
@@ -30,8 +29,6 @@ from seg.metrics import PER_CLASS_COLUMNS, PixelConfusion, read_per_class, write
 from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
 from seg.predict import class_map
-
-SPLIT_NAMES = {"Train": "train", "Eval": "val"}
 
 # Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
 TOLERANCE = 1e-3
@@ -50,11 +47,7 @@ class Segmentation(Task):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaders = config.get("DataLoader") or {}
-        for name in loaders:
-            if name not in SPLIT_NAMES:
-                raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
-        self._loaders = {n: parse(typed.LoaderSection, v, f"DataLoader.{n}") for n, v in loaders.items()}
+        self._loaders = parse_splits(config, typed.LoaderSection)
         self.arch = parse(typed.Arch, config.get("Arch"), "Arch")
         self.masks = parse(typed.Masks, config.get("Masks"), "Masks")
         self.normalization = parse(typed.Normalize, config.get("Normalize"), "Normalize")
@@ -257,20 +250,9 @@ class Segmentation(Task):
     # Config and deployment
 
     def resolved(self) -> Config:
-        config = copy.deepcopy(self.config)
-        config.path = self.config.path
-        config.setdefault("Arch", {})["class_num"] = self.class_num
-        run = config["Global"]
-        run["pretrained_model"] = None
-        if run["data_root"] is not None:
-            run["data_root"] = str(Path(run["data_root"]).resolve())
-        else:
-            for loader in config["DataLoader"].values():
-                for key in ("list_path", "image_root"):
-                    if loader["dataset"].get(key):
-                        loader["dataset"][key] = str(Path(loader["dataset"][key]).resolve())
-            if self.masks.class_names:
-                config["Masks"]["class_names"] = str(Path(self.masks.class_names).resolve())
+        config = self.resolved_with(self.class_num, ("list_path", "image_root"))
+        if self.run.data_root is None and self.masks.class_names:
+            config["Masks"]["class_names"] = str(Path(self.masks.class_names).resolve())
         return config
 
     def notes(self) -> list[str]:

@@ -55,7 +55,7 @@ def test_weights_are_told_apart_by_their_keys(tmp_path: Path) -> None:
         task.load_trained(model, str(classifier))
     assert task.load_trained(model, str(whole))
     other = Segmentation(load_config("seg/demo", ["Arch.class_num=4"]))
-    with pytest.raises(UserError, match="for 3 classes, the model has 4.*new_head"):
+    with pytest.raises(UserError, match=r"for 3 classes, the model has 4.*new_head"):
         other.load_pretrained(other.build_model(), str(whole))
     fresh = Segmentation(load_config("seg/demo", ["Arch.class_num=4", "Global.new_head=true"]))
     target = fresh.build_model()
@@ -114,7 +114,7 @@ def test_paddleseg_builds_our_backbone_and_a_taken_name_is_refused(monkeypatch: 
         pass
 
     monkeypatch.setitem(manager.BACKBONES.components_dict, "PPLCNet", Theirs)
-    with pytest.raises(KeyError, match="already registered by .*Theirs"):
+    with pytest.raises(KeyError, match=r"already registered by .*Theirs"):
         register_with_paddleseg()
 
 
