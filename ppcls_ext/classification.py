@@ -16,7 +16,7 @@ from ppcls_ext import upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
 from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
-from ppcls_ext.config import Config, Section, parse
+from ppcls_ext.config import Batch, Config, Section, number, parse
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.image_lists import ImageList, find_split, read_class_names, read_list, scan_folder
@@ -76,7 +76,7 @@ class InferSection(Section):
 class ExportSection(Section):
     """`Export`."""
 
-    batch: int = pydantic.Field(default=-1, ge=-1)  # -1: any
+    batch: Batch = -1  # -1: any
 
 
 class ClassificationDataset:
@@ -130,12 +130,21 @@ class Classification(Task):
     name = "classification"
     sections = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "Infer", "Metric", "EMA", "Export", "Expect")
     primary = "top1"
+    metric_names = ("top1", "top5", "loss")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._loaders = parse_splits(config, LoaderSection)
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
+        self._export = parse(ExportSection, config.get("Export"), "Export")
+        self._check_splits("Loss")
+        self._check_splits("Metric")
         self._check_metric(config.get("Metric"))
+
+    def _check_splits(self, section: str) -> None:
+        for split in self.config.get(section) or {}:
+            if split not in SPLIT_NAMES:
+                raise UserError(f"{section}.{split}: unknown split; {nearest(split, SPLIT_NAMES)}")
 
     @staticmethod
     def _check_metric(metric: Any) -> None:
@@ -173,11 +182,14 @@ class Classification(Task):
         """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
         given = self.infer.PostProcess.class_id_map_file
         files = [self._rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
-        files += [Path(given)] if given else []
+        files += [upstream.class_map(given)] if given else []
         names = read_class_names(files[0]) if files else self.saved_labels()
         if names is not None and self._given_count not in (None, len(names)):
             source = files[0] if files else "the run folder's labels.txt"
-            raise UserError(f"Arch.class_num is {self._given_count}, but {source} names {len(names)} classes")
+            raise UserError(
+                f"Arch.class_num is {self._given_count}, but {source} names {len(names)} classes; leave the file out "
+                "with -o Infer.PostProcess.class_id_map_file=null or give another"
+            )
         return names
 
     def _read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
@@ -225,7 +237,7 @@ class Classification(Task):
     def _loader(self, split: str, images: ImageList) -> Loader:
         section = self._section(split)
         where = f"DataLoader.{split}.dataset"
-        ops = resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape)
+        ops = resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape, f"{where}.transform_ops")
         dataset = ClassificationDataset(images, build_transforms(ops, f"{where}.transform_ops"), self.run.seed)
         batch_ops = build_transforms(
             section.dataset.batch_transform_ops or [], f"{where}.batch_transform_ops", self.class_num
@@ -294,13 +306,20 @@ class Classification(Task):
 
     def check_data(self) -> DataReport:
         report = DataReport()
+        for split, section in self._loaders.items():
+            where = f"DataLoader.{split}.dataset.transform_ops"
+            try:
+                build_transforms(resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape, where), where)
+            except UserError as error:
+                report.error(str(error))
         splits = {}
         for split in SPLIT_NAMES:
             if split in self._loaders:
                 try:
                     splits[split] = self.train_images if split == "Train" else self.eval_images
                 except UserError as error:
-                    report.error(str(error))
+                    if str(error) not in report.errors:
+                        report.error(str(error))
         report.check_files({split: images.paths for split, images in splits.items()})
         counts = {s: np.bincount(i.labels, minlength=len(i.class_names)) for s, i in splits.items()}
         if "Train" in splits:
@@ -320,10 +339,10 @@ class Classification(Task):
     # Config and deployment
 
     def resolved(self) -> Config:
-        config = self.resolved_with(self.class_num, ("image_root", "cls_label_path"))
+        config = self.resolved_with(self.class_num, ("image_root", "cls_label_path", "class_names"))
         names_file = self.infer.PostProcess.class_id_map_file
         if names_file:
-            config["Infer"]["PostProcess"]["class_id_map_file"] = str(Path(names_file).resolve())
+            config["Infer"]["PostProcess"]["class_id_map_file"] = str(upstream.class_map(names_file).resolve())
         return config
 
     def notes(self) -> list[str]:
@@ -338,12 +357,11 @@ class Classification(Task):
             if "Eval" not in self._loaders:
                 raise UserError("Infer.transforms is missing, and there is no DataLoader.Eval to take them from")
             ops = self._loaders["Eval"].dataset.transform_ops or []
-        resolved = resolve_sizes(ops, self.run.image_shape)
+        resolved = resolve_sizes(ops, self.run.image_shape, "Infer.transforms")
         build_transforms(resolved, "Infer.transforms")
         return resolved
 
     def deployment(self, model: nn.Layer) -> Deployment:
-        export = parse(ExportSection, self.config.get("Export"), "Export")
         shape = tuple(self.run.image_shape)
         recipe = {
             "preprocess": {"transforms": self.preprocessing(), "image_shape": list(shape)},
@@ -357,7 +375,7 @@ class Classification(Task):
 
         return Deployment(
             model=nn.Sequential(model, nn.Softmax()),
-            inputs=[Input("x", (export.batch, *shape), "float32")],
+            inputs=[Input("x", (self._export.batch, *shape), "float32")],
             outputs=["scores"],
             recipe=recipe,
             samples=samples,
@@ -409,7 +427,7 @@ def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Ma
     for place, (name, arguments) in enumerate(named_ops(section, where)):
         if name not in known:
             raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
-        weight = float(arguments.pop("weight", 1.0))
+        weight = number(arguments.pop("weight", 1.0), f"{where}.{place}.{name}.weight")
         losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")

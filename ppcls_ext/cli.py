@@ -89,13 +89,21 @@ def _infer(arguments: argparse.Namespace) -> int:
     flags = {"topk": arguments.topk, "threshold": arguments.threshold}
     options = {name: value for name, value in flags.items() if value is not None}
     images = list(arguments.images)
+    if arguments.save is not None and arguments.format == "table":
+        raise UserError("infer --save writes json or csv: add --format json or --format csv")
     config = None
     if arguments.config:
+        if arguments.engine is not None:
+            raise UserError(
+                "infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph"
+            )
+        if arguments.threads is not None:
+            arguments.override.append(f"Global.threads={arguments.threads}")
         config = _load(arguments)
         given = (config.get("Infer") or {}).get("infer_imgs")
         images = images or ([given] if isinstance(given, str) else list(given or []))
-    else:
-        set_threads(arguments.threads)
+    elif arguments.override:
+        raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
     if not images:
         raise UserError("infer needs images: files, folders or globs after -i")
     from ppcls_ext.infer import infer, open_exported, open_weights
@@ -103,12 +111,13 @@ def _infer(arguments: argparse.Namespace) -> int:
     if config is not None:
         opened = open_weights(config, options)
     else:
-        opened = open_exported(arguments.model, arguments.engine, set_threads(arguments.threads), options)
+        threads = set_threads(arguments.threads)
+        opened = open_exported(arguments.model, arguments.engine or "onednn", threads, options)
     skipped = infer(images, opened, arguments.batch, arguments.format, arguments.save, arguments.draw)
     return UserError.exit_status if skipped else 0
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
@@ -147,10 +156,10 @@ def build_parser() -> argparse.ArgumentParser:
     _config_arguments(infer, required=False)
     infer.add_argument("-m", "--model", type=Path, help="folder that export wrote")
     infer.add_argument("-i", "--images", nargs="+", default=[], help="files, folders or globs")
-    infer.add_argument("--engine", default="onednn", help="native, onednn or openvino (with -m; default onednn)")
-    infer.add_argument("--threads", type=_positive, help="CPU threads (default: every usable core)")
-    infer.add_argument("--batch", type=_positive, default=1, help="images at once (default 1)")
-    infer.add_argument("--topk", type=_positive, help="classes to show for each image (classification)")
+    infer.add_argument("--engine", help="native, onednn or openvino (with -m; default onednn)")
+    infer.add_argument("--threads", type=positive, help="CPU threads (default: every usable core)")
+    infer.add_argument("--batch", type=positive, default=1, help="images at once (default 1)")
+    infer.add_argument("--topk", type=positive, help="classes to show for each image (classification)")
     infer.add_argument("--threshold", type=float, help="least score of a box to show (detection)")
     infer.add_argument("--format", default="table", help="table, json or csv; detection also coco (default table)")
     infer.add_argument("--save", type=Path, help="write json or csv there instead of on stdout")
@@ -168,12 +177,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, CheckFailed) as error:
         err.print(f"pplcnet {arguments.command}: {error}", markup=False, style="red")
         return error.exit_status
-    except KeyboardInterrupt:
-        err.print(f"pplcnet {arguments.command}: interrupted", style="red")
-        return 130
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # a place that cannot be read or written
+        err.print(f"pplcnet {arguments.command}: {error.filename}: {error.strerror}", markup=False, style="red")
+        return UserError.exit_status
+    except KeyboardInterrupt:
+        err.print(f"pplcnet {arguments.command}: interrupted", style="red")
+        return 130
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -40,10 +40,8 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
     Raises:
         UserError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
     """
-    if values is not None and not isinstance(values, Mapping):
-        raise UserError(f"{where}: expected keys and values, got {values!r}")
     try:
-        return kind(**(values or {}))
+        return kind(**mapping(values, where))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join([where, *map(str, first["loc"])])
@@ -53,6 +51,32 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         if first["type"] == "missing":
             raise UserError(f"{place}: this key is missing") from error
         raise UserError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from error
+
+
+def mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """A part of a config that must have keys; an empty one counts as none. Raises UserError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected keys and values, got {value!r}")
+    return value
+
+
+def number(value: Any, where: str) -> float:
+    """A part of a config that must be a number. Raises UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{where}: expected a number, got {value!r}")
+    return value
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("must be a number of images, or -1 for any")
+    return value
+
+
+# Batch of an export: a number of images, or -1 for any.
+Batch = Annotated[int, pydantic.Field(ge=-1), pydantic.AfterValidator(_not_zero)]
 
 
 def _section_at(kind: type[Section], place: Sequence[str | int]) -> type[Section]:
@@ -70,7 +94,7 @@ class Global(Section):
 
     task: str = "classification"
     device: str = "auto"  # auto, cpu, gpu, gpu:1
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0)
     output_dir: str = "./output/"  # run folders are made below it, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1)
     iters: int | None = pydantic.Field(None, ge=1)  # stop after so many steps; then `epochs` is not used
@@ -82,7 +106,7 @@ class Global(Section):
     pretrained_model: str | None = None  # weights to start from, or to evaluate and export
     new_head: bool = False  # pretrained_model may have another number of classes
     checkpoints: str | None = None  # run folder or training state to resume
-    image_shape: tuple[int, int, int] = (3, 224, 224)
+    image_shape: tuple[Literal[3], pydantic.PositiveInt, pydantic.PositiveInt] = (3, 224, 224)
     save_inference_dir: str | None = None  # where export writes; default: `inference` in the run folder
     data_root: str | None = None  # dataset paths are taken relative to it
     check_seconds: float = pydantic.Field(default=10.0, ge=0)  # time for decoding images before training starts
@@ -194,13 +218,14 @@ def merge(base: Any, change: Any) -> Any:
 
     `_replace_: true` in a mapping replaces the base's whole, for another optimizer or schedule with other keys.
     """
-    if not isinstance(base, dict) or not isinstance(change, dict):
+    if not isinstance(change, dict):
         return copy.deepcopy(change)
-    if change.get("_replace_"):
-        return {key: copy.deepcopy(value) for key, value in change.items() if key != "_replace_"}
+    if not isinstance(base, dict) or change.get("_replace_"):
+        base = {}
     merged = copy.deepcopy(base)
     for key, value in change.items():
-        merged[key] = merge(base[key], value) if key in base else copy.deepcopy(value)
+        if key != "_replace_":
+            merged[key] = merge(base.get(key), value)
     return merged
 
 
@@ -209,6 +234,8 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
+    if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):
+        raise UserError(f"config {path}: _base_ must be a file name or a list of them, got {bases!r}")
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         base_path = path.parent / base
@@ -275,14 +302,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     file = find_config(path)
     config = Config(_literal(_read_with_bases(file)))
     config.path = file
-    if not isinstance(config.get("Global", {}), dict):
-        raise UserError(f"config {file}: Global must have keys")
-    config.setdefault("Global", {})
+    mapping(config.setdefault("Global", {}), "Global")
     if file.name == RUN_CONFIG and (file.parent / BEST_WEIGHTS).is_file():
         config["Global"]["pretrained_model"] = str(file.parent / BEST_WEIGHTS)
         config["Global"]["new_head"] = False
     for assignment in overrides:
         override(config, assignment)
+    mapping(config["Global"], "Global")
     for key, neutral in NOT_SUPPORTED.items():
         value = config["Global"].pop(key, None)
         if value not in neutral:
@@ -292,10 +318,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def check_sections(config: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise UserError for a top-level section that the task does not know."""
-    for section in config:
+    """Raise UserError for a top-level section that the task does not know, or that is no mapping."""
+    for section, values in config.items():
         if section not in known:
             raise UserError(f"{section}: unknown section; {nearest(section, known)}")
+        if section != "Optimizer":  # may be a list in PaddleClas, and has an error of its own
+            mapping(values, section)
 
 
 def dump_config(config: Mapping[str, Any]) -> str:

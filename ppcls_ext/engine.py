@@ -81,7 +81,7 @@ class Engine:
             if not file.is_file():
                 raise UserError(
                     f"exported model {file}: no such file, engine {engine} needs the {model_format} format; "
-                    "export again with -o Export.formats=both"
+                    "export again with pplcnet export --formats both"
                 )
         from paddle import inference
 
@@ -96,7 +96,13 @@ class Engine:
         config.enable_memory_optim()
         self._scratch = tempfile.TemporaryDirectory(prefix="pplcnet-")  # gone with the engine
         ENGINES[engine](config, self._scratch.name)
-        self._predictor = inference.create_predictor(config)
+        try:
+            self._predictor = inference.create_predictor(config)
+        except (RuntimeError, ValueError, OSError) as error:
+            text = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            raise UserError(
+                f"exported model {model}: engine {engine} cannot open it ({text.strip()}); export again"
+            ) from error
         self._inputs = [self._predictor.get_input_handle(n) for n in self._predictor.get_input_names()]
         self._outputs = [self._predictor.get_output_handle(n) for n in self._predictor.get_output_names()]
 

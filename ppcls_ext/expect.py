@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ppcls_ext.config import Section, parse
+from ppcls_ext.config import Section, mapping, parse
 from ppcls_ext.errors import CheckFailed, UserError, nearest
 
 
@@ -14,6 +14,24 @@ class Expected(Section):
 
     value: float
     tolerance: float
+
+
+def read_expected(
+    section: Mapping[str, Any] | None, known: Iterable[str] | None
+) -> tuple[int | None, dict[str, Expected]]:
+    """For how many images an `Expect` section holds (None: any number), and its metrics.
+
+    Raises:
+        UserError: a metric that is none of `known` (None: any name will do), or not value and tolerance.
+    """
+    expected = dict(mapping(section, "Expect"))
+    images = expected.pop("images", None)
+    if images is not None and not isinstance(images, int):
+        raise UserError(f"Expect.images: expected a number of images, got {images!r}")
+    for name in expected:
+        if known is not None and name not in known:
+            raise UserError(f"Expect.{name}: not a metric of this task; {nearest(name, known)}")
+    return images, {name: parse(Expected, values, f"Expect.{name}") for name, values in expected.items()}
 
 
 def verify(section: Mapping[str, Any] | None, metrics: Mapping[str, float], images: int) -> list[str]:
@@ -27,15 +45,11 @@ def verify(section: Mapping[str, Any] | None, metrics: Mapping[str, float], imag
     """
     if not section:
         return []
-    expected = dict(section)
-    wanted = expected.pop("images", images)
-    if wanted != images:
+    wanted, expected = read_expected(section, metrics)
+    if wanted not in (None, images):
         return [f"Expect: not compared, it is for {wanted} images and this split has {images}"]
     lines, failed = [], []
-    for name, values in expected.items():
-        target = parse(Expected, values, f"Expect.{name}")
-        if name not in metrics:
-            raise UserError(f"Expect.{name}: not a metric of this task; {nearest(name, metrics)}")
+    for name, target in expected.items():
         line = f"{name}: expected {target.value:g} +- {target.tolerance:g}, measured {metrics[name]:.4f}"
         if abs(metrics[name] - target.value) > target.tolerance:
             failed.append(line)

@@ -52,14 +52,12 @@ def read_list(
         UserError: no such file, a line that is not `path label` (with its number), a label that is not a class
             (with its number), or no line at all.
     """
-    if not list_path.is_file():
-        raise UserError(f"image list {list_path}: no such file")
     if class_names is None and (class_file := class_file_beside(list_path)) is not None:
         class_names = read_class_names(class_file)
     if count is None and class_names is not None:
         count = len(class_names)
     paths, labels = [], []
-    for number, line in enumerate(list_path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(list_path, "image list"), start=1):
         if not line.strip():
             continue
         where = f"image list {list_path}, line {number}"
@@ -82,15 +80,23 @@ def read_list(
     return ImageList(paths, np.array(labels, np.int64), names, str(list_path))
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a UTF-8 text file. Raises UserError if it is missing or something else."""
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path}: not a UTF-8 text file ({' '.join(str(error).split())})") from error
+
+
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names, one a line in order of the labels, or PaddleClas's `0 name` lines.
 
     Raises:
         UserError: no such file, no names, or numbers that do not run from 0 without a gap.
     """
-    if not path.is_file():
-        raise UserError(f"class names {path}: no such file")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(path, "class names") if line.strip()]
     if not lines:
         raise UserError(f"class names {path}: the file is empty")
     split = [line.split(maxsplit=1) for line in lines]
@@ -171,6 +177,7 @@ def find_split(
             return read_list(list_path, root, None, class_names, count)
     if (root / split).is_dir():
         return scan_folder(root / split, class_names)
-    if any((root / other).is_dir() or (root / f"{other}_list.txt").is_file() for other in ("train", "val")):
+    kinds = ("{}", "{}_list.txt", "{}.txt")
+    if any((root / kind.format(other)).exists() for other in ("train", "val") for kind in kinds):
         raise UserError(f"Global.data_root {root}: neither {split}_list.txt nor a folder {split}/ is in it")
     return hold_out(scan_folder(root, class_names), val_fraction, held_out=split == "val")

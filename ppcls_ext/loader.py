@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import paddle
 import pydantic
 
@@ -38,7 +41,8 @@ class Sampler(Section):
 class Workers(Section):
     """`DataLoader.<split>.loader`."""
 
-    num_workers: int | Literal["auto"] = "auto"  # processes that prepare batches; 0: the training process itself
+    # Processes that prepare batches; 0: the training process itself.
+    num_workers: pydantic.NonNegativeInt | Literal["auto"] = "auto"
     use_shared_memory: bool = True
 
     def count(self) -> int:
@@ -72,6 +76,47 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+# Paddle 3.2.2 does not bring an exception of a worker to the one who iterates: it ends in a "Blocking queue is
+# killed" or a hang. So failures travel as values: each batch begins with a status, one byte or a pickled exception.
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception that can be pickled and says as much in another process."""
+    return error if isinstance(error, UserError) else RuntimeError("".join(traceback.format_exception(error)))
+
+
+class _Guarded:
+    """A dataset whose failures are samples."""
+
+    def __init__(self, dataset: PlacedDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place) -> Any:
+        try:
+            return self.dataset[place]
+        except Exception as error:
+            return _portable(error)
+
+
+class _GuardedCollate:
+    """A collate function that puts the status before the batch."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> list[np.ndarray]:
+        failure = next((sample for sample in samples if isinstance(sample, Exception)), None)
+        if failure is None:
+            try:
+                return [np.zeros(1, np.uint8), *self.collate(samples)]
+            except Exception as error:
+                failure = _portable(error)
+        return [np.frombuffer(pickle.dumps(failure), np.uint8).copy()]
+
+
 class Loader:
     """Iterates over batches of a split.
 
@@ -87,7 +132,7 @@ class Loader:
         if len(self) == 0:
             raise UserError(
                 f"a batch of {sampler.batch_size} with drop_last leaves nothing of {len(dataset)} images; "
-                "use a smaller batch_size"
+                "use a smaller one: -o DataLoader.Train.sampler.batch_size=N"
             )
 
     def __len__(self) -> int:
@@ -105,22 +150,24 @@ class Loader:
         indices = order(self.seed, epoch, count) if self.sampler.shuffle else range(count)
         batches = _Batches(indices, epoch, self.sampler.batch_size, self.sampler.drop_last, skip)
         workers = min(self.workers.count(), len(batches))
+        if workers == 0:
+            for places in batches:
+                yield [paddle.to_tensor(array) for array in self.collate([self.dataset[place] for place in places])]
+            return
         loader = paddle.io.DataLoader(
-            self.dataset,
+            _Guarded(self.dataset),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=self.collate,
+            collate_fn=_GuardedCollate(self.collate),
             return_list=True,
             use_shared_memory=self.workers.use_shared_memory,
             worker_init_fn=_start_worker,
         )
         iterator = iter(loader)
         try:
-            yield from iterator
-        except UserError as error:
-            # Paddle puts the worker's traceback into the message; its last line is the error itself.
-            text = str(error).strip().splitlines()[-1]
-            name = f"{type(error).__module__}.{type(error).__qualname__}: "
-            raise type(error)(text.removeprefix(name)) from None
+            for status, *batch in iterator:
+                if len(status) > 1:
+                    raise pickle.loads(status.numpy().tobytes())  # an exception that our own worker has put there
+                yield batch
         finally:
             upstream.shut_down_workers(iterator)

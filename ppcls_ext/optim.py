@@ -14,6 +14,7 @@ import paddle
 from paddle import nn, optimizer
 
 from ppcls_ext import upstream
+from ppcls_ext.config import mapping, number
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.registry import Registry, call_checked
 
@@ -114,7 +115,12 @@ def build_schedule(
     Raises:
         UserError: an unknown schedule or key.
     """
-    settings: dict[str, Any] = {"name": "Constant", "learning_rate": lr} if isinstance(lr, (int, float)) else dict(lr)
+    if isinstance(lr, (int, float)):
+        lr = {"name": "Constant", "learning_rate": lr}
+    if not isinstance(lr, Mapping):
+        raise UserError(f"Optimizer.lr: expected a number or {{name: Cosine, learning_rate: ...}}, got {lr!r}")
+    settings = dict(lr)
+    _check_numbers(settings, "Optimizer.lr")
     known = upstream.ppcls("optimizer.learning_rate")
     names = {n: f for n, f in vars(known).items() if isinstance(f, type) and f.__module__ == known.__name__}
     name = settings.pop("name", "Constant")
@@ -153,6 +159,7 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
     """
     settings = _section(section)
     settings.pop("lr", None)
+    _check_numbers(settings, "Optimizer")
     name = settings.pop("name", None)
     if name not in OPTIMIZERS:
         raise UserError(f"Optimizer.name: no optimizer '{name}'; {nearest(str(name), OPTIMIZERS)}")
@@ -167,14 +174,27 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
             or regularizer["name"] not in kinds
         ):
             raise UserError(f"Optimizer.regularizer: expected {{name: L2, coeff: number}}, got {regularizer}")
-        settings["weight_decay"] = kinds[regularizer["name"]](float(regularizer["coeff"]))
+        settings["weight_decay"] = kinds[regularizer["name"]](
+            number(regularizer["coeff"], "Optimizer.regularizer.coeff")
+        )
     clip = settings.pop("clip_norm", None)
     common = {
         "learning_rate": schedule.lr,
         "parameters": [p for p in model.parameters() if not p.stop_gradient],
-        "grad_clip": None if clip is None else nn.ClipGradByNorm(float(clip)),
+        "grad_clip": None if clip is None else nn.ClipGradByNorm(number(clip, "Optimizer.clip_norm")),
     }
     return call_checked(OPTIMIZERS[name], settings, "Optimizer", {"common": common})
+
+
+# Paddle takes anything for these, and fails in the first step.
+LR_NUMBERS = ("learning_rate", "warmup_epoch", "warmup_start_lr", "end_lr", "power", "gamma", "step_size")
+NUMBERS = ("momentum", "weight_decay", "beta1", "beta2", "epsilon", "rho", "clip_norm", *LR_NUMBERS)
+
+
+def _check_numbers(settings: Mapping[str, Any], where: str) -> None:
+    for key in NUMBERS:
+        if settings.get(key) is not None:
+            number(settings[key], f"{where}.{key}")
 
 
 def _section(section: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Any]:
@@ -182,7 +202,7 @@ def _section(section: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Any
         raise UserError("Optimizer: several optimizers with scopes (a list) are not supported; give one")
     if not section:
         raise UserError("Optimizer: the section is missing; a config that trains needs it")
-    return dict(section)
+    return dict(mapping(section, "Optimizer"))
 
 
 def lr_of(section: Mapping[str, Any] | Sequence[Any] | None) -> Any:

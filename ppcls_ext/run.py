@@ -97,7 +97,7 @@ class RunFolder:
         if not resuming and (self.latest.exists() or self.best.exists()):
             raise UserError(
                 f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
-                "or write elsewhere with -o Global.output_dir=FOLDER"
+                "or write elsewhere: give the YAML file it came from, and -o Global.output_dir=FOLDER"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext.config import LABELS, RUN_CONFIG, Config, Section, check_sections, parse
+from ppcls_ext.config import LABELS, RUN_CONFIG, Config, Section, check_sections, mapping, parse
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
+from ppcls_ext.expect import read_expected
 from ppcls_ext.loader import Loader
 from ppcls_ext.pictures import save_image
 
@@ -119,7 +120,7 @@ def parse_splits(config: Config, kind: type[S]) -> dict[str, S]:
     Raises:
         UserError: an unknown split, or what `parse` raises.
     """
-    loaders = config.get("DataLoader") or {}
+    loaders = mapping(config.get("DataLoader"), "DataLoader")
     for name in loaders:
         if name not in SPLIT_NAMES:
             raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
@@ -142,9 +143,11 @@ class Task(abc.ABC):
     sections: ClassVar[tuple[str, ...]]  # top-level sections of its configs
     primary: ClassVar[str]  # the metric that the best checkpoint maximises
     inference: ClassVar[type[Inference]]
+    metric_names: ClassVar[tuple[str, ...] | None] = None  # that `Expect` may name; None: known once it is evaluated
 
     def __init__(self, config: Config) -> None:
         check_sections(config, self.sections)
+        read_expected(config.get("Expect"), self.metric_names)
         self.config = config
         self.run = config.run
 

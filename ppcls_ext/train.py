@@ -141,7 +141,7 @@ class Trainer:
             self.model = task.build_model()
         self.optimizer = build_optimizer(task.config.get("Optimizer"), self.model, self.schedule)
         ema = task.config.get("EMA")
-        self.average = Average(parse(EMA, ema, "EMA"), self.model) if ema else None
+        self.average = Average(parse(EMA, ema, "EMA"), self.model) if ema is not None else None
         self.position = Position()
         self._clock = (time.monotonic(), 0)  # when the images since the last log line began, and how many
         self._pending: list[Step] = []
@@ -175,8 +175,12 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         tensors, info = read_state(path)
+        if not {"run", "schedule", "position"} <= set(info):
+            raise UserError(
+                f"training state {path}: it holds weights, but not how far a run has come; it cannot be resumed"
+            )
         fingerprint = self._fingerprint()
-        for key, value in info.get("run", {}).items():
+        for key, value in info["run"].items():
             if fingerprint.get(key) != value:
                 raise UserError(
                     f"training state {path}: saved with {key} {value}, this config has {fingerprint.get(key)}; "
@@ -195,6 +199,7 @@ class Trainer:
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "task": self.task.name,
+            "optimizer": dict(self.task.config["Optimizer"]).get("name"),
             "seed": self.run.seed,
             "images": len(self.loader.dataset),
             "batch_size": self.loader.sampler.batch_size,
@@ -213,6 +218,11 @@ class Trainer:
 
     # Training
 
+    @property
+    def finished(self) -> bool:
+        """All steps are done, and what follows the last epoch too."""
+        return self.position.total_steps >= self.last_step and self.position.step == 0
+
     def fit(self) -> dict[str, float]:
         """Train to the end; gives the metrics of the last evaluation (empty without evaluation).
 
@@ -224,7 +234,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         with Interrupt() as interrupt, bar(self.last_step, "train", self.position.total_steps) as progress:
             try:
-                while self.position.total_steps < self.last_step:
+                while not self.finished:
                     self._epoch(progress, interrupt)
                     metrics = self._after_epoch() or metrics
             except UserError:
@@ -251,6 +261,8 @@ class Trainer:
 
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
+        if at.total_steps >= self.last_step:  # stopped at the last step: what comes after it is left to do
+            return
         for batch in batches:
             seed_paddle(self.run.seed, STEP, at.total_steps)
             step = self.task.step(self.model, batch)
@@ -371,7 +383,7 @@ def train(config: Config) -> RunFolder:
     """
     trainer = Trainer(make_task(config))
     trainer.start()
-    if trainer.position.total_steps >= trainer.last_step:
+    if trainer.finished:
         say(f"{trainer.folder.path} is already trained to its {trainer.epochs} epochs")
         return trainer.folder
     metrics = trainer.fit()

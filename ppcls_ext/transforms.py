@@ -22,11 +22,13 @@ Transform = Callable[[Any], Any]
 CROP_RATIO = 224 / 256
 
 
-def resolve_sizes(ops: Sequence[Any], image_shape: Sequence[int]) -> list[dict[str, dict[str, Any]]]:
+def resolve_sizes(
+    ops: Sequence[Any], image_shape: Sequence[int], where: str = "transforms"
+) -> list[dict[str, dict[str, Any]]]:
     """The operations with every `auto` size replaced by a number, for inputs of `image_shape` (C, H, W)."""
     _, height, width = image_shape
     resolved = []
-    for name, arguments in named_ops(ops, "transforms"):
+    for name, arguments in named_ops(ops, where):
         filled = dict(arguments)
         if filled.get("size") == "auto":
             # ResizeImage and CropImage take (w, h); RandCropImage hands its size to OpenCV, which wants (w, h) too.

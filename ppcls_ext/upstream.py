@@ -335,6 +335,17 @@ def paddleseg(name: str) -> Any:
     return module
 
 
+def class_map(path: str) -> Path:
+    """The file that `class_id_map_file` names. PaddleClas's configs say `ppcls/utils/imagenet1k_label_list.txt`,
+    which is there in a checkout of PaddleClas; elsewhere it is the one in the installed package.
+    """
+    if not Path(path).is_file() and path.startswith("ppcls/"):
+        shipped = Path(ppcls("utils").__file__).parent.parent / path.removeprefix("ppcls/")
+        if shipped.is_file():
+            return shipped
+    return Path(path)
+
+
 def download_ppcls_weights(arch_name: str) -> Path:
     """Fetch the public weights of a PaddleClas architecture with PaddleClas's downloader; gives the local file.
 

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, write_split
 
 from ppcls_ext.errors import UserError
 from ppcls_ext.image_lists import find_split, hold_out, read_class_names, read_list, scan_folder
+from tests.conftest import CLASSES, write_split
 
 
 def lines(path: Path, *content: str) -> Path:

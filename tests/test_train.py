@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from ppcls_ext.checkpoint import read_weights
+from ppcls_ext.classification import Classification
 from ppcls_ext.config import load_config
 from ppcls_ext.errors import CheckFailed, UserError
-from ppcls_ext.train import train
+from ppcls_ext.train import Stopped, train
 from tests.conftest import SECONDS, assert_same_run, config_of, log_of, write_config, write_set
 
 Fails = Callable[..., str]
@@ -110,6 +111,55 @@ def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_pa
     process.communicate(timeout=SECONDS)
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["plain"])
+
+
+@pytest.fixture(scope="module")
+def by_epoch(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run whose rate changes after each epoch."""
+    return train(load_config(small(tmp_path_factory.mktemp("by") / "run.yaml", data), BY_EPOCH)).path
+
+
+BY_EPOCH = ["Optimizer.lr={name: Step, learning_rate: 0.02, step_size: 1, gamma: 0.5, by_epoch: true}"]
+
+
+@pytest.mark.parametrize("step", [1, 12, 13, 35, 36])
+def test_a_run_stopped_right_after_any_step_resumes_exactly(
+    step: int, by_epoch: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 36 steps, 12 an epoch: after the last of an epoch, the rate and the evaluation are left to do."""
+    taken = 0
+    take = Classification.step
+
+    def stop_in(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
+        patched.setattr(Classification, "step", stop_in)
+        train(load_config(small(tmp_path / "run.yaml", data), BY_EPOCH))
+    assert stopped.value.exit_status == 143
+    run = tmp_path / "output" / "run"
+    assert log_of(run, "stop")[0]["step"] == step
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, by_epoch)
+    assert (run / "eval" / "metrics.json").read_text() == (by_epoch / "eval" / "metrics.json").read_text()
+
+
+def test_a_config_of_the_name_that_run_folders_use_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    path = small(tmp_path / "mine" / "config.yaml", data, Global={"iters": 1})
+    text = path.read_text()
+    run = train(load_config(path)).path
+    assert run == tmp_path / "mine" / "output" / "config"
+    assert path.read_text() == text
+
+
+def test_a_run_of_steps_ends_within_an_epoch(data: Path, tmp_path: Path) -> None:
+    run = train(load_config(small(tmp_path / "run.yaml", data, Global={"iters": 14}))).path
+    assert log_of(run, "end")[0]["step"] == 14
+    assert log_of(run, "eval")[-1]["step"] == 14
 
 
 def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -> None:
