@@ -19,7 +19,7 @@ from ppcls_ext.train import Trainer, train
 from seg.demo import make_scenes
 from seg.task import Segmentation
 
-MIOU_REACHED = 0.6  # of shape against background; a network that learned nothing has 0.45
+MIOU_REACHED = 0.7  # of shape against background; a network that learned nothing has 0.45
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def small(data: Path, output: Path, *overrides: str) -> Config:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     (data / "two.txt").write_text("background\nshape\n")
     output = tmp_path_factory.mktemp("run")
-    return train(small(data, output, "Global.iters=60", "Global.eval_interval=100", "Global.print_batch_step=4"))
+    # A rate at which so few steps settle, and no average that lags behind them.
+    settings = ["EMA=null", "Optimizer.lr.learning_rate=0.03", "Global.iters=60", "Global.eval_interval=100"]
+    return train(small(data, output, *settings, "Global.print_batch_step=4"))
 
 
 def test_training_reduces_the_loss_and_finds_shapes(run: RunFolder) -> None:
