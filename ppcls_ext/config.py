@@ -22,6 +22,7 @@ from ppcls_ext.errors import UserError, nearest
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
 LABELS = "labels.txt"  # beside it
+ENVIRONMENT = "environment.json"  # beside it
 LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
 
 
@@ -156,6 +157,11 @@ def _literal(value: Any) -> Any:
         except (ValueError, SyntaxError):
             return value
     return value
+
+
+def in_run_folder(file: Path) -> bool:
+    """Whether a config file is that of a run folder, and not somebody's own of the same name."""
+    return file.name == RUN_CONFIG and (file.parent / ENVIRONMENT).is_file()
 
 
 def config_folders() -> list[Path]:
@@ -303,7 +309,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     config = Config(_literal(_read_with_bases(file)))
     config.path = file
     mapping(config.setdefault("Global", {}), "Global")
-    if file.name == RUN_CONFIG and (file.parent / BEST_WEIGHTS).is_file():
+    if in_run_folder(file) and (file.parent / BEST_WEIGHTS).is_file():
         config["Global"]["pretrained_model"] = str(file.parent / BEST_WEIGHTS)
         config["Global"]["new_head"] = False
     for assignment in overrides:

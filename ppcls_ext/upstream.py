@@ -50,14 +50,21 @@ def import_paddle_with_threads(threads: int) -> None:
         importlib.import_module("paddle")
 
 
+WORKER_SECONDS = 2.0  # for a worker to end by itself
+
+
 def shut_down_workers(iterator: Any) -> None:
     """paddle 3.2.2: an iterator of `paddle.io.DataLoader` that is left before its end keeps its worker processes
-    until it is collected as garbage; if the program ends first, their end is reported as a crash.
+    until it is collected as garbage; if the program ends first, their end is reported as a crash. And a worker that
+    is still writing a batch that nobody reads never ends: it is waited for a little, then killed.
     Can go when the iterator has a public `close`.
     """
-    shut_down = getattr(iterator, "_try_shutdown_all", None)  # absent without workers
-    if shut_down is not None:
-        shut_down()
+    workers = list(iterator._workers)
+    iterator._try_shutdown_all(timeout=WORKER_SECONDS)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
 
 
 def restore_schedule(scheduler: Any, state: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def test_values_are_read_as_their_writers_mean_them(text: str, value: Any, tmp_p
         (["Global: {epochs: 1", "Arch: x"], r"c.yaml, line [123]: not valid YAML"),
         (["- a list"], r"c.yaml: expected sections such as Global and Arch, got list"),
         ([""], r"c.yaml: expected sections such as Global and Arch, got NoneType"),
-        (["Global: 3"], r"Global must have keys"),
+        (["Global: 3"], r"Global: expected keys and values"),
         (["Global: {epoch: 3}"], r"Global.epoch: unknown key; did you mean 'epochs'\?"),
         (["Global: {epochs: many}"], r"Global.epochs: .*integer.*got 'many'"),
         (["Global: {epochs: 0}"], r"Global.epochs: .*greater than or equal to 1.*got 0"),
