@@ -137,9 +137,11 @@ def test_a_run_stopped_right_after_any_step_resumes_exactly(
             os.kill(os.getpid(), signal.SIGTERM)
         return take(*arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
+    config = load_config(small(tmp_path / "run.yaml", data), BY_EPOCH)
+    with monkeypatch.context() as patched:
         patched.setattr(Classification, "step", stop_in)
-        train(load_config(small(tmp_path / "run.yaml", data), BY_EPOCH))
+        with pytest.raises(Stopped) as stopped:
+            train(config)
     assert stopped.value.exit_status == 143
     run = tmp_path / "output" / "run"
     assert log_of(run, "stop")[0]["step"] == step
