@@ -14,7 +14,16 @@ from typing import Any
 
 from ppcls_ext import __version__, upstream
 from ppcls_ext.checkpoint import atomic_write_text
-from ppcls_ext.config import BEST_WEIGHTS, LABELS, LATEST_STATE, RUN_CONFIG, Config, dump_config
+from ppcls_ext.config import (
+    BEST_WEIGHTS,
+    ENVIRONMENT,
+    LABELS,
+    LATEST_STATE,
+    RUN_CONFIG,
+    Config,
+    dump_config,
+    in_run_folder,
+)
 from ppcls_ext.device import usable_cores
 from ppcls_ext.errors import UserError
 
@@ -84,7 +93,7 @@ class RunFolder:
     @classmethod
     def of(cls, config: Config) -> RunFolder:
         """The folder that a config's run goes into: `<output_dir>/<name of the config file>`."""
-        if config.path.name == RUN_CONFIG:
+        if in_run_folder(config.path):
             return cls(config.path.parent)
         return cls(Path(config.run.output_dir) / config.path.stem)
 
@@ -103,7 +112,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))
-            atomic_write_text(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
+            atomic_write_text(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"run folder {self.path}: cannot be written ({error.strerror})") from error
 

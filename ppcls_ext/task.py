@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext.config import LABELS, RUN_CONFIG, Config, Section, check_sections, mapping, parse
+from ppcls_ext.config import LABELS, Config, Section, check_sections, in_run_folder, mapping, parse
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.expect import read_expected
@@ -235,7 +235,7 @@ class Task(abc.ABC):
     def saved_labels(self) -> tuple[str, ...] | None:
         """The class names in the run folder that the config lies in, if it does."""
         file = self.config.path.parent / LABELS
-        if self.config.path.name != RUN_CONFIG or not file.is_file():
+        if not in_run_folder(self.config.path) or not file.is_file():
             return None
         return tuple(file.read_text(encoding="utf-8").splitlines())
 

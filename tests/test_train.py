@@ -119,7 +119,7 @@ def by_epoch(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(load_config(small(tmp_path_factory.mktemp("by") / "run.yaml", data), BY_EPOCH)).path
 
 
-BY_EPOCH = ["Optimizer.lr={name: Step, learning_rate: 0.02, step_size: 1, gamma: 0.5, by_epoch: true}"]
+BY_EPOCH = ["Optimizer.lr={name: Piecewise, decay_epochs: [1, 2], values: [0.02, 0.01, 0.005], by_epoch: true}"]
 
 
 @pytest.mark.parametrize("step", [1, 12, 13, 35, 36])
@@ -153,7 +153,7 @@ def test_a_run_stopped_right_after_any_step_resumes_exactly(
 def test_a_config_of_the_name_that_run_folders_use_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     path = small(tmp_path / "mine" / "config.yaml", data, Global={"iters": 1})
     text = path.read_text()
-    run = train(load_config(path)).path
+    run = train(load_config(path, ["Optimizer.lr=0.01"])).path
     assert run == tmp_path / "mine" / "output" / "config"
     assert path.read_text() == text
 
