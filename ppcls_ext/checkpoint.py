@@ -16,6 +16,7 @@ import safetensors.numpy
 from paddle import nn
 from paddle.base import unique_name
 
+from ppcls_ext import upstream
 from ppcls_ext.errors import UserError
 from ppcls_ext.spec import BLOCKS, SCALES, LCNetSpec
 
@@ -258,4 +259,4 @@ def load_optimizer_state(
     scheduler = optimizer.state_dict().get("LR_Scheduler")
     if scheduler is not None:
         renamed["LR_Scheduler"] = scheduler
-    optimizer.set_state_dict(renamed)
+    upstream.restore_state(optimizer, renamed)

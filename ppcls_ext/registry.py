@@ -82,5 +82,7 @@ def call_checked(
         raise UserError(f"{where}: key '{missing[0]}' is missing")
     try:
         return factory(**kwargs)
+    except KeyError as error:  # a name that it looks up
+        raise UserError(f"{where}: {error} is none of the values that it knows") from error
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error

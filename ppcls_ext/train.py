@@ -190,7 +190,7 @@ class Trainer:
         load_optimizer_state(self.model, self.optimizer, _part(tensors, "optimizer/"))
         if self.average is not None:
             self.average.load(_part(tensors, "ema/"))
-        upstream.restore_schedule(self.schedule.lr, info["schedule"])
+        upstream.restore_state(self.schedule.lr, info["schedule"])
         self.position = Position(**info["position"])
         self.folder = RunFolder(path.parent)
         say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")

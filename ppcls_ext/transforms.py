@@ -61,7 +61,10 @@ def named_ops(ops: Sequence[Any] | None, where: str) -> list[tuple[str, dict[str
 def _fraction(text: Any) -> Any:
     """PaddleClas writes `scale: 1.0/255.0` and evaluates it as Python; only a quotient of numbers is read here."""
     match = re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", text) if isinstance(text, str) else None
-    return float(match[1]) / float(match[2]) if match else text
+    try:
+        return float(match[1]) / float(match[2]) if match else text
+    except (ValueError, ZeroDivisionError):
+        return text
 
 
 def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | None = None) -> list[Transform]:

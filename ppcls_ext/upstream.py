@@ -67,13 +67,15 @@ def shut_down_workers(iterator: Any) -> None:
             worker.join()
 
 
-def restore_schedule(scheduler: Any, state: dict[str, Any]) -> None:
-    """paddle 3.2.2: a warm-up puts the state of the schedule inside it back, then warns that this part of the
+def restore_state(holder: Any, state: dict[str, Any]) -> None:
+    """`holder.set_state_dict(state)` for a schedule, or an optimizer that has one.
+
+    paddle 3.2.2: a warm-up puts the state of the schedule inside it back, then warns that this part of the
     state was not used. Can go when LinearWarmup.set_state_dict takes out what it has used.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There are some unused values in state_dict")
-        scheduler.set_state_dict(state)
+        holder.set_state_dict(state)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ppcls_ext.classification import Classification
 from ppcls_ext.config import load_config
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.train import Stopped, train
-from tests.conftest import SECONDS, assert_same_run, config_of, log_of, write_config, write_set
+from tests.conftest import SECONDS, assert_same_run, command, config_of, log_of, write_config, write_set
 
 Fails = Callable[..., str]
 
@@ -99,7 +99,8 @@ def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], d
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert log_of(run, "stop")[0]["step"] >= 15
-    train(load_config(run, [f"Global.checkpoints={run}"]))
+    done = command("train", "--resume", run, check=True)
+    assert done.stderr.splitlines()[2].startswith("resuming ")  # after the two about the data: no warning before it
     assert_same_run(run, whole[kind])
 
 
