@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ from ppcls_ext.evaluate import evaluate
 from ppcls_ext.export import export
 from ppcls_ext.infer import infer, open_exported, open_weights
 from ppcls_ext.run import RunFolder, read_log
-from ppcls_ext.train import Trainer, train
+from ppcls_ext.task import Step
+from ppcls_ext.train import Stopped, Trainer, train
 from seg.demo import make_scenes
 from seg.task import Segmentation
 
@@ -120,11 +124,18 @@ def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path
 
     stopped = Trainer(Segmentation(small(data, tmp_path / "stopped", *settings)))
     stopped.start()
-    stopped.last_step = 3  # in the middle of the first epoch
+    take = stopped.task.step
+
+    def interrupt_in_step_3(*arguments: Any) -> Step:  # in the middle of the first epoch
+        if stopped.position.total_steps == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(*arguments)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stopped, "_after_epoch", lambda: {})
-        stopped.fit()
-    stopped.save_latest()
+        patch.setattr(stopped.task, "step", interrupt_in_step_3)
+        with pytest.raises(Stopped):
+            stopped.fit()
+    assert stopped.position.total_steps == 3
     resumed = train(load_config(stopped.folder.path, [f"Global.checkpoints={stopped.folder.path}"]))
 
     ours, theirs = read_state(resumed.latest)[0], read_state(straight.latest)[0]
