@@ -33,8 +33,11 @@ def resolve_sizes(
         if filled.get("size") == "auto":
             # ResizeImage and CropImage take (w, h); RandCropImage hands its size to OpenCV, which wants (w, h) too.
             filled["size"] = height if height == width else [width, height]
-        if filled.get("resize_short") == "auto":
-            filled["resize_short"] = round(min(height, width) / CROP_RATIO)
+        if filled.get("resize_short") == "auto" and height == width:
+            filled["resize_short"] = round(height / CROP_RATIO)
+        elif filled.get("resize_short") == "auto":  # by the short edge, the crop might be larger than the image
+            del filled["resize_short"]
+            filled["size"] = [round(width / CROP_RATIO), round(height / CROP_RATIO)]
         resolved.append({name: filled})
     return resolved
 

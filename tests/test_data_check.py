@@ -51,7 +51,7 @@ def test_a_bad_line_of_one_split_does_not_hide_the_other(images: Path, tmp_path:
     (images / "classes.txt").write_text("blue\ngreen\nred\n")
     (images / "train_list.txt").write_text("train/red/00.png 2\ntrain/red/00.png 2\ntrain/red/01.png 7\n")
     (images / "val_list.txt").write_text("val/red/00.png 2\nval/none.png 2\n")
-    report = report_of(images, tmp_path)
+    report = report_of(images, tmp_path, "Arch.class_num=3")
     assert len(report.errors) == 2
     assert f"image list {images}/train_list.txt, line 3: label 7 is out of range" in report.errors[0]
     assert f"Eval: image {images}/val/none.png: No such file" in report.errors[1]

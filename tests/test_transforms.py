@@ -31,7 +31,7 @@ def test_auto_sizes_are_those_of_the_image_shape() -> None:
     square = resolve_sizes(EVAL, (3, 224, 224))
     assert square[1:3] == [{"ResizeImage": {"resize_short": 256}}, {"CropImage": {"size": 224}}]
     wide = resolve_sizes(EVAL, (3, 64, 128))
-    assert wide[1:3] == [{"ResizeImage": {"resize_short": 73}}, {"CropImage": {"size": [128, 64]}}]
+    assert wide[1:3] == [{"ResizeImage": {"size": [146, 73]}}, {"CropImage": {"size": [128, 64]}}]
     given = [{"RandCropImage": {"size": 7}}, "RandFlipImage"]
     assert resolve_sizes(given, (3, 9, 9)) == [{"RandCropImage": {"size": 7}}, {"RandFlipImage": {}}]
     assert EVAL[1] == {"ResizeImage": {"resize_short": "auto"}}  # the config stays as it was
@@ -46,6 +46,13 @@ def test_evaluation_is_resize_centre_crop_and_normalisation(image: np.ndarray) -
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 64), (3, 64, 32), (3, 24, 24)])
+def test_evaluation_fills_inputs_that_are_not_square(shape: tuple[int, int, int], image: np.ndarray) -> None:
+    ops = build_transforms(resolve_sizes(EVAL, shape), "ops")
+    for picture in (image, image.transpose(1, 0, 2), image[:, :10], image[:3]):
+        assert apply(picture, ops).shape == shape
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 24, 40)])
