@@ -18,8 +18,8 @@ def lines(path: Path, *content: str) -> Path:
 
 
 def test_a_list_gives_paths_labels_and_numbers_as_names(tmp_path: Path) -> None:
-    images = read_list(lines(tmp_path / "l.txt", "a b/1.jpg 0", "", "2.jpg\t2  "), Path("/root"))
-    assert images.paths == ["/root/a b/1.jpg", "/root/2.jpg"]
+    images = read_list(lines(tmp_path / "l.txt", "a b/1.jpg 0", "", "2.jpg\t2  "), Path("/pictures"))
+    assert images.paths == ["/pictures/a b/1.jpg", "/pictures/2.jpg"]
     assert images.labels.tolist() == [0, 2]
     assert images.class_names == ("0", "1", "2")
     assert len(images) == 2
