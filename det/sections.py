@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.config import Section
+from ppcls_ext.config import Batch, Section
 from ppcls_ext.loader import Sampler, Workers
 
 
@@ -65,4 +65,4 @@ class ExportSection(Section):
     """`Export`."""
 
     nms: bool = True  # in the graph; False exports raw scores and boxes, and NMS is done in NumPy
-    batch: int = pydantic.Field(default=-1, ge=-1)  # -1: any
+    batch: Batch = -1  # -1: any

@@ -68,7 +68,7 @@ class InferSection(Section):
     """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
 
     infer_imgs: str | list[str] | None = None
-    batch_size: int = pydantic.Field(default=1, ge=1)
+    batch_size: int = pydantic.Field(default=1, ge=1)  # PaddleClas's; here `infer --batch` says it
     transforms: list[Any] | None = None  # default: those of DataLoader.Eval
     PostProcess: TopkSection = TopkSection()
 

@@ -55,8 +55,8 @@ class Bar:
 
 
 @contextlib.contextmanager
-def bar(total: int, what: str, start: int = 0, leave: bool = False) -> Iterator[Bar]:
-    """A progress bar with counts, elapsed and remaining time; gone when done unless `leave`."""
+def bar(total: int, what: str, start: int = 0) -> Iterator[Bar]:
+    """A progress bar with counts, elapsed and remaining time; gone when done."""
     if not sys.stderr.isatty():
         yield Bar(None, total, what, start)
         return
@@ -69,7 +69,7 @@ def bar(total: int, what: str, start: int = 0, leave: bool = False) -> Iterator[
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=not leave) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         yield Bar(progress, total, what, start)
 
 

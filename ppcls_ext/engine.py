@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,9 @@ def read_arrays(path: Path) -> list[list[np.ndarray]]:
     return batches
 
 
-def run_job(job: dict[str, Any], make: Callable[..., Engine] = Engine) -> None:
+def run_job(job: dict[str, Any]) -> None:
     """Run the inputs of a job through an engine and write the outputs; see `ppcls_ext.parity`."""
-    engine = make(Path(job["folder"]), job["engine"], job["threads"], job["format"])
+    engine = Engine(Path(job["folder"]), job["engine"], job["threads"], job["format"])
     outputs = [engine(batch) for batch in read_arrays(Path(job["inputs"]))]
     write_arrays(Path(job["outputs"]), outputs)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import paddle
 import pydantic
 
@@ -76,47 +73,6 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-# Paddle 3.2.2 does not bring an exception of a worker to the one who iterates: it ends in a "Blocking queue is
-# killed" or a hang. So failures travel as values: each batch begins with a status, one byte or a pickled exception.
-
-
-def _portable(error: Exception) -> Exception:
-    """An exception that can be pickled and says as much in another process."""
-    return error if isinstance(error, UserError) else RuntimeError("".join(traceback.format_exception(error)))
-
-
-class _Guarded:
-    """A dataset whose failures are samples."""
-
-    def __init__(self, dataset: PlacedDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, place: Place) -> Any:
-        try:
-            return self.dataset[place]
-        except Exception as error:
-            return _portable(error)
-
-
-class _GuardedCollate:
-    """A collate function that puts the status before the batch."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, samples: list[Any]) -> list[np.ndarray]:
-        failure = next((sample for sample in samples if isinstance(sample, Exception)), None)
-        if failure is None:
-            try:
-                return [np.zeros(1, np.uint8), *self.collate(samples)]
-            except Exception as error:
-                failure = _portable(error)
-        return [np.frombuffer(pickle.dumps(failure), np.uint8).copy()]
-
-
 class Loader:
     """Iterates over batches of a split.
 
@@ -155,19 +111,17 @@ class Loader:
                 yield [paddle.to_tensor(array) for array in self.collate([self.dataset[place] for place in places])]
             return
         loader = paddle.io.DataLoader(
-            _Guarded(self.dataset),
+            upstream.GuardedDataset(self.dataset),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=_GuardedCollate(self.collate),
+            collate_fn=upstream.GuardedCollate(self.collate),
             return_list=True,
             use_shared_memory=self.workers.use_shared_memory,
             worker_init_fn=_start_worker,
         )
         iterator = iter(loader)
         try:
-            for status, *batch in iterator:
-                if len(status) > 1:
-                    raise pickle.loads(status.numpy().tobytes())  # an exception that our own worker has put there
-                yield batch
+            for guarded in iterator:
+                yield upstream.unguarded(guarded)
         finally:
             upstream.shut_down_workers(iterator)

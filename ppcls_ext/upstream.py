@@ -10,12 +10,16 @@ import importlib.util
 import io
 import logging
 import os
+import pickle
 import sys
+import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from ppcls_ext.errors import UserError
 
 
 def install() -> None:
@@ -48,6 +52,58 @@ def import_paddle_with_threads(threads: int) -> None:
     os.environ.setdefault("GLOG_minloglevel", "2")  # saving a .pdmodel logs a line otherwise; errors still show
     with contextlib.redirect_stderr(io.StringIO()):
         importlib.import_module("paddle")
+
+
+class GuardedDataset:
+    """A dataset whose failures are samples, for `paddle.io.DataLoader` with workers.
+
+    paddle 3.2.2 does not bring an exception of a worker to the one who iterates: it ends in "Blocking queue is
+    killed" or a hang. So failures travel as values: `GuardedCollate` begins each batch with a status, one byte or
+    a pickled exception, and `unguarded` takes it off. Can go when the loader raises what its workers raised.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Any) -> Any:
+        try:
+            return self.dataset[place]
+        except Exception as error:
+            return _portable(error)
+
+
+class GuardedCollate:
+    """A collate function that puts the status before the batch; see `GuardedDataset`."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> list[Any]:
+        import numpy as np
+
+        failure = next((sample for sample in samples if isinstance(sample, Exception)), None)
+        if failure is None:
+            try:
+                return [np.zeros(1, np.uint8), *self.collate(samples)]
+            except Exception as error:
+                failure = _portable(error)
+        return [np.frombuffer(pickle.dumps(failure), np.uint8).copy()]
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception that can be pickled and says as much in another process."""
+    return error if isinstance(error, UserError) else RuntimeError("".join(traceback.format_exception(error)))
+
+
+def unguarded(guarded: Sequence[Any]) -> list[Any]:
+    """The batch without its status; raises what a worker raised. See `GuardedDataset`."""
+    status, *batch = guarded
+    if len(status) > 1:
+        raise pickle.loads(status.numpy().tobytes())  # put there by our own worker
+    return batch
 
 
 WORKER_SECONDS = 2.0  # for a worker to end by itself
@@ -360,8 +416,6 @@ def download_ppcls_weights(arch_name: str) -> Path:
 
     PaddleClas would unpickle the file right away, which executes what it holds: here it is only fetched.
     """
-    from ppcls_ext.errors import UserError
-
     for module_name in ("pp_lcnet", "mobilenet_v1", "mobilenet_v3"):
         urls = ppcls(f"arch.backbone.legendary_models.{module_name}").MODEL_URLS
         if arch_name in urls:

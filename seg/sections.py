@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.config import Section
+from ppcls_ext.config import Batch, Section
 from ppcls_ext.loader import Sampler, Workers
 
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
@@ -102,6 +102,6 @@ class Infer(Section):
 class Export(Section):
     """`Export`."""
 
-    batch: int = pydantic.Field(default=-1, ge=-1)  # -1: any
+    batch: Batch = -1  # -1: any
     size: Pair | None = None  # height and width; null: any
     argmax: bool = True  # give the class map; false: the logits
