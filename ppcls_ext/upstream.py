@@ -134,6 +134,23 @@ def restore_state(holder: Any, state: dict[str, Any]) -> None:
         holder.set_state_dict(state)
 
 
+def paddle2onnx() -> Any:
+    """The module paddle2onnx. Raises UserError where it is not installed.
+
+    paddle2onnx 2.1.0: its default optimisation runs polygraphy, which pip-installs what it misses, from an index of
+    its own, without asking. The lock leaves polygraphy out, its one caller asks for no optimisation (engines fold
+    constants themselves), and this forbids the installing. Can go when paddle2onnx stops using polygraphy.
+    """
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
+    try:
+        with quiet_import():
+            return importlib.import_module("paddle2onnx")
+    except ImportError as error:
+        from ppcls_ext.engine import INSTALL_EXTRAS
+
+        raise UserError(f"ONNX needs the package paddle2onnx: {INSTALL_EXTRAS}") from error
+
+
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
     """Imports inside neither print nor warn: ppcls, ppdet and paddleseg print hints and raise Deprecation- and
