@@ -114,7 +114,14 @@ class Inference(abc.ABC):
 S = TypeVar("S", bound=Section)
 
 
-def parse_splits(config: Config, kind: type[S]) -> dict[str, S]:
+class Splits(dict[str, S]):
+    """The `DataLoader` section: a typed section for each split it has. One it does not have is a UserError."""
+
+    def __missing__(self, split: str) -> S:
+        raise UserError(f"DataLoader.{split} is missing")
+
+
+def parse_splits(config: Config, kind: type[S]) -> Splits[S]:
     """The `DataLoader` section as a typed section for each split.
 
     Raises:
@@ -124,7 +131,7 @@ def parse_splits(config: Config, kind: type[S]) -> dict[str, S]:
     for name in loaders:
         if name not in SPLIT_NAMES:
             raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
-    return {name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()}
+    return Splits({name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()})
 
 
 def check_class_count(given: int | None, found: int, source: object) -> None:
@@ -180,16 +187,12 @@ class Task(abc.ABC):
         """Forward pass and losses of one training batch."""
 
     @abc.abstractmethod
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        """Tables (title, columns, rows) of a report that `evaluate` wrote, for people."""
-
-    @abc.abstractmethod
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         """Metrics of `model` on the evaluation split.
 
         Args:
             advance: called with the number of images after each batch.
-            folder: where to write tables and pictures; None writes nothing.
+            folder: where to write the report (see `ppcls_ext.eval_report`); None writes nothing.
         """
 
     @abc.abstractmethod
@@ -211,6 +214,19 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
+
+    def rooted(self, path: str) -> Path:
+        """A path of the config: relative to `Global.data_root`, where that is given."""
+        return Path(self.run.data_root or "", path)
+
+    def data_root(self) -> Path:
+        """`Global.data_root`. Raises UserError if it is not given or no folder."""
+        if self.run.data_root is None:
+            raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
+        root = Path(self.run.data_root)
+        if not root.is_dir():
+            raise UserError(f"Global.data_root {root}: no such folder")
+        return root
 
     def resolved_with(self, class_num: int, path_keys: Sequence[str]) -> Config:
         """A copy of the config with the class count, without starting weights, and with absolute data paths.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -25,7 +24,7 @@ from seg.checks import report_on
 from seg.colours import palette
 from seg.deploy import ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
-from seg.metrics import PER_CLASS_COLUMNS, PixelConfusion, read_per_class, write_report
+from seg.metrics import PixelConfusion, write_report
 from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
 from seg.predict import class_map
@@ -68,26 +67,15 @@ class Segmentation(Task):
 
     # Data
 
-    def _section(self, split: str) -> typed.LoaderSection:
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        return self._loaders[split]
-
-    def _rooted(self, path: str) -> Path:
-        root = self.run.data_root
-        return Path(path) if root is None else Path(root) / path
-
     def _read_split(self, split: str) -> PairList:
-        dataset = self._section(split).dataset
+        dataset = self._loaders[split].dataset
         if dataset.name == "MaskList":
             if dataset.list_path is None:
                 raise UserError(f"DataLoader.{split}.dataset.list_path is missing")
-            list_path = self._rooted(dataset.list_path)
-            root = list_path.parent if dataset.image_root is None else self._rooted(dataset.image_root)
+            list_path = self.rooted(dataset.list_path)
+            root = list_path.parent if dataset.image_root is None else self.rooted(dataset.image_root)
             return read_pairs(list_path, root, dataset.delimiter)
-        if self.run.data_root is None:
-            raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
+        root = self.data_root()
         if dataset.name == "Cityscapes":
             return find_cityscapes(root, SPLIT_NAMES[split])
         return find_pairs(root, SPLIT_NAMES[split], dataset.val_fraction, dataset.delimiter)
@@ -110,7 +98,7 @@ class Segmentation(Task):
     def _given_names(self) -> tuple[str, ...] | None:
         """Class names of the config, or of the run folder that it lies in."""
         if self.masks.class_names is not None:
-            return read_class_names(self._rooted(self.masks.class_names))
+            return read_class_names(self.rooted(self.masks.class_names))
         return self.saved_labels()
 
     @functools.cached_property
@@ -135,16 +123,16 @@ class Segmentation(Task):
 
     def _data_at_hand(self) -> bool:
         """Whether names can come from the data: weights are exported where there are none, too."""
-        dataset = self._section("Train").dataset
+        dataset = self._loaders["Train"].dataset
         if dataset.name == "MaskList":
-            return dataset.list_path is not None and self._rooted(dataset.list_path).is_file()
+            return dataset.list_path is not None and self.rooted(dataset.list_path).is_file()
         return self.run.data_root is not None and Path(self.run.data_root).is_dir()
 
     def colours(self) -> list[tuple[int, int, int]]:
         return cityscapes.COLOURS if self.labels() == cityscapes.NAMES else palette(self.class_num)
 
     def _loader(self, split: str) -> Loader:
-        section, pairs = self._section(split), self._pairs(split)
+        section, pairs = self._loaders[split], self._pairs(split)
         rules = self._rules(pairs, self.class_num)
         sampler = section.sampler
         if split == "Train":
@@ -243,9 +231,6 @@ class Segmentation(Task):
         if folder is not None:
             write_report(folder, confusion, self.labels(), len(self.eval_pairs))
         return confusion.metrics()
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     # Config and deployment
 

@@ -226,6 +226,11 @@ def test_check_data_names_every_fault(folder: Path, capsys: pytest.CaptureFixtur
         assert part in text
 
 
+def test_a_split_that_the_config_lacks_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"DataLoader\.Eval is missing"):
+        Segmentation(config(folder, "DataLoader={Train: {dataset: {name: MaskFolder}}}")).eval_loader()
+
+
 def test_training_refuses_wrong_masks_before_it_starts(folder: Path) -> None:
     save(folder / "masks/train/0.png", np.full((20, 30), 77, np.uint8))
     with pytest.raises(UserError, match="no class has the value 77"):

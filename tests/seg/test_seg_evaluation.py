@@ -45,7 +45,7 @@ def test_metrics_equal_a_slow_count() -> None:
     assert metrics["mIoU"] == pytest.approx(np.mean(ious))  # class 3 is nowhere, and does not lower the mean
     assert metrics["mDice"] == pytest.approx(np.mean(dices))
     assert metrics["accuracy"] == pytest.approx((truth == guess).mean())
-    assert per_class_rows(confusion, "abcd")[3][3:] == ("-", "-", "-", "-")
+    assert np.isnan(per_class_rows(confusion, "abcd")[3][3:]).all()
 
 
 def test_nothing_but_ignored_pixels_is_an_error() -> None:
