@@ -25,7 +25,17 @@ from ppcls_ext.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.pictures import caption
 from ppcls_ext.registry import call_checked
 from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Inference, Input, Step, Task, check_class_count, parse_splits
+from ppcls_ext.task import (
+    SPLIT_NAMES,
+    Deployment,
+    Inference,
+    Input,
+    Step,
+    Task,
+    by_split,
+    check_class_count,
+    parse_splits,
+)
 from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
@@ -137,19 +147,13 @@ class Classification(Task):
         self._loaders = parse_splits(config, LoaderSection)
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self._export = parse(ExportSection, config.get("Export"), "Export")
-        self._check_splits("Loss")
-        self._check_splits("Metric")
-        self._check_metric(config.get("Metric"))
-
-    def _check_splits(self, section: str) -> None:
-        for split in self.config.get(section) or {}:
-            if split not in SPLIT_NAMES:
-                raise UserError(f"{section}.{split}: unknown split; {nearest(split, SPLIT_NAMES)}")
+        self._losses = by_split(config, "Loss")
+        self._check_metric(by_split(config, "Metric"))
 
     @staticmethod
-    def _check_metric(metric: Any) -> None:
+    def _check_metric(metric: Mapping[str, Any]) -> None:
         """`Metric` may name what is always reported anyway; anything else would be silently missing."""
-        for split, items in (metric or {}).items():
+        for split, items in metric.items():
             for name, _ in named_ops(items, f"Metric.{split}"):
                 if name != "TopkAcc":
                     raise UserError(
@@ -260,7 +264,7 @@ class Classification(Task):
 
     @functools.cached_property
     def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
-        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+        return build_losses(self._losses.get("Train"), "Loss.Train")
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, labels = batch

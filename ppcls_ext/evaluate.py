@@ -81,7 +81,7 @@ def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
     from ppcls_ext.export import dygraph_outputs
     from ppcls_ext.infer import predict
 
-    deployment = task.deployment(model)
+    deployment = task.drawn(model)
     deployment.model.eval()
     inference = task.inference(deployment.recipe)
     paths = task.image_paths("Eval")

@@ -58,6 +58,8 @@ class Deployment(NamedTuple):
         compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
             must be at most `tolerance`.
         tolerance: of `compare`, in words and number.
+        witness: where `model` hides most of what it computes, such as a class map the logits: a layer on the same
+            inputs that shows it. It is exported for the check alone, and compared in the same way.
     """
 
     model: nn.Layer
@@ -67,6 +69,7 @@ class Deployment(NamedTuple):
     samples: Callable[[int], list[np.ndarray]]
     compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
     tolerance: float
+    witness: nn.Layer | None = None
 
 
 class Inference(abc.ABC):
@@ -127,11 +130,17 @@ def parse_splits(config: Config, kind: type[S]) -> Splits[S]:
     Raises:
         UserError: an unknown split, or what `parse` raises.
     """
-    loaders = mapping(config.get("DataLoader"), "DataLoader")
-    for name in loaders:
-        if name not in SPLIT_NAMES:
-            raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
+    loaders = by_split(config, "DataLoader")
     return Splits({name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()})
+
+
+def by_split(config: Config, section: str) -> Mapping[str, Any]:
+    """A section whose keys are splits. Raises UserError for another key."""
+    values = mapping(config.get(section), section)
+    for name in values:
+        if name not in SPLIT_NAMES:
+            raise UserError(f"{section}.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
+    return values
 
 
 def check_class_count(given: int | None, found: int, source: object) -> None:
@@ -210,6 +219,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def deployment(self, model: nn.Layer) -> Deployment:
         """How to export `model`, by the `Export` section."""
+
+    def drawn(self, model: nn.Layer) -> Deployment:
+        """What `eval --draw` runs; it gives the results that `evaluate` counts."""
+        return self.deployment(model)
 
     @abc.abstractmethod
     def labels(self) -> tuple[str, ...]:
