@@ -16,7 +16,7 @@ from det.coco import CocoSplit, Findings, check_coco, read_coco, read_record_ima
 from det.data_check import check_splits
 from det.dataset import DetectionDataset, EvalCollate, TrainCollate
 from det.inference import DetectionInference, split_rows
-from det.metrics import PER_CLASS_COLUMNS, CocoResult, read_per_class
+from det.metrics import CocoResult
 from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection
 from det.transforms import (
     BATCH_TRANSFORMS,
@@ -65,14 +65,7 @@ class Detection(Task):
 
     def _json_of(self, split: str) -> tuple[Path, Path, Path | None]:
         """The annotation file of a split, the root of the data, and the folder of images, if given."""
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        if self.run.data_root is None:
-            raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
-        if not root.is_dir():
-            raise UserError(f"Global.data_root {root}: no such folder")
-        dataset = self._loaders[split].dataset
+        dataset, root = self._loaders[split].dataset, self.data_root()
         path = dataset.anno_path or f"annotations/instances_{SPLIT_NAMES[split]}.json"
         return root / path, root, None if dataset.image_dir is None else root / dataset.image_dir
 
@@ -226,9 +219,6 @@ class Detection(Task):
         if folder is not None:
             result.write(folder)
         return result.metrics
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     # Config and deployment
 

@@ -15,7 +15,7 @@ from paddle import nn
 from ppcls_ext import upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
-from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
+from ppcls_ext.classification_metrics import Confusion, write_report
 from ppcls_ext.config import Batch, Config, Section, number, parse
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError, nearest
@@ -25,7 +25,17 @@ from ppcls_ext.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.pictures import caption
 from ppcls_ext.registry import call_checked
 from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Inference, Input, Step, Task, check_class_count, parse_splits
+from ppcls_ext.task import (
+    SPLIT_NAMES,
+    Deployment,
+    Inference,
+    Input,
+    Step,
+    Task,
+    by_split,
+    check_class_count,
+    parse_splits,
+)
 from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
@@ -137,19 +147,13 @@ class Classification(Task):
         self._loaders = parse_splits(config, LoaderSection)
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self._export = parse(ExportSection, config.get("Export"), "Export")
-        self._check_splits("Loss")
-        self._check_splits("Metric")
-        self._check_metric(config.get("Metric"))
-
-    def _check_splits(self, section: str) -> None:
-        for split in self.config.get(section) or {}:
-            if split not in SPLIT_NAMES:
-                raise UserError(f"{section}.{split}: unknown split; {nearest(split, SPLIT_NAMES)}")
+        self._losses = by_split(config, "Loss")
+        self._check_metric(by_split(config, "Metric"))
 
     @staticmethod
-    def _check_metric(metric: Any) -> None:
+    def _check_metric(metric: Mapping[str, Any]) -> None:
         """`Metric` may name what is always reported anyway; anything else would be silently missing."""
-        for split, items in (metric or {}).items():
+        for split, items in metric.items():
             for name, _ in named_ops(items, f"Metric.{split}"):
                 if name != "TopkAcc":
                     raise UserError(
@@ -157,15 +161,6 @@ class Classification(Task):
                     )
 
     # Data
-
-    def _section(self, split: str) -> LoaderSection:
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        return self._loaders[split]
-
-    def _rooted(self, path: str) -> Path:
-        root = self.run.data_root
-        return Path(path) if root is None else Path(root) / path
 
     @functools.cached_property
     def _given_count(self) -> int | None:
@@ -181,7 +176,7 @@ class Classification(Task):
     def _given_names(self) -> tuple[str, ...] | None:
         """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
         given = self.infer.PostProcess.class_id_map_file
-        files = [self._rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
+        files = [self.rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
         files += [upstream.class_map(given)] if given else []
         names = read_class_names(files[0]) if files else self.saved_labels()
         if names is not None and self._given_count not in (None, len(names)):
@@ -193,20 +188,17 @@ class Classification(Task):
         return names
 
     def _read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
-        dataset = self._section(split).dataset
+        dataset = self._loaders[split].dataset
         count = self._given_count
         if dataset.name == "ImageFolder":
-            if self.run.data_root is None:
-                raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
-            root = Path(self.run.data_root)
-            images = find_split(root, SPLIT_NAMES[split], dataset.val_fraction, names, count)
+            images = find_split(self.data_root(), SPLIT_NAMES[split], dataset.val_fraction, names, count)
         elif dataset.image_root is None:
             raise UserError(f"DataLoader.{split}.dataset.image_root is missing")
         elif dataset.cls_label_path is None:
-            images = scan_folder(self._rooted(dataset.image_root), names)
+            images = scan_folder(self.rooted(dataset.image_root), names)
         else:
-            list_path = self._rooted(dataset.cls_label_path)
-            images = read_list(list_path, self._rooted(dataset.image_root), dataset.delimiter, names, count)
+            list_path = self.rooted(dataset.cls_label_path)
+            images = read_list(list_path, self.rooted(dataset.image_root), dataset.delimiter, names, count)
         check_class_count(count, len(images.class_names), images.source)
         return images
 
@@ -235,7 +227,7 @@ class Classification(Task):
         return (read[0] if read else self.train_images).class_names
 
     def _loader(self, split: str, images: ImageList) -> Loader:
-        section = self._section(split)
+        section = self._loaders[split]
         where = f"DataLoader.{split}.dataset"
         ops = resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape, f"{where}.transform_ops")
         dataset = ClassificationDataset(images, build_transforms(ops, f"{where}.transform_ops"), self.run.seed)
@@ -272,7 +264,7 @@ class Classification(Task):
 
     @functools.cached_property
     def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
-        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+        return build_losses(self._losses.get("Train"), "Loss.Train")
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, labels = batch
@@ -300,9 +292,6 @@ class Classification(Task):
         if folder is not None:
             write_report(folder, confusion, self.eval_images.class_names)
         return confusion.metrics()
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     def check_data(self) -> DataReport:
         report = DataReport()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ppcls_ext.engine import ENGINES, FORMATS, engine_class
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.evaluate import build_with_weights
 from ppcls_ext.fold import fold_batch_norm
-from ppcls_ext.parity import Parity, check_parity
+from ppcls_ext.parity import Parity, check_parity, worse
 from ppcls_ext.run import RunFolder
 from ppcls_ext.task import Deployment, make_task
 
@@ -70,6 +71,15 @@ def save_onnx(folder: Path) -> None:
         raise CheckFailed("export: paddle2onnx wrote no file for this network; use --formats both")
 
 
+def save_formats(deployment: Deployment, folder: Path, formats: Sequence[str]) -> None:
+    """Write the deployment's model in each of the formats."""
+    for model_format in formats:
+        if model_format == "onnx":
+            save_onnx(folder)
+        else:
+            save_graph(deployment, folder / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
+
+
 def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
     """Outputs of `model` as arrays for arrays."""
     with paddle.no_grad():
@@ -100,24 +110,20 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     fixed = deployment.inputs[0].shape[0]
     batches = [deployment.samples(n) for n in (ANY_BATCH_TRIED if fixed == -1 else (fixed,))]
     expected = [dygraph_outputs(deployment.model, batch) for batch in batches]
+    witness = None if deployment.witness is None else deployment._replace(model=deployment.witness)
+    witnessed = [] if witness is None else [dygraph_outputs(witness.model.eval(), batch) for batch in batches]
     if fold:
         fold_batch_norm(deployment.model, *(paddle.to_tensor(array) for array in batches[0]))
 
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
-    for model_format in chosen:
-        if model_format == "onnx":
-            save_onnx(work)
-        else:
-            save_graph(deployment, work / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
-
-    kinds = {name: engine_class(name) for name in ENGINES}
-    pairs = [(f, e) for f in chosen for e, kind in kinds.items() if f in kind.formats and kind.installed()]
-    checks = []
-    with bar(len(pairs), "check") as progress:
-        for model_format, engine in pairs:
-            checks.append(check_parity(work, model_format, engine, batches, expected, deployment.compare))
-            progress.advance()
+    save_formats(deployment, work, chosen)
+    checks = _check(work, chosen, batches, expected, deployment)
+    if witness is not None:
+        with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+            save_formats(witness, Path(scratch), chosen)
+            shown = _check(Path(scratch), chosen, batches, witnessed, witness)
+        checks = [worse(a, b) for a, b in zip(checks, shown, strict=True)]
     recipe = {
         "task": task.name,
         "network": config["Arch"]["name"],
@@ -148,6 +154,20 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     _swap(work, folder)
     say(f"exported to {folder}")
     return folder
+
+
+def _check(
+    folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
+) -> list[Parity]:
+    """Run each format in `folder` on each engine that runs it."""
+    kinds = {name: engine_class(name) for name in ENGINES}
+    pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
+    checks = []
+    with bar(len(pairs), "check") as progress:
+        for model_format, engine in pairs:
+            checks.append(check_parity(folder, model_format, engine, batches, expected, deployment.compare))
+            progress.advance()
+    return checks
 
 
 def _swap(new: Path, place: Path) -> None:
