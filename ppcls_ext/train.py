@@ -162,6 +162,7 @@ class Trainer:
             say(f"{split}: {len(paths)} images, {part}")
         for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
             say(note)
+        self.task.prepare()
         if self.run.checkpoints:
             self._resume(_state_path(self.run.checkpoints))
         elif self.run.pretrained_model:
@@ -180,10 +181,11 @@ class Trainer:
                 f"training state {path}: it holds weights, but not how far a run has come; it cannot be resumed"
             )
         fingerprint = self._fingerprint()
-        for key, value in info["run"].items():
-            if fingerprint.get(key) != value:
+        for key in {**info["run"], **fingerprint}:
+            was, now = info["run"].get(key), fingerprint.get(key)
+            if was != now:
                 raise UserError(
-                    f"training state {path}: saved with {key} {value}, this config has {fingerprint.get(key)}; "
+                    f"training state {path}: saved with {key} {was}, this config has {now}; "
                     "an exact resume needs the same (or start anew from its weights: -o Global.pretrained_model=FILE)"
                 )
         load_into(self.model, _part(tensors, "model/"), path)
@@ -204,6 +206,7 @@ class Trainer:
             "images": len(self.loader.dataset),
             "batch_size": self.loader.sampler.batch_size,
             "ema": self.average is not None,
+            **self.task.fingerprint(),
         }
 
     def save_latest(self) -> None:
