@@ -129,8 +129,9 @@ class _Collate:
         for operation in self.operations:
             pairs = operation(pairs)
         images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
-        if self.operations:  # PaddleClas mixes in float64, and labels [N, 1] into [N, 1, classes]
-            images, labels = images.astype(np.float32), labels.reshape(len(labels), -1)
+        images = images.astype(np.float32, copy=False)  # PaddleClas mixes in float64, and labels to [N, 1, classes]
+        if labels.dtype.kind == "f":
+            labels = labels.reshape(len(labels), -1).astype(np.float32)
         places = [np.array([place for *_, place in samples], np.int64)] if self.places else []
         return [images, labels, *places]
 
@@ -140,7 +141,8 @@ class Classification(Task):
 
     name = "classification"
     sections = (
-        "Global", "Arch", "Loss", "Distill", "Optimizer", "DataLoader", "Infer", "Metric", "EMA", "Export", "Expect",
+        "Global", "Arch", "Loss", "Distill", "Optimizer", "AMP", "EMA", "DataLoader", "Infer", "Metric", "Export",
+        "Expect",
     )  # fmt: skip
     primary = "top1"
     metric_names = ("top1", "top5", "loss")
@@ -518,6 +520,9 @@ def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Ma
         if name not in known:
             raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
         weight = number(arguments.pop("weight", 1.0), f"{where}.{place}.{name}.weight")
+        if name == "CELoss" and not 0 <= number(arguments.get("epsilon") or 0, f"{where}.{place}.CELoss.epsilon") < 1:
+            # PaddleClas would train without smoothing, and not say so.
+            raise UserError(f"{where}.{place}.CELoss.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
         losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")
