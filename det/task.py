@@ -46,7 +46,7 @@ class Detection(Task):
     """See `Task`. Metrics: COCO's `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`."""
 
     name = "detection"
-    sections = ("Global", "Arch", "Optimizer", "EMA", "DataLoader", "NMS", "Infer", "Export", "Expect")
+    sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "NMS", "Infer", "Export", "Expect")
     primary = "AP"
     inference = DetectionInference
 

@@ -99,6 +99,9 @@ class Global(Section):
     output_dir: str = "./output/"  # run folders are made below it, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1)
     iters: int | None = pydantic.Field(None, ge=1)  # stop after so many steps; then `epochs` is not used
+    update_freq: int = pydantic.Field(default=1, ge=1)  # batches whose mean gradient makes a step
+    freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
+    early_stop: int | None = pydantic.Field(None, ge=1)  # end after so many evaluations without a better one
     eval_during_train: bool = True
     eval_interval: int = pydantic.Field(default=1, ge=1)  # epochs
     save_interval: int = pydantic.Field(default=1, ge=1)  # epochs between saves of the latest state

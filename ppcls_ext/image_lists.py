@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ppcls_ext.errors import UserError
 from ppcls_ext.images import ENDINGS
 
 CLASS_FILES = ("classes.txt", "labels.txt")  # looked for beside a list file
+UNLABELLED = -1  # the label of an image that has none
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ImageList:
 
     Attributes:
         paths: of each image.
-        labels: int64 [len(paths)], each in [0, classes).
+        labels: int64 [len(paths)], each in [0, classes), or `UNLABELLED`.
         class_names: one for each class; of lists without a class file, the numbers as text.
         source: the list file or folder, for messages.
     """
@@ -41,6 +43,7 @@ def read_list(
     delimiter: str | None = None,
     class_names: Sequence[str] | None = None,
     count: int | None = None,
+    unlabelled: bool = False,
 ) -> ImageList:
     """Read lines `path label`; paths are relative to `image_root` and may hold spaces.
 
@@ -48,6 +51,7 @@ def read_list(
         delimiter: between path and label; None is white space.
         class_names: known names; else those of a class file beside the list, else the numbers.
         count: number of classes; else that of the names, else one more than the largest label.
+        unlabelled: a line that does not end in a number is a path alone.
     Raises:
         UserError: no such file, a line that is not `path label` (with its number), a label that is not a class
             (with its number), or no line at all.
@@ -62,6 +66,10 @@ def read_list(
             continue
         where = f"image list {list_path}, line {number}"
         parts = line.strip().rsplit(delimiter, 1)
+        if unlabelled and not (len(parts) == 2 and re.fullmatch(r"\s*[-+]?\d+", parts[1])):
+            paths.append(str(image_root / line.strip()))
+            labels.append(UNLABELLED)
+            continue
         if len(parts) != 2:
             raise UserError(f"{where}: expected 'path{delimiter or ' '}label', got '{line.strip()}'")
         name, label = parts
@@ -76,7 +84,13 @@ def read_list(
         labels.append(value)
     if not paths:
         raise UserError(f"image list {list_path}: no lines, the split is empty")
-    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count or max(labels) + 1)))
+    count = count or max(labels) + 1
+    if count == 0:
+        raise UserError(
+            f"image list {list_path}: no line has a label, so the classes are unknown; give their number or their "
+            "names: -o Arch.class_num=N, or DataLoader.Train.dataset.class_names"
+        )
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
     return ImageList(paths, np.array(labels, np.int64), names, str(list_path))
 
 
@@ -162,7 +176,12 @@ def held_out(paths: Sequence[str], root: Path, fraction: float, split: str) -> l
 
 
 def find_split(
-    root: Path, split: str, val_fraction: float, class_names: Sequence[str] | None = None, count: int | None = None
+    root: Path,
+    split: str,
+    val_fraction: float,
+    class_names: Sequence[str] | None = None,
+    count: int | None = None,
+    unlabelled: bool = False,
 ) -> ImageList:
     """The images of `split` ('train' or 'val') in someone's own folder.
 
@@ -173,7 +192,7 @@ def find_split(
     """
     for list_path in (root / f"{split}_list.txt", root / f"{split}.txt"):
         if list_path.is_file():
-            return read_list(list_path, root, None, class_names, count)
+            return read_list(list_path, root, None, class_names, count, unlabelled)
     if (root / split).is_dir():
         return scan_folder(root / split, class_names)
     kinds = ("{}", "{}_list.txt", "{}.txt")

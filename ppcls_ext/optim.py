@@ -1,4 +1,5 @@
-"""The `Optimizer` section, in PaddleClas's schema: optimizer, schedule, decay, clipping.
+"""The `Optimizer` section, in PaddleClas's schema: optimizer, schedule, decay, clipping of gradients (`clip_norm` of
+each tensor, `clip_norm_global` of all together).
 
 Schedules are PaddleClas's. Its optimizer wrappers are not used: 2.4.2 calls `inspect.getargspec`, gone since
 Python 3.11; here each name stands for Paddle's optimizer with the keys that PaddleClas gives it.
@@ -177,18 +178,23 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
         settings["weight_decay"] = kinds[regularizer["name"]](
             number(regularizer["coeff"], "Optimizer.regularizer.coeff")
         )
-    clip = settings.pop("clip_norm", None)
+    each, whole = settings.pop("clip_norm", None), settings.pop("clip_norm_global", None)
+    if each is not None and whole is not None:
+        raise UserError("Optimizer: give either clip_norm (of each tensor) or clip_norm_global (of all), not both")
+    clip = None
+    if each is not None or whole is not None:
+        clip = nn.ClipGradByNorm(each) if whole is None else nn.ClipGradByGlobalNorm(whole)
     common = {
         "learning_rate": schedule.lr,
         "parameters": [p for p in model.parameters() if not p.stop_gradient],
-        "grad_clip": None if clip is None else nn.ClipGradByNorm(number(clip, "Optimizer.clip_norm")),
+        "grad_clip": clip,
     }
     return call_checked(OPTIMIZERS[name], settings, "Optimizer", {"common": common})
 
 
 # Paddle takes anything for these, and fails in the first step.
 LR_NUMBERS = ("learning_rate", "warmup_epoch", "warmup_start_lr", "end_lr", "power", "gamma", "step_size")
-NUMBERS = ("momentum", "weight_decay", "beta1", "beta2", "epsilon", "rho", "clip_norm", *LR_NUMBERS)
+NUMBERS = ("momentum", "weight_decay", "beta1", "beta2", "epsilon", "rho", "clip_norm", "clip_norm_global", *LR_NUMBERS)
 
 
 def _check_numbers(settings: Mapping[str, Any], where: str) -> None:

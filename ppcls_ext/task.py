@@ -191,6 +191,13 @@ class Task(abc.ABC):
         """The same for weights to evaluate or export; a task that can also start from a trunk refuses one here."""
         return self.load_pretrained(model, path)
 
+    def prepare(self) -> None:  # noqa: B027  (most tasks have nothing to do)
+        """What has to be done once between checking the data and the first step."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON-able values of a task's own that an exact resume must find again."""
+        return {}
+
     @abc.abstractmethod
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         """Forward pass and losses of one training batch."""

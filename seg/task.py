@@ -37,8 +37,8 @@ class Segmentation(Task):
 
     name = "segmentation"
     sections = (
-        "Global", "Arch", "Loss", "Optimizer", "DataLoader", "Masks", "Normalize", "Eval", "Infer", "EMA", "Export",
-        "Expect",
+        "Global", "Arch", "Loss", "Optimizer", "AMP", "EMA", "DataLoader", "Masks", "Normalize", "Eval", "Infer",
+        "Export", "Expect",
     )  # fmt: skip
     primary = "mIoU"
     inference = SegmentationInference

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.errors import UserError
-from ppcls_ext.image_lists import find_split, read_class_names, read_list, scan_folder
+from ppcls_ext.image_lists import UNLABELLED, find_split, read_class_names, read_list, scan_folder
 from tests.conftest import CLASSES, write_split
 
 
@@ -55,6 +55,24 @@ def test_a_bad_line_is_named_by_its_number(content: list[str], message: str, tmp
         read_list(path, tmp_path, count=2)
     assert str(caught.value).startswith(f"image list {path}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_may_have_images_without_a_label_where_that_is_allowed(tmp_path: Path) -> None:
+    path = lines(tmp_path / "l.txt", "a b/1.jpg 1", "c d/2.jpg", "3.jpg", "x/4 5.jpg  0")
+    images = read_list(path, Path("/p"), class_names=["cat", "dog"], unlabelled=True)
+    assert images.paths == ["/p/a b/1.jpg", "/p/c d/2.jpg", "/p/3.jpg", "/p/x/4 5.jpg"]
+    assert images.labels.tolist() == [1, UNLABELLED, UNLABELLED, 0]
+    with pytest.raises(UserError, match=r"line 2: label .d/2\.jpg. is not a whole number"):
+        read_list(path, Path("/p"), class_names=["cat", "dog"])
+    with pytest.raises(UserError, match="line 1: label 7 is out of range"):  # a number is a label, and checked
+        read_list(lines(tmp_path / "w.txt", "1.jpg 7"), tmp_path, class_names=["cat", "dog"], unlabelled=True)
+
+
+def test_without_any_label_the_classes_must_be_given(tmp_path: Path) -> None:
+    path = lines(tmp_path / "l.txt", "1.jpg", "2.jpg")
+    assert read_list(path, tmp_path, count=3, unlabelled=True).class_names == ("0", "1", "2")
+    with pytest.raises(UserError, match="no line has a label, so the classes are unknown"):
+        read_list(path, tmp_path, unlabelled=True)
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:

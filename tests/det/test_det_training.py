@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from det.demo import make_scenes
-from ppcls_ext.checkpoint import read_state
+from ppcls_ext.checkpoint import read_state, read_weights
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.evaluate import evaluate
 from ppcls_ext.export import export
@@ -149,3 +149,23 @@ def stop_after(config: Config, steps: int) -> None:
     task.step = step  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         trainer.fit()
+
+
+def test_options_of_training_work_here_too(data: Path, tmp_path: Path) -> None:
+    """A frozen backbone, two batches a step, clipping, and an end when nothing gets better."""
+    fast = ("Global.eval_during_train=false", "Arch.backbone.scale=0.25", "Global.iters=2", "Optimizer.lr=0.01")
+    start = train(small(data, tmp_path / "start", *fast))
+    options = ("Global.freeze=[backbone]", "Global.update_freq=2", "Optimizer.clip_norm_global=5.0", "EMA=null")
+    options += (
+        "Global.epochs=9",
+        "Global.early_stop=1",
+        "Optimizer.lr=1e-9",
+        f"Global.pretrained_model={start.latest}",
+    )
+    run = train(small(data, tmp_path / "run", "Arch.backbone.scale=0.25", *options))
+    assert [e["step"] for e in read_log(run.path / "log.jsonl") if e["event"] == "eval"] == [4, 8]
+    before, after = (read_weights(folder.latest) for folder in (start, run))
+    for name, weight in before.items():
+        if name.startswith("backbone."):
+            np.testing.assert_array_equal(after[name], weight, err_msg=name)
+    assert any(not np.array_equal(after[n], w) for n, w in before.items())

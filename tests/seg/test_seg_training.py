@@ -13,7 +13,7 @@ import pytest
 from paddle import nn
 from PIL import Image
 
-from ppcls_ext.checkpoint import read_state
+from ppcls_ext.checkpoint import read_state, read_weights
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.errors import CheckFailed
 from ppcls_ext.evaluate import evaluate
@@ -173,3 +173,16 @@ def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path
     assert set(ours) == set(theirs)
     for name, tensor in theirs.items():
         assert ours[name].tobytes() == tensor.tobytes(), name
+
+
+def test_options_of_training_work_here_too(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    """A frozen backbone, two batches a step, clipping, and an end when nothing gets better."""
+    options = ["Global.freeze=[backbone]", "Global.update_freq=2", "Optimizer.clip_norm_global=5.0", "EMA=null"]
+    options += ["Global.epochs=9", "Global.early_stop=1", "Optimizer.lr=1e-9", f"Global.pretrained_model={run.latest}"]
+    tuned = train(small(data, tmp_path, *options))
+    assert len([e for e in read_log(tuned.path / "log.jsonl") if e["event"] == "eval"]) < 9
+    before, after = (read_weights(folder.latest) for folder in (run, tuned))
+    for name, weight in before.items():
+        if name.startswith("backbone."):
+            np.testing.assert_array_equal(after[name], weight, err_msg=name)
+    assert any(not np.array_equal(after[n], w) for n, w in before.items())
