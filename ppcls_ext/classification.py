@@ -12,7 +12,7 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
 from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
@@ -82,7 +82,7 @@ class ExportSection(Section):
 class ClassificationDataset:
     """Decoded and transformed images with their labels.
 
-    A sample is float32 [3, H, W], int64 [1] and its place int64 [2]; all that is random in it is a function of
+    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
     the seed and the place.
     """
 
@@ -93,7 +93,7 @@ class ClassificationDataset:
         return len(self.images)
 
     def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
-        epoch, index = place
+        epoch, index, _ = place
         seed_python(self.seed, SAMPLE, epoch, index)
         path = self.images.paths[index]
         image = read_rgb(path)
@@ -118,7 +118,8 @@ class _Collate:
         if len(shapes) > 1:
             raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
         pairs: list[Any] = [(image, label) for image, label, _ in samples]
-        seed_python(self.seed, BATCH, *samples[0][2])
+        epoch, _, first = samples[0][2]
+        seed_python(self.seed, BATCH, epoch, first)
         for operation in self.operations:
             pairs = operation(pairs)
         return [np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True)]
@@ -297,6 +298,7 @@ class Classification(Task):
             for images, labels in self.eval_loader().epoch():
                 confusion.add(model(images).numpy(), labels.numpy()[:, 0])
                 advance(len(images))
+        confusion = Confusion.total(distributed.gathered(confusion))
         if folder is not None:
             write_report(folder, confusion, self.eval_images.class_names)
         return confusion.metrics()

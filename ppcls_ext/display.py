@@ -17,10 +17,19 @@ out = Console(highlight=False, soft_wrap=True)
 
 PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
 
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing more in this process, and show no bar: another one of the same job does. Errors still show."""
+    global _muted
+    _muted = True
+
 
 def say(text: str) -> None:
     """A line for the user on stderr."""
-    err.print(text, markup=False)
+    if not _muted:
+        err.print(text, markup=False)
 
 
 def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -57,7 +66,7 @@ class Bar:
 @contextlib.contextmanager
 def bar(total: int, what: str, start: int = 0) -> Iterator[Bar]:
     """A progress bar with counts, elapsed and remaining time; gone when done."""
-    if not sys.stderr.isatty():
+    if _muted or not sys.stderr.isatty():
         yield Bar(None, total, what, start)
         return
     columns = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.checkpoint import (
     Weights,
     load_into,
@@ -84,17 +83,21 @@ class Position:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop reads between steps; a second one is immediate."""
+    """Turns Ctrl-C or SIGTERM into a request that the loop reads between steps; a second Ctrl-C is immediate.
+
+    A second SIGTERM is not: Paddle's launcher sends several, and who sends them can kill.
+    """
 
     def __init__(self) -> None:
         self.requested: int | None = None
         self._previous: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if self.requested is None:
+            self.requested = number
+            say("stopping after this step, to save the latest state (Ctrl-C again: at once)")
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = number
-        say("stopping after this step, to save the latest state (again: at once)")
 
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -118,27 +121,24 @@ class Trainer:
     """One run, from the config to the last checkpoint. Knows nothing of the task but `ppcls_ext.task.Task`."""
 
     def __init__(self, task: Task) -> None:
-        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-        if processes > 1:
-            raise UserError(
-                f"train: started as {processes} processes, but training in several is not supported yet; start one"
-            )
         self.task = task
         self.run = task.run
         self.place = set_device(self.run.device)
+        distributed.start(self.place)
         self.loader = task.train_loader()
+        self.loader.check_shares()
         self.eval_loader = task.eval_loader() if self.run.eval_during_train else None
         self.folder = RunFolder.of(task.config)
         steps = len(self.loader)
         self.epochs = math.ceil(self.run.iters / steps) if self.run.iters else self.run.epochs
         self.last_step = self.run.iters or self.epochs * steps
         self.schedule: Schedule = build_schedule(
-            lr_of(task.config.get("Optimizer")), self.epochs, steps, self.loader.sampler.batch_size, self.run.iters
+            lr_of(task.config.get("Optimizer")), self.epochs, steps, self.loader.batch_size, self.run.iters
         )
         seed_all(self.run.seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
         with paddle.utils.unique_name.guard():
-            self.model = task.build_model()
+            self.model = distributed.prepare(task.build_model(), self.place)
         self.optimizer = build_optimizer(task.config.get("Optimizer"), self.model, self.schedule)
         ema = task.config.get("EMA")
         self.average = Average(parse(EMA, ema, "EMA"), self.model) if ema is not None else None
@@ -160,6 +160,9 @@ class Trainer:
             decoded = check_images(paths, self.run.check_seconds / len(splits), self.run.seed)
             part = "all decoded" if decoded == len(paths) else f"{decoded} of them decoded in the time of check_seconds"
             say(f"{split}: {len(paths)} images, {part}")
+        processes = distributed.world()
+        if processes > 1:
+            say(f"{processes} processes, a batch of {self.loader.batch_size} in all")
         for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
             say(note)
         if self.run.checkpoints:
@@ -202,13 +205,15 @@ class Trainer:
             "optimizer": dict(self.task.config["Optimizer"]).get("name"),
             "seed": self.run.seed,
             "images": len(self.loader.dataset),
-            "batch_size": self.loader.sampler.batch_size,
+            "batch_size": self.loader.batch_size,
             "ema": self.average is not None,
         }
 
     def save_latest(self) -> None:
         """Write everything that an exact resume needs."""
         self._flush()
+        if not distributed.is_main():
+            return
         tensors = {f"model/{n}": t for n, t in numpy_state(self.model).items()}
         tensors |= {f"optimizer/{n}": t for n, t in optimizer_state(self.model, self.optimizer).items()}
         if self.average is not None:
@@ -263,10 +268,12 @@ class Trainer:
         at = self.position
         if at.total_steps >= self.last_step:  # stopped at the last step: what comes after it is left to do
             return
-        for batch in batches:
-            seed_paddle(self.run.seed, STEP, at.total_steps)
-            step = self.task.step(self.model, batch)
-            step.losses["loss"].backward()
+        own = (distributed.rank(),) if distributed.world() > 1 else ()  # each process drops out units of its own
+        for batch in distributed.in_step(batches):
+            seed_paddle(self.run.seed, STEP, at.total_steps, *own)
+            loss, step = distributed.over_all(self.task.step(self.model, batch))
+            loss.backward()
+            distributed.synchronise(self.model)
             self.optimizer.step()
             self.optimizer.clear_grad()
             if not self.schedule.by_epoch:
@@ -280,8 +287,9 @@ class Trainer:
             if at.total_steps % self.run.print_batch_step == 0 or at.total_steps == self.last_step:
                 values = self._report()
             progress.advance(1, values)
-            if interrupt.requested is not None:
-                raise Stopped(interrupt.requested)
+            requested = distributed.largest(interrupt.requested or 0)
+            if requested:
+                raise Stopped(requested)
             if at.total_steps == self.last_step:
                 break
 
@@ -343,16 +351,19 @@ class Trainer:
         own = numpy_state(self.model) if self.average is not None else None
         if self.average is not None:
             self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
-        metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if finished else None)
+        report = self.folder.eval if finished and distributed.is_main() else None
+        metrics = self.task.evaluate(self.model, lambda _: None, report)
         weights = numpy_state(self.model)
         if own is not None:
             self.model.set_state_dict(own)
         self.model.train()
-        save_weights(self.folder.last, weights)
+        if distributed.is_main():
+            save_weights(self.folder.last, weights)
         value = metrics[self.task.primary]
         if at.best is None or value > at.best:
             at.best, at.best_epoch = value, at.epoch
-            save_weights(self.folder.best, weights)
+            if distributed.is_main():
+                save_weights(self.folder.best, weights)
         self.folder.log("eval", {"epoch": at.epoch, "step": at.total_steps, **metrics})
         if self.run.use_visualdl:
             self.folder.scalars({f"eval/{k}": v for k, v in metrics.items()}, at.total_steps)

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppcls_ext import distributed
 from ppcls_ext.checkpoint import read_weights
 from ppcls_ext.config import Config, parse
 from ppcls_ext.data_check import DataReport
@@ -227,8 +228,9 @@ class Segmentation(Task):
         with paddle.no_grad():
             counted = labels != typed.IGNORE
             hit = (logits.argmax(1) == labels).logical_and(counted).astype("float32").sum()
-            accuracy = hit / counted.astype("float32").sum().clip(min=1.0)
-        return Step(losses, {"accuracy": accuracy}, len(images))
+            pixels = counted.astype("float32").sum()
+            accuracy = hit / pixels.clip(min=1.0)
+        return Step(losses, {"accuracy": accuracy}, len(images), weight=pixels)
 
     # Evaluation
 
@@ -240,6 +242,7 @@ class Segmentation(Task):
                 predicted = class_map(lambda x: model(x)[0], images, self.eval, self.crop)
                 confusion.add(predicted.numpy(), masks.numpy())
                 advance(len(images))
+        confusion = PixelConfusion.total(distributed.gathered(confusion))
         if folder is not None:
             write_report(folder, confusion, self.labels(), len(self.eval_pairs))
         return confusion.metrics()
