@@ -29,6 +29,7 @@ from det.transforms import (
     normalise,
     resize,
 )
+from ppcls_ext import distributed
 from ppcls_ext.checkpoint import load_into, load_trunk, read_weights
 from ppcls_ext.config import Config, parse
 from ppcls_ext.data_check import DataReport
@@ -199,7 +200,7 @@ class Detection(Task):
         images, *targets = batch
         losses = model.losses(images, dict(zip(self._targets.names, targets, strict=True)))
         losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
-        return Step(losses, {}, len(images))
+        return Step(losses, {}, len(images), weight=1.0)
 
     # Evaluation
 
@@ -208,14 +209,15 @@ class Detection(Task):
 
         detector = WithNms(model, self.nms)
         detector.eval()
-        rows: list[np.ndarray] = []
+        own: dict[int, np.ndarray] = {}
         with paddle.no_grad():
             for images, places in self.eval_loader().epoch():
                 found = split_rows([output.numpy() for output in detector(images)])
-                for own, place in zip(found, places.tolist(), strict=True):
-                    rows.append(to_image(own, self.size[::-1], self.eval_split.records[place].size))
+                for rows, place in zip(found, places.tolist(), strict=True):
+                    own[place] = to_image(rows, self.size[::-1], self.eval_split.records[place].size)
                 advance(len(images))
-        result = CocoResult(self.eval_split, rows)
+        every = {place: rows for part in distributed.gathered(own) for place, rows in part.items()}
+        result = CocoResult(self.eval_split, [every[place] for place in range(len(self.eval_split.records))])
         if folder is not None:
             result.write(folder)
         return result.metrics

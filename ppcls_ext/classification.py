@@ -12,7 +12,7 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
 from ppcls_ext.classification_metrics import Confusion, write_report
@@ -93,7 +93,7 @@ class ExportSection(Section):
 class ClassificationDataset:
     """Decoded and transformed images with their labels.
 
-    A sample is float32 [3, H, W], int64 [1] and its place int64 [2]; all that is random in it is a function of
+    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
     the seed and the place.
     """
 
@@ -107,7 +107,7 @@ class ClassificationDataset:
         return len(self.images)
 
     def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
-        epoch, index = place
+        epoch, index, _ = place
         seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
         path = self.images.paths[index]
         image = read_rgb(path)
@@ -135,7 +135,8 @@ class _Collate:
         if len(shapes) > 1:
             raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
         pairs: list[Any] = [(image, label) for image, label, _ in samples]
-        seed_python(self.seed, BATCH, *samples[0][2])
+        epoch, _, first = samples[0][2]
+        seed_python(self.seed, BATCH, epoch, first)
         for operation in self.operations:
             pairs = operation(pairs)
         images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
@@ -248,7 +249,8 @@ class Classification(Task):
         ops = self._loaders[split].dataset.transform_ops or []
         return resolve_sizes(ops, self.run.image_shape, f"DataLoader.{split}.dataset.transform_ops")
 
-    def _loader(self, split: str, images: ImageList) -> Loader:
+    def _loader(self, split: str, images: ImageList, whole: bool = False) -> Loader:
+        """`whole`: every image in order, in this process alone."""
         section = self._loaders[split]
         where = f"DataLoader.{split}.dataset"
         transforms = build_transforms(self._transform_ops(split), f"{where}.transform_ops")
@@ -261,9 +263,11 @@ class Classification(Task):
             section.dataset.batch_transform_ops or [], f"{where}.batch_transform_ops", self.class_num
         )
         sampler = section.sampler
-        if split == "Eval":
+        if split == "Eval" or whole:
             sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
-        return Loader(dataset, sampler, section.loader, _Collate(batch_ops, self.run.seed, cached), self.run.seed)
+        collate = _Collate(batch_ops, self.run.seed, cached)
+        share = {"part": 0, "parts": 1} if whole else {}
+        return Loader(dataset, sampler, section.loader, collate, self.run.seed, **share)
 
     def train_loader(self) -> Loader:
         if self._learns_labels:
@@ -352,9 +356,7 @@ class Classification(Task):
         if self.distill is not None and self._cache is None:
             _ = self._teacher.model  # wrong weights are found before there is a run folder
         if self._cache is not None:
-            loader = self._loader("Train", self.train_images)
-            loader.sampler = loader.sampler.model_copy(update={"shuffle": False, "drop_last": False})
-            self._cache.fill(self._teacher, loader)
+            self._cache.fill(self._teacher, self._loader("Train", self.train_images, whole=True))
 
     def fingerprint(self) -> dict[str, Any]:
         if self.distill is None:
@@ -371,6 +373,7 @@ class Classification(Task):
             for images, labels in self.eval_loader().epoch():
                 confusion.add(model(images).numpy(), labels.numpy()[:, 0])
                 advance(len(images))
+        confusion = Confusion.total(distributed.gathered(confusion))
         if folder is not None:
             write_report(folder, confusion, self.eval_images.class_names)
         return confusion.metrics()

@@ -24,6 +24,16 @@ class Confusion:
         self.in_top = 0
         self.loss = 0.0
 
+    @classmethod
+    def total(cls, parts: Sequence[Confusion]) -> Confusion:
+        """The counts of several parts of the split together."""
+        whole = cls(len(parts[0].matrix))
+        for part in parts:
+            whole.matrix += part.matrix
+            whole.in_top += part.in_top
+            whole.loss += part.loss
+        return whole
+
     @property
     def images(self) -> int:
         return int(self.matrix.sum())

@@ -23,10 +23,19 @@ PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
 UNDEFINED = "-"  # in tables: a value that is not there
 UNBROKEN = 20  # characters of a text cell that stay on one line where the table is wider than the terminal
 
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing more in this process, and show no bar: another one of the same job does. Errors still show."""
+    global _muted
+    _muted = True
+
 
 def say(text: str) -> None:
     """A line for the user on stderr."""
-    err.print(text, markup=False)
+    if not _muted:
+        err.print(text, markup=False)
 
 
 def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -71,7 +80,7 @@ class Bar:
 @contextlib.contextmanager
 def bar(total: int, what: str, start: int = 0) -> Iterator[Bar]:
     """A progress bar with counts, elapsed and remaining time; gone when done."""
-    if not sys.stderr.isatty():
+    if _muted or not sys.stderr.isatty():
         yield Bar(None, total, what, start)
         return
     columns = (

@@ -31,11 +31,14 @@ class Step(NamedTuple):
         losses: scalars; `loss` is the one to minimise.
         stats: means over the batch to show beside the losses, as scalars.
         images: how many images the batch had.
+        weight: of how many things (images, pixels) losses and stats are means, so that several processes can be put
+            together; default: of images. Where losses are already normalised over all processes it is 1.
     """
 
     losses: Mapping[str, paddle.Tensor]
     stats: Mapping[str, paddle.Tensor | float]
     images: int
+    weight: paddle.Tensor | float | None = None
 
 
 class Input(NamedTuple):

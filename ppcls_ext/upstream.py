@@ -54,6 +54,16 @@ def import_paddle_with_threads(threads: int) -> None:
         importlib.import_module("paddle")
 
 
+def join_job() -> None:
+    """`paddle.distributed.init_parallel_env()`; paddle 3.2.2 prints flags that nobody has modified on stderr.
+    The redirection can go when it does not.
+    """
+    import paddle
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        paddle.distributed.init_parallel_env()
+
+
 class GuardedDataset:
     """A dataset whose failures are samples, for `paddle.io.DataLoader` with workers.
 

@@ -25,6 +25,14 @@ class PixelConfusion:
     def __init__(self, classes: int) -> None:
         self.matrix = np.zeros((classes, classes), np.int64)
 
+    @classmethod
+    def total(cls, parts: Sequence[PixelConfusion]) -> PixelConfusion:
+        """The counts of several parts of the split together."""
+        whole = cls(len(parts[0].matrix))
+        for part in parts:
+            whole.matrix += part.matrix
+        return whole
+
     def add(self, predicted: np.ndarray, labels: np.ndarray) -> None:
         """Count class maps of the same shape; `labels` may hold `IGNORE`."""
         classes = len(self.matrix)

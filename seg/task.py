@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppcls_ext import distributed
 from ppcls_ext.checkpoint import read_weights
 from ppcls_ext.config import Config, parse
 from ppcls_ext.data_check import DataReport
@@ -218,8 +219,9 @@ class Segmentation(Task):
         with paddle.no_grad():
             counted = labels != typed.IGNORE
             hit = (logits.argmax(1) == labels).logical_and(counted).astype("float32").sum()
-            accuracy = hit / counted.astype("float32").sum().clip(min=1.0)
-        return Step(losses, {"accuracy": accuracy}, len(images))
+            pixels = counted.astype("float32").sum()
+            accuracy = hit / pixels.clip(min=1.0)
+        return Step(losses, {"accuracy": accuracy}, len(images), weight=pixels)
 
     # Evaluation
 
@@ -231,6 +233,7 @@ class Segmentation(Task):
             for images, masks in self.eval_loader().epoch():
                 confusion.add(network(images).numpy(), masks.numpy())
                 advance(len(images))
+        confusion = PixelConfusion.total(distributed.gathered(confusion))
         if folder is not None:
             write_report(folder, confusion, self.labels(), len(self.eval_pairs))
         return confusion.metrics()
