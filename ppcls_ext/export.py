@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from ppcls_ext.evaluate import build_with_weights
 from ppcls_ext.fold import fold_batch_norm
 from ppcls_ext.parity import Parity, check_parity
 from ppcls_ext.run import RunFolder
-from ppcls_ext.task import Deployment, make_task
+from ppcls_ext.task import Deployment, Task, make_task
 
 RECIPE = "inference.yml"
 ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
@@ -44,6 +44,40 @@ def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
         with upstream.legacy_graph(), upstream.quiet_import():
             graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
             paddle.jit.save(graph, str(prefix))
+
+
+def write_graphs(deployment: Deployment, folder: Path, formats: Sequence[str]) -> None:
+    """Write the graph in each of the formats."""
+    for model_format in formats:
+        save_graph(deployment, folder / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
+
+
+def write_recipe(
+    task: Task,
+    deployment: Deployment,
+    folder: Path,
+    formats: Sequence[str],
+    folded: bool,
+    checked: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `inference.yml`.
+
+    Args:
+        checked: what a check of the graphs found, if one was made.
+    """
+    recipe = {
+        "task": task.name,
+        "network": task.config["Arch"]["name"],
+        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
+        "formats": {f: FORMATS[f][0] for f in formats},
+        "batch_norm_folded": folded,
+        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
+        "outputs": list(deployment.outputs),
+        **deployment.recipe,
+        "checked": checked,
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
 
 
 def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
@@ -79,8 +113,7 @@ def export(config: Config, formats: Formats = "both", fold: bool = True) -> Path
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     chosen = tuple(FORMATS) if formats == "both" else (formats,)
-    for model_format in chosen:
-        save_graph(deployment, work / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
+    write_graphs(deployment, work, chosen)
 
     pairs = [(f, e) for f in chosen for e in ENGINES if e != "openvino" or f == "pdmodel"]
     checks = []
@@ -88,22 +121,11 @@ def export(config: Config, formats: Formats = "both", fold: bool = True) -> Path
         for model_format, engine in pairs:
             checks.append(check_parity(work, model_format, engine, batches, expected, deployment.compare))
             progress.advance()
-    recipe = {
-        "task": task.name,
-        "network": config["Arch"]["name"],
-        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
-        "formats": {f: FORMATS[f][0] for f in chosen},
-        "batch_norm_folded": fold,
-        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
-        "outputs": list(deployment.outputs),
-        **deployment.recipe,
-        "checked": {
-            "tolerance": deployment.tolerance,
-            "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
-        },
+    checked = {
+        "tolerance": deployment.tolerance,
+        "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
     }
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    (work / RECIPE).write_text(text, encoding="utf-8")
+    write_recipe(task, deployment, work, chosen, fold, checked)
 
     failed = [c for c in checks if c.engine in REQUIRED_ENGINES and not c.holds(deployment.tolerance)]
     for check in checks:
