@@ -236,7 +236,7 @@ class Classification(Task):
         )
         sampler = section.sampler
         if split == "Eval":
-            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
+            sampler = sampler.in_order()
         return Loader(dataset, sampler, section.loader, _Collate(batch_ops, self.run.seed), self.run.seed)
 
     def train_loader(self) -> Loader:
