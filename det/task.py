@@ -159,7 +159,7 @@ class Detection(Task):
         section = self._loaders.get("Eval", LoaderSection())
         if section.dataset.transform_ops or section.dataset.batch_transform_ops:
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        sampler = section.sampler.model_copy(update={"shuffle": False, "drop_last": False})
+        sampler = section.sampler.in_order()
         dataset = DetectionDataset(self.eval_split, [], self.run.seed)
         return Loader(dataset, sampler, section.loader, EvalCollate(self.size), self.run.seed)
 

@@ -264,7 +264,7 @@ class Classification(Task):
         )
         sampler = section.sampler
         if split == "Eval" or whole:
-            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
+            sampler = sampler.in_order()
         collate = _Collate(batch_ops, self.run.seed, cached)
         share = {"part": 0, "parts": 1} if whole else {}
         return Loader(dataset, sampler, section.loader, collate, self.run.seed, **share)

@@ -143,7 +143,7 @@ class Segmentation(Task):
             dataset = SegmentationDataset(pairs, rules, self.normalization, self.run.seed, augment, self.crop)
         else:
             dataset = SegmentationDataset(pairs, rules, self.normalization, self.run.seed)
-            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
+            sampler = sampler.in_order()
         # Images are checked by the core before training; this is for what only masks can have wrong.
         check_pairs(pairs, rules, self.run.check_seconds / 4, self.run.seed)
         return Loader(dataset, sampler, section.loader, collate, self.run.seed)
