@@ -141,7 +141,8 @@ class Study:
         slugs = {_slug(name) for name in variants}
         if len(slugs) < len(variants):
             raise UserError(f"study {file.name}: names of variants must differ in letters or digits")
-        self.wanted = {(name, seed): self._config(name, seed) for name in variants for seed in self.seeds}
+        # Seed by seed, so that a study that is not finished yet compares variants with the same seeds.
+        self.wanted = {(name, seed): self._config(name, seed) for seed in self.seeds for name in variants}
         first = next(iter(self.wanted.values()))
         self.metric = self.section.metric or load_task(first.run.task).primary
 

@@ -128,10 +128,11 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
     assert json.loads((tmp_path / "study.json").read_text())["rows"][0]["values"].keys() == {"0"}
     taken = 0
     monkeypatch.setattr(Classification, "step", stop_in)
-    shutil.copytree(finished[1] / "no_se", tmp_path / "no_se")
+    for variant in ("with_se", "no_se"):
+        shutil.copytree(finished[1] / variant / "seed1", tmp_path / variant / "seed1")
     again(finished, tmp_path).run()
     assert taken == 8  # what was left of that run
-    assert_same_run(tmp_path / "with_se" / "seed1" / "base", finished[1] / "with_se" / "seed1" / "base")
+    assert_same_run(tmp_path / "no_se" / "seed0" / "base", finished[1] / "no_se" / "seed0" / "base")
     assert (
         json.loads((tmp_path / "study.json").read_text())["rows"]
         == json.loads((finished[1] / "study.json").read_text())["rows"]
