@@ -1,4 +1,4 @@
-"""The command line: `pplcnet train|eval|check-data|export|infer|benchmark|reproduce`, and the same as `tools/*.py`.
+"""The command line: `pplcnet COMMAND`, and the same as `tools/*.py`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input or usage, 130 or 143 interrupted.
 """
@@ -56,6 +56,20 @@ def _train(arguments: argparse.Namespace) -> int:
 
     try:
         train(config)
+    except Stopped as stopped:
+        return stopped.exit_status
+    return 0
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    # The number of threads is a key of the config that the study trains, which it reads once Paddle is there.
+    given = [o.partition("=")[2] for o in arguments.override if o.startswith("Global.threads=")]
+    set_threads(int(given[-1]) if given and given[-1].isdigit() else None)
+    from ppcls_ext.study import Study, show
+    from ppcls_ext.train import Stopped
+
+    try:
+        show(Study(arguments.config, arguments.base, arguments.override, arguments.seeds, arguments.output))
     except Stopped as stopped:
         return stopped.exit_status
     return 0
@@ -180,6 +194,13 @@ def build_parser() -> argparse.ArgumentParser:
     _config_arguments(train, required=False)
     train.add_argument("--resume", metavar="FOLDER", help="run folder to go on with, exactly where it stopped")
     train.set_defaults(run=_train)
+
+    study = commands.add_parser("study", help="train variants with several seeds, and compare them in a table")
+    _config_arguments(study)
+    study.add_argument("--base", metavar="CONFIG", help="train this config instead of the study's")
+    study.add_argument("--seeds", type=int, nargs="+", help="instead of the study's")
+    study.add_argument("--output", type=Path, metavar="FOLDER", help="for runs and report (default: output/STUDY)")
+    study.set_defaults(run=_study)
 
     evaluate = commands.add_parser("eval", help="metrics, per-class table and pictures of a model")
     _config_arguments(evaluate)

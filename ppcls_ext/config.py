@@ -23,6 +23,7 @@ RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
 LABELS = "labels.txt"  # beside it
 ENVIRONMENT = "environment.json"  # beside it
+STUDIES = "studies"  # folder of configs/ whose files are studies (`ppcls_ext.study`) and no configs
 LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
 
 
@@ -200,7 +201,8 @@ def shipped_configs() -> dict[str, Path]:
         root = folder / "configs"
         if root.is_dir():
             files = sorted(root.rglob("*.yaml"))
-            return {str(f.relative_to(root).with_suffix("")): f for f in files if not f.name.startswith("_")}
+            whole = [f for f in files if not f.name.startswith("_") and f.parent.name != STUDIES]
+            return {str(f.relative_to(root).with_suffix("")): f for f in whole}
     return {}
 
 

@@ -158,6 +158,7 @@ def test_options_of_training_work_here_too(data: Path, tmp_path: Path) -> None:
     options = ("Global.freeze=[backbone]", "Global.update_freq=2", "Optimizer.clip_norm_global=5.0", "EMA=null")
     options += (
         "Global.epochs=9",
+        "Global.eval_interval=1",
         "Global.early_stop=1",
         "Optimizer.lr=1e-9",
         f"Global.pretrained_model={start.latest}",
