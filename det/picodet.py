@@ -72,7 +72,11 @@ class PAN(nn.Layer):
 class PicoHeadGFL(_pico_head.PicoHead):  # type: ignore[name-defined]
     """PicoHead with the losses of GFL, as it had in September 2021."""
 
-    get_loss = _gfl_head.GFLHead.get_loss
+    def get_loss(self, outputs: Any, truth: Mapping[str, Any]) -> dict[str, paddle.Tensor]:
+        with upstream.sums_over_processes():
+            losses: dict[str, paddle.Tensor] = _gfl_head.GFLHead.get_loss(self, outputs, truth)
+        # A part of the whole batch's loss; the mean over processes is to be the loss.
+        return {name: value * distributed.world() for name, value in losses.items()}
 
 
 class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]

@@ -17,11 +17,12 @@ import yaml
 from PIL import Image
 
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
-from ppcls_ext.checkpoint import read_state
+from ppcls_ext.checkpoint import read_state, read_weights
 from ppcls_ext.cli import main
 
 CLASSES = ("blue", "green", "red")
 ROOT = Path(__file__).resolve().parent.parent
+CUT_BATCHES = ROOT / "tests" / "cut_batches.py"
 SECONDS = 120  # no command of these tests takes a quarter of it
 
 NORMALIZE = {"NormalizeImage": {"scale": "1.0/255.0", "mean": [0.5] * 3, "std": [0.25] * 3, "order": ""}}
@@ -120,6 +121,14 @@ def launched(processes: int, logs: Path, script: Path, *arguments: str | Path) -
     return [str(part) for part in (*line, "--log_level", "ERROR", script, *arguments)]
 
 
+def ran(line: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A command that works, with this checkout, whatever its script is."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 def log_of(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [e for e in events if event in (None, e["event"])]
@@ -138,6 +147,19 @@ def assert_same_run(folder: Path, other: Path) -> None:
     keep = ("epoch", "step", "top1", "loss")
     evals, others = ({e["step"]: [e[k] for k in keep] for e in log_of(f, "eval")} for f in (folder, other))
     assert evals == others
+
+
+def assert_same_curve(folder: Path, other: Path) -> None:
+    """Losses, metrics and weights are equal but for sums in another order, whose differences grow from step to step."""
+    for event in ("train", "eval"):
+        ours, theirs = ({e["step"]: e for e in log_of(f, event)} for f in (folder, other))
+        assert set(ours) == set(theirs)
+        for step, values in ours.items():
+            for name in set(values) - {"event", "time", "images_per_s"}:
+                assert values[name] == pytest.approx(theirs[step][name], rel=1e-4, abs=1e-6), (step, name)
+    weights, others = (read_weights(f / "last.pdparams") for f in (folder, other))
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(tensor, others[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.fixture(scope="session", autouse=True)

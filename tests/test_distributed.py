@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,19 @@ from ppcls_ext.distributed import share
 from ppcls_ext.errors import UserError
 from ppcls_ext.loader import Loader, Sampler, Workers
 from ppcls_ext.train import train
-from tests.conftest import ROOT, SECONDS, config_of, launched, log_of, write_config, write_set
+from tests.conftest import (
+    CUT_BATCHES,
+    ROOT,
+    SECONDS,
+    assert_same_curve,
+    config_of,
+    launched,
+    log_of,
+    ran,
+    write_config,
+    write_set,
+)
 from tests.test_loader import Draws, batches, stack
-
-FROZEN = ROOT / "tests" / "frozen_norms.py"
-# Sums over a batch in another order; they grow from step to step.
-TOLERANCE = 1e-4
 
 
 def parts_of(count: int, batch: int, parts: int, **sampler: Any) -> list[Loader]:
@@ -73,18 +79,10 @@ def settle(odd: Path, output: Path, name: str, weights: Path, batch: int, epochs
     """A config that goes on from trained weights."""
     config = config_of(odd, output)
     config["Global"] |= {"epochs": epochs, "pretrained_model": str(weights), "threads": 1, "eval_interval": 2}
-    config["Arch"]["dropout_prob"] = 0.0  # each process drops units of its own
     config["Optimizer"]["lr"] |= {"warmup_epoch": 0, "learning_rate": 0.0005, "base_batch_size": 4}
     config["DataLoader"]["Train"]["sampler"]["batch_size"] = batch
     config["DataLoader"]["Eval"]["sampler"]["batch_size"] = batch
     return write_config(output / f"{name}.yaml", config)
-
-
-def run(line: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 EPOCHS = 6
@@ -94,27 +92,15 @@ EPOCHS = 6
 def alone(odd: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("alone")
     config = settle(odd, output, "one", trained / "best.pdparams", 4, EPOCHS)
-    run([sys.executable, str(FROZEN), "train", "-c", str(config)])
+    ran([sys.executable, str(CUT_BATCHES), "train", "-c", str(config)])
     return output / "one"
-
-
-def assert_same_curve(folder: Path, other: Path) -> None:
-    for event in ("train", "eval"):
-        ours, theirs = ({e["step"]: e for e in log_of(f, event)} for f in (folder, other))
-        assert set(ours) == set(theirs)
-        for step, values in ours.items():
-            for name in set(values) - {"event", "time", "images_per_s"}:
-                assert values[name] == pytest.approx(theirs[step][name], rel=TOLERANCE, abs=1e-6), (step, name)
-    weights, others = (read_weights(f / "last.pdparams") for f in (folder, other))
-    for name, tensor in weights.items():
-        np.testing.assert_allclose(tensor, others[name], rtol=1e-3, atol=TOLERANCE, err_msg=name)
 
 
 def test_two_processes_with_half_the_batch_give_the_curve_of_one(
     alone: Path, odd: Path, trained: Path, tmp_path: Path
 ) -> None:
     config = settle(odd, tmp_path, "two", trained / "best.pdparams", 2, EPOCHS)
-    done = run(launched(2, tmp_path / "log", FROZEN, "train", "-c", config))
+    done = ran(launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config))
     assert "2 processes, a batch of 4 in all" in done.stdout
     assert "learning rate 0.0005: 0.0005 for a batch of 4, scaled to 4" in done.stdout
     assert_same_curve(tmp_path / "two", alone)
@@ -132,7 +118,7 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_sav
     alone: Path, odd: Path, trained: Path, tmp_path: Path
 ) -> None:
     config = settle(odd, tmp_path, "run", trained / "best.pdparams", 2, EPOCHS)
-    line = launched(2, tmp_path / "log", FROZEN, "train", "-c", config)
+    line = launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     job = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     state = tmp_path / "run" / "latest.safetensors"
@@ -150,7 +136,7 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_sav
     _, info = read_state(state)
     assert 0 < info["position"]["epoch"] < EPOCHS
     resume = ["train", "--resume", str(tmp_path / "run"), "-o", "DataLoader.Train.sampler.batch_size=4"]
-    run([sys.executable, str(FROZEN), *resume])
+    ran([sys.executable, str(CUT_BATCHES), *resume])
     assert_same_curve(tmp_path / "run", alone)
 
 
@@ -175,7 +161,7 @@ def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Pat
         if processes == 1:
             train(load_config(path))
         else:
-            run(launched(2, tmp_path / "log", ROOT / "tools" / "train.py", "-c", path))
+            ran(launched(2, tmp_path / "log", ROOT / "tools" / "train.py", "-c", path))
         first[processes] = read_weights(tmp_path / name / "latest.safetensors")
     one, two = ({key: w[f"conv1.bn.{key}"] for key in ("_mean", "_variance")} for w in (first[1], first[2]))
     np.testing.assert_allclose(two["_mean"], one["_mean"], rtol=1e-4, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ppcls_ext.export import export
 from ppcls_ext.infer import infer, open_exported, open_weights
 from ppcls_ext.run import RunFolder, read_log
 from ppcls_ext.train import train
+from tests.conftest import CUT_BATCHES, assert_same_curve, launched, log_of, overrides, ran
 
 AP50_REACHED = 0.3  # of one class of digits, in the steps below; a network that learned nothing has 0
 
@@ -37,22 +39,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def settings(data: Path, output: Path) -> list[str]:
+    return [
+        f"Global.data_root={data}",
+        f"Global.output_dir={output}",
+        "Global.image_shape=[3,96,96]",
+        "Global.use_visualdl=false",
+        "Arch.width=32",
+        "DataLoader.Train.sampler.batch_size=8",
+        "DataLoader.Train.loader.num_workers=0",
+        "DataLoader.Eval.loader.num_workers=0",
+        "Optimizer.lr.learning_rate=0.16",
+    ]
+
+
 def small(data: Path, output: Path, *overrides: str) -> Config:
-    return load_config(
-        "det/demo",
-        [
-            f"Global.data_root={data}",
-            f"Global.output_dir={output}",
-            "Global.image_shape=[3,96,96]",
-            "Global.use_visualdl=false",
-            "Arch.width=32",
-            "DataLoader.Train.sampler.batch_size=8",
-            "DataLoader.Train.loader.num_workers=0",
-            "DataLoader.Eval.loader.num_workers=0",
-            "Optimizer.lr.learning_rate=0.16",
-            *overrides,
-        ],
-    )
+    return load_config("det/demo", [*settings(data, output), *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +172,19 @@ def test_options_of_training_work_here_too(data: Path, tmp_path: Path) -> None:
         if name.startswith("backbone."):
             np.testing.assert_array_equal(after[name], weight, err_msg=name)
     assert any(not np.array_equal(after[n], w) for n, w in before.items())
+
+
+def test_two_processes_train_and_measure_as_one(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    """From weights that find something, with an odd number of images in the last batch."""
+    changes = [f"Global.pretrained_model={run.best}", "EMA=null", "Optimizer.lr=0.001", "Global.print_batch_step=1"]
+    changes += ["Global.iters=4", "Global.eval_interval=1", "Global.threads=1"]
+    changes += ["DataLoader.Train.sampler.drop_last=false", "DataLoader.Eval.sampler.batch_size=3"]
+    for processes, batch in ((1, 18), (2, 9)):
+        changed = [*settings(data, tmp_path / str(processes)), *changes, f"DataLoader.Train.sampler.batch_size={batch}"]
+        arguments = ["train", "-c", "det/demo", *overrides(*changed)]
+        alone = [sys.executable, str(CUT_BATCHES), *arguments]
+        ran(alone if processes == 1 else launched(2, tmp_path / "log", CUT_BATCHES, *arguments))
+    one, two = tmp_path / "1" / "demo", tmp_path / "2" / "demo"
+    assert_same_curve(two, one)
+    (measured,) = log_of(two, "eval")
+    assert measured["AP50"] > AP50_REACHED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ppcls_ext.train import Stopped, Trainer, train
 from seg.demo import make_scenes
 from seg.metrics import PixelConfusion
 from seg.task import Segmentation
+from tests.conftest import CUT_BATCHES, assert_same_curve, launched, log_of, overrides, ran
 
 MIOU_REACHED = 0.7  # of shape against background; a network that learned nothing has 0.45
 
@@ -38,22 +40,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def settings(data: Path, output: Path) -> list[str]:
+    return [
+        f"Global.data_root={data}",
+        f"Global.output_dir={output}",
+        "Global.image_shape=[3,64,64]",
+        "Global.use_visualdl=false",
+        "Masks.values={0: 0, 1: 1, 2: 1, 3: 1, 4: 1}",
+        "Arch.class_num=2",
+        f"Masks.class_names={data / 'two.txt'}",
+        "DataLoader.Train.loader.num_workers=0",
+        "DataLoader.Eval.loader.num_workers=0",
+    ]
+
+
 def small(data: Path, output: Path, *overrides: str) -> Config:
-    return load_config(
-        "seg/demo",
-        [
-            f"Global.data_root={data}",
-            f"Global.output_dir={output}",
-            "Global.image_shape=[3,64,64]",
-            "Global.use_visualdl=false",
-            "Masks.values={0: 0, 1: 1, 2: 1, 3: 1, 4: 1}",
-            "Arch.class_num=2",
-            f"Masks.class_names={data / 'two.txt'}",
-            "DataLoader.Train.loader.num_workers=0",
-            "DataLoader.Eval.loader.num_workers=0",
-            *overrides,
-        ],
-    )
+    return load_config("seg/demo", [*settings(data, output), *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +189,19 @@ def test_options_of_training_work_here_too(run: RunFolder, data: Path, tmp_path:
         if name.startswith("backbone."):
             np.testing.assert_array_equal(after[name], weight, err_msg=name)
     assert any(not np.array_equal(after[n], w) for n, w in before.items())
+
+
+def test_two_processes_train_and_measure_as_one(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    """From weights that find something, with an odd number of images in the last batch."""
+    changes = [f"Global.pretrained_model={run.best}", "EMA=null", "Optimizer.lr=0.001", "Global.print_batch_step=1"]
+    changes += ["Global.iters=3", "Global.eval_interval=1", "Global.threads=1"]
+    changes += ["DataLoader.Train.sampler.drop_last=false", "DataLoader.Eval.sampler.batch_size=3"]
+    for processes, batch in ((1, 14), (2, 7)):
+        changed = [*settings(data, tmp_path / str(processes)), *changes, f"DataLoader.Train.sampler.batch_size={batch}"]
+        arguments = ["train", "-c", "seg/demo", *overrides(*changed)]
+        alone = [sys.executable, str(CUT_BATCHES), *arguments]
+        ran(alone if processes == 1 else launched(2, tmp_path / "log", CUT_BATCHES, *arguments))
+    one, two = tmp_path / "1" / "demo", tmp_path / "2" / "demo"
+    assert_same_curve(two, one)
+    (measured,) = log_of(two, "eval")
+    assert measured["mIoU"] > MIOU_REACHED
