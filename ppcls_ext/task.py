@@ -57,7 +57,9 @@ class Deployment(NamedTuple):
         samples: `samples(n)` gives realistic inputs of batch n, one array for each of `inputs`.
         compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
             must be at most `tolerance`.
-        tolerance: of `compare`, in words and number.
+        tolerance: of `compare`.
+        also: another form of the same network that is exported, checked and thrown away: for outputs that may be
+            empty, of which "equal" says little.
     """
 
     model: nn.Layer
@@ -67,6 +69,7 @@ class Deployment(NamedTuple):
     samples: Callable[[int], list[np.ndarray]]
     compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
     tolerance: float
+    also: Deployment | None = None
 
 
 class Inference(abc.ABC):
@@ -143,7 +146,7 @@ class Task(abc.ABC):
     sections: ClassVar[tuple[str, ...]]  # top-level sections of its configs
     primary: ClassVar[str]  # the metric that the best checkpoint maximises
     inference: ClassVar[type[Inference]]
-    metric_names: ClassVar[tuple[str, ...] | None] = None  # that `Expect` may name; None: known once it is evaluated
+    metric_names: ClassVar[tuple[str, ...]]  # all that `evaluate` may give, and so all that `Expect` may name
 
     def __init__(self, config: Config) -> None:
         check_sections(config, self.sections)

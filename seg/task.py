@@ -25,7 +25,7 @@ from seg.checks import report_on
 from seg.colours import palette
 from seg.deploy import ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
-from seg.metrics import PER_CLASS_COLUMNS, PixelConfusion, read_per_class, write_report
+from seg.metrics import METRICS, PER_CLASS_COLUMNS, PixelConfusion, read_per_class, write_report
 from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
 from seg.predict import class_map
@@ -43,6 +43,7 @@ class Segmentation(Task):
         "Expect",
     )  # fmt: skip
     primary = "mIoU"
+    metric_names = METRICS
     inference = SegmentationInference
 
     def __init__(self, config: Config) -> None:
