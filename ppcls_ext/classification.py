@@ -400,9 +400,7 @@ class Classification(Task):
             names = splits["Train"].class_names
             rows = [(name, *(int(c[k]) if k < len(c) else 0 for c in counts.values())) for k, name in enumerate(names)]
             report.tables.append(("images of each class", ("class", *counts), rows))
-            report.check_balance(names, counts["Train"])
-            for k in np.flatnonzero(counts["Train"][: len(names)] == 0):
-                report.warning(f"class '{names[k]}' has no training image")
+            report.check_balance(names, counts["Train"][: len(names)])
         for images in splits.values():
             rng = np.random.default_rng(self.run.seed)
             for k in rng.permutation(len(images))[:SHOWN_SAMPLES]:

@@ -105,7 +105,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in flags.items() if value is not None}
     images = list(arguments.images)
     if arguments.save is not None and arguments.format == "table":
-        raise UserError("infer --save writes json or csv: add --format json or --format csv")
+        raise UserError("infer --save writes what programs read: add --format json, csv or (detection) coco")
     config = None
     if arguments.config:
         if arguments.engine is not None:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-WIDE = 240
+WIDE = 10_000  # characters
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-# Where there is no terminal there is no edge to fit a table into either.
+# A file or pipe takes lines of any length; only a terminal has to fold what is in a table.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal

@@ -133,25 +133,24 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
             f"export folder {folder}: it holds something else; choose another with -o Global.save_inference_dir"
         )
     deployment = task.deployment(build_with_weights(task, "export"))
-    deployment.model.eval()
+    forms = [deployment] if deployment.also is None else [deployment, deployment.also]
+    for form in forms:
+        form.model.eval()
 
     fixed = deployment.inputs[0].shape[0]
     batches = [deployment.samples(n) for n in (ANY_BATCH_TRIED if fixed == -1 else (fixed,))]
-    expected = [dygraph_outputs(deployment.model, batch) for batch in batches]
-    witness = None if deployment.witness is None else deployment._replace(model=deployment.witness)
-    witnessed = [] if witness is None else [dygraph_outputs(witness.model.eval(), batch) for batch in batches]
+    expected = [[dygraph_outputs(form.model, batch) for batch in batches] for form in forms]
     if fold:
         fold_batch_norm(deployment.model, *(paddle.to_tensor(array) for array in batches[0]))
 
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
-    save_formats(deployment, work, chosen)
-    checks = _check(work, chosen, batches, expected, deployment)
-    if witness is not None:
-        with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
-            save_formats(witness, Path(scratch), chosen)
-            shown = _check(Path(scratch), chosen, batches, witnessed, witness)
-        checks = [worse(a, b) for a, b in zip(checks, shown, strict=True)]
+    with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+        checks: list[Parity] = []
+        for form, place, outputs in zip(forms, (work, Path(scratch)), expected, strict=False):
+            save_formats(form, place, chosen)
+            found = _check(place, chosen, batches, outputs, form)
+            checks = [worse(a, b) for a, b in zip(checks or found, found, strict=True)]
     checked = {
         "tolerance": deployment.tolerance,
         "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},

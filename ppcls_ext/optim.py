@@ -143,8 +143,9 @@ def build_schedule(
             "-o Optimizer.lr.warmup_epoch=0 trains without warm-up"
         )
     length = {"epochs": epochs, "step_each_epoch": steps_per_epoch}
-    if last_step is not None and name in ("Linear", "Cosine"):
-        length = {"epochs": last_step, "step_each_epoch": 1}
+    if name in ("Linear", "Cosine"):
+        # Counted in steps: Paddle wants a whole number of them, also where the warm-up is a part of an epoch.
+        length = {"epochs": last_step or epochs * steps_per_epoch, "step_each_epoch": 1}
         settings["warmup_epoch"] = round((warmup or 0) * steps_per_epoch)
     built = call_checked(names[name], settings, "Optimizer.lr", length)
     if not isinstance(built, optimizer.lr.LRScheduler):

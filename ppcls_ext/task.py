@@ -61,8 +61,8 @@ class Deployment(NamedTuple):
         compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
             must be at most `tolerance`.
         tolerance: of `compare`, in words and number.
-        witness: where `model` hides most of what it computes, such as a class map the logits: a layer on the same
-            inputs that shows it. It is exported for the check alone, and compared in the same way.
+        also: another form of the same network on the same inputs, which is exported, checked and thrown away: where
+            `model` hides most of what it computes, as a class map the logits, or gives nothing where nothing is found.
     """
 
     model: nn.Layer
@@ -72,7 +72,7 @@ class Deployment(NamedTuple):
     samples: Callable[[int], list[np.ndarray]]
     compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
     tolerance: float
-    witness: nn.Layer | None = None
+    also: Deployment | None = None
 
 
 class Inference(abc.ABC):
@@ -162,7 +162,7 @@ class Task(abc.ABC):
     sections: ClassVar[tuple[str, ...]]  # top-level sections of its configs
     primary: ClassVar[str]  # the metric that the best checkpoint maximises
     inference: ClassVar[type[Inference]]
-    metric_names: ClassVar[tuple[str, ...] | None] = None  # that `Expect` may name; None: known once it is evaluated
+    metric_names: ClassVar[tuple[str, ...]]  # all that `evaluate` may give, and so all that `Expect` may name
 
     def __init__(self, config: Config) -> None:
         check_sections(config, self.sections)

@@ -12,6 +12,7 @@ from ppcls_ext.errors import UserError
 from ppcls_ext.eval_report import write_confusion, write_metrics
 from seg.sections import IGNORE
 
+METRICS = ("mIoU", "mDice", "accuracy", "mAccuracy")  # accuracy: of pixels; mAccuracy: mean over classes
 PER_CLASS_COLUMNS = ("class", "pixels", "predicted", "IoU", "Dice", "accuracy", "precision")
 
 
@@ -56,7 +57,7 @@ class PixelConfusion:
             }
 
     def metrics(self) -> dict[str, float]:
-        """`mIoU`, `mDice`, `accuracy` (of pixels), `mAccuracy` (mean over classes).
+        """The values of `METRICS`.
 
         Raises:
             UserError: every pixel was ignored.
@@ -65,12 +66,9 @@ class PixelConfusion:
         if not total:
             raise UserError("DataLoader.Eval: every pixel of its masks is ignored, so there is nothing to evaluate")
         values = self.per_class()
-        return {
-            "mIoU": float(np.nanmean(values["IoU"])),
-            "mDice": float(np.nanmean(values["Dice"])),
-            "accuracy": float(np.trace(self.matrix)) / total,
-            "mAccuracy": float(np.nanmean(values["accuracy"])),
-        }
+        correct = float(np.trace(self.matrix)) / total
+        mean_iou, mean_dice, mean_accuracy = (float(np.nanmean(values[name])) for name in ("IoU", "Dice", "accuracy"))
+        return dict(zip(METRICS, (mean_iou, mean_dice, correct, mean_accuracy), strict=True))
 
 
 def per_class_rows(confusion: PixelConfusion, names: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -25,7 +25,7 @@ from seg.checks import report_on
 from seg.colours import palette
 from seg.deploy import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
-from seg.metrics import PixelConfusion, write_report
+from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
 
@@ -42,6 +42,7 @@ class Segmentation(Task):
         "Export", "Expect",
     )  # fmt: skip
     primary = "mIoU"
+    metric_names = METRICS
     inference = SegmentationInference
 
     def __init__(self, config: Config) -> None:
@@ -269,7 +270,7 @@ class Segmentation(Task):
         def samples(count: int) -> list[np.ndarray]:
             return [sample_inputs(count, export.size)]
 
-        return Deployment(
+        deployment = Deployment(
             model=ExportedNetwork(model, export.argmax),
             inputs=[Input("x", (export.batch, 3, height, width), "float32")],
             outputs=["classes" if export.argmax else "logits"],
@@ -277,8 +278,10 @@ class Segmentation(Task):
             samples=samples,
             compare=difference,
             tolerance=TOLERANCE,
-            witness=ExportedNetwork(model, argmax=False) if export.argmax else None,
         )
+        if not export.argmax:
+            return deployment
+        return deployment._replace(also=deployment._replace(model=ExportedNetwork(model, argmax=False)))
 
     def drawn(self, model: nn.Layer) -> Deployment:
         exported = self.deployment(model)

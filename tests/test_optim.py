@@ -35,6 +35,13 @@ def test_poly_ends_exactly_at_the_last_step_of_a_run_by_steps() -> None:
     np.testing.assert_allclose(values, [0.01 * (1 - i / 12) ** 0.9 for i in range(13)], atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["Cosine", "Linear"])
+def test_a_warm_up_may_be_part_of_an_epoch(name: str) -> None:
+    values = rates({"name": name, "learning_rate": 1.0, "warmup_epoch": 0.57}, 20)  # 2.85 of 5 steps
+    assert values.index(1.0) == 3
+    assert 0 < values[-1] < 0.1
+
+
 def test_a_number_is_a_constant_rate() -> None:
     assert rates(0.03, 3) == [0.03] * 3  # type: ignore[arg-type]
 
