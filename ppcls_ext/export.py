@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ppcls_ext.evaluate import build_with_weights
 from ppcls_ext.fold import fold_batch_norm
 from ppcls_ext.parity import Parity, check_parity, worse
 from ppcls_ext.run import RunFolder
-from ppcls_ext.task import Deployment, make_task
+from ppcls_ext.task import Deployment, Task, make_task
 
 RECIPE = "inference.yml"
 OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
@@ -80,6 +80,34 @@ def save_formats(deployment: Deployment, folder: Path, formats: Sequence[str]) -
             save_graph(deployment, folder / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
 
 
+def write_recipe(
+    task: Task,
+    deployment: Deployment,
+    folder: Path,
+    formats: Sequence[str],
+    folded: bool,
+    checked: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `inference.yml`.
+
+    Args:
+        checked: what a check of the graphs found, if one was made.
+    """
+    recipe = {
+        "task": task.name,
+        "network": task.config["Arch"]["name"],
+        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
+        "formats": {f: FORMATS[f][0] for f in formats},
+        "batch_norm_folded": folded,
+        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
+        "outputs": list(deployment.outputs),
+        **deployment.recipe,
+        "checked": checked,
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+
+
 def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
     """Outputs of `model` as arrays for arrays."""
     with paddle.no_grad():
@@ -124,22 +152,11 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
             save_formats(witness, Path(scratch), chosen)
             shown = _check(Path(scratch), chosen, batches, witnessed, witness)
         checks = [worse(a, b) for a, b in zip(checks, shown, strict=True)]
-    recipe = {
-        "task": task.name,
-        "network": config["Arch"]["name"],
-        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
-        "formats": {f: FORMATS[f][0] for f in chosen},
-        "batch_norm_folded": fold,
-        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
-        "outputs": list(deployment.outputs),
-        **deployment.recipe,
-        "checked": {
-            "tolerance": deployment.tolerance,
-            "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
-        },
+    checked = {
+        "tolerance": deployment.tolerance,
+        "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
     }
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    (work / RECIPE).write_text(text, encoding="utf-8")
+    write_recipe(task, deployment, work, chosen, fold, checked)
 
     failed = [c for c in checks if c.engine in REQUIRED_ENGINES and not c.holds(deployment.tolerance)]
     for check in checks:
