@@ -1,4 +1,4 @@
-"""The command line: `pplcnet train|eval|check-data|export|infer|benchmark`, and the same as `tools/*.py`.
+"""The command line: `pplcnet train|eval|check-data|export|infer|benchmark|reproduce`, and the same as `tools/*.py`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input or usage, 130 or 143 interrupted.
 """
@@ -138,6 +138,32 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _reproduce(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    from ppcls_ext.reproduce import Plan, reproduce
+
+    plan = Plan(
+        tables=arguments.tables,
+        engines=arguments.engines,
+        threads=arguments.threads,
+        out=arguments.out,
+        work=arguments.work,
+        runs=tuple(arguments.runs),
+        quick=arguments.quick,
+        resume=arguments.resume,
+    )
+    reproduce(plan)
+    return 0
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, names(text)))
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -215,6 +241,26 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     bench.add_argument("--compare", type=Path, metavar="FILE", help="show what changed since that JSON")
     bench.set_defaults(run=_benchmark)
+
+    tables = commands.add_parser("reproduce", help="the paper's tables beside this machine, as HTML and Markdown")
+    tables.add_argument(
+        "--tables", type=numbers, default=tuple(range(2, 10)), help="such as 2,3 (default: all, 2 to 9)"
+    )
+    tables.add_argument(
+        "--engines", type=names, default=("onednn", "openvino"), help="such as onednn,native (default onednn,openvino)"
+    )
+    tables.add_argument("--threads", type=positive, default=1, help="CPU threads of each network (default 1)")
+    tables.add_argument("--out", type=Path, default=Path("results"), help="folder of the report (default results)")
+    tables.add_argument(
+        "--work",
+        type=Path,
+        default=Path("output/reproduce"),
+        help="where networks are exported to and found again (default output/reproduce)",
+    )
+    tables.add_argument("--runs", type=Path, nargs="+", default=[], help="run folders to take accuracies from")
+    tables.add_argument("--quick", action="store_true", help="too few calls to rely on, but all of the way")
+    tables.add_argument("--resume", action="store_true", help="keep the timings that an earlier run left in --out")
+    tables.set_defaults(run=_reproduce)
     return parser
 
 
