@@ -18,6 +18,9 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 # A ratio of latencies matches if it is within this share of the paper's.
 RATIO_BOUND = 0.10
 
+# Latencies this close are taken for equal: the paper's have three digits and no interval, ours repeat to about this.
+TIE = 0.02
+
 NOT_GIVEN = "not given"  # in place of a value that the paper does not give
 
 # Decimals of published counts, in millions.
@@ -132,27 +135,41 @@ class Pair(NamedTuple):
 
 
 class Order(NamedTuple):
-    """How far two orders of the same rows agree; `tau` is Kendall's, None for fewer than two distinct values."""
+    """How far two orders of the same rows agree.
+
+    Attributes:
+        pairs: that differ in the paper by more than `TIE`; `same` of them are in that order here, `tied` too close.
+        tau: Kendall's, over all rows; None where it is not defined.
+        reversed: the other pairs, those that changed most first.
+    """
 
     rows: int
     pairs: int
     same: int
+    tied: int
     tau: float | None
-    reversed: tuple[Pair, ...]  # strongest first
+    reversed: tuple[Pair, ...]
 
 
 def compare_order(rows: Sequence[tuple[str, float, float]]) -> Order:
-    """Compare the order of latencies, (name, paper's, ours) for each network. Ties in the paper are no pairs."""
-    pairs, turned = 0, []
+    """Compare the order of latencies: (label, the paper's, ours) for each network."""
+    pairs = same = tied = 0
+    turned = []
     for a, b in itertools.combinations(sorted(rows, key=lambda row: row[1]), 2):
-        if a[1] == b[1]:
+        if b[1] <= a[1] * (1 + TIE):
             continue
         pairs += 1
-        if a[2] >= b[2]:
+        if b[2] > a[2] * (1 + TIE):
+            same += 1
+        elif a[2] > b[2] * (1 + TIE):
             turned.append(Pair(a[0], b[0], (a[1], b[1]), (a[2], b[2])))
-    tau = float(kendalltau([r[1] for r in rows], [r[2] for r in rows]).statistic) if pairs else None
+        else:
+            tied += 1
+    # A table of one latency has no order.
+    distinct = min(len({row[column] for row in rows}) for column in (1, 2)) if rows else 0
+    tau = float(kendalltau([r[1] for r in rows], [r[2] for r in rows]).statistic) if distinct > 1 else None
     turned.sort(key=lambda pair: pair.strength, reverse=True)
-    return Order(len(rows), pairs, pairs - len(turned), tau, tuple(turned))
+    return Order(len(rows), pairs, same, tied, tau, tuple(turned))
 
 
 def pareto_front(points: Mapping[Any, tuple[float, float]]) -> set[Any]:

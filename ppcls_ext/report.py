@@ -16,6 +16,7 @@ from ppcls_ext.compare import (
     NOT_GIVEN,
     RATIO_BOUND,
     STATUSES,
+    TIE,
     Cell,
     Latency,
     Order,
@@ -36,6 +37,8 @@ from ppcls_ext.subjects import network_of
 FIGURE = "figure1.svg"
 FIGURE_TABLES = (3, 2)  # whose rows the paper's Figure 1 shows; of a network in both, the first one counts
 LISTED_PAIRS = 6  # reversed pairs that the summary names for each engine
+
+LISTED_ROWS = 8  # not run for one reason, that the summary names
 
 FIELDS = {"params_m": "parameters", "flops_m": "multiply-adds", "top1": "top-1", "top5": "top-5"}
 FIELDS |= {"coco_map": "mAP", "miou": "mIoU"}
@@ -343,22 +346,22 @@ def _listed(names: Sequence[str]) -> str:
 
 def summarise(
     document: Document, parts: Sequence[Part], agreements: Sequence[Agreement]
-) -> tuple[list[str], list[str], list[str]]:
-    """Sentences on what agrees, what does not, and what was not run."""
-    agrees, differs, missing = [], [], []
+) -> tuple[list[str], list[str]]:
+    """Sentences on what agrees, and on what does not."""
+    agrees: list[str] = []
+    differs: list[str] = []
     for kind, by_status in counts_of(parts):
         compared = by_status["matches"] + by_status["differs"]
         if compared:
             line = f"{kind}: {by_status['matches']} of {compared} values that the paper gives"
             (agrees if by_status["matches"] == compared else differs).append(f"{line} match.")
-        elif by_status["not run"]:
-            missing.append(f"{kind}: none of {by_status['not run']} cells.")
     for engine in document["engines"]:
         own = [a for a in agreements if a.engine == engine]
         pairs, same = sum(a.order.pairs for a in own), sum(a.order.same for a in own)
         if pairs:
+            tied = sum(a.order.tied for a in own)
             line = f"Order on {engine}: {same} of {pairs} pairs of rows are in the paper's order"
-            (agrees if same == pairs else differs).append(f"{line}.")
+            (agrees if same == pairs else differs).append(f"{line}, {tied} are tied, {pairs - same - tied} reversed.")
         turned = [(a.number, a.variant, pair) for a in own for pair in a.order.reversed]
         turned.sort(key=lambda entry: entry[2].strength, reverse=True)
         differs += [f"{engine}: {_pair_text(*entry)}." for entry in turned[:LISTED_PAIRS]]
@@ -373,20 +376,28 @@ def summarise(
             else:
                 gone, new = [n for n in paper if n not in here], [n for n in here if n not in paper]
                 differs.append(f"{line}; gone from the paper's front: {_listed(gone)}; new on it: {_listed(new)}.")
-    failed: dict[str, list[str]] = {}
+    return agrees, differs
+
+
+def missing_of(parts: Sequence[Part]) -> list[str]:
+    """A sentence for each reason why values were not run, with the rows where they are few."""
+    found: dict[tuple[str, str], list[str]] = {}
     for part in parts:
         for label, cells in part.rows:
             for column, cell in zip(part.columns, cells, strict=True):
-                if cell.status == "not run" and column.kind != "accuracy":
-                    failed.setdefault(cell.reason, []).append(f"Table {part.table.number} {label}")
-    missing += [f"{reason}: {_listed(list(dict.fromkeys(where)))}." for reason, where in failed.items()]
-    return agrees, differs, missing
+                if cell.status == "not run":
+                    found.setdefault((column.kind, cell.reason), []).append(f"Table {part.table.number} {label}")
+    lines = []
+    for (kind, reason), where in found.items():
+        rows = list(dict.fromkeys(where))
+        lines.append(f"{kind}, {reason}: {_listed(rows) if len(rows) <= LISTED_ROWS else f'{len(where)} values'}.")
+    return lines
 
 
 def view_of(document: Document) -> View:
     parts = [part_of(document, number) for number in document["tables"]]
     agreements = [agreement for part in parts for agreement in agreements_of(document, part)]
-    agrees, differs, missing = summarise(document, parts, agreements)
+    agrees, differs = summarise(document, parts, agreements)
     environment = document["environment"]
     reports = [b["report"] for b in document["benchmarks"] if "report" in b]
     machine = reports[-1]["machine"] if reports else {"cpu": environment["cpu"], "platform": environment["platform"]}
@@ -406,7 +417,8 @@ def view_of(document: Document) -> View:
         "their inputs, so that activations are of unit scale. Milliseconds are compared only under the paper's "
         "conditions (Xeon Gold 6148, 10 threads, oneDNN).",
         "Elsewhere ratios to the table's reference row are compared: here with a 95 % bootstrap interval in brackets; "
-        f"a match is within {RATIO_BOUND:.0%} of the paper's ratio.",
+        f"a match is within {RATIO_BOUND:.0%} of the paper's ratio. Pairs of rows are tied if their latencies are "
+        f"within {TIE:.0%} of each other; those that are tied in the paper do not count.",
     ]
     if document["quick"]:
         rules.append("This is a quick run: too few calls for figures to rely on.")
@@ -418,7 +430,7 @@ def view_of(document: Document) -> View:
         agreements,
         agrees,
         [*differs, *repeatability(document)],
-        missing,
+        missing_of(parts),
         parts,
         figure,
         rules,
