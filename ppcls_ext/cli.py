@@ -153,9 +153,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
     from ppcls_ext.reproduce import Plan, reproduce
 
-    set_threads(arguments.threads)
     plan = Plan(
         tables=arguments.tables,
         engines=arguments.engines,

@@ -27,7 +27,7 @@ RAW = "reproduce.json"  # in the folder of the report
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 # What `quick` measures instead of the procedures' values: enough to see that everything works.
-QUICK = {"rounds": 2, "seconds": 0.2, "warmup": 1}
+QUICK: dict[str, Any] = {"rounds": 2, "seconds": 0.2, "warmup": 1}
 
 # For the estimate: what a subject takes beside being measured (its process, parity, warm-up), and building a network.
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
@@ -54,7 +54,7 @@ class Plan:
     resume: bool = False
 
     def settings(self, variant: Variant) -> Settings:
-        values = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
+        values: dict[str, Any] = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
         return Settings(**(QUICK if self.quick else values))
 
     def parts(self) -> Iterator[tuple[int, Variant, str]]:

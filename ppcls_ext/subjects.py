@@ -63,6 +63,8 @@ def network_of(row: Row, procedure: Procedure, variant: Variant) -> Network:
 def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     """Export a network into the folder `work / network.name`, or read what is there of this version and config.
 
+    Args:
+        formats: of `ppcls_ext.engine.FORMATS`.
     Raises:
         UserError: see `load_config` and `make_task`. CheckFailed: see `give_realistic_statistics`.
     """
