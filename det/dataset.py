@@ -27,9 +27,9 @@ class DetectionDataset:
         return len(self.split.records)
 
     def __getitem__(self, place: Place) -> PlacedSample:
-        record = self.split.records[place[1]]
+        record = self.split.records[place.number]
         sample = Sample(read_record_image(record), record.boxes, record.classes)
-        rng = np.random.default_rng((self.seed, SAMPLE, *place))
+        rng = np.random.default_rng((self.seed, SAMPLE, place.epoch, place.number))
         for transform in self.transforms:
             sample = transform(sample, rng)
         return sample, place
@@ -48,7 +48,7 @@ class TrainCollate:
         self.size, self.resizing, self.targets, self.seed = size, resizing, targets, seed
 
     def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
-        epoch, first = samples[0][1]
+        epoch, _, first = samples[0][1]
         rng = np.random.default_rng((self.seed, BATCH, epoch, first))
         size, interpolation = self.size, cv2.INTER_LINEAR
         for operation in self.resizing:
@@ -66,4 +66,4 @@ class EvalCollate:
 
     def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
         images = [normalise(resize(sample, self.size).image) for sample, _ in samples]
-        return [np.stack(images), np.array([place[1] for _, place in samples], np.int64)]
+        return [np.stack(images), np.array([place.number for _, place in samples], np.int64)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from det.coco import CocoSplit
 from ppcls_ext import upstream
 from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.eval_report import write_metrics
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PER_CLASS_COLUMNS = ("class", "objects", "found", "AP", "AP50")
@@ -81,20 +80,8 @@ class CocoResult:
 
     def write(self, folder: Path) -> None:
         """Write metrics.json, per_class.csv and detections.json (COCO's form of results)."""
-        folder.mkdir(parents=True, exist_ok=True)
-        metrics = {"images": len(self.split.records), **self.metrics}
-        atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        text = io.StringIO()
-        csv.writer(text).writerows([PER_CLASS_COLUMNS, *self.per_class])
-        atomic_write_text(folder / "per_class.csv", text.getvalue())
+        write_metrics(folder, len(self.split.records), self.metrics, PER_CLASS_COLUMNS, self.per_class)
         atomic_write_text(folder / "detections.json", json.dumps(self.detections) + "\n")
-
-
-def read_per_class(folder: Path) -> list[Sequence[Any]]:
-    """The rows of per_class.csv in `folder`, with their numbers as numbers."""
-    with open(folder / "per_class.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return [(r[0], int(r[1]), int(r[2]), *map(float, r[3:])) for r in rows]
 
 
 def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:

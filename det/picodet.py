@@ -22,7 +22,7 @@ from paddle.nn import functional
 from det.backbones import build_backbone
 from det.sections import ArchSection, NmsSection
 from det.transforms import Sample
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.errors import UserError
 
 _pico_head: Any = upstream.ppdet("modeling.heads.pico_head")
@@ -97,7 +97,8 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
             labels, targets, quality, _ = self.assigner(
                 scores.detach(), pixels, centres, per_level, *objects, bg_index=self.num_classes
             )
-        total = quality.sum().clip(min=1.0)
+        # Of all processes, as in GFLHead; at least one positive in the whole batch.
+        total = distributed.mean(quality.sum()).clip(min=1.0 / distributed.world())
         flat = [-1, self.num_classes]
         losses = {"loss_vfl": self.loss_vfl(scores.reshape(flat), quality.reshape(flat), avg_factor=total)}
         positive = labels.flatten() < self.num_classes

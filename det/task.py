@@ -16,7 +16,7 @@ from det.coco import CocoSplit, Findings, check_coco, read_coco, read_record_ima
 from det.data_check import check_splits
 from det.dataset import DetectionDataset, EvalCollate, TrainCollate
 from det.inference import DetectionInference, split_rows
-from det.metrics import PER_CLASS_COLUMNS, CocoResult, read_per_class
+from det.metrics import CocoResult
 from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection
 from det.transforms import (
     BATCH_TRANSFORMS,
@@ -29,6 +29,7 @@ from det.transforms import (
     normalise,
     resize,
 )
+from ppcls_ext import distributed
 from ppcls_ext.checkpoint import load_into, load_trunk, read_weights
 from ppcls_ext.config import Config, parse
 from ppcls_ext.data_check import DataReport
@@ -65,14 +66,7 @@ class Detection(Task):
 
     def _json_of(self, split: str) -> tuple[Path, Path, Path | None]:
         """The annotation file of a split, the root of the data, and the folder of images, if given."""
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        if self.run.data_root is None:
-            raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
-        if not root.is_dir():
-            raise UserError(f"Global.data_root {root}: no such folder")
-        dataset = self._loaders[split].dataset
+        dataset, root = self._loaders[split].dataset, self.data_root()
         path = dataset.anno_path or f"annotations/instances_{SPLIT_NAMES[split]}.json"
         return root / path, root, None if dataset.image_dir is None else root / dataset.image_dir
 
@@ -165,7 +159,7 @@ class Detection(Task):
         section = self._loaders.get("Eval", LoaderSection())
         if section.dataset.transform_ops or section.dataset.batch_transform_ops:
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        sampler = section.sampler.model_copy(update={"shuffle": False, "drop_last": False})
+        sampler = section.sampler.in_order()
         dataset = DetectionDataset(self.eval_split, [], self.run.seed)
         return Loader(dataset, sampler, section.loader, EvalCollate(self.size), self.run.seed)
 
@@ -206,7 +200,7 @@ class Detection(Task):
         images, *targets = batch
         losses = model.losses(images, dict(zip(self._targets.names, targets, strict=True)))
         losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
-        return Step(losses, {}, len(images))
+        return Step(losses, {}, len(images), weight=1.0)
 
     # Evaluation
 
@@ -215,20 +209,18 @@ class Detection(Task):
 
         detector = WithNms(model, self.nms)
         detector.eval()
-        rows: list[np.ndarray] = []
+        own: dict[int, np.ndarray] = {}
         with paddle.no_grad():
             for images, places in self.eval_loader().epoch():
                 found = split_rows([output.numpy() for output in detector(images)])
-                for own, place in zip(found, places.tolist(), strict=True):
-                    rows.append(to_image(own, self.size[::-1], self.eval_split.records[place].size))
+                for rows, place in zip(found, places.tolist(), strict=True):
+                    own[place] = to_image(rows, self.size[::-1], self.eval_split.records[place].size)
                 advance(len(images))
-        result = CocoResult(self.eval_split, rows)
+        every = {place: rows for part in distributed.gathered(own) for place, rows in part.items()}
+        result = CocoResult(self.eval_split, [every[place] for place in range(len(self.eval_split.records))])
         if folder is not None:
             result.write(folder)
         return result.metrics
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     # Config and deployment
 

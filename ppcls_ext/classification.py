@@ -12,10 +12,10 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
-from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
+from ppcls_ext.classification_metrics import Confusion, write_report
 from ppcls_ext.config import Batch, Config, Section, number, parse
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.distill import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
@@ -26,7 +26,17 @@ from ppcls_ext.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.pictures import caption
 from ppcls_ext.registry import call_checked
 from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Inference, Input, Step, Task, check_class_count, parse_splits
+from ppcls_ext.task import (
+    SPLIT_NAMES,
+    Deployment,
+    Inference,
+    Input,
+    Step,
+    Task,
+    by_split,
+    check_class_count,
+    parse_splits,
+)
 from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
@@ -83,7 +93,7 @@ class ExportSection(Section):
 class ClassificationDataset:
     """Decoded and transformed images with their labels.
 
-    A sample is float32 [3, H, W], int64 [1] and its place int64 [2]; all that is random in it is a function of
+    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
     the seed and the place.
     """
 
@@ -97,7 +107,7 @@ class ClassificationDataset:
         return len(self.images)
 
     def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
-        epoch, index = place
+        epoch, index, _ = place
         seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
         path = self.images.paths[index]
         image = read_rgb(path)
@@ -125,7 +135,8 @@ class _Collate:
         if len(shapes) > 1:
             raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
         pairs: list[Any] = [(image, label) for image, label, _ in samples]
-        seed_python(self.seed, BATCH, *samples[0][2])
+        epoch, _, first = samples[0][2]
+        seed_python(self.seed, BATCH, epoch, first)
         for operation in self.operations:
             pairs = operation(pairs)
         images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
@@ -154,19 +165,13 @@ class Classification(Task):
         self._export = parse(ExportSection, config.get("Export"), "Export")
         distill = config.get("Distill")
         self.distill = None if distill is None else parse(DistillSection, distill, "Distill")
-        self._check_splits("Loss")
-        self._check_splits("Metric")
-        self._check_metric(config.get("Metric"))
-
-    def _check_splits(self, section: str) -> None:
-        for split in self.config.get(section) or {}:
-            if split not in SPLIT_NAMES:
-                raise UserError(f"{section}.{split}: unknown split; {nearest(split, SPLIT_NAMES)}")
+        self._losses = by_split(config, "Loss")
+        self._check_metric(by_split(config, "Metric"))
 
     @staticmethod
-    def _check_metric(metric: Any) -> None:
+    def _check_metric(metric: Mapping[str, Any]) -> None:
         """`Metric` may name what is always reported anyway; anything else would be silently missing."""
-        for split, items in (metric or {}).items():
+        for split, items in metric.items():
             for name, _ in named_ops(items, f"Metric.{split}"):
                 if name != "TopkAcc":
                     raise UserError(
@@ -174,15 +179,6 @@ class Classification(Task):
                     )
 
     # Data
-
-    def _section(self, split: str) -> LoaderSection:
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        return self._loaders[split]
-
-    def _rooted(self, path: str) -> Path:
-        root = self.run.data_root
-        return Path(path) if root is None else Path(root) / path
 
     @functools.cached_property
     def _given_count(self) -> int | None:
@@ -198,7 +194,7 @@ class Classification(Task):
     def _given_names(self) -> tuple[str, ...] | None:
         """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
         given = self.infer.PostProcess.class_id_map_file
-        files = [self._rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
+        files = [self.rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
         files += [upstream.class_map(given)] if given else []
         names = read_class_names(files[0]) if files else self.saved_labels()
         if names is not None and self._given_count not in (None, len(names)):
@@ -210,21 +206,17 @@ class Classification(Task):
         return names
 
     def _read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
-        dataset = self._section(split).dataset
+        dataset = self._loaders[split].dataset
         count = self._given_count
         unlabelled = split == "Train" and not self._learns_labels
         if dataset.name == "ImageFolder":
-            if self.run.data_root is None:
-                raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
-            root = Path(self.run.data_root)
-            images = find_split(root, SPLIT_NAMES[split], dataset.val_fraction, names, count, unlabelled)
+            images = find_split(self.data_root(), SPLIT_NAMES[split], dataset.val_fraction, names, count, unlabelled)
         elif dataset.image_root is None:
             raise UserError(f"DataLoader.{split}.dataset.image_root is missing")
         elif dataset.cls_label_path is None:
-            images = scan_folder(self._rooted(dataset.image_root), names)
+            images = scan_folder(self.rooted(dataset.image_root), names)
         else:
-            list_path = self._rooted(dataset.cls_label_path)
-            root = self._rooted(dataset.image_root)
+            list_path, root = self.rooted(dataset.cls_label_path), self.rooted(dataset.image_root)
             images = read_list(list_path, root, dataset.delimiter, names, count, unlabelled)
         check_class_count(count, len(images.class_names), images.source)
         return images
@@ -254,11 +246,12 @@ class Classification(Task):
         return (read[0] if read else self.train_images).class_names
 
     def _transform_ops(self, split: str) -> list[dict[str, dict[str, Any]]]:
-        ops = self._section(split).dataset.transform_ops or []
+        ops = self._loaders[split].dataset.transform_ops or []
         return resolve_sizes(ops, self.run.image_shape, f"DataLoader.{split}.dataset.transform_ops")
 
-    def _loader(self, split: str, images: ImageList) -> Loader:
-        section = self._section(split)
+    def _loader(self, split: str, images: ImageList, whole: bool = False) -> Loader:
+        """`whole`: every image in order, in this process alone."""
+        section = self._loaders[split]
         where = f"DataLoader.{split}.dataset"
         transforms = build_transforms(self._transform_ops(split), f"{where}.transform_ops")
         cached = split == "Train" and self._cache is not None
@@ -270,9 +263,11 @@ class Classification(Task):
             section.dataset.batch_transform_ops or [], f"{where}.batch_transform_ops", self.class_num
         )
         sampler = section.sampler
-        if split == "Eval":
-            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
-        return Loader(dataset, sampler, section.loader, _Collate(batch_ops, self.run.seed, cached), self.run.seed)
+        if split == "Eval" or whole:
+            sampler = sampler.in_order()
+        collate = _Collate(batch_ops, self.run.seed, cached)
+        share = {"part": 0, "parts": 1} if whole else {}
+        return Loader(dataset, sampler, section.loader, collate, self.run.seed, **share)
 
     def train_loader(self) -> Loader:
         if self._learns_labels:
@@ -300,7 +295,7 @@ class Classification(Task):
 
     @functools.cached_property
     def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
-        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+        return build_losses(self._losses.get("Train"), "Loss.Train")
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, labels, *places = batch
@@ -326,7 +321,7 @@ class Classification(Task):
     @functools.cached_property
     def _has_hard_labels(self) -> bool:
         """Of training: neither mixed nor absent, so that accuracy means something."""
-        return not self._section("Train").dataset.batch_transform_ops and UNLABELLED not in self.train_images.labels
+        return not self._loaders["Train"].dataset.batch_transform_ops and UNLABELLED not in self.train_images.labels
 
     # Distillation
 
@@ -343,7 +338,7 @@ class Classification(Task):
     def _cache(self) -> Cache | None:
         if self.distill is None or self.distill.cache is None:
             return None
-        if self._section("Train").dataset.batch_transform_ops:
+        if self._loaders["Train"].dataset.batch_transform_ops:
             raise UserError(
                 "Distill.cache: mixed batches (batch_transform_ops) differ each time; leave one of both out"
             )
@@ -361,9 +356,7 @@ class Classification(Task):
         if self.distill is not None and self._cache is None:
             _ = self._teacher.model  # wrong weights are found before there is a run folder
         if self._cache is not None:
-            loader = self._loader("Train", self.train_images)
-            loader.sampler = loader.sampler.model_copy(update={"shuffle": False, "drop_last": False})
-            self._cache.fill(self._teacher, loader)
+            self._cache.fill(self._teacher, self._loader("Train", self.train_images, whole=True))
 
     def fingerprint(self) -> dict[str, Any]:
         if self.distill is None:
@@ -380,12 +373,10 @@ class Classification(Task):
             for images, labels in self.eval_loader().epoch():
                 confusion.add(model(images).numpy(), labels.numpy()[:, 0])
                 advance(len(images))
+        confusion = Confusion.total(distributed.gathered(confusion))
         if folder is not None:
             write_report(folder, confusion, self.eval_images.class_names)
         return confusion.metrics()
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     def check_data(self) -> DataReport:
         report = DataReport()

@@ -10,7 +10,13 @@ from ppcls_ext.errors import UserError
 
 
 def usable_cores() -> int:
-    """Cores that this process may really use: its affinity, cut to the quota of its control group."""
+    """Cores that this process may really use: its affinity, cut to the quota of its control group, and shared with
+    the other processes of its job on this machine.
+    """
+    return max(1, _cores_of_the_machine() // int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+
+
+def _cores_of_the_machine() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -30,6 +36,8 @@ def set_threads(threads: int | None = None) -> int:
     """
     if threads is None:
         given = os.environ.get("OMP_NUM_THREADS", "")
+        if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
+            given = ""  # Paddle's launcher puts 1 there, where nothing is
         threads = int(given) if given.isdigit() and int(given) > 0 else usable_cores()
     upstream.import_paddle_with_threads(threads)
     return threads
@@ -48,10 +56,14 @@ def set_device(name: str) -> str:
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     kind, _, index = name.partition(":")
     if name == "auto":
-        name = "gpu:0" if gpus else "cpu"
+        name = "gpu" if gpus else "cpu"  # Paddle takes the first one, or the one that the launcher gave this process
     elif kind == "gpu" and (not index or index.isdigit()):
         if not paddle.is_compiled_with_cuda():
             raise UserError(f"Global.device: {name}, but this Paddle is built for the CPU; -o Global.device=cpu")
+        if index and int(os.environ.get("PADDLE_LOCAL_SIZE", "1")) > 1:
+            raise UserError(
+                f"Global.device: {name} for every process of this job; -o Global.device=gpu gives each its own"
+            )
         if int(index or 0) >= gpus:
             raise UserError(
                 f"Global.device: {name}, but {gpus} GPUs are visible; -o Global.device=cpu or another index"

@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+WIDE = 240
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+# Where there is no terminal there is no edge to fit a table into either.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
+UNDEFINED = "-"  # in tables: a value that is not there
+UNBROKEN = 20  # characters of a text cell that stay on one line where the table is wider than the terminal
+
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing more in this process, and show no bar: another one of the same job does. Errors still show."""
+    global _muted
+    _muted = True
 
 
 def say(text: str) -> None:
     """A line for the user on stderr."""
-    err.print(text, markup=False)
+    if not _muted:
+        err.print(text, markup=False)
 
 
 def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout; columns of numbers are right-aligned, floats have four decimals."""
+    """A table on stdout; columns of numbers are right-aligned, floats have four decimals, NaN is `UNDEFINED`."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        longest = 0 if numeric else max((len(str(row[i])) for row in rows), default=0)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(column, justify=justify, overflow="fold", min_width=min(longest, UNBROKEN))
     for row in rows:
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*(_cell(value) for value in row))
     out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return UNDEFINED if math.isnan(value) else f"{value:.4f}"
+    return str(value)
 
 
 class Bar:
@@ -57,7 +80,7 @@ class Bar:
 @contextlib.contextmanager
 def bar(total: int, what: str, start: int = 0) -> Iterator[Bar]:
     """A progress bar with counts, elapsed and remaining time; gone when done."""
-    if not sys.stderr.isatty():
+    if _muted or not sys.stderr.isatty():
         yield Bar(None, total, what, start)
         return
     columns = (

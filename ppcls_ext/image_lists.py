@@ -99,7 +99,7 @@ def read_lines(path: Path, what: str) -> list[str]:
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path}: not a UTF-8 text file ({' '.join(str(error).split())})") from error
 
@@ -157,21 +157,22 @@ def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageLi
     return ImageList(paths, np.array(labels, np.int64), names, str(root))
 
 
-def is_held_out(path: Path, root: Path, fraction: float) -> bool:
-    """Whether a file is in the held-out `fraction`, by the hash of its path below `root`."""
-    digest = hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
-    return int.from_bytes(digest[:4], "big") < fraction * 2**32
+def held_out(paths: Sequence[str], root: Path, fraction: float, split: str) -> list[int]:
+    """The places of `split` in `paths`: `fraction` of them are 'val', the others 'train'.
 
+    It goes by the hash of each path below `root`, so that files keep their side when others are added.
+    Raises:
+        UserError: none is left.
+    """
 
-def hold_out(images: ImageList, fraction: float, held_out: bool) -> ImageList:
-    """One side of a split of `images` by the hash of each file's name, so that it stays when images are added."""
-    root = Path(images.source)
-    keep = [i for i, path in enumerate(images.paths) if is_held_out(Path(path), root, fraction) == held_out]
-    if not keep:
-        raise UserError(
-            f"image folder {root}: val_fraction {fraction} leaves the {'val' if held_out else 'train'} split empty"
-        )
-    return ImageList([images.paths[i] for i in keep], images.labels[keep], images.class_names, images.source)
+    def share(path: str) -> float:
+        digest = hashlib.sha256(Path(path).relative_to(root).as_posix().encode()).digest()
+        return int.from_bytes(digest[:4], "big") / 2**32
+
+    places = [k for k, path in enumerate(paths) if (share(path) < fraction) == (split == "val")]
+    if not places:
+        raise UserError(f"image folder {root}: val_fraction {fraction} leaves the {split} split empty")
+    return places
 
 
 def find_split(
@@ -189,8 +190,6 @@ def find_split(
     Raises:
         UserError: none of these is there, or what `read_list` and `scan_folder` raise.
     """
-    if not root.is_dir():
-        raise UserError(f"Global.data_root {root}: no such folder")
     for list_path in (root / f"{split}_list.txt", root / f"{split}.txt"):
         if list_path.is_file():
             return read_list(list_path, root, None, class_names, count, unlabelled)
@@ -199,4 +198,6 @@ def find_split(
     kinds = ("{}", "{}_list.txt", "{}.txt")
     if any((root / kind.format(other)).exists() for other in ("train", "val") for kind in kinds):
         raise UserError(f"Global.data_root {root}: neither {split}_list.txt nor a folder {split}/ is in it")
-    return hold_out(scan_folder(root, class_names), val_fraction, held_out=split == "val")
+    images = scan_folder(root, class_names)
+    mine = held_out(images.paths, root, val_fraction, split)
+    return ImageList([images.paths[k] for k in mine], images.labels[mine], images.class_names, images.source)

@@ -29,7 +29,7 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
     Raises:
         UserError: not an exported folder, or an engine that cannot run it.
     """
-    from ppcls_ext.engine import Engine
+    from ppcls_ext.engine import open_engine
     from ppcls_ext.export import RECIPE
 
     if not (folder / RECIPE).is_file():
@@ -40,7 +40,7 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
         batch = int(recipe["inputs"][0]["shape"][0])
     except (KeyError, TypeError) as error:
         raise UserError(f"exported model {folder / RECIPE}: not as export writes it ({error})") from error
-    return Engine(folder, engine, threads), inference, batch
+    return open_engine(engine, folder, threads), inference, batch
 
 
 def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Inference, int]:

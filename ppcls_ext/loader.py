@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import paddle
 import pydantic
 
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.config import Section
 from ppcls_ext.device import usable_cores
 from ppcls_ext.errors import UserError
 from ppcls_ext.seeding import order
 
-Place = tuple[int, int]  # (epoch, index)
+
+class Place(NamedTuple):
+    """Where a sample is: what is random in it is a function of these numbers and the seed."""
+
+    epoch: int
+    number: int  # in the split
+    first: int  # index of the first sample of the batch, of all processes together
 
 
 class PlacedDataset(Protocol):
@@ -30,9 +37,13 @@ class Sampler(Section):
     """`DataLoader.<split>.sampler`."""
 
     name: Literal["DistributedBatchSampler", "BatchSampler"] = "DistributedBatchSampler"
-    batch_size: int = pydantic.Field(default=64, ge=1)
+    batch_size: int = pydantic.Field(default=64, ge=1)  # of each process
     drop_last: bool = False
     shuffle: bool = False
+
+    def in_order(self) -> Sampler:
+        """The same batches for evaluation: in order, none dropped."""
+        return self.model_copy(update={"shuffle": False, "drop_last": False})
 
 
 class Workers(Section):
@@ -48,23 +59,35 @@ class Workers(Section):
 
 
 class _Batches(paddle.io.BatchSampler):
-    """The batches of one epoch as lists of places, from batch `skip` on."""
+    """A part's share of the batches of one epoch, as lists of places, from batch `skip` on.
 
-    def __init__(self, indices: Iterable[int], epoch: int, batch_size: int, drop_last: bool, skip: int) -> None:
-        self.places = [(epoch, int(i)) for i in indices]
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.starts = range(skip * batch_size, self._end(), batch_size)
+    A last batch of fewer samples than parts leaves some parts without a share: they have a batch less.
+    """
 
-    def _end(self) -> int:
-        count = len(self.places)
-        return count - count % self.batch_size if self.drop_last else count
+    def __init__(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        epoch: int,
+        batch_size: int,
+        drop_last: bool,
+        skip: int,
+        part: int,
+        parts: int,
+    ) -> None:
+        self.indices, self.epoch = indices, epoch
+        count = len(indices)
+        end = count - count % batch_size if drop_last else count
+        starts = range(skip * batch_size, end, batch_size)
+        shares = [(start, distributed.share(min(batch_size, end - start), part, parts)) for start in starts]
+        self.shares = [(start, share) for start, share in shares if share]
 
     def __iter__(self) -> Iterator[list[Place]]:
-        return (self.places[start : start + self.batch_size] for start in self.starts)
+        for start, share in self.shares:
+            first = int(self.indices[start])
+            yield [Place(self.epoch, int(self.indices[start + i]), first) for i in share]
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.shares)
 
 
 def _start_worker(_: int) -> None:
@@ -74,27 +97,50 @@ def _start_worker(_: int) -> None:
 
 
 class Loader:
-    """Iterates over batches of a split.
+    """Iterates over this process's share of the batches of a split.
 
     Args:
         collate: turns a list of samples into a list of arrays.
         seed: with the epoch, fixes the order (if `sampler.shuffle`) and what the dataset draws.
+        part: number of this process, of `parts`; default: as the job was launched.
+
+    Attributes:
+        batch_size: of all processes together.
     """
 
     def __init__(
-        self, dataset: PlacedDataset, sampler: Sampler, workers: Workers, collate: Callable[[list[Any]], Any], seed: int
+        self,
+        dataset: PlacedDataset,
+        sampler: Sampler,
+        workers: Workers,
+        collate: Callable[[list[Any]], Any],
+        seed: int,
+        part: int | None = None,
+        parts: int | None = None,
     ) -> None:
         self.dataset, self.sampler, self.workers, self.collate, self.seed = dataset, sampler, workers, collate, seed
+        self.part = distributed.rank() if part is None else part
+        self.parts = distributed.world() if parts is None else parts
+        self.batch_size = sampler.batch_size * self.parts
         if len(self) == 0:
             raise UserError(
-                f"a batch of {sampler.batch_size} with drop_last leaves nothing of {len(dataset)} images; "
+                f"a batch of {self.batch_size} with drop_last leaves nothing of {len(dataset)} images; "
                 "use a smaller one: -o DataLoader.Train.sampler.batch_size=N"
             )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        full, rest = divmod(len(self.dataset), self.sampler.batch_size)
+        """Batches in an epoch, of all processes together."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
         return full + bool(rest and not self.sampler.drop_last)
+
+    def check_shares(self) -> None:
+        """Raise UserError if the last batch is too small for every process to have a share: training needs one."""
+        rest = len(self.dataset) % self.batch_size
+        if not self.sampler.drop_last and 0 < rest < self.parts:
+            raise UserError(
+                f"the last batch of an epoch has {rest} images for {self.parts} processes; leave it out with "
+                "-o DataLoader.Train.sampler.drop_last=true, or use another batch_size"
+            )
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Generator[list[paddle.Tensor], None, None]:
         """The batches of epoch number `epoch`, from batch `skip` on.
@@ -104,7 +150,7 @@ class Loader:
         """
         count = len(self.dataset)
         indices = order(self.seed, epoch, count) if self.sampler.shuffle else range(count)
-        batches = _Batches(indices, epoch, self.sampler.batch_size, self.sampler.drop_last, skip)
+        batches = _Batches(indices, epoch, self.batch_size, self.sampler.drop_last, skip, self.part, self.parts)
         workers = min(self.workers.count(), len(batches))
         if workers == 0:
             for places in batches:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext import __version__, upstream
+from ppcls_ext import __version__, distributed, upstream
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.config import (
     BEST_WEIGHTS,
@@ -26,6 +26,7 @@ from ppcls_ext.config import (
 )
 from ppcls_ext.device import usable_cores
 from ppcls_ext.errors import UserError
+from ppcls_ext.machine import cpu_model
 
 PACKAGES = (
     "paddlepaddle",
@@ -54,17 +55,9 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "platform": platform.platform(),
         "cpu": cpu_model(),
-        "usable_cores": usable_cores(),
+        "usable_cores": usable_cores(),  # of each process
+        "processes": distributed.world(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 class RunFolder:
@@ -98,7 +91,7 @@ class RunFolder:
         return cls(Path(config.run.output_dir) / config.path.stem)
 
     def start(self, config: Config, labels: tuple[str, ...], resuming: bool) -> None:
-        """Make the folder and write what is known before the first step.
+        """Make the folder and write what is known before the first step (in one process of a job).
 
         Raises:
             UserError: it already holds a run and this is not its continuation.
@@ -108,6 +101,8 @@ class RunFolder:
                 f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
                 "or write elsewhere: give the YAML file it came from, and -o Global.output_dir=FOLDER"
             )
+        if not distributed.is_main():
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.config, dump_config(config))
@@ -117,13 +112,17 @@ class RunFolder:
             raise UserError(f"run folder {self.path}: cannot be written ({error.strerror})") from error
 
     def log(self, event: str, values: Mapping[str, Any]) -> None:
-        """Append an event to log.jsonl."""
+        """Append an event to log.jsonl, if this process is the one that does."""
+        if not distributed.is_main():
+            return
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write VisualDL scalars."""
+        """Write VisualDL scalars, if this process is the one that does."""
+        if not distributed.is_main():
+            return
         if self._writer is None:
             with upstream.quiet_import():
                 from visualdl import LogWriter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
+from ppcls_ext import distributed, upstream
 from ppcls_ext.checkpoint import (
     Weights,
     load_into,
@@ -89,17 +88,21 @@ class Position:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop reads between steps; a second one is immediate."""
+    """Turns Ctrl-C or SIGTERM into a request that the loop reads between steps; a second Ctrl-C is immediate.
+
+    A second SIGTERM is not: Paddle's launcher sends several, and who sends them can kill.
+    """
 
     def __init__(self) -> None:
         self.requested: int | None = None
         self._previous: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if self.requested is None:
+            self.requested = number
+            say("stopping after this step, to save the latest state (Ctrl-C again: at once)")
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = number
-        say("stopping after this step, to save the latest state (again: at once)")
 
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -123,15 +126,12 @@ class Trainer:
     """One run, from the config to the last checkpoint. Knows nothing of the task but `ppcls_ext.task.Task`."""
 
     def __init__(self, task: Task) -> None:
-        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-        if processes > 1:
-            raise UserError(
-                f"train: started as {processes} processes, but training in several is not supported yet; start one"
-            )
         self.task = task
         self.run = task.run
         self.place = set_device(self.run.device)
+        distributed.start(self.place)
         self.loader = task.train_loader()
+        self.loader.check_shares()
         self.eval_loader = task.eval_loader() if self.run.eval_during_train else None
         self.folder = RunFolder.of(task.config)
         if self.run.early_stop and self.eval_loader is None:
@@ -139,13 +139,13 @@ class Trainer:
         steps = math.ceil(len(self.loader) / self.run.update_freq)  # of the optimizer
         self.epochs = math.ceil(self.run.iters / steps) if self.run.iters else self.run.epochs
         self.last_step = self.run.iters or self.epochs * steps
-        batch = self.loader.sampler.batch_size * self.run.update_freq
+        batch = self.loader.batch_size * self.run.update_freq
         lr = lr_of(task.config.get("Optimizer"))
         self.schedule: Schedule = build_schedule(lr, self.epochs, steps, batch, self.run.iters)
         seed_all(self.run.seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
         with paddle.utils.unique_name.guard():
-            self.model = task.build_model()
+            self.model = distributed.prepare(task.build_model(), self.place)
         self.frozen_norms = freeze(self.model, self.run.freeze)
         amp = task.config.get("AMP")
         self.precision = Precision(None if amp is None else parse(AMP, amp, "AMP"), self.place)
@@ -170,6 +170,9 @@ class Trainer:
             decoded = check_images(paths, self.run.check_seconds / len(splits), self.run.seed)
             part = "all decoded" if decoded == len(paths) else f"{decoded} of them decoded in the time of check_seconds"
             say(f"{split}: {len(paths)} images, {part}")
+        processes = distributed.world()
+        if processes > 1:
+            say(f"{processes} processes, a batch of {self.loader.batch_size} in all")
         for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
             say(note)
         self.task.prepare()
@@ -215,7 +218,7 @@ class Trainer:
             "optimizer": dict(self.task.config["Optimizer"]).get("name"),
             "seed": self.run.seed,
             "images": len(self.loader.dataset),
-            "batch_size": self.loader.sampler.batch_size,
+            "batch_size": self.loader.batch_size,
             "ema": self.average is not None,
             **({"update_freq": self.run.update_freq} if self.run.update_freq > 1 else {}),
             **({"freeze": list(self.run.freeze)} if self.run.freeze else {}),
@@ -226,6 +229,8 @@ class Trainer:
     def save_latest(self) -> None:
         """Write everything that an exact resume needs."""
         self._flush()
+        if not distributed.is_main():
+            return
         tensors = {f"model/{n}": t for n, t in numpy_state(self.model).items()}
         tensors |= {f"optimizer/{n}": t for n, t in optimizer_state(self.model, self.optimizer).items()}
         if self.average is not None:
@@ -286,21 +291,23 @@ class Trainer:
 
     def _backward(self, batches: Sequence[Sequence[paddle.Tensor]]) -> None:
         """Add the gradients of the mean loss over all images of the batches."""
-        images = sum(len(batch[0]) for batch in batches)
+        counts = distributed.sums([len(batch[0]) for batch in batches])
+        own = (distributed.rank(),) if distributed.world() > 1 else ()  # each process drops out units of its own
         for place, batch in enumerate(batches):
-            seed_paddle(self.run.seed, STEP, self.position.total_steps, place)
+            seed_paddle(self.run.seed, STEP, self.position.total_steps, place, *own)
             with self.precision.forward():
-                step = self.task.step(self.model, batch)
-            self.precision.backward(step.losses["loss"] * (len(batch[0]) / images))
+                loss, step = distributed.over_all(self.task.step(self.model, batch))
+            self.precision.backward(loss * (counts[place] / sum(counts)))
             self._pending.append(step)
 
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
         if at.total_steps >= self.last_step:  # stopped at the last step: what comes after it is left to do
             return
-        batches = iter(batches)
+        batches = distributed.in_step(batches)
         while group := list(itertools.islice(batches, self.run.update_freq)):
             self._backward(group)
+            distributed.synchronise(self.model)
             self.precision.step(self.optimizer)
             if not self.schedule.by_epoch:
                 self.schedule.lr.step()
@@ -312,8 +319,9 @@ class Trainer:
             if at.total_steps % self.run.print_batch_step == 0 or at.total_steps == self.last_step:
                 values = self._report()
             progress.advance(1, values)
-            if interrupt.requested is not None:
-                raise Stopped(interrupt.requested)
+            requested = distributed.largest(interrupt.requested or 0)
+            if requested:
+                raise Stopped(requested)
             if at.total_steps == self.last_step:
                 break
 
@@ -375,17 +383,20 @@ class Trainer:
         own = numpy_state(self.model) if self.average is not None else None
         if self.average is not None:
             self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
+        main = distributed.is_main()
         last = finished or (self.run.early_stop is not None and at.stale + 1 >= self.run.early_stop)  # it may be
-        metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if last else None)
+        metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if last and main else None)
         weights = numpy_state(self.model)
         if own is not None:
             self.model.set_state_dict(own)
         self._train_mode()
-        save_weights(self.folder.last, weights)
+        if main:
+            save_weights(self.folder.last, weights)
         value = metrics[self.task.primary]
         if at.best is None or value > at.best:
             at.best, at.best_epoch, at.stale = value, at.epoch, 0
-            save_weights(self.folder.best, weights)
+            if main:
+                save_weights(self.folder.best, weights)
         else:
             at.stale += 1
             at.stopped = self.run.early_stop is not None and at.stale >= self.run.early_stop

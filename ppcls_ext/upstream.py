@@ -54,6 +54,16 @@ def import_paddle_with_threads(threads: int) -> None:
         importlib.import_module("paddle")
 
 
+def join_job() -> None:
+    """`paddle.distributed.init_parallel_env()`; paddle 3.2.2 prints flags that nobody has modified on stderr.
+    The redirection can go when it does not.
+    """
+    import paddle
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        paddle.distributed.init_parallel_env()
+
+
 class GuardedDataset:
     """A dataset whose failures are samples, for `paddle.io.DataLoader` with workers.
 
@@ -132,6 +142,23 @@ def restore_state(holder: Any, state: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There are some unused values in state_dict")
         holder.set_state_dict(state)
+
+
+def paddle2onnx() -> Any:
+    """The module paddle2onnx. Raises UserError where it is not installed.
+
+    paddle2onnx 2.1.0: its default optimisation runs polygraphy, which pip-installs what it misses, from an index of
+    its own, without asking. The lock leaves polygraphy out, its one caller asks for no optimisation (engines fold
+    constants themselves), and this forbids the installing. Can go when paddle2onnx stops using polygraphy.
+    """
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
+    try:
+        with quiet_import():
+            return importlib.import_module("paddle2onnx")
+    except ImportError as error:
+        from ppcls_ext.engine import INSTALL_EXTRAS
+
+        raise UserError(f"ONNX needs the package paddle2onnx: {INSTALL_EXTRAS}") from error
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ class SegmentationDataset:
         return len(self.pairs)
 
     def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
-        epoch, index = place
+        epoch, index, _ = place
         image, mask = read_pair(self.pairs.images[index], self.pairs.masks[index], self.rules)
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, SAMPLE, epoch, index))

@@ -114,6 +114,12 @@ def command(*arguments: str | Path, cwd: Path | None = None, check: bool = False
     return done
 
 
+def launched(processes: int, logs: Path, script: Path, *arguments: str | Path) -> list[str]:
+    """The command line that runs a script in several processes of this machine, as Paddle's launcher does it."""
+    line = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", processes, "--log_dir", logs]
+    return [str(part) for part in (*line, "--log_level", "ERROR", script, *arguments)]
+
+
 def log_of(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [e for e in events if event in (None, e["event"])]

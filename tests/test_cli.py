@@ -55,6 +55,15 @@ def test_wrong_keys_and_values(change: str, clue: str, images: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("config", ["my_images", "det/my_coco", "seg/my_masks"])
+def test_data_that_are_not_there(config: str, tmp_path: Path, fails: Fails) -> None:
+    out = f"Global.output_dir={tmp_path / 'out'}"
+    assert "Global.data_root is missing" in fails("train", "-c", config, "-o", out)
+    gone = tmp_path / "gone"
+    message = fails("train", "-c", config, *overrides(out, f"Global.data_root={gone}"))
+    assert message.endswith(f"Global.data_root {gone}: no such folder")
+
+
 def test_configs_that_cannot_be_read(tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "bad.yaml").write_text("Global:\n  epochs: [1\n")
     assert "line" in fails("train", "-c", tmp_path / "bad.yaml")

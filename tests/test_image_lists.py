@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.errors import UserError
-from ppcls_ext.image_lists import UNLABELLED, find_split, hold_out, read_class_names, read_list, scan_folder
+from ppcls_ext.image_lists import UNLABELLED, find_split, read_class_names, read_list, scan_folder
 from tests.conftest import CLASSES, write_split
 
 
@@ -133,7 +133,7 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
 
 def test_holding_out_parts_the_set_and_stays_when_it_grows(tmp_path: Path) -> None:
     write_split(tmp_path / "s", [40, 40, 40])
-    train, val = (hold_out(scan_folder(tmp_path / "s"), 0.25, held_out=h) for h in (False, True))
+    train, val = (find_split(tmp_path / "s", split, 0.25) for split in ("train", "val"))
     assert set(train.paths) | set(val.paths) == set(scan_folder(tmp_path / "s").paths)
     assert not set(train.paths) & set(val.paths)
     assert 15 <= len(val) <= 45
@@ -144,7 +144,7 @@ def test_holding_out_parts_the_set_and_stays_when_it_grows(tmp_path: Path) -> No
         shutil.copy(tmp_path / "s" / name / "00.png", tmp_path / "s" / name / "another.png")
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "s", moved)
-    grown = hold_out(scan_folder(moved), 0.25, held_out=True)
+    grown = find_split(moved, "val", 0.25)
     kept = {Path(p).relative_to(moved) for p in grown.paths} - {Path(n, "another.png") for n in CLASSES}
     assert kept == {Path(p).relative_to(tmp_path / "s") for p in val.paths}
 
@@ -152,9 +152,9 @@ def test_holding_out_parts_the_set_and_stays_when_it_grows(tmp_path: Path) -> No
 def test_holding_out_all_or_nothing_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path / "s", [1, 1, 1])
     with pytest.raises(UserError, match=r"val_fraction 1e-06 leaves the val split empty"):
-        hold_out(scan_folder(tmp_path / "s"), 1e-6, held_out=True)
+        find_split(tmp_path / "s", "val", 1e-6)
     with pytest.raises(UserError, match=r"leaves the train split empty"):
-        hold_out(scan_folder(tmp_path / "s"), 1 - 1e-6, held_out=False)
+        find_split(tmp_path / "s", "train", 1 - 1e-6)
 
 
 def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path) -> None:
@@ -173,5 +173,3 @@ def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path
     images = find_split(root, "val", 0.2, CLASSES)
     assert images.paths == [str(root / "val/red/00.png")]
     assert images.class_names == CLASSES
-    with pytest.raises(UserError, match=r"data_root .*none: no such folder"):
-        find_split(tmp_path / "none", "train", 0.2)

@@ -25,7 +25,7 @@ class Draws:
         return self.count
 
     def __getitem__(self, place: Place) -> np.ndarray:
-        epoch, index = place
+        epoch, index, _ = place
         if index == self.bad:
             raise BrokenImage(f"image {index}.jpg: the file is empty")
         seed_python(0, SAMPLE, epoch, index)
