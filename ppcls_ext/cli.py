@@ -154,8 +154,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 def _reproduce(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
-    from ppcls_ext.reproduce import Plan, reproduce
+    from ppcls_ext.reproduce import Plan, render, reproduce
 
+    if arguments.render:
+        render(arguments.out)
+        return 0
     plan = Plan(
         tables=arguments.tables,
         engines=arguments.engines,
@@ -281,6 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument("--runs", type=Path, nargs="+", default=[], help="run folders to take accuracies from")
     tables.add_argument("--quick", action="store_true", help="too few calls to rely on, but all of the way")
     tables.add_argument("--resume", action="store_true", help="keep the timings that an earlier run left in --out")
+    tables.add_argument("--render", action="store_true", help="only write the report again from the values in --out")
     tables.set_defaults(run=_reproduce)
     return parser
 

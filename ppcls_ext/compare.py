@@ -18,7 +18,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 # A ratio of latencies matches if it is within this share of the paper's.
 RATIO_BOUND = 0.10
 
-# Latencies this close are taken for equal: the paper's have three digits and no interval, ours repeat to about this.
+# Latencies of the paper this close are taken for equal: they have three digits and no interval.
 TIE = 0.02
 
 NOT_GIVEN = "not given"  # in place of a value that the paper does not give
@@ -105,8 +105,8 @@ def ratio_cell(row: Row, reference: Row, measured: Latency | str) -> Cell:
     paper = NOT_GIVEN if published is None else f"{published:.2f}"
     if isinstance(measured, str):
         return not_run(paper, measured)
-    if row is reference:
-        return Cell("1", "1", "not compared", "ratios are to this row")
+    if row is reference or (row.arch is not None and row.arch == reference.arch):
+        return Cell("1", "1", "not compared", "ratios are to this network")
     if measured.ratio is None:
         return not_run(paper, "the reference row has no latency")
     here = f"{measured.ratio:.2f} ({measured.low:.2f} to {measured.high:.2f})"
@@ -138,7 +138,8 @@ class Order(NamedTuple):
     """How far two orders of the same rows agree.
 
     Attributes:
-        pairs: that differ in the paper by more than `TIE`; `same` of them are in that order here, `tied` too close.
+        pairs: that differ in the paper by more than `TIE`. `same` of them are clearly in that order here, `tied` in
+            neither.
         tau: Kendall's, over all rows; None where it is not defined.
         reversed: the other pairs, those that changed most first.
     """
@@ -151,25 +152,29 @@ class Order(NamedTuple):
     reversed: tuple[Pair, ...]
 
 
-def compare_order(rows: Sequence[tuple[str, float, float]]) -> Order:
+def clearly_faster(a: Latency, b: Latency) -> bool:
+    """Whether the intervals of two rows of a benchmark do not meet; without intervals, by more than `TIE`."""
+    if a.ratio is None or b.ratio is None:
+        return a.median * (1 + TIE) < b.median
+    return a.high < b.low
+
+
+def compare_order(rows: Sequence[tuple[str, float, Latency]]) -> Order:
     """Compare the order of latencies: (label, the paper's, ours) for each network."""
-    pairs = same = tied = 0
+    pairs = same = 0
     turned = []
-    for a, b in itertools.combinations(sorted(rows, key=lambda row: row[1]), 2):
-        if b[1] <= a[1] * (1 + TIE):
+    for (a, paper_a, here_a), (b, paper_b, here_b) in itertools.combinations(sorted(rows, key=lambda row: row[1]), 2):
+        if paper_b <= paper_a * (1 + TIE):
             continue
         pairs += 1
-        if b[2] > a[2] * (1 + TIE):
-            same += 1
-        elif a[2] > b[2] * (1 + TIE):
-            turned.append(Pair(a[0], b[0], (a[1], b[1]), (a[2], b[2])))
-        else:
-            tied += 1
+        same += clearly_faster(here_a, here_b)
+        if clearly_faster(here_b, here_a):
+            turned.append(Pair(a, b, (paper_a, paper_b), (here_a.median, here_b.median)))
+    paper, here = [row[1] for row in rows], [row[2].median for row in rows]
     # A table of one latency has no order.
-    distinct = min(len({row[column] for row in rows}) for column in (1, 2)) if rows else 0
-    tau = float(kendalltau([r[1] for r in rows], [r[2] for r in rows]).statistic) if distinct > 1 else None
+    tau = float(kendalltau(paper, here).statistic) if min(len(set(paper)), len(set(here))) > 1 else None
     turned.sort(key=lambda pair: pair.strength, reverse=True)
-    return Order(len(rows), pairs, same, tied, tau, tuple(turned))
+    return Order(len(rows), pairs, same, pairs - same - len(turned), tau, tuple(turned))
 
 
 def pareto_front(points: Mapping[Any, tuple[float, float]]) -> set[Any]:

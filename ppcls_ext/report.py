@@ -22,6 +22,7 @@ from ppcls_ext.compare import (
     Order,
     Pair,
     accuracy_cell,
+    clearly_faster,
     compare_order,
     count_cell,
     latency_cell,
@@ -36,9 +37,7 @@ from ppcls_ext.subjects import network_of
 
 FIGURE = "figure1.svg"
 FIGURE_TABLES = (3, 2)  # whose rows the paper's Figure 1 shows; of a network in both, the first one counts
-LISTED_PAIRS = 6  # reversed pairs that the summary names for each engine
-
-LISTED_ROWS = 8  # not run for one reason, that the summary names
+LISTED = 4  # items that a line of the summary names; the tables and the JSON have all
 
 FIELDS = {"params_m": "parameters", "flops_m": "multiply-adds", "top1": "top-1", "top5": "top-5"}
 FIELDS |= {"coco_map": "mAP", "miou": "mIoU"}
@@ -213,7 +212,7 @@ def agreements_of(document: Document, part: Part) -> Iterator[Agreement]:
             found = measured_latencies(document, t.number, variant, engine)
             distinct = {network_of(row, way, variant).name: row for row in reversed(t.rows)}
             both = [
-                (row.label, row.latency_ms, latency.median)
+                (row.label, row.latency_ms, latency)
                 for name, row in distinct.items()
                 if isinstance(latency := found[name], Latency) and row.latency_ms is not None
             ]
@@ -266,9 +265,48 @@ def fronts(points: Sequence[Point]) -> tuple[list[str], list[str]] | None:
     both = [p for p in points if p.paper is not None and p.here is not None]
     if len(both) < 2:
         return None
+    both.sort(key=lambda p: p.top1)
     paper = pareto_front({p.label: (p.paper or 0.0, p.top1) for p in both})
     here = pareto_front({p.label: (p.here or 0.0, p.top1) for p in both})
     return [p.label for p in both if p.label in paper], [p.label for p in both if p.label in here]
+
+
+class Claim(NamedTuple):
+    """The paper's claim for a table: pairs of rows whose first is a PP-LCNet, faster than the other and as accurate.
+
+    `pairs` ran here; in `lost` the other network is clearly faster here, in `tied` neither is.
+    """
+
+    variant: str
+    pairs: int
+    tied: int
+    lost: tuple[Pair, ...]
+
+
+def claims_of(document: Document, number: int, engine: str) -> Iterator[Claim]:
+    """The claim at each input size; none for tables of PP-LCNets only."""
+    t, way = table(number), procedure(number)
+    accuracy = next(iter(way.metrics))
+    for variant in way.variants:
+        found = measured_latencies(document, number, variant, engine)
+        ran = []
+        for row in t.rows:
+            latency, top = found[network_of(row, way, variant).name], getattr(row, accuracy)
+            if isinstance(latency, Latency) and row.latency_ms is not None and top is not None and not row.distilled:
+                ran.append((row, top, row.latency_ms, latency))
+        pairs = tied = 0
+        lost = []
+        for ours, top, ms, here in ran:
+            for other, other_top, other_ms, other_here in ran:
+                if ours.is_ours and not other.is_ours and ms < other_ms and top >= other_top:
+                    pairs += 1
+                    if clearly_faster(other_here, here):
+                        lost.append(Pair(ours.label, other.label, (ms, other_ms), (here.median, other_here.median)))
+                    elif not clearly_faster(here, other_here):
+                        tied += 1
+        if pairs:
+            lost.sort(key=lambda pair: pair.strength, reverse=True)
+            yield Claim(variant.name, pairs, tied, tuple(lost))
 
 
 def draw_figure(document: Document) -> str | None:
@@ -333,50 +371,89 @@ def repeatability(document: Document) -> Iterator[str]:
             )
 
 
-def _pair_text(number: int, variant: str, pair: Pair) -> str:
-    return (
-        f"Table {number} at {variant}: {pair.faster} is faster than {pair.slower} in the paper "
-        f"({pair.paper[0]:g} and {pair.paper[1]:g} ms), but not here ({pair.here[0]:.2f} and {pair.here[1]:.2f} ms)"
-    )
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"
 
 
-def summarise(
-    document: Document, parts: Sequence[Part], agreements: Sequence[Agreement]
-) -> tuple[list[str], list[str]]:
-    """Sentences on what agrees, and on what does not."""
-    agrees: list[str] = []
-    differs: list[str] = []
+def _first(items: Sequence[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    more = len(items) - LISTED
+    return "; ".join(items[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+Finding = tuple[bool, str]  # whether it agrees with the paper, and a sentence
+
+
+def value_findings(parts: Sequence[Part]) -> Iterator[Finding]:
     for kind, by_status in counts_of(parts):
-        compared = by_status["matches"] + by_status["differs"]
-        if compared:
-            line = f"{kind}: {by_status['matches']} of {compared} values that the paper gives"
-            (agrees if by_status["matches"] == compared else differs).append(f"{line} match.")
+        match, differ = by_status["matches"], by_status["differs"]
+        if match:
+            yield True, f"{kind}: {match} of {match + differ} values that the paper gives match."
+        if differ:
+            rows = [f"Table {number} {label}" for number, label in _rows_with(parts, kind, "differs")]
+            yield False, f"{kind}: {differ} of {match + differ} values differ ({_first(rows)})."
+
+
+def order_findings(agreements: Sequence[Agreement]) -> Iterator[Finding]:
+    for number, variant, engine, order, *_ in agreements:
+        if order.pairs:
+            line = (
+                f"Table {number} at {variant} on {engine}, order: {order.same} of {order.pairs} pairs of rows are "
+                f"as in the paper, {order.tied} tied"
+            )
+            turned = [
+                f"{p.slower} {p.here[1]:.2f} ms and {p.faster} {p.here[0]:.2f} ms, in the paper "
+                f"{p.paper[1]:g} and {p.paper[0]:g} ms"
+                for p in order.reversed
+            ]
+            yield not turned, f"{line}, {len(turned)} reversed: {_first(turned)}." if turned else f"{line}."
+
+
+def claim_findings(document: Document, engine: str) -> Iterator[Finding]:
+    for number in document["tables"]:
+        for claim in claims_of(document, number, engine):
+            line = (
+                f"Table {number} at {claim.variant} on {engine}, PP-LCNet against the others: of {claim.pairs} pairs "
+                "in which the paper has it faster than another network and at least as accurate, it is faster here in "
+                f"{claim.pairs - claim.tied - len(claim.lost)}, tied in {claim.tied} and slower in {len(claim.lost)}"
+            )
+            won = [f"{p.slower} beats {p.faster}, {p.here[1]:.2f} to {p.here[0]:.2f} ms" for p in claim.lost]
+            yield not won, f"{line}: {_first(won)}." if won else f"{line}."
+
+
+def front_findings(document: Document, engine: str) -> Iterator[Finding]:
+    front = fronts(figure_points(document, engine))
+    if front is not None:
+        paper, here = front
+        line = f"Figure 1 on {engine}: on the front of latency and the paper's accuracy are {_listed(here)}"
+        gone, new = [n for n in paper if n not in here], [n for n in here if n not in paper]
+        if gone or new:
+            yield False, f"{line}; gone from the paper's front: {_listed(gone)}; new on it: {_listed(new)}."
+        else:
+            yield True, f"{line}, as in the paper."
+
+
+def findings_of(document: Document, parts: Sequence[Part], agreements: Sequence[Agreement]) -> Iterator[Finding]:
+    """Sentences on what agrees with the paper and what does not."""
+    yield from value_findings(parts)
     for engine in document["engines"]:
-        own = [a for a in agreements if a.engine == engine]
-        pairs, same = sum(a.order.pairs for a in own), sum(a.order.same for a in own)
-        if pairs:
-            tied = sum(a.order.tied for a in own)
-            line = f"Order on {engine}: {same} of {pairs} pairs of rows are in the paper's order"
-            (agrees if same == pairs else differs).append(f"{line}, {tied} are tied, {pairs - same - tied} reversed.")
-        turned = [(a.number, a.variant, pair) for a in own for pair in a.order.reversed]
-        turned.sort(key=lambda entry: entry[2].strength, reverse=True)
-        differs += [f"{engine}: {_pair_text(*entry)}." for entry in turned[:LISTED_PAIRS]]
-        if len(turned) > LISTED_PAIRS:
-            differs.append(f"{engine}: {len(turned) - LISTED_PAIRS} more pairs are in the other order.")
-        front = fronts(figure_points(document, engine))
-        if front is not None:
-            paper, here = front
-            line = f"Figure 1 on {engine}: on the front of latency and the paper's accuracy are {_listed(here)}"
-            if paper == here:
-                agrees.append(f"{line}, as in the paper.")
-            else:
-                gone, new = [n for n in paper if n not in here], [n for n in here if n not in paper]
-                differs.append(f"{line}; gone from the paper's front: {_listed(gone)}; new on it: {_listed(new)}.")
-    return agrees, differs
+        yield from claim_findings(document, engine)
+        yield from front_findings(document, engine)
+    yield from order_findings(agreements)
+    for line in repeatability(document):
+        yield False, line
+
+
+def _rows_with(parts: Sequence[Part], kind: str, status: str) -> list[tuple[int, str]]:
+    """Table and label of the rows with a cell of this kind and status."""
+    found = {
+        (part.table.number, label): None
+        for part in parts
+        for label, cells in part.rows
+        for column, cell in zip(part.columns, cells, strict=True)
+        if (column.kind, cell.status) == (kind, status)
+    }
+    return list(found)
 
 
 def missing_of(parts: Sequence[Part]) -> list[str]:
@@ -390,20 +467,26 @@ def missing_of(parts: Sequence[Part]) -> list[str]:
     lines = []
     for (kind, reason), where in found.items():
         rows = list(dict.fromkeys(where))
-        lines.append(f"{kind}, {reason}: {_listed(rows) if len(rows) <= LISTED_ROWS else f'{len(where)} values'}.")
+        lines.append(f"{kind}, {reason}: {_listed(rows) if len(rows) <= LISTED else f'{len(where)} values'}.")
     return lines
 
 
 def view_of(document: Document) -> View:
     parts = [part_of(document, number) for number in document["tables"]]
     agreements = [agreement for part in parts for agreement in agreements_of(document, part)]
-    agrees, differs = summarise(document, parts, agreements)
+    findings = list(findings_of(document, parts, agreements))
     environment = document["environment"]
     reports = [b["report"] for b in document["benchmarks"] if "report" in b]
     machine = reports[-1]["machine"] if reports else {"cpu": environment["cpu"], "platform": environment["platform"]}
-    shown = [("command", environment["command"]), ("made", document["created"])]
+    machine = {key: value for key, value in machine.items() if value is not None}
+    # Resumed reports have values of several commands.
+    commands = dict.fromkeys(report["command"] for report in reports) or {environment["command"]: None}
+    times = sorted(report["created"] for report in reports) or [document["created"]]
+    shown = [("command", "; ".join(commands)), ("measured", " to ".join(dict.fromkeys([times[0], times[-1]])))]
     shown += [(key.replace("_", " "), _listed(v) if isinstance(v, list) else str(v)) for key, v in machine.items()]
     versions = {"pplcnet": environment["pplcnet"], "python": environment["python"], **environment["packages"]}
+    for report in reports:
+        versions |= report["versions"]
     shown += [
         ("threads", str(document["threads"])),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v)),
@@ -417,8 +500,8 @@ def view_of(document: Document) -> View:
         "their inputs, so that activations are of unit scale. Milliseconds are compared only under the paper's "
         "conditions (Xeon Gold 6148, 10 threads, oneDNN).",
         "Elsewhere ratios to the table's reference row are compared: here with a 95 % bootstrap interval in brackets; "
-        f"a match is within {RATIO_BOUND:.0%} of the paper's ratio. Pairs of rows are tied if their latencies are "
-        f"within {TIE:.0%} of each other; those that are tied in the paper do not count.",
+        f"a match is within {RATIO_BOUND:.0%} of the paper's ratio. Pairs of rows are tied if their intervals "
+        f"meet; pairs whose latencies in the paper are within {TIE:.0%} of each other do not count.",
     ]
     if document["quick"]:
         rules.append("This is a quick run: too few calls for figures to rely on.")
@@ -428,8 +511,8 @@ def view_of(document: Document) -> View:
         shown,
         counts_of(parts),
         agreements,
-        agrees,
-        [*differs, *repeatability(document)],
+        [text for agrees, text in findings if agrees],
+        [text for agrees, text in findings if not agrees],
         missing_of(parts),
         parts,
         figure,

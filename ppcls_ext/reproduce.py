@@ -162,21 +162,32 @@ def save(out: Path, document: dict[str, Any]) -> None:
     write_reports(out, document)
 
 
+def render(out: Path) -> None:
+    """Write the reports in `out` again from its raw values; nothing is measured. Raises UserError if there are none."""
+    write_reports(out, _read_raw(out))
+
+
 def earlier_benchmarks(plan: Plan) -> list[dict[str, Any]]:
     """The benchmarks of `plan.out` that this plan would make again, with the same settings, threads and versions."""
-    file = plan.out / RAW
-    if not file.is_file():
+    if not (plan.out / RAW).is_file():
         return []
-    try:
-        old = json.loads(file.read_text(encoding="utf-8"))
-        same = old["threads"] == plan.threads and old["environment"]["packages"] == environment()["packages"]
-        found = {(b["table"], b["variant"], b["engine"]): b for b in old["benchmarks"] if "report" in b}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--resume {file}: not a file that reproduce wrote; give another --out") from error
-    if not same:
+    old = _read_raw(plan.out)
+    if old["threads"] != plan.threads or old["environment"]["packages"] != environment()["packages"]:
         return []
+    found = {(b["table"], b["variant"], b["engine"]): b for b in old["benchmarks"] if "report" in b}
     planned = {(number, v.name, engine): plan.settings(v).model_dump(mode="json") for number, v, engine in plan.parts()}
     return [b for key, b in found.items() if b["report"]["settings"] == planned.get(key)]
+
+
+def _read_raw(out: Path) -> dict[str, Any]:
+    file = out / RAW
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); give another --out") from error
+    if not isinstance(document, dict) or not {"benchmarks", "networks", "environment", "threads"} <= set(document):
+        raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
+    return document
 
 
 # Keys of an `Arch` section that do not change the network.

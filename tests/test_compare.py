@@ -11,6 +11,7 @@ from ppcls_ext.compare import (
     Cell,
     Latency,
     accuracy_cell,
+    clearly_faster,
     compare_order,
     count_cell,
     latency_cell,
@@ -90,6 +91,8 @@ def test_ratios_match_within_a_tenth_of_the_papers() -> None:
         ratio = factor * paper
         assert ratio_cell(HALF, ONE, Latency(5.0, ratio, ratio, ratio)).status == status
     assert ratio_cell(ONE, ONE, Latency(5.0, 1.0, 1.0, 1.0)).status == "not compared"
+    (distilled,) = (row for row in table(2).rows if row.arch == ONE.arch and row.distilled)
+    assert ratio_cell(distilled, table(2).reference_row, Latency(5.0, 1.0, 1.0, 1.0)).status == "not compared"
     assert ratio_cell(HALF, ONE, Latency(5.0)).verdict == "not run: the reference row has no latency"
     assert ratio_cell(HALF, ONE, "crashed") == Cell("0.83", "–", "not run", "crashed")
     elsewhere = dataclasses.replace(ONE, latency_ms=None)
@@ -97,7 +100,7 @@ def test_ratios_match_within_a_tenth_of_the_papers() -> None:
 
 
 def test_orders() -> None:
-    order = compare_order([("a", 1.0, 10.0), ("b", 2.0, 30.0), ("c", 3.0, 20.0)])
+    order = compare_order([("a", 1.0, Latency(10.0)), ("b", 2.0, Latency(30.0)), ("c", 3.0, Latency(20.0))])
     assert (order.rows, order.pairs, order.same, order.tied) == (3, 3, 2, 0)
     assert order.tau == pytest.approx(1 / 3)
     (pair,) = order.reversed
@@ -106,14 +109,26 @@ def test_orders() -> None:
 
 
 def test_pairs_that_are_close_are_tied() -> None:
-    close_in_the_paper = compare_order([("a", 2.05, 1.0), ("b", 2.07, 0.5)])
+    close_in_the_paper = compare_order([("a", 2.05, Latency(1.0)), ("b", 2.07, Latency(0.5))])
     assert close_in_the_paper.pairs == 0
-    close_here = compare_order([("a", 2.05, 1.01), ("b", 3.0, 1.0)])
+    close_here = compare_order([("a", 2.05, Latency(1.01)), ("b", 3.0, Latency(1.0))])
     assert (close_here.pairs, close_here.same, close_here.tied, close_here.reversed) == (1, 0, 1, ())
 
 
+def test_one_is_faster_only_if_the_intervals_do_not_meet() -> None:
+    a, b, c = Latency(8.0, 0.8, 0.7, 0.9), Latency(9.5, 0.95, 0.85, 1.0), Latency(12.0, 1.2, 1.1, 1.3)
+    assert clearly_faster(a, c)
+    assert clearly_faster(b, c)
+    assert not clearly_faster(c, a)
+    assert not clearly_faster(a, b)
+    order = compare_order([("c", 1.0, c), ("b", 2.0, b), ("a", 3.0, a)])
+    assert (order.pairs, order.same, order.tied) == (3, 0, 1)
+    assert [(p.faster, p.slower) for p in order.reversed] == [("c", "a"), ("c", "b")]
+
+
 def test_an_order_needs_two_different_latencies() -> None:
-    for rows in ([], [("a", 1.0, 1.0)], [("a", 1.0, 1.0), ("b", 1.0, 2.0)]):
+    one, two = Latency(1.0), Latency(2.0)
+    for rows in ([], [("a", 1.0, one)], [("a", 1.0, one), ("b", 1.0, two)]):
         order = compare_order(rows)
         assert (order.rows, order.pairs, order.tau) == (len(rows), 0, None)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ppcls_ext.compare import STATUSES
-from ppcls_ext.reference import NUMBERS, procedure, table
+from ppcls_ext.reference import NUMBERS, procedure, table, tables
 from ppcls_ext.report import Part, figure_points, fronts, part_of, view_of, write_reports
 from ppcls_ext.subjects import network_of
 
@@ -51,7 +51,15 @@ def document_of(numbers: tuple[int, ...] = tuple(NUMBERS), engines: tuple[str, .
             for engine in engines:
                 first = SLOWER * (reference.latency_ms or 0)
                 results = [measured(number, name, ms, first) for name, ms in latencies.items()]
-                report = {"results": results, "warnings": [], "machine": {"cpu": "Slow CPU", "flags": ["avx2"]}}
+                machine = {"cpu": "Slow CPU", "flags": ["avx2"], "governor": None}
+                report = {
+                    "command": f"pplcnet reproduce --tables {number}",
+                    "created": f"2021-09-0{number}",
+                    "results": results,
+                    "warnings": [],
+                    "machine": machine,
+                    "versions": {"engines": "2.1"},
+                }
                 benchmarks.append({"table": number, "variant": variant.name, "engine": engine, "report": report})
     return {
         "created": "2021-09-01T00:00:00+00:00",
@@ -168,7 +176,8 @@ def test_a_machine_like_the_papers_agrees_in_everything_that_is_compared() -> No
     assert all(a.order.same == a.order.pairs and a.near == a.compared for a in view.agreements)
     assert not [line for line in view.differs if "Repeatability" not in line]
     assert any("as in the paper" in line for line in view.agrees)
-    assert any("accuracy, no run folder given" in line for line in view.missing)
+    accuracies = sum(len(t.rows) * (2 if t.number in (2, 3) else 1) for t in tables())
+    assert view.missing == [f"accuracy, no run folder given: {accuracies} values."]
     assert sum(a.compared for a in view.agreements if a.engine == "onednn") == sum(
         len({network_of(row, procedure(n), v).name for row in table(n).rows if row.latency_ms}) - 1
         for n in NUMBERS
@@ -183,13 +192,27 @@ def test_what_differs_is_in_the_summary() -> None:
     for key in ("ms", "ratio_to_first"):
         one[key], other[key] = other[key], one[key]
     view = view_of(document)
+    assert ("versions", "pplcnet 1, python 3, engines 2.1") in view.machine
+    assert ("command", "pplcnet reproduce --tables 3") in view.machine
+    assert ("measured", "2021-09-03") in view.machine
+    assert "governor" not in dict(view.machine)
     (part,) = view.parts
     assert cell(part, "PP-LCNet-0.5x", "ratio of latencies, onednn").status == "matches"
     assert cell(part, "PP-LCNet-0.5x", "ratio of latencies, openvino").status == "differs"
-    text = "\n".join(view.differs)
-    assert "openvino: Table 3 at 224x224: PP-LCNet-0.5x is faster than ShuffleNetV2-0.5x in the paper" in text
+    text, agrees = "\n".join(view.differs), "\n".join(view.agrees)
+    assert "Table 3 at 224x224 on openvino, order: 45 of 64 pairs" in text
+    assert "ShuffleNetV2-0.5x 6.15 ms and PP-LCNet-0.5x 13.95 ms, in the paper 4.65 and 2.05 ms" in text
+    assert "Table 3 at 224x224 on onednn, order: 64 of 64 pairs of rows are as in the paper, 0 tied." in agrees
     assert "gone from the paper's front: PP-LCNet-0.5x" in text
-    assert "Order on onednn" not in text
+    claim = "of 12 pairs in which the paper has it faster than another network and at least as accurate"
+    assert (
+        f"on openvino, PP-LCNet against the others: {claim}, it is faster here in 6, tied in 1 and slower in 5" in text
+    )
+    assert "ShuffleNetV2-0.5x beats PP-LCNet-0.5x, 6.15 to 13.95 ms" in text
+    assert f"on onednn, PP-LCNet against the others: {claim}, it is faster here in 11, tied in 1" in agrees
+    assert (
+        "ratio of latencies, openvino: 2 of 11 values differ (Table 3 ShuffleNetV2-0.5x; Table 3 PP-LCNet-0.5x)" in text
+    )
     first = next(a for a in view.agreements if a.engine == "openvino")
     assert first.order.same < first.order.pairs
     assert (first.compared, first.near) == (11, 9)
@@ -208,7 +231,7 @@ def test_failures_are_rows_with_their_reason_and_the_others_stay() -> None:
     assert cell(parts[2], "PP-LCNet-0.5x", "ratio of latencies, onednn").status == "matches"
     text = "\n".join(view.missing)
     assert "crashed with SIGSEGV: Table 3 ShuffleNetV2-0.5x." in text
-    assert "RuntimeError: no memory: Table 9 BaseNet" in text
+    assert "latency, openvino, RuntimeError: no memory: 6 values." in text
 
 
 def test_no_ratio_where_the_first_of_the_benchmark_is_another_row() -> None:
@@ -253,6 +276,12 @@ def test_accuracy_comes_from_runs_under_the_papers_conditions() -> None:
     assert top1(run_of(input=[160, 160])) == "not run: run half has inputs of 160 x 160"
     assert top1(run_of(metrics=None)) == "not run: run half was not evaluated"
     assert top1(run_of(images=15), run_of()) == "matches"
+
+
+def test_a_resumed_report_has_all_its_commands() -> None:
+    facts = dict(view_of(document_of((2, 3))).machine)
+    assert facts["command"] == "pplcnet reproduce --tables 2; pplcnet reproduce --tables 3"
+    assert facts["measured"] == "2021-09-02 to 2021-09-03"
 
 
 def test_the_front_needs_two_networks_with_both_latencies() -> None:

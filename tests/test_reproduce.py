@@ -16,7 +16,7 @@ from ppcls_ext.config import load_config
 from ppcls_ext.engine import FORMATS
 from ppcls_ext.errors import UserError
 from ppcls_ext.reference import NUMBERS, Row, Variant, procedure, table
-from ppcls_ext.reproduce import QUICK, RAW, Plan, identity_of, networks_of, read_run, reproduce
+from ppcls_ext.reproduce import QUICK, RAW, Plan, identity_of, networks_of, read_run, render, reproduce
 from ppcls_ext.spec import SPECS, scale_name
 from ppcls_ext.subjects import MADE, build, network_of
 from ppcls_ext.task import make_task
@@ -50,8 +50,15 @@ class FakeBenchmark:
             }
             for place, subject in enumerate(subjects)
         ]
-        machine = {"cpu": "a CPU"}
-        return {"results": results, "warnings": [], "machine": machine, "settings": settings.model_dump(mode="json")}
+        return {
+            "command": "pplcnet reproduce",
+            "created": "2021-09-01",
+            "results": results,
+            "warnings": [],
+            "machine": {"cpu": "a CPU"},
+            "versions": {},
+            "settings": settings.model_dump(mode="json"),
+        }
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +177,19 @@ def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> No
     assert [len(fake.calls) for fake in (nothing, other, everything)] == [0, 2, 2]
     assert other.calls[0][1] == Settings(**QUICK)
 
+    (tmp_path / "reproduce.md").unlink()
+    render(tmp_path)
+    assert "5x5 1111111000000" in (tmp_path / "reproduce.md").read_text()
+
     (tmp_path / RAW).write_text("[]")
     with pytest.raises(UserError, match="not a file that reproduce wrote"):
+        render(tmp_path)
+    with pytest.raises(UserError, match="not a file that reproduce wrote"):
         reproduce(plan_of(tmp_path, work, resume=True), nothing)
+
+
+def test_render_needs_values(tmp_path: Path, fails: Fails) -> None:
+    assert "reproduce.json: cannot be read" in fails("reproduce", "--render", "--out", tmp_path)
 
 
 def test_runs_are_read_from_their_folders(trained: Path, tmp_path: Path, fails: Fails) -> None:

@@ -72,6 +72,11 @@ class Row:
     config: str | None = None
     not_given: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_ours(self) -> bool:
+        """A PP-LCNet, or a network on one."""
+        return (self.arch or self.backbone or "").startswith("PPLCNet")
+
 
 @dataclass(frozen=True)
 class KnownDifference:
