@@ -11,6 +11,7 @@ from PIL import Image
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.data_check import check_data
 from ppcls_ext.errors import UserError
+from ppcls_ext.loader import Place
 from seg.augment import SegmentationDataset, crop_and_flip
 from seg.cityscapes import NAMES
 from seg.masks import Rules, count_classes, read_mask, read_pair
@@ -214,7 +215,7 @@ def test_samples_are_a_function_of_seed_epoch_and_index(folder: Path) -> None:
 
     def sample(seed: int, epoch: int, index: int) -> bytes:
         data = SegmentationDataset(pairs, Rules(2), Normalize(), seed, Augment(distort=0.5), (16, 16))
-        return data[epoch, index][0].tobytes()
+        return data[Place(epoch, index, index)][0].tobytes()
 
     assert sample(0, 1, 2) == sample(0, 1, 2)
     assert len({sample(0, 1, 2), sample(1, 1, 2), sample(0, 2, 2), sample(0, 1, 3)}) == 4
