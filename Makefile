@@ -17,7 +17,7 @@ PICK_PYTHON = py=; for p in $(CANDIDATES); do \
 	if [ -z "$$py" ]; then echo "error: Python 3.10, 3.11 or 3.12 (with its venv module) is needed;" \
 	"$(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 
-.PHONY: help demo demo-det demo-seg demo-all test lint lock clean
+.PHONY: help demo demo-det demo-seg demo-all test lint onnx lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -44,16 +44,22 @@ lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-lock: ## resolve requirements.in again (UPGRADE=1 moves every pin, without it only what must move)
+onnx: $(READY) ## ONNX export, ONNX Runtime and OpenVINO, into .venv
+	@$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements-onnx.lock
+
+lock: ## resolve requirements*.in again (UPGRADE=1 moves every pin, without it only what must move)
 	@set -e; $(PICK_PYTHON); rm -rf .venv-lock; trap 'rm -rf .venv-lock' EXIT; \
 	echo "Resolving requirements.in with uv $(UV_VERSION) ..."; \
 	$$py -m venv .venv-lock; \
 	.venv-lock/bin/python $(PIP) install uv==$(UV_VERSION); \
-	.venv-lock/bin/uv pip compile requirements.in --overrides requirements-overrides.txt \
-		--output-file requirements.lock $(if $(UPGRADE),--upgrade) --quiet \
-		--universal --python-version 3.10 --python .venv-lock/bin/python \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
-	if grep -n '://' requirements.lock; then echo "error: requirements.lock names an address" >&2; exit 1; fi
+	for name in requirements requirements-onnx; do \
+		.venv-lock/bin/uv pip compile $$name.in --overrides requirements-overrides.txt \
+			$$(test $$name = requirements || echo --constraints requirements.lock) \
+			--output-file $$name.lock $(if $(UPGRADE),--upgrade) --quiet \
+			--universal --python-version 3.10 --python .venv-lock/bin/python \
+			--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
+		if grep -n '://' $$name.lock; then echo "error: $$name.lock names an address" >&2; exit 1; fi; \
+	done
 
 clean: ## remove the .venv, caches and build products (not runs/ or output/)
 	@rm -rf $(VENV) .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -72,7 +72,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*", "det", "det.*", "seg", "seg.*"]),
     package_data={
-        "ppcls_ext": ["py.typed", "reference/*.json", "reference/*.yaml"],
+        "ppcls_ext": ["py.typed", "reference/*.json", "reference/*.yaml", "templates/*"],
         "det": ["py.typed"],
         "seg": ["py.typed"],
     },
@@ -93,6 +93,7 @@ setup(
         "safetensors",
         "rich",
         "psutil",
+        "jinja2",
         "threadpoolctl",
     ],
     entry_points={

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -87,10 +89,44 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
         )
 
 
+def from_classifier(backbone: nn.Layer, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Classification weights by the names that the backbone has for them.
+
+    PP-LCNet has the same ones. PaddleDetection's MobileNetV3 calls `conv1` and `conv2` to `conv16` what PaddleClas
+    calls `conv` and `blocks.0` to `blocks.14`.
+    """
+    if isinstance(backbone, PPLCNet):
+        return dict(weights)
+
+    def renamed(name: str) -> str:
+        name = re.sub(r"^conv\.", "conv1.", name)
+        return re.sub(r"^blocks\.(\d+)\.", lambda found: f"conv{int(found[1]) + 2}.", name)
+
+    return {renamed(name): tensor for name, tensor in weights.items()}
+
+
 BACKBONES.register("PPLCNet", PPLCNet)
 BACKBONES.register("MobileNetV3", _mobilenet_v3)
 for _name in SPECS:
     BACKBONES.register(_name, functools.partial(_named, _name))
+
+
+def strides_of(section: Mapping[str, Any]) -> list[int]:
+    """Strides of the maps that `Arch.backbone` asks for.
+
+    Raises:
+        UserError: not a pyramid, in which each map is half as large as the one before.
+    """
+    strides = section.get("feature_strides", STRIDES)
+    allowed = lcnet.FEATURE_STRIDES
+    if (
+        not isinstance(strides, (list, tuple))
+        or not strides
+        or strides[0] not in allowed
+        or list(strides) != list(allowed[allowed.index(strides[0]) :][: len(strides)])
+    ):
+        raise UserError(f"Arch.backbone.feature_strides: expected neighbours among {allowed}, got {strides}")
+    return list(strides)
 
 
 def build_backbone(section: Mapping[str, Any]) -> tuple[nn.Layer, list[int], list[int]]:
@@ -103,8 +139,7 @@ def build_backbone(section: Mapping[str, Any]) -> tuple[nn.Layer, list[int], lis
     name = arguments.pop("name", None)
     if name not in BACKBONES:
         raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
+    strides = strides_of(section)
     factory: Callable[..., nn.Layer] = BACKBONES[name]
     backbone = call_checked(factory, arguments, "Arch.backbone")
-    shapes = backbone.out_shape
-    strides = list(backbone.feature_strides) if isinstance(backbone, PPLCNet) else list(STRIDES)
-    return backbone, [shape.channels for shape in shapes], strides
+    return backbone, [shape.channels for shape in backbone.out_shape], strides

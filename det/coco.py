@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.images import BrokenImage, read_rgb
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
+SHOWN_PLACES = 3  # of one kind of finding, in a message
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,54 @@ class Record:
     truth: Sequence[tuple[int, tuple[float, float, float, float], float, bool]]
 
 
-@dataclass
-class Findings:
-    """What is wrong with an annotation file.
+class Kind(NamedTuple):
+    """Of a finding, with the text that says what is wrong."""
 
-    Attributes:
-        fatal: nothing can be trained with it.
-        left_out: annotations that are wrong and are not used.
-        warnings: odd, but used.
+    text: str
+    severity: Literal["fatal", "left out", "warning"]
+
+
+IMAGE = Kind("an image needs an 'id' and a 'file_name'", "fatal")
+IMAGE_ID = Kind("an image id is given twice", "fatal")
+FILE_TWICE = Kind("a file is two images", "warning")
+SIZE = Kind("an image's width and height must be whole numbers of 1 or more", "fatal")
+NO_SIZE = Kind("an image has no width and height, and its file gives none", "fatal")
+OTHER_SIZE = Kind("the file is of another size than its annotations say; correct the json", "fatal")
+NO_IMAGES = Kind("no images, the split is empty", "fatal")
+NO_CLASS = Kind("a category is not a class here", "fatal")
+NO_IMAGE = Kind("no image has the image_id of an annotation", "fatal")
+NO_CATEGORY = Kind("no category has the category_id of an annotation", "fatal")
+BOX = Kind("bbox must be four numbers x, y, width, height", "fatal")
+SECOND_ID = Kind("an annotation's id is given twice, the second is not used", "left out")
+NO_AREA = Kind("a box has no area and is not used", "left out")
+OUTSIDE_IMAGE = Kind("a box lies outside its image and is not used", "left out")
+CUT_OFF = Kind("a box reaches past its image and is cut off there", "warning")
+
+
+class Findings:
+    """What is wrong with an annotation file: the places of each kind.
+
+    Fatal is what nothing can be trained with; what is left out is wrong and not used; a warning is odd, but used.
     """
 
-    fatal: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.places: dict[Kind, list[str]] = {}
+
+    def add(self, kind: Kind, place: str) -> None:
+        self.places.setdefault(kind, []).append(place)
+
+    def count(self, severity: str) -> int:
+        return sum(len(places) for kind, places in self.places.items() if kind.severity == severity)
+
+    def lines(self, severity: str) -> list[str]:
+        """A line for each kind, with the first places and how many there are."""
+        return [
+            f"annotations {self.source}: {kind.text}: {'; '.join(places[:SHOWN_PLACES])}"
+            + (f"; ... ({len(places)} in all)" if len(places) > SHOWN_PLACES else "")
+            for kind, places in self.places.items()
+            if kind.severity == severity
+        ]
 
 
 @dataclass(frozen=True)
@@ -62,12 +98,14 @@ class CocoSplit:
         source: the json, for messages.
         names: of the classes, in order of their numbers.
         category_ids: of the classes in this json (a class that it does not have: None).
+        left_out: annotations that are wrong and not among the records.
     """
 
     source: str
     records: Sequence[Record]
     names: tuple[str, ...]
     category_ids: tuple[int | None, ...]
+    left_out: int
 
     @property
     def paths(self) -> list[str]:
@@ -86,7 +124,7 @@ def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
         UserError: missing, not JSON, or without the three lists that COCO asks for.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"annotations {path}: {error.strerror or error}; give DataLoader.*.dataset.anno_path"
@@ -121,18 +159,19 @@ def category_names(content: Mapping[str, Sequence[Mapping[str, Any]]], source: P
 
 
 def find_image_dir(root: Path, split: str, content: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
-    """The folder that the json's file names are relative to: the first that holds the first image.
+    """The folder that the json's file names are relative to: the first that holds any of the images.
 
     Raises:
         UserError: none does.
     """
-    first = next((str(i["file_name"]) for i in content["images"] if "file_name" in i), None)
+    files = [i["file_name"] for i in content["images"] if isinstance(i.get("file_name"), str)]
     places = [root / "images" / split, root / split, root / "images", root]
     for place in places:
-        if first is not None and (place / first).is_file():
+        if any((place / file).is_file() for file in files):
             return place
     tried = ", ".join(str(place) for place in places)
-    raise UserError(f"images: '{first}' is in none of {tried}; give DataLoader.*.dataset.image_dir")
+    what = f"'{files[0]}' and the others are" if files else "no image has a file_name, so none is"
+    raise UserError(f"images: {what} in none of {tried}; give DataLoader.*.dataset.image_dir")
 
 
 def read_coco(path: Path, root: Path, split: str, image_dir: Path | None, names: Sequence[str] | None) -> CocoSplit:
@@ -145,9 +184,9 @@ def read_coco(path: Path, root: Path, split: str, image_dir: Path | None, names:
         UserError: see `read_json`, `category_names`, `find_image_dir`; ids or categories that do not fit together.
     """
     split_read, findings = check_coco(path, root, split, image_dir, names)
-    if findings.fatal:
-        more = f" (and {len(findings.fatal) - 1} more: check-data lists them)" if len(findings.fatal) > 1 else ""
-        raise UserError(findings.fatal[0] + more)
+    fatal = findings.lines("fatal")
+    if fatal:
+        raise UserError(fatal[0] + (" (check-data shows what else is wrong)" if len(fatal) > 1 else ""))
     return split_read
 
 
@@ -159,72 +198,65 @@ def check_coco(
     categories = category_names(content, path)
     names = tuple(names) if names is not None else tuple(categories.values())
     folder = image_dir or find_image_dir(root, split, content)
-    findings = Findings()
+    findings = Findings(path)
     class_of: dict[int, int] = {}
     for number, name in categories.items():
         if name in names:
             class_of[number] = names.index(name)
         else:
-            findings.fatal.append(f"annotations {path}: category '{name}' is not a class here; {nearest(name, names)}")
-    images = _read_images(content["images"], str(path), findings)
-    objects = _read_objects(content["annotations"], images, categories, str(path), findings)
+            findings.add(NO_CLASS, f"'{name}', {nearest(name, names)}")
+    images = _read_images(content["images"], findings)
+    objects = _read_objects(content["annotations"], images, categories, findings)
     records = []
     for image_id, info in images.items():
         file = folder / info["file_name"]
-        size = _size(info, file, str(path), findings)
-        if size is None:
-            continue
-        record = _record(image_id, file, size, objects[image_id], class_of, str(path), findings)
-        records.append(record)
-    if not records:
-        findings.fatal.append(f"annotations {path}: no images, the split is empty")
+        size = _size(info, file, findings)
+        if size is not None:
+            records.append(_record(image_id, file, size, objects[image_id], class_of, findings))
+    if not content["images"]:
+        findings.add(NO_IMAGES, "its list 'images' is empty")
     ids = {number: place for place, number in class_of.items()}
     category_ids = tuple(ids.get(place) for place in range(len(names)))
-    return CocoSplit(str(path), records, names, category_ids), findings
+    return CocoSplit(str(path), records, names, category_ids, findings.count("left out")), findings
 
 
-def _read_images(items: Sequence[Mapping[str, Any]], source: str, findings: Findings) -> dict[Any, Mapping[str, Any]]:
+def _read_images(items: Sequence[Mapping[str, Any]], findings: Findings) -> dict[Any, Mapping[str, Any]]:
     images: dict[Any, Mapping[str, Any]] = {}
     files: dict[str, Any] = {}
     for item in items:
         image_id, file = item.get("id"), item.get("file_name")
         if not isinstance(image_id, (int, str)) or not isinstance(file, str):
-            findings.fatal.append(f"annotations {source}: image {dict(item)} needs an 'id' and a 'file_name'")
+            findings.add(IMAGE, str(dict(item)))
         elif image_id in images:
-            other = images[image_id]["file_name"]
-            findings.fatal.append(f"annotations {source}: image id {image_id} is given twice ({other}, {file})")
+            findings.add(IMAGE_ID, f"{image_id} ({images[image_id]['file_name']}, {file})")
         else:
             if file in files:
-                findings.warnings.append(f"annotations {source}: {file} is image {files[file]} and image {image_id}")
+                findings.add(FILE_TWICE, f"{file} is {files[file]} and {image_id}")
             files[file] = image_id
             images[image_id] = item
     return images
 
 
 def _read_objects(
-    items: Sequence[Mapping[str, Any]],
-    images: Mapping[Any, Any],
-    categories: Mapping[int, str],
-    source: str,
-    findings: Findings,
+    items: Sequence[Mapping[str, Any]], images: Mapping[Any, Any], categories: Mapping[int, str], findings: Findings
 ) -> dict[Any, list[Mapping[str, Any]]]:
     """The annotations of each image that make sense by themselves."""
     objects: dict[Any, list[Mapping[str, Any]]] = {image_id: [] for image_id in images}
-    known: set[Any] = set()
-    for place, item in enumerate(items):
-        where = f"annotations {source}: annotation {item.get('id', f'number {place + 1}')}"
-        box = item.get("bbox")
-        if item.get("id") in known and "id" in item:
-            findings.left_out.append(f"{where}: its id is given twice; the second is not used")
-        elif item.get("image_id") not in images:
-            findings.fatal.append(f"{where}: no image has its image_id {item.get('image_id')!r}")
-        elif item.get("category_id") not in categories:
-            findings.fatal.append(f"{where}: no category has its category_id {item.get('category_id')!r}")
+    known: set[str] = set()
+    for place, item in enumerate(items, start=1):
+        own, image, category, box = (item.get(key) for key in ("id", "image_id", "category_id", "bbox"))
+        where = f"annotation {own}" if "id" in item else f"annotation number {place}"
+        if "id" in item and repr(own) in known:
+            findings.add(SECOND_ID, where)
+        elif not isinstance(image, (int, str)) or image not in images:
+            findings.add(NO_IMAGE, f"{where} has {image!r}")
+        elif not isinstance(category, int) or category not in categories:
+            findings.add(NO_CATEGORY, f"{where} has {category!r}")
         elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(n) for n in box):
-            findings.fatal.append(f"{where}: bbox must be four numbers x, y, width, height, got {box!r}")
+            findings.add(BOX, f"{where} has {box!r}")
         else:
-            objects[item["image_id"]].append(item)
-        known.add(item.get("id"))
+            objects[image].append(item)
+        known.add(repr(own))
     return objects
 
 
@@ -232,20 +264,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _size(info: Mapping[str, Any], file: Path, source: str, findings: Findings) -> tuple[int, int] | None:
+def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int, int] | None:
     """(width, height) of the json, else of the image's header, turned upright."""
     width, height = info.get("width"), info.get("height")
     if width is None and height is None:
         try:
             with Image.open(file) as image:
-                return ImageOps.exif_transpose(image).size
+                return _upright(image)
         except OSError as error:
-            findings.fatal.append(f"image {file}: {error}; the json gives no width and height either")
+            findings.add(NO_SIZE, str(error))
             return None
     if not isinstance(width, int) or not isinstance(height, int) or width < 1 or height < 1:
-        findings.fatal.append(f"annotations {source}: image {info['id']} has size {width} x {height}")
+        findings.add(SIZE, f"image {info['id']} has {width} x {height}")
         return None
     return width, height
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """(width, height) after turning by the EXIF orientation, of which 5 to 8 are by a quarter; decodes nothing."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return image.size[::-1] if turned else image.size
 
 
 def _record(
@@ -254,7 +292,6 @@ def _record(
     size: tuple[int, int],
     objects: Sequence[Mapping[str, Any]],
     class_of: Mapping[int, int],
-    source: str,
     findings: Findings,
 ) -> Record:
     width, height = size
@@ -265,16 +302,16 @@ def _record(
         if item["category_id"] not in class_of:
             continue  # named once, with its category
         x, y, w, h = map(float, item["bbox"])
-        where = f"annotations {source}: annotation {item.get('id', '(no id)')} of {file.name}: box {item['bbox']}"
+        where = f"annotation {item.get('id', '(no id)')}, {item['bbox']} in {file.name} of {width}x{height}"
         if w <= 0 or h <= 0:
-            findings.left_out.append(f"{where} has no area")
+            findings.add(NO_AREA, where)
             continue
         inside = [max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)]
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            findings.left_out.append(f"{where} lies outside the image of {width}x{height}")
+            findings.add(OUTSIDE_IMAGE, where)
             continue
         if max(-x, -y, x + w - width, y + h - height) > OUTSIDE:
-            findings.warnings.append(f"{where} reaches past the image of {width}x{height} and is cut off there")
+            findings.add(CUT_OFF, where)
         crowd = bool(item.get("iscrowd", 0))
         area = item["area"] if _is_number(item.get("area")) else w * h
         truth.append((class_of[item["category_id"]], (x, y, w, h), float(area), crowd))
@@ -289,6 +326,18 @@ def _record(
         np.array(classes, np.int64),
         truth,
     )
+
+
+def has_its_size(record: Record) -> bool:
+    """Whether the image is of the record's size as it is stored or turned upright, from the file's header alone.
+
+    A file that is no image is left to those who decode it.
+    """
+    try:
+        with Image.open(record.path) as image:
+            return record.size in (image.size, _upright(image))
+    except OSError:
+        return True
 
 
 def read_record_image(record: Record) -> np.ndarray:

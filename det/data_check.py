@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import cv2
 import numpy as np
 
-from det.coco import CocoSplit, Findings, read_record_image
+from det.coco import OTHER_SIZE, CocoSplit, Findings, has_its_size, read_record_image
 from det.inference import draw_boxes
+from det.transforms import Sample, resize
 from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError
 from ppcls_ext.images import BrokenImage
+from ppcls_ext.pictures import MARGIN
 
-SHOWN_SAMPLES = 12  # of each split
+SHOWN_SAMPLES = 8  # of each split
+CELL = 320  # side of a sample in the picture: what it takes to read the names at the boxes
 TINY = 8.0  # pixels in the network's input: an object of less is hard to find at stride 8
 TINY_SHARE = 0.2  # of the boxes, above which it is pointed out
 
@@ -25,7 +29,7 @@ def check_splits(
     Args:
         input_size: (height, width) of the network's input.
     """
-    report = DataReport()
+    report = DataReport(cell=CELL)
     splits: dict[str, CocoSplit] = {}
     for name, read in readers.items():
         try:
@@ -33,9 +37,12 @@ def check_splits(
         except UserError as error:
             report.error(f"{name}: {error}")
             continue
-        for text in (*findings.fatal, *findings.left_out):
+        for record in splits[name].records:
+            if not has_its_size(record):
+                findings.add(OTHER_SIZE, f"{record.path} is not {record.size[0]}x{record.size[1]}")
+        for text in (*findings.lines("fatal"), *findings.lines("left out")):
             report.error(f"{name}: {text}")
-        for text in findings.warnings:
+        for text in findings.lines("warning"):
             report.warning(f"{name}: {text}")
     report.check_files({name: split.paths for name, split in splits.items()})
     for name, split in splits.items():
@@ -70,14 +77,15 @@ def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
     for place in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
         record = split.records[place]
         try:
-            image = read_record_image(record)
-        except BrokenImage as error:
-            # check_files has decoded it, so what is left is a size that is not the json's.
-            if not any(record.path in text for text in report.errors):
-                report.error(str(error))
-            continue
-        names = [split.names[c] for c in record.classes]
-        report.samples.append(draw_boxes(image, record.boxes.tolist(), record.classes.tolist(), names))
+            sample = Sample(read_record_image(record), record.boxes, record.classes)
+        except BrokenImage:
+            continue  # reported by now
+        # Made small before boxes and names are drawn, which stay readable so.
+        scale = (report.cell - 2 * MARGIN) / max(sample.image.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in sample.image.shape[:2])
+        sample = resize(sample, (height, width), cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        names = [split.names[c] for c in sample.classes]
+        report.samples.append(draw_boxes(sample.image, sample.boxes.tolist(), sample.classes.tolist(), names))
 
 
 def _balance(report: DataReport, splits: Mapping[str, CocoSplit]) -> None:
@@ -88,6 +96,4 @@ def _balance(report: DataReport, splits: Mapping[str, CocoSplit]) -> None:
     images = [(name, len(split.records), int(counts[name].sum())) for name, split in splits.items()]
     report.tables.append(("splits", ("split", "images", "boxes"), images))
     if "Train" in splits:
-        report.check_balance(first.names, counts["Train"])
-        for k in np.flatnonzero(counts["Train"] == 0):
-            report.warning(f"class '{first.names[k]}' has no training box")
+        report.check_balance(first.names, counts["Train"], "training boxes")

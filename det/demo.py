@@ -13,24 +13,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.demo import TRUNK, run_demo
+from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.pictures import save_image
+from ppcls_ext.scenes import SEEDS, canvas, run_scene_demo
 
 ROOT = Path("output") / "demo-det"
 SIDE = 160  # of a scene, pixels
 SCENES = {"train": 400, "val": 80}
 DIGITS = (1, 5)  # in a scene: fewest, most
 DIGIT_SIDES = (24, 64)  # pixels
-SHOWN = 12  # predictions in the picture
 GOAL = 0.5  # AP50
-SEEDS = {"train": 0, "val": 1}
 
 
 def make_scene(
     rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, side: int
 ) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
     """A scene, uint8 RGB [side, side, 3], and its digits: label and box x, y, width, height of the ink."""
-    coarse = rng.integers(130, 256, (rng.integers(2, 9), rng.integers(2, 9), 3)).astype(np.uint8)
-    scene = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    scene = canvas(rng, side)
     scene += rng.normal(0, 6, scene.shape)
     taken = np.zeros((side, side), bool)
     objects = []
@@ -63,12 +62,10 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
         "annotations": [],
         "categories": [{"id": digit, "name": str(digit)} for digit in range(10)],
     }
-    images = folder / "images" / split
-    images.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         scene, objects = make_scene(rng, digits.images[mine], digits.target[mine], side)
         file = f"{number:04d}.png"
-        (images / file).write_bytes(cv2.imencode(".png", scene[:, :, ::-1])[1].tobytes())
+        save_image(folder / "images" / split / file, scene)
         content["images"].append({"id": number, "file_name": file, "width": side, "height": side})
         for label, box in objects:
             content["annotations"].append(
@@ -81,23 +78,11 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
                     "iscrowd": 0,
                 }
             )
-    path = folder / "annotations" / f"instances_{split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def make_data(folder: Path) -> None:
-    for split, count in SCENES.items():
-        make_scenes(folder, split, count)
-
-
-def some_scenes(data: Path) -> list[str]:
-    return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
+    atomic_write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(content))
 
 
 def main() -> int:
-    try_it = "{data}/images/val --draw boxes"
-    return run_demo(ROOT, "detection", "det/demo", make_data, some_scenes, "AP50", GOAL, try_it, columns=4, trunk=TRUNK)
+    return run_scene_demo(ROOT, "detection", "det/demo", make_scenes, SCENES, "AP50", GOAL, "--draw boxes")
 
 
 if __name__ == "__main__":

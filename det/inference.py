@@ -114,8 +114,9 @@ def draw_boxes(
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line)
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        height = bottom - top + 4
+        width, height = right - left + 4, bottom - top + 4
+        start = max(0, min(x1, canvas.width - width))  # a name at the right border is shown whole
         above = y1 - height if y1 >= height else y1
-        pen.rectangle((x1, above, x1 + right - left + 4, above + height), fill=colour)
-        pen.text((x1 + 2 - left, above + 2 - top), text, fill="white", font=font)
+        pen.rectangle((start, above, start + width, above + height), fill=colour)
+        pen.text((start + 2 - left, above + 2 - top), text, fill="white", font=font)
     return np.asarray(canvas)

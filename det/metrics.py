@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +12,10 @@ import numpy as np
 from det.coco import CocoSplit
 from ppcls_ext import upstream
 from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.eval_report import write_metrics
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-PER_CLASS_COLUMNS = ("class", "objects", "found", "AP", "AP50")
+PER_CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "AR50")
 
 
 class CocoResult:
@@ -25,7 +24,8 @@ class CocoResult:
     Attributes:
         metrics: AP (mean over IoU 0.5:0.95), AP50, AP75, and AP of small, medium and large objects (area below
             32^2, 96^2, above). A size that no object has is left out.
-        per_class: rows of `PER_CLASS_COLUMNS`; `found` are detections, and a class without objects has no AP (nan).
+        per_class: rows of `PER_CLASS_COLUMNS`; AR50 is the share of objects that are found at an IoU of 0.5, among
+            the best 100 boxes of an image. A class without objects has none of them (nan).
         detections: in COCO's form of results, with the ids of the json.
     """
 
@@ -48,23 +48,26 @@ class CocoResult:
             evaluation.summarize()
         values = [float(v) for v in evaluation.stats[: len(METRICS)]]
         self.metrics = {name: v for name, v in zip(METRICS, values, strict=True) if v >= 0 or name in METRICS[:3]}
-        self.per_class = self._per_class(evaluation.eval["precision"], rows)
+        self.per_class = self._per_class(evaluation.eval["precision"], evaluation.eval["recall"])
         self.detections = [
             item for record, own in zip(split.records, rows, strict=True) for item in self._items(record, own)
         ]
 
-    def _per_class(self, precision: np.ndarray, rows: Sequence[np.ndarray]) -> list[tuple[str, int, int, float, float]]:
-        """From pycocotools's precision [IoU, recall, class, size, detections an image]; -1 is no object."""
+    def _per_class(self, precision: np.ndarray, recall: np.ndarray) -> list[tuple[str, int, float, float, float]]:
+        """From pycocotools's precision [IoU, recall, class, size, detections an image] and recall [IoU, class, ...].
+
+        The first IoU is 0.5; -1 stands for no object.
+        """
         objects = np.zeros(len(self.split.names), int)
         for record in self.split.records:
             for number, _, _, crowd in record.truth:
                 objects[number] += not crowd
-        counts = np.bincount(np.concatenate([r[:, 0].astype(int) for r in rows]), minlength=len(objects))
         table = []
         for number, name in enumerate(self.split.names):
             own = precision[:, :, number, 0, -1]
-            averages = [float(part[part > -1].mean()) if (part > -1).any() else float("nan") for part in (own, own[0])]
-            table.append((name, int(objects[number]), int(counts[number]), averages[0], averages[1]))
+            parts = (own, own[0], recall[0, number, 0, -1])
+            means = [float(part[part > -1].mean()) if (part > -1).any() else float("nan") for part in parts]
+            table.append((name, int(objects[number]), means[0], means[1], means[2]))
         return table
 
     def _items(self, record: Any, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -81,20 +84,8 @@ class CocoResult:
 
     def write(self, folder: Path) -> None:
         """Write metrics.json, per_class.csv and detections.json (COCO's form of results)."""
-        folder.mkdir(parents=True, exist_ok=True)
-        metrics = {"images": len(self.split.records), **self.metrics}
-        atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        text = io.StringIO()
-        csv.writer(text).writerows([PER_CLASS_COLUMNS, *self.per_class])
-        atomic_write_text(folder / "per_class.csv", text.getvalue())
+        write_metrics(folder, len(self.split.records), self.metrics, PER_CLASS_COLUMNS, self.per_class)
         atomic_write_text(folder / "detections.json", json.dumps(self.detections) + "\n")
-
-
-def read_per_class(folder: Path) -> list[Sequence[Any]]:
-    """The rows of per_class.csv in `folder`, with their numbers as numbers."""
-    with open(folder / "per_class.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return [(r[0], int(r[1]), int(r[2]), *map(float, r[3:])) for r in rows]
 
 
 def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:

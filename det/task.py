@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from det.coco import CocoSplit, Findings, check_coco, read_coco, read_record_ima
 from det.data_check import check_splits
 from det.dataset import DetectionDataset, EvalCollate, TrainCollate
 from det.inference import DetectionInference, split_rows
-from det.metrics import PER_CLASS_COLUMNS, CocoResult, read_per_class
+from det.metrics import METRICS, CocoResult
 from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection
 from det.transforms import (
     BATCH_TRANSFORMS,
@@ -43,13 +44,18 @@ if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what tr
 PARITY_TOLERANCE = 1e-4  # of a score, and of a corner in units of the input's longer side
 
 
+def _is_detector(weights: Mapping[str, np.ndarray]) -> bool:
+    return any(name.startswith("head.head_cls") for name in weights)
+
+
 class Detection(Task):
     """See `Task`. Metrics: COCO's `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`."""
 
     name = "detection"
-    sections = ("Global", "Arch", "Optimizer", "EMA", "DataLoader", "NMS", "Infer", "Export", "Expect")
+    sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "NMS", "Infer", "Export", "Expect")
     primary = "AP"
     inference = DetectionInference
+    metric_names = METRICS
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -66,14 +72,7 @@ class Detection(Task):
 
     def _json_of(self, split: str) -> tuple[Path, Path, Path | None]:
         """The annotation file of a split, the root of the data, and the folder of images, if given."""
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        if self.run.data_root is None:
-            raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
-        if not root.is_dir():
-            raise UserError(f"Global.data_root {root}: no such folder")
-        dataset = self._loaders[split].dataset
+        dataset, root = self._loaders[split].dataset, self.data_root()
         path = dataset.anno_path or f"annotations/instances_{SPLIT_NAMES[split]}.json"
         return root / path, root, None if dataset.image_dir is None else root / dataset.image_dir
 
@@ -105,15 +104,17 @@ class Detection(Task):
         if names is None and not isinstance(self.arch.class_num, int):
             names = self.train_split.names
         split = self._split("Eval", names)
-        if not any(record.truth for record in split.records):
-            raise UserError(f"annotations {split.source}: no box in it, so there is nothing to evaluate on")
+        if not any(len(record.boxes) for record in split.records):  # crowds do not count
+            raise UserError(f"annotations {split.source}: no usable box in it, so there is nothing to evaluate on")
         return split
 
     @functools.cached_property
     def _known_split(self) -> CocoSplit:
-        """A split to take the classes from: one that has been read, else the training split."""
+        """A split to take the classes from: one that has been read, else the training split, if it is there."""
         read = [vars(self)[name] for name in ("train_split", "eval_split") if name in vars(self)]
-        return read[0] if read else self.train_split
+        if read:
+            return read[0]
+        return self.eval_split if self._splits_there() == ["Eval"] else self.train_split
 
     @functools.cached_property
     def class_num(self) -> int:
@@ -122,18 +123,24 @@ class Detection(Task):
     def labels(self) -> tuple[str, ...]:
         if self._given_names is not None:
             return self._given_names
-        if isinstance(self.arch.class_num, int) and not self._data_are_there():
+        if isinstance(self.arch.class_num, int) and not self._splits_there():
             return tuple(map(str, range(self.arch.class_num)))
         return self._known_split.names
 
-    def _data_are_there(self) -> bool:
-        return "Train" in self._loaders and self.run.data_root is not None and self._json_of("Train")[0].is_file()
+    def _splits_there(self) -> list[str]:
+        """Splits whose annotations are there: neither export nor prediction needs any."""
+        there = []
+        for split in self._loaders:
+            with contextlib.suppress(UserError):
+                if self._json_of(split)[0].is_file():
+                    there.append(split)
+        return there
 
     def _category_ids(self) -> list[int]:
         """Ids for COCO results; 1, 2, ... where neither the config nor data say."""
         if self.infer.category_ids is not None and len(self.infer.category_ids) == self.class_num:
             return list(self.infer.category_ids)
-        if self._given_names is not None or not self._data_are_there():
+        if self._given_names is not None or not self._splits_there():
             return list(range(1, self.class_num + 1))
         return [number if number is not None else 0 for number in self._known_split.category_ids]
 
@@ -155,18 +162,17 @@ class Detection(Task):
 
     @functools.cached_property
     def _targets(self) -> Any:
-        from det.backbones import STRIDES
+        from det.backbones import strides_of
         from det.picodet import GflTargets, TalTargets
 
-        strides = self.arch.backbone.get("feature_strides", STRIDES)
-        return GflTargets(self.class_num, strides) if self.arch.recipe == "gfl" else TalTargets()
+        return GflTargets(self.class_num, strides_of(self.arch.backbone)) if self.arch.recipe == "gfl" else TalTargets()
 
     @functools.cached_property
     def _eval_loader(self) -> Loader:
         section = self._loaders.get("Eval", LoaderSection())
         if section.dataset.transform_ops or section.dataset.batch_transform_ops:
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        sampler = section.sampler.model_copy(update={"shuffle": False, "drop_last": False})
+        sampler = section.sampler.in_order()
         dataset = DetectionDataset(self.eval_split, [], self.run.seed)
         return Loader(dataset, sampler, section.loader, EvalCollate(self.size), self.run.seed)
 
@@ -193,15 +199,30 @@ class Detection(Task):
     def build_model(self) -> PicoDet:
         from det.picodet import build_picodet
 
+        if self.arch.recipe == "tal" and self.run.iters and self.arch.static_epochs is None:
+            raise UserError("Arch.static_epochs: recipe tal needs it where Global.iters is given instead of epochs")
         return build_picodet(self.arch, self.class_num, self.run.epochs, self.size)
 
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
+        """A detector's weights, or those of a classification network for the backbone."""
+        from det.backbones import from_classifier
+
         weights = read_weights(path)
-        if not any(name.startswith("backbone.") for name in weights):
-            load_trunk(model.backbone, weights, path)
-            return [f"backbone from the classification weights {path}; neck and head are new"]
-        fresh = load_into(model, weights, path, self.run.new_head, model.head_names())
-        return [f"weights from {path}" + (f"; new: {', '.join(fresh)}" if fresh else "")]
+        if _is_detector(weights):
+            fresh = load_into(model, weights, path, self.run.new_head, model.head_names())
+            return [f"weights from {path}" + (f"; new: {', '.join(fresh)}" if fresh else "")]
+        load_trunk(model.backbone, from_classifier(model.backbone, weights), path)
+        return [f"backbone from the classification weights {path}; neck and head are new"]
+
+    def load_trained(self, model: nn.Layer, path: str) -> list[str]:
+        weights = read_weights(path)
+        if not _is_detector(weights):
+            raise UserError(
+                f"weights {path}: they are not a detector's; train from them first, "
+                "with -o Global.pretrained_model=FILE"
+            )
+        load_into(model, weights, path, head=model.head_names())
+        return [f"weights from {path}"]
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, *targets = batch
@@ -229,9 +250,6 @@ class Detection(Task):
             result.write(folder)
         return result.metrics
 
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
-
     # Config and deployment
 
     def resolved(self) -> Config:
@@ -240,11 +258,17 @@ class Detection(Task):
         return config
 
     def notes(self) -> list[str]:
-        if isinstance(self.arch.class_num, int):
-            return []
-        names = self.labels()
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        return [f"{len(names)} classes found in {self.train_split.source}: {shown}"]
+        splits = [vars(self)[name] for name in ("eval_split", "train_split") if name in vars(self)]
+        notes = [
+            f"annotations {split.source}: boxes that are wrong and not used: {split.left_out}; check-data shows them"
+            for split in splits
+            if split.left_out
+        ]
+        if not isinstance(self.arch.class_num, int):
+            names = self.labels()
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            notes.append(f"{len(names)} classes found in {self.train_split.source}: {shown}")
+        return notes
 
     def deployment(self, model: nn.Layer) -> Deployment:
         from det.picodet import WithNms
@@ -260,14 +284,20 @@ class Detection(Task):
             "labels": list(self.labels()),
             "category_ids": self._category_ids(),
         }
-        return Deployment(
-            model=WithNms(model, self.nms) if self.export.nms else model,
+        raw = Deployment(
+            model=model,
             inputs=[Input("image", (self.export.batch, 3, *self.size), "float32")],
-            outputs=["rows", "counts"] if self.export.nms else ["scores", "boxes"],
+            outputs=["scores", "boxes"],
             recipe=recipe,
             samples=self._parity_inputs,
-            compare=self._compare,
+            compare=self._compare_raw,
             tolerance=PARITY_TOLERANCE,
+        )
+        if not self.export.nms:
+            return raw
+        # Where nothing is found there are no rows to compare: scores and boxes before NMS are compared as well.
+        return raw._replace(
+            model=WithNms(model, self.nms), outputs=["rows", "counts"], compare=self._compare_rows, also=raw
         )
 
     def _parity_inputs(self, count: int) -> list[np.ndarray]:
@@ -280,10 +310,12 @@ class Detection(Task):
         samples = [Sample(read_record_image(r), r.boxes, r.classes) for r in picked]
         return [np.stack([normalise(resize(sample, self.size).image) for sample in samples])]
 
-    def _compare(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    def _compare_raw(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+        scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+        return max(scores, boxes / max(self.size))
+
+    def _compare_rows(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
         side = float(max(self.size))
-        if not self.export.nms:
-            return max(float(np.abs(ours[0] - theirs[0]).max()), float(np.abs(ours[1] - theirs[1]).max()) / side)
         return max(
             largest_difference(a, b, side, self.nms.score_threshold, self.nms.keep_top_k)
             for a, b in zip(split_rows(ours), split_rows(theirs), strict=True)

@@ -33,6 +33,21 @@ TRANSFORMS = Registry("detection transform")
 BATCH_TRANSFORMS = Registry("detection batch transform")
 
 
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """Raises ValueError if `value` is not a number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    return value
+
+
+def _range(name: str, value: Any, low: float, high: float) -> tuple[float, float]:
+    """Raises ValueError if `value` is not a smaller and a larger number in [low, high]."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{name}: expected two numbers, got {value!r}")
+    smallest = _number(name, value[0], low, high)
+    return smallest, _number(name, value[1], smallest, high)
+
+
 def _iou_with_crop(boxes: np.ndarray, cut: np.ndarray, crop: np.ndarray) -> np.ndarray:
     """IoU of each box with the crop, from the box's part inside it."""
     inside = np.clip(cut[:, 2:] - cut[:, :2], 0, None).prod(axis=1)
@@ -58,8 +73,14 @@ class RandomCrop:
         aspect_ratio: tuple[float, float] = (0.5, 2.0),
         num_attempts: int = 50,
     ) -> None:
-        self.thresholds = [*thresholds, None]
-        self.scaling, self.aspect_ratio, self.num_attempts = scaling, aspect_ratio, num_attempts
+        if not isinstance(thresholds, (list, tuple)):
+            raise ValueError(f"thresholds: expected a list of IoUs, got {thresholds!r}")
+        self.thresholds = [*(_number("thresholds", t, 0, 1) for t in thresholds), None]
+        self.scaling = _range("scaling", scaling, 0.01, 1)
+        self.aspect_ratio = _range("aspect_ratio", aspect_ratio, 0.01, 100)
+        if not self.aspect_ratio[0] <= 1 <= self.aspect_ratio[1]:
+            raise ValueError(f"aspect_ratio: expected a range around 1, got {aspect_ratio!r}")
+        self.num_attempts = int(_number("num_attempts", num_attempts, 1, 1000))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if not len(sample.boxes):
@@ -97,7 +118,7 @@ class RandomFlip:
     """Left to right, with probability `prob`."""
 
     def __init__(self, prob: float = 0.5) -> None:
-        self.prob = prob
+        self.prob = _number("prob", prob, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.prob:
@@ -125,8 +146,11 @@ class RandomDistort:
         brightness: tuple[float, float] = (0.5, 1.5),
         prob: float = 0.5,
     ) -> None:
-        self.hue, self.saturation, self.contrast, self.brightness = hue, saturation, contrast, brightness
-        self.prob = prob
+        self.hue = _number("hue", hue, 0, 180)
+        self.saturation = _range("saturation", saturation, 0, 10)
+        self.contrast = _range("contrast", contrast, 0, 10)
+        self.brightness = _range("brightness", brightness, 0, 10)
+        self.prob = _number("prob", prob, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image = sample.image
@@ -164,7 +188,7 @@ class BatchRandomResize:
 
     Args:
         target_size: sizes to choose from, as a side or [height, width]; `auto`: the input size and two steps of 32
-            to either side of it.
+            to either side of it, none below 32.
         random_interp: also choose the interpolation; else linear.
         image_shape: of the network's input, (3, height, width).
     """
@@ -177,13 +201,24 @@ class BatchRandomResize:
     ) -> None:
         if target_size == "auto":
             steps = range(-2 * SIZE_STEP, 3 * SIZE_STEP, SIZE_STEP)
-            self.sizes = [(image_shape[1] + s, image_shape[2] + s) for s in steps]
+            sizes = [(image_shape[1] + s, image_shape[2] + s) for s in steps]
+            self.sizes = [size for size in sizes if min(size) >= SIZE_STEP]
         else:
-            self.sizes = [(s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in target_size]
-        wrong = [s for s in self.sizes if min(s) < SIZE_STEP or s[0] % SIZE_STEP or s[1] % SIZE_STEP]
-        if wrong or not self.sizes:
-            raise ValueError(f"target_size: sides must be multiples of {SIZE_STEP}, got {wrong or 'none'}")
+            if not isinstance(target_size, (list, tuple)) or not target_size:
+                raise ValueError(f"target_size: expected auto or a list of sizes, got {target_size!r}")
+            self.sizes = [self._size(size) for size in target_size]
         self.random_interp = random_interp
+
+    @staticmethod
+    def _size(given: Any) -> tuple[int, int]:
+        sides = [given, given] if isinstance(given, int) else given
+        if (
+            not isinstance(sides, (list, tuple))
+            or len(sides) != 2
+            or not all(isinstance(side, int) and side >= SIZE_STEP and side % SIZE_STEP == 0 for side in sides)
+        ):
+            raise ValueError(f"target_size: sides must be multiples of {SIZE_STEP}, got {given!r}")
+        return sides[0], sides[1]
 
     def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
         """((height, width), OpenCV interpolation) of a batch."""

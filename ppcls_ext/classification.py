@@ -15,17 +15,28 @@ from paddle import nn
 from ppcls_ext import distributed, upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_into, read_weights
-from ppcls_ext.classification_metrics import PER_CLASS_COLUMNS, Confusion, read_per_class, write_report
+from ppcls_ext.classification_metrics import Confusion, write_report
 from ppcls_ext.config import Batch, Config, Section, number, parse
 from ppcls_ext.data_check import DataReport
+from ppcls_ext.distill import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
 from ppcls_ext.errors import UserError, nearest
-from ppcls_ext.image_lists import ImageList, find_split, read_class_names, read_list, scan_folder
+from ppcls_ext.image_lists import UNLABELLED, ImageList, find_split, read_class_names, read_list, scan_folder
 from ppcls_ext.images import read_rgb
 from ppcls_ext.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.pictures import caption
 from ppcls_ext.registry import call_checked
 from ppcls_ext.seeding import BATCH, SAMPLE, seed_python
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Inference, Input, Step, Task, check_class_count, parse_splits
+from ppcls_ext.task import (
+    SPLIT_NAMES,
+    Deployment,
+    Inference,
+    Input,
+    Step,
+    Task,
+    by_split,
+    check_class_count,
+    parse_splits,
+)
 from ppcls_ext.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
@@ -86,15 +97,18 @@ class ClassificationDataset:
     the seed and the place.
     """
 
-    def __init__(self, images: ImageList, transforms: Sequence[Transform], seed: int) -> None:
-        self.images, self.transforms, self.seed = images, transforms, seed
+    def __init__(
+        self, images: ImageList, transforms: Sequence[Transform], seed: int, repeat: int | None = None
+    ) -> None:
+        """`repeat`: what is random in epoch e is that of epoch e % repeat."""
+        self.images, self.transforms, self.seed, self.repeat = images, transforms, seed, repeat
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
         epoch, index, _ = place
-        seed_python(self.seed, SAMPLE, epoch, index)
+        seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
         path = self.images.paths[index]
         image = read_rgb(path)
         try:
@@ -108,10 +122,13 @@ class ClassificationDataset:
 
 
 class _Collate:
-    """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it."""
+    """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it.
 
-    def __init__(self, operations: Sequence[Transform], seed: int) -> None:
-        self.operations, self.seed = operations, seed
+    Labels are int64 [N, 1], or float32 [N, classes] once mixed. With `places`, the places int64 [N, 2] come last.
+    """
+
+    def __init__(self, operations: Sequence[Transform], seed: int, places: bool = False) -> None:
+        self.operations, self.seed, self.places = operations, seed, places
 
     def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, Place]]) -> list[np.ndarray]:
         shapes = {image.shape for image, _, _ in samples}
@@ -122,14 +139,22 @@ class _Collate:
         seed_python(self.seed, BATCH, epoch, first)
         for operation in self.operations:
             pairs = operation(pairs)
-        return [np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True)]
+        images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
+        images = images.astype(np.float32, copy=False)  # PaddleClas mixes in float64, and labels to [N, 1, classes]
+        if labels.dtype.kind == "f":
+            labels = labels.reshape(len(labels), -1).astype(np.float32)
+        places = [np.array([place for *_, place in samples], np.int64)] if self.places else []
+        return [images, labels, *places]
 
 
 class Classification(Task):
     """See `Task`. Metrics: `top1`, `top5` (of 5 classes and more), `loss`."""
 
     name = "classification"
-    sections = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "Infer", "Metric", "EMA", "Export", "Expect")
+    sections = (
+        "Global", "Arch", "Loss", "Distill", "Optimizer", "AMP", "EMA", "DataLoader", "Infer", "Metric", "Export",
+        "Expect",
+    )  # fmt: skip
     primary = "top1"
     metric_names = ("top1", "top5", "loss")
 
@@ -138,19 +163,15 @@ class Classification(Task):
         self._loaders = parse_splits(config, LoaderSection)
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self._export = parse(ExportSection, config.get("Export"), "Export")
-        self._check_splits("Loss")
-        self._check_splits("Metric")
-        self._check_metric(config.get("Metric"))
-
-    def _check_splits(self, section: str) -> None:
-        for split in self.config.get(section) or {}:
-            if split not in SPLIT_NAMES:
-                raise UserError(f"{section}.{split}: unknown split; {nearest(split, SPLIT_NAMES)}")
+        distill = config.get("Distill")
+        self.distill = None if distill is None else parse(DistillSection, distill, "Distill")
+        self._losses = by_split(config, "Loss")
+        self._check_metric(by_split(config, "Metric"))
 
     @staticmethod
-    def _check_metric(metric: Any) -> None:
+    def _check_metric(metric: Mapping[str, Any]) -> None:
         """`Metric` may name what is always reported anyway; anything else would be silently missing."""
-        for split, items in (metric or {}).items():
+        for split, items in metric.items():
             for name, _ in named_ops(items, f"Metric.{split}"):
                 if name != "TopkAcc":
                     raise UserError(
@@ -158,15 +179,6 @@ class Classification(Task):
                     )
 
     # Data
-
-    def _section(self, split: str) -> LoaderSection:
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        return self._loaders[split]
-
-    def _rooted(self, path: str) -> Path:
-        root = self.run.data_root
-        return Path(path) if root is None else Path(root) / path
 
     @functools.cached_property
     def _given_count(self) -> int | None:
@@ -182,7 +194,7 @@ class Classification(Task):
     def _given_names(self) -> tuple[str, ...] | None:
         """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
         given = self.infer.PostProcess.class_id_map_file
-        files = [self._rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
+        files = [self.rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
         files += [upstream.class_map(given)] if given else []
         names = read_class_names(files[0]) if files else self.saved_labels()
         if names is not None and self._given_count not in (None, len(names)):
@@ -194,20 +206,18 @@ class Classification(Task):
         return names
 
     def _read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
-        dataset = self._section(split).dataset
+        dataset = self._loaders[split].dataset
         count = self._given_count
+        unlabelled = split == "Train" and not self._learns_labels
         if dataset.name == "ImageFolder":
-            if self.run.data_root is None:
-                raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
-            root = Path(self.run.data_root)
-            images = find_split(root, SPLIT_NAMES[split], dataset.val_fraction, names, count)
+            images = find_split(self.data_root(), SPLIT_NAMES[split], dataset.val_fraction, names, count, unlabelled)
         elif dataset.image_root is None:
             raise UserError(f"DataLoader.{split}.dataset.image_root is missing")
         elif dataset.cls_label_path is None:
-            images = scan_folder(self._rooted(dataset.image_root), names)
+            images = scan_folder(self.rooted(dataset.image_root), names)
         else:
-            list_path = self._rooted(dataset.cls_label_path)
-            images = read_list(list_path, self._rooted(dataset.image_root), dataset.delimiter, names, count)
+            list_path, root = self.rooted(dataset.cls_label_path), self.rooted(dataset.image_root)
+            images = read_list(list_path, root, dataset.delimiter, names, count, unlabelled)
         check_class_count(count, len(images.class_names), images.source)
         return images
 
@@ -235,21 +245,33 @@ class Classification(Task):
             return tuple(map(str, range(self._given_count)))
         return (read[0] if read else self.train_images).class_names
 
-    def _loader(self, split: str, images: ImageList) -> Loader:
-        section = self._section(split)
+    def _transform_ops(self, split: str) -> list[dict[str, dict[str, Any]]]:
+        ops = self._loaders[split].dataset.transform_ops or []
+        return resolve_sizes(ops, self.run.image_shape, f"DataLoader.{split}.dataset.transform_ops")
+
+    def _loader(self, split: str, images: ImageList, whole: bool = False) -> Loader:
+        """`whole`: every image in order, in this process alone."""
+        section = self._loaders[split]
         where = f"DataLoader.{split}.dataset"
-        ops = resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape, f"{where}.transform_ops")
-        dataset = ClassificationDataset(images, build_transforms(ops, f"{where}.transform_ops"), self.run.seed)
+        transforms = build_transforms(self._transform_ops(split), f"{where}.transform_ops")
+        cached = split == "Train" and self._cache is not None
+        if cached and self.distill is not None:
+            dataset = ClassificationDataset(images, transforms, self.distill.crop_seed, self.distill.cache_epochs)
+        else:
+            dataset = ClassificationDataset(images, transforms, self.run.seed)
         batch_ops = build_transforms(
             section.dataset.batch_transform_ops or [], f"{where}.batch_transform_ops", self.class_num
         )
         sampler = section.sampler
-        if split == "Eval":
-            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
-        return Loader(dataset, sampler, section.loader, _Collate(batch_ops, self.run.seed), self.run.seed)
+        if split == "Eval" or whole:
+            sampler = sampler.in_order()
+        collate = _Collate(batch_ops, self.run.seed, cached)
+        share = {"part": 0, "parts": 1} if whole else {}
+        return Loader(dataset, sampler, section.loader, collate, self.run.seed, **share)
 
     def train_loader(self) -> Loader:
-        _ = self._train_losses  # a wrong Loss section is reported before any work begins
+        if self._learns_labels:
+            _ = self._train_losses  # a wrong Loss section is reported before any work begins
         return self._loader("Train", self.train_images)
 
     @functools.cached_property
@@ -273,21 +295,74 @@ class Classification(Task):
 
     @functools.cached_property
     def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
-        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+        return build_losses(self._losses.get("Train"), "Loss.Train")
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
-        images, labels = batch
+        images, labels, *places = batch
         logits = model(images)
-        parts = [
-            {name: value * weight for name, value in loss(logits, labels).items()}
-            for weight, loss in self._train_losses
-        ]
-        losses = {name: value for part in parts for name, value in part.items()}
+        losses: dict[str, paddle.Tensor] = {}
+        stats: dict[str, paddle.Tensor] = {}
+        if self._learns_labels:
+            share = 1.0 if self.distill is None else self.distill.ground_truth
+            for weight, loss in self._train_losses:
+                losses |= {name: value * (weight * share) for name, value in loss(logits, labels).items()}
+        if self.distill is not None:
+            if self._cache is not None:
+                soft = paddle.to_tensor(self._cache.logits(places[0].numpy()))
+            else:
+                soft = self._teacher.logits(images)
+            losses["DistillLoss"] = DIVERGENCES[self.distill.divergence](logits, soft) * self.distill.weight
+            stats["as_teacher"] = (logits.argmax(-1) == soft.argmax(-1)).astype("float32").mean()
         losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
-        stats = {}
-        if labels.shape[-1] == 1:  # mixed batches have soft labels, for which accuracy means nothing
+        if self._has_hard_labels:
             stats["top1"] = (logits.argmax(-1) == labels[:, 0]).astype("float32").mean()
         return Step(losses, stats, len(images))
+
+    @functools.cached_property
+    def _has_hard_labels(self) -> bool:
+        """Of training: neither mixed nor absent, so that accuracy means something."""
+        return not self._loaders["Train"].dataset.batch_transform_ops and UNLABELLED not in self.train_images.labels
+
+    # Distillation
+
+    @property
+    def _learns_labels(self) -> bool:
+        return self.distill is None or self.distill.ground_truth > 0
+
+    @functools.cached_property
+    def _teacher(self) -> Teacher:
+        assert self.distill is not None
+        return Teacher(find_teacher(self.distill.teacher), self.labels())
+
+    @functools.cached_property
+    def _cache(self) -> Cache | None:
+        if self.distill is None or self.distill.cache is None:
+            return None
+        if self._loaders["Train"].dataset.batch_transform_ops:
+            raise UserError(
+                "Distill.cache: mixed batches (batch_transform_ops) differ each time; leave one of both out"
+            )
+        images = self.train_images
+        key = {
+            "teacher": self._teacher.digest,
+            "images": digest_of_paths(images.paths),
+            "transforms": self._transform_ops("Train"),
+            "crop_seed": self.distill.crop_seed,
+        }
+        shape = (self.distill.cache_epochs, len(images), self.class_num)
+        return Cache(Path(self.distill.cache), key, shape)
+
+    def prepare(self) -> None:
+        if self.distill is not None and self._cache is None:
+            _ = self._teacher.model  # wrong weights are found before there is a run folder
+        if self._cache is not None:
+            self._cache.fill(self._teacher, self._loader("Train", self.train_images, whole=True))
+
+    def fingerprint(self) -> dict[str, Any]:
+        if self.distill is None:
+            return {}
+        settings = self.distill.model_dump(exclude={"teacher", "cache"})
+        return {"distillation": {**settings, "teacher": self._teacher.digest, "cached": self.distill.cache is not None}}
 
     # Evaluation
 
@@ -302,9 +377,6 @@ class Classification(Task):
         if folder is not None:
             write_report(folder, confusion, self.eval_images.class_names)
         return confusion.metrics()
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     def check_data(self) -> DataReport:
         report = DataReport()
@@ -323,18 +395,16 @@ class Classification(Task):
                     if str(error) not in report.errors:
                         report.error(str(error))
         report.check_files({split: images.paths for split, images in splits.items()})
-        counts = {s: np.bincount(i.labels, minlength=len(i.class_names)) for s, i in splits.items()}
+        counts = {s: np.bincount(i.labels[i.labels >= 0], minlength=len(i.class_names)) for s, i in splits.items()}
         if "Train" in splits:
             names = splits["Train"].class_names
             rows = [(name, *(int(c[k]) if k < len(c) else 0 for c in counts.values())) for k, name in enumerate(names)]
             report.tables.append(("images of each class", ("class", *counts), rows))
-            report.check_balance(names, counts["Train"])
-            for k in np.flatnonzero(counts["Train"][: len(names)] == 0):
-                report.warning(f"class '{names[k]}' has no training image")
+            report.check_balance(names, counts["Train"][: len(names)])
         for images in splits.values():
             rng = np.random.default_rng(self.run.seed)
             for k in rng.permutation(len(images))[:SHOWN_SAMPLES]:
-                name = images.class_names[images.labels[k]]
+                name = "no label" if images.labels[k] == UNLABELLED else images.class_names[images.labels[k]]
                 report.sample(images.paths[k], functools.partial(caption, text=name))
         return report
 
@@ -345,12 +415,21 @@ class Classification(Task):
         names_file = self.infer.PostProcess.class_id_map_file
         if names_file:
             config["Infer"]["PostProcess"]["class_id_map_file"] = str(upstream.class_map(names_file).resolve())
+        if self.distill is not None:
+            distill = config["Distill"]
+            if isinstance(distill["teacher"], str):
+                distill["teacher"] = str(Path(distill["teacher"]).resolve())
+            else:
+                distill["teacher"]["pretrained"] = str(self._teacher.files.weights.resolve())
+            if self.distill.cache is not None:
+                distill["cache"] = str(Path(self.distill.cache).resolve())
         return config
 
     def notes(self) -> list[str]:
         asked = self.config.get("Arch", {}).get("class_num", 1000)
         found = f"{self.class_num} classes found in {self.train_images.source}"
-        return [found] if asked in ("auto", None) else []
+        notes = [found] if asked in ("auto", None) else []
+        return notes if self.distill is None else [*notes, f"teacher: {self._teacher.describe()}"]
 
     def preprocessing(self) -> list[dict[str, dict[str, Any]]]:
         """The transforms of inference: `Infer.transforms`, else those of evaluation."""
@@ -430,6 +509,9 @@ def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Ma
         if name not in known:
             raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
         weight = number(arguments.pop("weight", 1.0), f"{where}.{place}.{name}.weight")
+        if name == "CELoss" and not 0 <= number(arguments.get("epsilon") or 0, f"{where}.{place}.CELoss.epsilon") < 1:
+            # PaddleClas would train without smoothing, and not say so.
+            raise UserError(f"{where}.{place}.CELoss.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
         losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ppcls_ext.checkpoint import atomic_write, atomic_write_text
+from ppcls_ext.eval_report import write_confusion, write_metrics
 
 TOP = 5
-SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
 
 
 class Confusion:
@@ -82,48 +77,7 @@ def per_class_table(confusion: Confusion, names: Sequence[str]) -> list[tuple[st
 
 def write_report(folder: Path, confusion: Confusion, names: Sequence[str]) -> None:
     """Write metrics.json, per_class.csv, confusion.csv and confusion.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = {"images": confusion.images, **confusion.metrics()}
-    atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    atomic_write_text(folder / "per_class.csv", csv_text([PER_CLASS_COLUMNS, *per_class_table(confusion, names)]))
-    counts = [[name, *map(int, row)] for name, row in zip(names, confusion.matrix, strict=True)]
-    atomic_write_text(folder / "confusion.csv", csv_text([["true \\ predicted", *names], *counts]))
-    title = f"top-1 {confusion.metrics()['top1']:.2%} of {confusion.images} images"
-    draw_confusion(folder / "confusion.png", confusion.matrix, names, title)
-
-
-def read_per_class(folder: Path) -> list[Sequence[Any]]:
-    """The rows of per_class.csv in `folder`, with their numbers as numbers."""
-    with open(folder / "per_class.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return [(r[0], int(r[1]), int(r[2]), *map(float, r[3:])) for r in rows]
-
-
-def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """Rows as CSV."""
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
-
-
-def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draw a matrix (rows are true, columns predicted), each row as shares of its true class."""
-    from matplotlib.figure import Figure
-
-    matrix = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    count = len(names)
-    size = float(np.clip(2.5 + 0.45 * count, 5, 14))
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    if count <= SHOWN_CLASSES:
-        axes.set_xticks(range(count), names, rotation=45, ha="right")
-        axes.set_yticks(range(count), names)
-    if count <= 20:
-        # Counts that fit a cell; pixels come by the million and are shown in percent.
-        large = counts.max(initial=0) >= 100_000
-        for i, j in np.argwhere(counts):
-            text = f"{matrix[i, j]:.1%}" if large else counts[i, j]
-            axes.text(j, i, text, ha="center", va="center", color="white" if matrix[i, j] > 0.5 else "black")
-    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    metrics = confusion.metrics()
+    write_metrics(folder, confusion.images, metrics, PER_CLASS_COLUMNS, per_class_table(confusion, names))
+    title = f"top-1 {metrics['top1']:.2%} of {confusion.images} images"
+    write_confusion(folder, confusion.matrix, names, title)

@@ -1,4 +1,4 @@
-"""The command line: `pplcnet train|eval|check-data|export|infer`, and the same as `tools/*.py`.
+"""The command line: `pplcnet COMMAND`, and the same as `tools/*.py`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input or usage, 130 or 143 interrupted.
 """
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ppcls_ext import __version__
-from ppcls_ext.config import LATEST_STATE, Config, load_config
+from ppcls_ext.config import LATEST_STATE, Config, load_config, parse
 from ppcls_ext.device import set_threads
 from ppcls_ext.display import err
+from ppcls_ext.engine import ENGINES
 from ppcls_ext.errors import CheckFailed, UserError
 
 
@@ -60,6 +61,20 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _study(arguments: argparse.Namespace) -> int:
+    # The number of threads is a key of the config that the study trains, which it reads once Paddle is there.
+    given = [o.partition("=")[2] for o in arguments.override if o.startswith("Global.threads=")]
+    set_threads(int(given[-1]) if given and given[-1].isdigit() else None)
+    from ppcls_ext.study import Study, show
+    from ppcls_ext.train import Stopped
+
+    try:
+        show(Study(arguments.config, arguments.base, arguments.override, arguments.seeds, arguments.output))
+    except Stopped as stopped:
+        return stopped.exit_status
+    return 0
+
+
 def _eval(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
     from ppcls_ext.evaluate import evaluate
@@ -90,7 +105,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in flags.items() if value is not None}
     images = list(arguments.images)
     if arguments.save is not None and arguments.format == "table":
-        raise UserError("infer --save writes json or csv: add --format json or --format csv")
+        raise UserError("infer --save writes what programs read: add --format json, csv or (detection) coco")
     config = None
     if arguments.config:
         if arguments.engine is not None:
@@ -117,6 +132,52 @@ def _infer(arguments: argparse.Namespace) -> int:
     return UserError.exit_status if skipped else 0
 
 
+def _benchmark(arguments: argparse.Namespace) -> int:
+    if arguments.iterations is not None and arguments.seconds is not None:
+        raise UserError("benchmark takes either --iterations or --seconds")
+    from ppcls_ext.bench_command import benchmark, subjects_from
+    from ppcls_ext.benchmark import Settings
+
+    given = {key: getattr(arguments, key) for key in ("rounds", "seconds", "iterations", "warmup", "seed", "spread")}
+    settings = parse(
+        Settings,
+        {**{key: value for key, value in given.items() if value is not None}, "pin": tuple(arguments.pin)},
+        "benchmark",
+    )
+    size = tuple(arguments.size) if arguments.size else None
+    subjects = subjects_from(
+        arguments.model, arguments.engine, arguments.threads, arguments.batch, size, arguments.streams
+    )
+    benchmark(subjects, settings, arguments.json, arguments.compare, arguments.profile, arguments.soak)
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    from ppcls_ext.reproduce import Plan, reproduce
+
+    plan = Plan(
+        tables=arguments.tables,
+        engines=arguments.engines,
+        threads=arguments.threads,
+        out=arguments.out,
+        work=arguments.work,
+        runs=tuple(arguments.runs),
+        quick=arguments.quick,
+        resume=arguments.resume,
+    )
+    reproduce(plan)
+    return 0
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, names(text)))
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -134,6 +195,13 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", metavar="FOLDER", help="run folder to go on with, exactly where it stopped")
     train.set_defaults(run=_train)
 
+    study = commands.add_parser("study", help="train variants with several seeds, and compare them in a table")
+    _config_arguments(study)
+    study.add_argument("--base", metavar="CONFIG", help="train this config instead of the study's")
+    study.add_argument("--seeds", type=int, nargs="+", help="instead of the study's")
+    study.add_argument("--output", type=Path, metavar="FOLDER", help="for runs and report (default: output/STUDY)")
+    study.set_defaults(run=_study)
+
     evaluate = commands.add_parser("eval", help="metrics, per-class table and pictures of a model")
     _config_arguments(evaluate)
     evaluate.add_argument("--save-dir", type=Path, help="folder for the report (default: eval/ in the run folder)")
@@ -148,7 +216,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write a model for Paddle Inference, and check it on every engine")
     _config_arguments(export)
-    export.add_argument("--formats", choices=["both", "json", "pdmodel"], default="both", help="model formats to write")
+    export.add_argument(
+        "--formats",
+        choices=["both", "json", "pdmodel", "onnx", "all"],
+        default="both",
+        help="model formats to write (default both: json and pdmodel)",
+    )
     export.add_argument("--no-fold", action="store_true", help="leave batch norms as they are")
     export.set_defaults(run=_export)
 
@@ -156,7 +229,9 @@ def build_parser() -> argparse.ArgumentParser:
     _config_arguments(infer, required=False)
     infer.add_argument("-m", "--model", type=Path, help="folder that export wrote")
     infer.add_argument("-i", "--images", nargs="+", default=[], help="files, folders or globs")
-    infer.add_argument("--engine", help="native, onednn or openvino (with -m; default onednn)")
+    infer.add_argument(
+        "--engine", help="native, onednn, openvino, onnxruntime or openvino-onnx (with -m; default onednn)"
+    )
     infer.add_argument("--threads", type=positive, help="CPU threads (default: every usable core)")
     infer.add_argument("--batch", type=positive, default=1, help="images at once (default 1)")
     infer.add_argument("--topk", type=positive, help="classes to show for each image (classification)")
@@ -165,6 +240,48 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--save", type=Path, help="write json or csv there instead of on stdout")
     infer.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
     infer.set_defaults(run=_infer)
+
+    bench = commands.add_parser("benchmark", help="how fast exported models run here, in figures that can be compared")
+    bench.add_argument("-m", "--model", nargs="+", type=Path, required=True, help="folders that export wrote")
+    bench.add_argument("--engine", nargs="+", default=["onednn"], help=f"{', '.join(ENGINES)} (default onednn)")
+    bench.add_argument("--threads", nargs="+", type=positive, default=[1], help="one number, or several (default 1)")
+    bench.add_argument("--batch", nargs="+", type=positive, default=[1], help="one number, or several (default 1)")
+    bench.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="of inputs, where the model is free")
+    bench.add_argument("--streams", type=positive, default=1, help="predictors at once, for throughput (default 1)")
+    bench.add_argument("--rounds", type=positive, help="turns of each subject (default 20)")
+    bench.add_argument("--seconds", type=float, help="of measuring for each subject (default 5)")
+    bench.add_argument("--iterations", type=positive, help="calls of each subject, instead of --seconds")
+    bench.add_argument("--warmup", type=positive, help="calls before measuring (default 20)")
+    bench.add_argument("--seed", type=int, help="of inputs and order (default 0)")
+    bench.add_argument("--pin", nargs="+", type=int, default=[], metavar="CORE", help="bind to these cores")
+    bench.add_argument("--spread", type=float, help="interquartile range over median that is warned of (default 0.1)")
+    bench.add_argument("--profile", action="store_true", help="also the time of each operator")
+    bench.add_argument(
+        "--soak", type=positive, metavar="N", help="also N runs at one and at many sizes: is memory steady?"
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    bench.add_argument("--compare", type=Path, metavar="FILE", help="show what changed since that JSON")
+    bench.set_defaults(run=_benchmark)
+
+    tables = commands.add_parser("reproduce", help="the paper's tables beside this machine, as HTML and Markdown")
+    tables.add_argument(
+        "--tables", type=numbers, default=tuple(range(2, 10)), help="such as 2,3 (default: all, 2 to 9)"
+    )
+    tables.add_argument(
+        "--engines", type=names, default=("onednn", "openvino"), help="such as onednn,native (default onednn,openvino)"
+    )
+    tables.add_argument("--threads", type=positive, default=1, help="CPU threads of each network (default 1)")
+    tables.add_argument("--out", type=Path, default=Path("results"), help="folder of the report (default results)")
+    tables.add_argument(
+        "--work",
+        type=Path,
+        default=Path("output/reproduce"),
+        help="where networks are exported to and found again (default output/reproduce)",
+    )
+    tables.add_argument("--runs", type=Path, nargs="+", default=[], help="run folders to take accuracies from")
+    tables.add_argument("--quick", action="store_true", help="too few calls to rely on, but all of the way")
+    tables.add_argument("--resume", action="store_true", help="keep the timings that an earlier run left in --out")
+    tables.set_defaults(run=_reproduce)
     return parser
 
 

@@ -23,6 +23,7 @@ RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
 LABELS = "labels.txt"  # beside it
 ENVIRONMENT = "environment.json"  # beside it
+STUDIES = "studies"  # folder of configs/ whose files are studies (`ppcls_ext.study`) and no configs
 LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
 
 
@@ -99,6 +100,9 @@ class Global(Section):
     output_dir: str = "./output/"  # run folders are made below it, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1)
     iters: int | None = pydantic.Field(None, ge=1)  # stop after so many steps; then `epochs` is not used
+    update_freq: int = pydantic.Field(default=1, ge=1)  # batches whose mean gradient makes a step
+    freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
+    early_stop: int | None = pydantic.Field(None, ge=1)  # end after so many evaluations without a better one
     eval_during_train: bool = True
     eval_interval: int = pydantic.Field(default=1, ge=1)  # epochs
     save_interval: int = pydantic.Field(default=1, ge=1)  # epochs between saves of the latest state
@@ -197,7 +201,8 @@ def shipped_configs() -> dict[str, Path]:
         root = folder / "configs"
         if root.is_dir():
             files = sorted(root.rglob("*.yaml"))
-            return {str(f.relative_to(root).with_suffix("")): f for f in files if not f.name.startswith("_")}
+            whole = [f for f in files if not f.name.startswith("_") and f.parent.name != STUDIES]
+            return {str(f.relative_to(root).with_suffix("")): f for f in whole}
     return {}
 
 

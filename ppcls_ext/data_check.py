@@ -29,6 +29,7 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
     tables: list[tuple[str, Sequence[str], list[Any]]] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
+    cell: int = 150  # pixels of a sample's square in the picture
 
     def error(self, text: str) -> None:
         self.errors.append(text)
@@ -60,12 +61,17 @@ class DataReport:
                     elif other_path != path:
                         self.warning(f"{split}: {path} is the same picture as {other_path}")
 
-    def check_balance(self, names: Sequence[str], counts: Sequence[int] | np.ndarray) -> None:
-        """Point out classes with few training examples, and a large imbalance between the others."""
+    def check_balance(
+        self, names: Sequence[str], counts: Sequence[int] | np.ndarray, what: str = "training examples"
+    ) -> None:
+        """Point out classes with no or few training examples, and a large imbalance between the others."""
         present = [int(c) for c in counts if c]
-        for name, count in zip(names, counts, strict=False):
-            if 0 < count < SMALL_CLASS:
-                self.warning(f"class '{name}' has only {count} training examples")
+        absent = [name for name, count in zip(names, counts, strict=True) if not count]
+        few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if 0 < count < SMALL_CLASS]
+        for classes, how_many in ((absent, "no"), (few, f"fewer than {SMALL_CLASS}")):
+            if classes:
+                shown = ", ".join(classes[:SHOWN]) + (", ..." if len(classes) > SHOWN else "")
+                self.warning(f"classes with {how_many} {what}: {shown}")
         if present and max(present) / min(present) > IMBALANCE:
             self.warning(f"the largest class has {max(present) / min(present):.0f} times the examples of the smallest")
 
@@ -97,7 +103,7 @@ def check_data(config: Config, picture: Path | None = None) -> int:
     if picture is not None:
         if not report.samples:
             raise UserError("check-data: no image could be read, so there is no picture to write")
-        save_image(picture, contact_sheet(report.samples))
+        save_image(picture, contact_sheet(report.samples, max(4, 900 // report.cell), report.cell))
         say(f"picture: {picture}")
     say(f"{len(report.errors)} errors, {len(report.warnings)} warnings")
     return len(report.errors)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ppcls_ext.config import BEST_WEIGHTS, Config, load_config
 from ppcls_ext.device import set_threads
@@ -49,10 +50,9 @@ def make_digits(folder: Path) -> None:
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         split = "val" if number % HELD_OUT == 0 else "train"
         file = folder / split / str(label) / f"{number:04d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
         grey = np.uint8(255 - image * 255 / 16)  # 16 grey levels, dark ink on white
-        # Any path is written, also one with letters that OpenCV's own file functions refuse.
-        file.write_bytes(cv2.imencode(".png", cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC))[1].tobytes())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC)).save(file)
 
 
 def run_steps(

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+WIDE = 10_000  # characters
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+# A file or pipe takes lines of any length; only a terminal has to fold what is in a table.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
+UNDEFINED = "-"  # in tables: a value that is not there
+UNBROKEN = 20  # characters of a text cell that stay on one line where the table is wider than the terminal
 
 _muted = False
 
@@ -33,14 +39,22 @@ def say(text: str) -> None:
 
 
 def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout; columns of numbers are right-aligned, floats have four decimals."""
+    """A table on stdout; columns of numbers are right-aligned, floats have four decimals, NaN is `UNDEFINED`."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        longest = 0 if numeric else max((len(str(row[i])) for row in rows), default=0)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(column, justify=justify, overflow="fold", min_width=min(longest, UNBROKEN))
     for row in rows:
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*(_cell(value) for value in row))
     out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return UNDEFINED if math.isnan(value) else f"{value:.4f}"
+    return str(value)
 
 
 class Bar:

@@ -9,7 +9,7 @@ Gloo between CPU processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import paddle
@@ -149,6 +149,15 @@ def largest(number: int) -> int:
     tensor = paddle.to_tensor([number], "int64")
     _call(engine.all_reduce, tensor, engine.ReduceOp.MAX)
     return int(tensor)
+
+
+def sums(numbers: Sequence[int]) -> list[int]:
+    """Each number summed over the processes; they give equally many."""
+    if world() == 1:
+        return list(numbers)
+    tensor = paddle.to_tensor(list(numbers), "int64")
+    _call(engine.all_reduce, tensor)
+    return [int(number) for number in tensor]
 
 
 def mean(value: paddle.Tensor) -> paddle.Tensor:

@@ -11,6 +11,7 @@ from ppcls_ext.config import Config
 from ppcls_ext.device import set_device
 from ppcls_ext.display import bar, out, say, show_table
 from ppcls_ext.errors import UserError
+from ppcls_ext.eval_report import read_per_class
 from ppcls_ext.expect import verify
 from ppcls_ext.images import check_images
 from ppcls_ext.run import RunFolder
@@ -63,9 +64,9 @@ def evaluate(
     if as_json:
         out.print_json(json.dumps({"images": images, **metrics}))
     else:
-        for title, columns, rows in task.tables(folder):
-            if len(rows) <= SHOWN_ROWS:
-                show_table(title, columns, rows)
+        columns, rows = read_per_class(folder)
+        if len(rows) <= SHOWN_ROWS:
+            show_table("per class", columns, rows)
         show_table(f"{images} images", ("metric", "value"), list(metrics.items()))
     say(f"report: {folder}")
     if draw is not None:
@@ -80,7 +81,7 @@ def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
     from ppcls_ext.export import dygraph_outputs
     from ppcls_ext.infer import predict
 
-    deployment = task.deployment(model)
+    deployment = task.drawn(model)
     deployment.model.eval()
     inference = task.inference(deployment.recipe)
     paths = task.image_paths("Eval")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import paddle
 import yaml
@@ -15,25 +16,33 @@ from paddle.static import InputSpec
 from ppcls_ext import __version__, upstream
 from ppcls_ext.config import Config
 from ppcls_ext.display import bar, say
-from ppcls_ext.engine import ENGINES, FORMATS
+from ppcls_ext.engine import ENGINES, FORMATS, engine_class
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.evaluate import build_with_weights
 from ppcls_ext.fold import fold_batch_norm
-from ppcls_ext.parity import Parity, check_parity
+from ppcls_ext.parity import Parity, check_parity, worse
 from ppcls_ext.run import RunFolder
-from ppcls_ext.task import Deployment, make_task
+from ppcls_ext.task import Deployment, Task, make_task
 
 RECIPE = "inference.yml"
+OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
 ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
 
 # The outputs of these must equal dygraph's. OpenVINO is an extra: its row is reported, and does not fail an export.
-REQUIRED_ENGINES = ("native", "onednn")
+REQUIRED_ENGINES = ("native", "onednn", "onnxruntime")
 
-Formats = Literal["both", "json", "pdmodel"]
+# What `--formats` may be, and what is written for it.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "both": ("json", "pdmodel"),
+    "json": ("json",),
+    "pdmodel": ("pdmodel",),
+    "onnx": ("json", "onnx"),  # made from the json format
+    "all": tuple(FORMATS),
+}
 
 
 def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
-    """Trace the deployment's model and write it at `prefix` in one of the two formats."""
+    """Trace the deployment's model and write it at `prefix` in one of Paddle's two formats."""
     spec = [InputSpec([None if n == -1 else n for n in i.shape], i.dtype, i.name) for i in deployment.inputs]
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if model_format == "json":
@@ -46,6 +55,59 @@ def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
             paddle.jit.save(graph, str(prefix))
 
 
+def save_onnx(folder: Path) -> None:
+    """Translate the json format in `folder` to ONNX."""
+    model, params = (str(folder / name) for name in FORMATS["json"])
+    target = folder / FORMATS["onnx"][0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        upstream.paddle2onnx().export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
+    except Exception as error:  # its parser raises whatever it meets
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CheckFailed(
+            f"export: paddle2onnx cannot translate this network ({lines[0]}); use --formats both"
+        ) from error
+    if not target.is_file():  # it reports some failures on stdout only
+        raise CheckFailed("export: paddle2onnx wrote no file for this network; use --formats both")
+
+
+def save_formats(deployment: Deployment, folder: Path, formats: Sequence[str]) -> None:
+    """Write the deployment's model in each of the formats."""
+    for model_format in formats:
+        if model_format == "onnx":
+            save_onnx(folder)
+        else:
+            save_graph(deployment, folder / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
+
+
+def write_recipe(
+    task: Task,
+    deployment: Deployment,
+    folder: Path,
+    formats: Sequence[str],
+    folded: bool,
+    checked: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `inference.yml`.
+
+    Args:
+        checked: what a check of the graphs found, if one was made.
+    """
+    recipe = {
+        "task": task.name,
+        "network": task.config["Arch"]["name"],
+        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
+        "formats": {f: FORMATS[f][0] for f in formats},
+        "batch_norm_folded": folded,
+        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
+        "outputs": list(deployment.outputs),
+        **deployment.recipe,
+        "checked": checked,
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+
+
 def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
     """Outputs of `model` as arrays for arrays."""
     with paddle.no_grad():
@@ -53,7 +115,7 @@ def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
     return [t.numpy() for t in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
 
 
-def export(config: Config, formats: Formats = "both", fold: bool = True) -> Path:
+def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     """Export the weights of a config or run folder; gives the folder written.
 
     The export is made beside its place and moved there when its check has passed; one that fails is kept as
@@ -61,6 +123,9 @@ def export(config: Config, formats: Formats = "both", fold: bool = True) -> Path
     Raises:
         UserError: bad config or weights. CheckFailed: an engine crashes or gives another output than dygraph.
     """
+    chosen = CHOICES[formats]
+    if "onnx" in chosen:
+        upstream.paddle2onnx()
     task = make_task(config)
     folder = Path(config.run.save_inference_dir or RunFolder.of(config).path / "inference")
     if folder.is_file() or (folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())):
@@ -68,42 +133,29 @@ def export(config: Config, formats: Formats = "both", fold: bool = True) -> Path
             f"export folder {folder}: it holds something else; choose another with -o Global.save_inference_dir"
         )
     deployment = task.deployment(build_with_weights(task, "export"))
-    deployment.model.eval()
+    forms = [deployment] if deployment.also is None else [deployment, deployment.also]
+    for form in forms:
+        form.model.eval()
 
     fixed = deployment.inputs[0].shape[0]
     batches = [deployment.samples(n) for n in (ANY_BATCH_TRIED if fixed == -1 else (fixed,))]
-    expected = [dygraph_outputs(deployment.model, batch) for batch in batches]
+    expected = [[dygraph_outputs(form.model, batch) for batch in batches] for form in forms]
     if fold:
         fold_batch_norm(deployment.model, *(paddle.to_tensor(array) for array in batches[0]))
 
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
-    chosen = tuple(FORMATS) if formats == "both" else (formats,)
-    for model_format in chosen:
-        save_graph(deployment, work / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
-
-    pairs = [(f, e) for f in chosen for e in ENGINES if e != "openvino" or f == "pdmodel"]
-    checks = []
-    with bar(len(pairs), "check") as progress:
-        for model_format, engine in pairs:
-            checks.append(check_parity(work, model_format, engine, batches, expected, deployment.compare))
-            progress.advance()
-    recipe = {
-        "task": task.name,
-        "network": config["Arch"]["name"],
-        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
-        "formats": {f: FORMATS[f][0] for f in chosen},
-        "batch_norm_folded": fold,
-        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
-        "outputs": list(deployment.outputs),
-        **deployment.recipe,
-        "checked": {
-            "tolerance": deployment.tolerance,
-            "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
-        },
+    with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+        checks: list[Parity] = []
+        for form, place, outputs in zip(forms, (work, Path(scratch)), expected, strict=False):
+            save_formats(form, place, chosen)
+            found = _check(place, chosen, batches, outputs, form)
+            checks = [worse(a, b) for a, b in zip(checks or found, found, strict=True)]
+    checked = {
+        "tolerance": deployment.tolerance,
+        "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
     }
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    (work / RECIPE).write_text(text, encoding="utf-8")
+    write_recipe(task, deployment, work, chosen, fold, checked)
 
     failed = [c for c in checks if c.engine in REQUIRED_ENGINES and not c.holds(deployment.tolerance)]
     for check in checks:
@@ -118,6 +170,20 @@ def export(config: Config, formats: Formats = "both", fold: bool = True) -> Path
     _swap(work, folder)
     say(f"exported to {folder}")
     return folder
+
+
+def _check(
+    folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
+) -> list[Parity]:
+    """Run each format in `folder` on each engine that runs it."""
+    kinds = {name: engine_class(name) for name in ENGINES}
+    pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
+    checks = []
+    with bar(len(pairs), "check") as progress:
+        for model_format, engine in pairs:
+            checks.append(check_parity(folder, model_format, engine, batches, expected, deployment.compare))
+            progress.advance()
+    return checks
 
 
 def _swap(new: Path, place: Path) -> None:

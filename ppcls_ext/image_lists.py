@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ppcls_ext.errors import UserError
 from ppcls_ext.images import ENDINGS
 
 CLASS_FILES = ("classes.txt", "labels.txt")  # looked for beside a list file
+UNLABELLED = -1  # the label of an image that has none
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ImageList:
 
     Attributes:
         paths: of each image.
-        labels: int64 [len(paths)], each in [0, classes).
+        labels: int64 [len(paths)], each in [0, classes), or `UNLABELLED`.
         class_names: one for each class; of lists without a class file, the numbers as text.
         source: the list file or folder, for messages.
     """
@@ -41,6 +43,7 @@ def read_list(
     delimiter: str | None = None,
     class_names: Sequence[str] | None = None,
     count: int | None = None,
+    unlabelled: bool = False,
 ) -> ImageList:
     """Read lines `path label`; paths are relative to `image_root` and may hold spaces.
 
@@ -48,6 +51,7 @@ def read_list(
         delimiter: between path and label; None is white space.
         class_names: known names; else those of a class file beside the list, else the numbers.
         count: number of classes; else that of the names, else one more than the largest label.
+        unlabelled: a line that does not end in a number is a path alone.
     Raises:
         UserError: no such file, a line that is not `path label` (with its number), a label that is not a class
             (with its number), or no line at all.
@@ -62,6 +66,10 @@ def read_list(
             continue
         where = f"image list {list_path}, line {number}"
         parts = line.strip().rsplit(delimiter, 1)
+        if unlabelled and not (len(parts) == 2 and re.fullmatch(r"\s*[-+]?\d+", parts[1])):
+            paths.append(str(image_root / line.strip()))
+            labels.append(UNLABELLED)
+            continue
         if len(parts) != 2:
             raise UserError(f"{where}: expected 'path{delimiter or ' '}label', got '{line.strip()}'")
         name, label = parts
@@ -76,7 +84,13 @@ def read_list(
         labels.append(value)
     if not paths:
         raise UserError(f"image list {list_path}: no lines, the split is empty")
-    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count or max(labels) + 1)))
+    count = count or max(labels) + 1
+    if count == 0:
+        raise UserError(
+            f"image list {list_path}: no line has a label, so the classes are unknown; give their number or their "
+            "names: -o Arch.class_num=N, or DataLoader.Train.dataset.class_names"
+        )
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
     return ImageList(paths, np.array(labels, np.int64), names, str(list_path))
 
 
@@ -85,7 +99,7 @@ def read_lines(path: Path, what: str) -> list[str]:
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path}: not a UTF-8 text file ({' '.join(str(error).split())})") from error
 
@@ -143,25 +157,31 @@ def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageLi
     return ImageList(paths, np.array(labels, np.int64), names, str(root))
 
 
-def is_held_out(path: Path, root: Path, fraction: float) -> bool:
-    """Whether a file is in the held-out `fraction`, by the hash of its path below `root`."""
-    digest = hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
-    return int.from_bytes(digest[:4], "big") < fraction * 2**32
+def held_out(paths: Sequence[str], root: Path, fraction: float, split: str) -> list[int]:
+    """The places of `split` in `paths`: `fraction` of them are 'val', the others 'train'.
 
+    It goes by the hash of each path below `root`, so that files keep their side when others are added.
+    Raises:
+        UserError: none is left.
+    """
 
-def hold_out(images: ImageList, fraction: float, held_out: bool) -> ImageList:
-    """One side of a split of `images` by the hash of each file's name, so that it stays when images are added."""
-    root = Path(images.source)
-    keep = [i for i, path in enumerate(images.paths) if is_held_out(Path(path), root, fraction) == held_out]
-    if not keep:
-        raise UserError(
-            f"image folder {root}: val_fraction {fraction} leaves the {'val' if held_out else 'train'} split empty"
-        )
-    return ImageList([images.paths[i] for i in keep], images.labels[keep], images.class_names, images.source)
+    def share(path: str) -> float:
+        digest = hashlib.sha256(Path(path).relative_to(root).as_posix().encode()).digest()
+        return int.from_bytes(digest[:4], "big") / 2**32
+
+    places = [k for k, path in enumerate(paths) if (share(path) < fraction) == (split == "val")]
+    if not places:
+        raise UserError(f"image folder {root}: val_fraction {fraction} leaves the {split} split empty")
+    return places
 
 
 def find_split(
-    root: Path, split: str, val_fraction: float, class_names: Sequence[str] | None = None, count: int | None = None
+    root: Path,
+    split: str,
+    val_fraction: float,
+    class_names: Sequence[str] | None = None,
+    count: int | None = None,
+    unlabelled: bool = False,
 ) -> ImageList:
     """The images of `split` ('train' or 'val') in someone's own folder.
 
@@ -170,14 +190,14 @@ def find_split(
     Raises:
         UserError: none of these is there, or what `read_list` and `scan_folder` raise.
     """
-    if not root.is_dir():
-        raise UserError(f"Global.data_root {root}: no such folder")
     for list_path in (root / f"{split}_list.txt", root / f"{split}.txt"):
         if list_path.is_file():
-            return read_list(list_path, root, None, class_names, count)
+            return read_list(list_path, root, None, class_names, count, unlabelled)
     if (root / split).is_dir():
         return scan_folder(root / split, class_names)
     kinds = ("{}", "{}_list.txt", "{}.txt")
     if any((root / kind.format(other)).exists() for other in ("train", "val") for kind in kinds):
         raise UserError(f"Global.data_root {root}: neither {split}_list.txt nor a folder {split}/ is in it")
-    return hold_out(scan_folder(root, class_names), val_fraction, held_out=split == "val")
+    images = scan_folder(root, class_names)
+    mine = held_out(images.paths, root, val_fraction, split)
+    return ImageList([images.paths[k] for k in mine], images.labels[mine], images.class_names, images.source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.config import Config, read_yaml
-from ppcls_ext.display import bar, say, show_table
+from ppcls_ext.display import bar, out, say, show_table
 from ppcls_ext.errors import UserError
 from ppcls_ext.images import BrokenImage, find_images, read_rgb
 from ppcls_ext.registry import call_checked
@@ -29,7 +30,7 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
     Raises:
         UserError: not an exported folder, or an engine that cannot run it.
     """
-    from ppcls_ext.engine import Engine
+    from ppcls_ext.engine import open_engine
     from ppcls_ext.export import RECIPE
 
     if not (folder / RECIPE).is_file():
@@ -40,7 +41,7 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
         batch = int(recipe["inputs"][0]["shape"][0])
     except (KeyError, TypeError) as error:
         raise UserError(f"exported model {folder / RECIPE}: not as export writes it ({error})") from error
-    return Engine(folder, engine, threads), inference, batch
+    return open_engine(engine, folder, threads), inference, batch
 
 
 def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Inference, int]:
@@ -114,7 +115,7 @@ def infer(
     paths = find_images(images)
     skipped: list[str] = []
     results: list[dict[str, Any]] = []
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[Any, ...]] = []  # beginning with the path
     with bar(len(paths), "infer") as progress:
         for path, image, result in predict(paths, run, inference, batch if fixed == -1 else fixed, skipped):
             results.append({"image": path, **result})
@@ -124,7 +125,14 @@ def infer(
             progress.advance()
     columns = ("image", *inference.columns)
     if form == "table":
-        show_table(None, columns, rows)
+        folder = _common_folder([result["image"] for result in results])
+        shown = [(os.path.relpath(path, folder) if folder else path, *values) for path, *values in rows]
+        if folder:
+            out.print(f"images in {folder}", markup=False)
+        show_table(None, columns, shown)
+        without = len(results) - len({path for path, *_ in rows})
+        if without:
+            say(f"nothing found in {without} of {len(results)} images")
         return skipped
     if form == "csv":
         buffer = io.StringIO()
@@ -138,3 +146,11 @@ def infer(
         atomic_write_text(save, text)
         say(f"results: {save}")
     return skipped
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The deepest folder that holds all of them, with which a table need not begin each line; "" if there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # no paths, or absolute and relative ones
+        return ""

@@ -43,6 +43,10 @@ class Sampler(Section):
     drop_last: bool = False
     shuffle: bool = False
 
+    def in_order(self) -> Sampler:
+        """The same batches for evaluation: in order, none dropped."""
+        return self.model_copy(update={"shuffle": False, "drop_last": False})
+
 
 class Workers(Section):
     """`DataLoader.<split>.loader`."""

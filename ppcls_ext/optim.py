@@ -1,4 +1,5 @@
-"""The `Optimizer` section, in PaddleClas's schema: optimizer, schedule, decay, clipping.
+"""The `Optimizer` section, in PaddleClas's schema: optimizer, schedule, decay, clipping of gradients (`clip_norm` of
+each tensor, `clip_norm_global` of all together).
 
 Schedules are PaddleClas's. Its optimizer wrappers are not used: 2.4.2 calls `inspect.getargspec`, gone since
 Python 3.11; here each name stands for Paddle's optimizer with the keys that PaddleClas gives it.
@@ -142,8 +143,9 @@ def build_schedule(
             "-o Optimizer.lr.warmup_epoch=0 trains without warm-up"
         )
     length = {"epochs": epochs, "step_each_epoch": steps_per_epoch}
-    if last_step is not None and name in ("Linear", "Cosine"):
-        length = {"epochs": last_step, "step_each_epoch": 1}
+    if name in ("Linear", "Cosine"):
+        # Counted in steps: Paddle wants a whole number of them, also where the warm-up is a part of an epoch.
+        length = {"epochs": last_step or epochs * steps_per_epoch, "step_each_epoch": 1}
         settings["warmup_epoch"] = round((warmup or 0) * steps_per_epoch)
     built = call_checked(names[name], settings, "Optimizer.lr", length)
     if not isinstance(built, optimizer.lr.LRScheduler):
@@ -177,18 +179,23 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
         settings["weight_decay"] = kinds[regularizer["name"]](
             number(regularizer["coeff"], "Optimizer.regularizer.coeff")
         )
-    clip = settings.pop("clip_norm", None)
+    each, whole = settings.pop("clip_norm", None), settings.pop("clip_norm_global", None)
+    if each is not None and whole is not None:
+        raise UserError("Optimizer: give either clip_norm (of each tensor) or clip_norm_global (of all), not both")
+    clip = None
+    if each is not None or whole is not None:
+        clip = nn.ClipGradByNorm(each) if whole is None else nn.ClipGradByGlobalNorm(whole)
     common = {
         "learning_rate": schedule.lr,
         "parameters": [p for p in model.parameters() if not p.stop_gradient],
-        "grad_clip": None if clip is None else nn.ClipGradByNorm(number(clip, "Optimizer.clip_norm")),
+        "grad_clip": clip,
     }
     return call_checked(OPTIMIZERS[name], settings, "Optimizer", {"common": common})
 
 
 # Paddle takes anything for these, and fails in the first step.
 LR_NUMBERS = ("learning_rate", "warmup_epoch", "warmup_start_lr", "end_lr", "power", "gamma", "step_size")
-NUMBERS = ("momentum", "weight_decay", "beta1", "beta2", "epsilon", "rho", "clip_norm", *LR_NUMBERS)
+NUMBERS = ("momentum", "weight_decay", "beta1", "beta2", "epsilon", "rho", "clip_norm", "clip_norm_global", *LR_NUMBERS)
 
 
 def _check_numbers(settings: Mapping[str, Any], where: str) -> None:

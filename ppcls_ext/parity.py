@@ -33,6 +33,13 @@ class Parity:
         return self.difference is not None and self.difference <= tolerance
 
 
+def worse(a: Parity, b: Parity) -> Parity:
+    """The one of two outcomes on the same engine that is further from what it should be."""
+    if a.difference is None or b.difference is None:
+        return a if a.difference is None else b
+    return max(a, b, key=lambda outcome: outcome.difference or 0.0)
+
+
 def check_parity(
     folder: Path,
     model_format: str,

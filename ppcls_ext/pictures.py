@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ppcls_ext.checkpoint import atomic_write
 
+MARGIN = 3  # around a picture in a sheet, pixels
 CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels
 
 
@@ -38,10 +39,10 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 6, cell: int = 15
     rows = -(-len(images) // columns)
     sheet = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
     for place, image in enumerate(images):
-        scale = min((cell - 6) / image.shape[0], (cell - 6) / image.shape[1])
+        scale = (cell - 2 * MARGIN) / max(image.shape[:2])
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        top, left = place // columns * cell + 3, place % columns * cell + 3
+        top, left = place // columns * cell + MARGIN, place % columns * cell + MARGIN
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
 

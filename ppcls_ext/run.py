@@ -26,6 +26,7 @@ from ppcls_ext.config import (
 )
 from ppcls_ext.device import usable_cores
 from ppcls_ext.errors import UserError
+from ppcls_ext.machine import cpu_model
 
 PACKAGES = (
     "paddlepaddle",
@@ -57,15 +58,6 @@ def environment() -> dict[str, Any]:
         "usable_cores": usable_cores(),  # of each process
         "processes": distributed.world(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 class RunFolder:

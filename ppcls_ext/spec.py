@@ -65,8 +65,8 @@ class LCNetSpec:
     strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # of the stem and of the first block of blocks3 to blocks6
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}")
+        if not isinstance(self.scale, (int, float)) or not self.scale > 0:
+            raise ValueError(f"scale must be a positive number, got {self.scale!r}")
         if self.act not in ("hardswish", "relu"):
             raise ValueError(f"act must be 'hardswish' or 'relu', got {self.act!r}")
         for name in ("se", "kernel5"):

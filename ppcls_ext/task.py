@@ -61,6 +61,8 @@ class Deployment(NamedTuple):
         compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
             must be at most `tolerance`.
         tolerance: of `compare`, in words and number.
+        also: another form of the same network on the same inputs, which is exported, checked and thrown away: where
+            `model` hides most of what it computes, as a class map the logits, or gives nothing where nothing is found.
     """
 
     model: nn.Layer
@@ -70,6 +72,7 @@ class Deployment(NamedTuple):
     samples: Callable[[int], list[np.ndarray]]
     compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
     tolerance: float
+    also: Deployment | None = None
 
 
 class Inference(abc.ABC):
@@ -117,17 +120,30 @@ class Inference(abc.ABC):
 S = TypeVar("S", bound=Section)
 
 
-def parse_splits(config: Config, kind: type[S]) -> dict[str, S]:
+class Splits(dict[str, S]):
+    """The `DataLoader` section: a typed section for each split it has. One it does not have is a UserError."""
+
+    def __missing__(self, split: str) -> S:
+        raise UserError(f"DataLoader.{split} is missing")
+
+
+def parse_splits(config: Config, kind: type[S]) -> Splits[S]:
     """The `DataLoader` section as a typed section for each split.
 
     Raises:
         UserError: an unknown split, or what `parse` raises.
     """
-    loaders = mapping(config.get("DataLoader"), "DataLoader")
-    for name in loaders:
+    loaders = by_split(config, "DataLoader")
+    return Splits({name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()})
+
+
+def by_split(config: Config, section: str) -> Mapping[str, Any]:
+    """A section whose keys are splits. Raises UserError for another key."""
+    values = mapping(config.get(section), section)
+    for name in values:
         if name not in SPLIT_NAMES:
-            raise UserError(f"DataLoader.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
-    return {name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()}
+            raise UserError(f"{section}.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
+    return values
 
 
 def check_class_count(given: int | None, found: int, source: object) -> None:
@@ -146,7 +162,7 @@ class Task(abc.ABC):
     sections: ClassVar[tuple[str, ...]]  # top-level sections of its configs
     primary: ClassVar[str]  # the metric that the best checkpoint maximises
     inference: ClassVar[type[Inference]]
-    metric_names: ClassVar[tuple[str, ...] | None] = None  # that `Expect` may name; None: known once it is evaluated
+    metric_names: ClassVar[tuple[str, ...]]  # all that `evaluate` may give, and so all that `Expect` may name
 
     def __init__(self, config: Config) -> None:
         check_sections(config, self.sections)
@@ -178,13 +194,16 @@ class Task(abc.ABC):
         """The same for weights to evaluate or export; a task that can also start from a trunk refuses one here."""
         return self.load_pretrained(model, path)
 
+    def prepare(self) -> None:  # noqa: B027  (most tasks have nothing to do)
+        """What has to be done once between checking the data and the first step."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON-able values of a task's own that an exact resume must find again."""
+        return {}
+
     @abc.abstractmethod
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         """Forward pass and losses of one training batch."""
-
-    @abc.abstractmethod
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        """Tables (title, columns, rows) of a report that `evaluate` wrote, for people."""
 
     @abc.abstractmethod
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
@@ -192,7 +211,7 @@ class Task(abc.ABC):
 
         Args:
             advance: called with the number of images after each batch.
-            folder: where to write tables and pictures; None writes nothing.
+            folder: where to write the report (see `ppcls_ext.eval_report`); None writes nothing.
         """
 
     @abc.abstractmethod
@@ -211,9 +230,26 @@ class Task(abc.ABC):
     def deployment(self, model: nn.Layer) -> Deployment:
         """How to export `model`, by the `Export` section."""
 
+    def drawn(self, model: nn.Layer) -> Deployment:
+        """What `eval --draw` runs; it gives the results that `evaluate` counts."""
+        return self.deployment(model)
+
     @abc.abstractmethod
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
+
+    def rooted(self, path: str) -> Path:
+        """A path of the config: relative to `Global.data_root`, where that is given."""
+        return Path(self.run.data_root or "", path)
+
+    def data_root(self) -> Path:
+        """`Global.data_root`. Raises UserError if it is not given or no folder."""
+        if self.run.data_root is None:
+            raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
+        root = Path(self.run.data_root)
+        if not root.is_dir():
+            raise UserError(f"Global.data_root {root}: no such folder")
+        return root
 
     def resolved_with(self, class_num: int, path_keys: Sequence[str]) -> Config:
         """A copy of the config with the class count, without starting weights, and with absolute data paths.

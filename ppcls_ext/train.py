@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import time
@@ -33,8 +34,10 @@ from ppcls_ext.device import set_device
 from ppcls_ext.display import Bar, bar, say, values_text
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.expect import verify
+from ppcls_ext.freeze import freeze
 from ppcls_ext.images import check_images
 from ppcls_ext.optim import Schedule, build_optimizer, build_schedule, lr_of
+from ppcls_ext.precision import AMP, Precision
 from ppcls_ext.run import RunFolder
 from ppcls_ext.seeding import STEP, seed_all, seed_paddle
 from ppcls_ext.task import Step, Task, make_task
@@ -78,6 +81,8 @@ class Position:
     total_steps: int = 0
     best: float | None = None
     best_epoch: int | None = None
+    stale: int = 0  # evaluations since the best one
+    stopped: bool = False  # by Global.early_stop
     sums: dict[str, float] = field(default_factory=dict)  # of losses and stats over the epoch's images
     images: int = 0  # in `sums`
 
@@ -129,16 +134,21 @@ class Trainer:
         self.loader.check_shares()
         self.eval_loader = task.eval_loader() if self.run.eval_during_train else None
         self.folder = RunFolder.of(task.config)
-        steps = len(self.loader)
+        if self.run.early_stop and self.eval_loader is None:
+            raise UserError("Global.early_stop: it needs evaluation; -o Global.eval_during_train=true")
+        steps = math.ceil(len(self.loader) / self.run.update_freq)  # of the optimizer
         self.epochs = math.ceil(self.run.iters / steps) if self.run.iters else self.run.epochs
         self.last_step = self.run.iters or self.epochs * steps
-        self.schedule: Schedule = build_schedule(
-            lr_of(task.config.get("Optimizer")), self.epochs, steps, self.loader.batch_size, self.run.iters
-        )
+        batch = self.loader.batch_size * self.run.update_freq
+        lr = lr_of(task.config.get("Optimizer"))
+        self.schedule: Schedule = build_schedule(lr, self.epochs, steps, batch, self.run.iters)
         seed_all(self.run.seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
         with paddle.utils.unique_name.guard():
             self.model = distributed.prepare(task.build_model(), self.place)
+        self.frozen_norms = freeze(self.model, self.run.freeze)
+        amp = task.config.get("AMP")
+        self.precision = Precision(None if amp is None else parse(AMP, amp, "AMP"), self.place)
         self.optimizer = build_optimizer(task.config.get("Optimizer"), self.model, self.schedule)
         ema = task.config.get("EMA")
         self.average = Average(parse(EMA, ema, "EMA"), self.model) if ema is not None else None
@@ -165,6 +175,7 @@ class Trainer:
             say(f"{processes} processes, a batch of {self.loader.batch_size} in all")
         for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
             say(note)
+        self.task.prepare()
         if self.run.checkpoints:
             self._resume(_state_path(self.run.checkpoints))
         elif self.run.pretrained_model:
@@ -183,16 +194,18 @@ class Trainer:
                 f"training state {path}: it holds weights, but not how far a run has come; it cannot be resumed"
             )
         fingerprint = self._fingerprint()
-        for key, value in info["run"].items():
-            if fingerprint.get(key) != value:
+        for key in {**info["run"], **fingerprint}:
+            was, now = info["run"].get(key), fingerprint.get(key)
+            if was != now:
                 raise UserError(
-                    f"training state {path}: saved with {key} {value}, this config has {fingerprint.get(key)}; "
+                    f"training state {path}: saved with {key} {was}, this config has {now}; "
                     "an exact resume needs the same (or start anew from its weights: -o Global.pretrained_model=FILE)"
                 )
         load_into(self.model, _part(tensors, "model/"), path)
         load_optimizer_state(self.model, self.optimizer, _part(tensors, "optimizer/"))
         if self.average is not None:
             self.average.load(_part(tensors, "ema/"))
+        self.precision.load(info.get("precision", {}))
         upstream.restore_state(self.schedule.lr, info["schedule"])
         self.position = Position(**info["position"])
         self.folder = RunFolder(path.parent)
@@ -207,6 +220,10 @@ class Trainer:
             "images": len(self.loader.dataset),
             "batch_size": self.loader.batch_size,
             "ema": self.average is not None,
+            **({"update_freq": self.run.update_freq} if self.run.update_freq > 1 else {}),
+            **({"freeze": list(self.run.freeze)} if self.run.freeze else {}),
+            **({"amp": True} if self.precision.state() else {}),
+            **self.task.fingerprint(),
         }
 
     def save_latest(self) -> None:
@@ -219,14 +236,15 @@ class Trainer:
         if self.average is not None:
             tensors |= {f"ema/{n}": t.numpy() for n, t in self.average.tensors.items()}
         info = {"position": vars(self.position), "schedule": self.schedule.lr.state_dict(), "run": self._fingerprint()}
+        info["precision"] = self.precision.state()
         save_state(self.folder.latest, tensors, info)
 
     # Training
 
     @property
     def finished(self) -> bool:
-        """All steps are done, and what follows the last epoch too."""
-        return self.position.total_steps >= self.last_step and self.position.step == 0
+        """All steps are done, and what follows the last epoch too; or nothing got better any more."""
+        return self.position.stopped or (self.position.total_steps >= self.last_step and self.position.step == 0)
 
     def fit(self) -> dict[str, float]:
         """Train to the end; gives the metrics of the last evaluation (empty without evaluation).
@@ -251,38 +269,52 @@ class Trainer:
                 raise
             finally:
                 self.folder.close()
+        if self.position.stopped:
+            say(f"stopped early: {self.position.stale} evaluations without a better {self.task.primary}")
         self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
         return metrics
 
     def _epoch(self, progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
-        self.model.train()
+        self._train_mode()
         self._clock = (time.monotonic(), 0)
-        with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step)) as batches:
+        with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step * self.run.update_freq)) as batches:
             self._steps(batches, progress, interrupt)
         if self.schedule.by_epoch:
             self.schedule.lr.step()
         self._flush()
 
+    def _train_mode(self) -> None:
+        self.model.train()
+        for norm in self.frozen_norms:
+            norm.eval()
+
+    def _backward(self, batches: Sequence[Sequence[paddle.Tensor]]) -> None:
+        """Add the gradients of the mean loss over all images of the batches."""
+        counts = distributed.sums([len(batch[0]) for batch in batches])
+        own = (distributed.rank(),) if distributed.world() > 1 else ()  # each process drops out units of its own
+        for place, batch in enumerate(batches):
+            seed_paddle(self.run.seed, STEP, self.position.total_steps, place, *own)
+            with self.precision.forward():
+                loss, step = distributed.over_all(self.task.step(self.model, batch))
+            self.precision.backward(loss * (counts[place] / sum(counts)))
+            self._pending.append(step)
+
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
         if at.total_steps >= self.last_step:  # stopped at the last step: what comes after it is left to do
             return
-        own = (distributed.rank(),) if distributed.world() > 1 else ()  # each process drops out units of its own
-        for batch in distributed.in_step(batches):
-            seed_paddle(self.run.seed, STEP, at.total_steps, *own)
-            loss, step = distributed.over_all(self.task.step(self.model, batch))
-            loss.backward()
+        batches = distributed.in_step(batches)
+        while group := list(itertools.islice(batches, self.run.update_freq)):
+            self._backward(group)
             distributed.synchronise(self.model)
-            self.optimizer.step()
-            self.optimizer.clear_grad()
+            self.precision.step(self.optimizer)
             if not self.schedule.by_epoch:
                 self.schedule.lr.step()
             at.step += 1
             at.total_steps += 1
             if self.average is not None:
                 self.average.update(self.model, at.total_steps)
-            self._pending.append(step)
             values = ""
             if at.total_steps % self.run.print_batch_step == 0 or at.total_steps == self.last_step:
                 values = self._report()
@@ -341,7 +373,7 @@ class Trainer:
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
         say(line)
-        if at.epoch % self.run.save_interval == 0 or finished:
+        if at.epoch % self.run.save_interval == 0 or finished or at.stopped:
             self.save_latest()
         return metrics
 
@@ -351,19 +383,23 @@ class Trainer:
         own = numpy_state(self.model) if self.average is not None else None
         if self.average is not None:
             self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
-        report = self.folder.eval if finished and distributed.is_main() else None
-        metrics = self.task.evaluate(self.model, lambda _: None, report)
+        main = distributed.is_main()
+        last = finished or (self.run.early_stop is not None and at.stale + 1 >= self.run.early_stop)  # it may be
+        metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if last and main else None)
         weights = numpy_state(self.model)
         if own is not None:
             self.model.set_state_dict(own)
-        self.model.train()
-        if distributed.is_main():
+        self._train_mode()
+        if main:
             save_weights(self.folder.last, weights)
         value = metrics[self.task.primary]
         if at.best is None or value > at.best:
-            at.best, at.best_epoch = value, at.epoch
-            if distributed.is_main():
+            at.best, at.best_epoch, at.stale = value, at.epoch, 0
+            if main:
                 save_weights(self.folder.best, weights)
+        else:
+            at.stale += 1
+            at.stopped = self.run.early_stop is not None and at.stale >= self.run.early_stop
         self.folder.log("eval", {"epoch": at.epoch, "step": at.total_steps, **metrics})
         if self.run.use_visualdl:
             self.folder.scalars({f"eval/{k}": v for k, v in metrics.items()}, at.total_steps)
@@ -395,7 +431,8 @@ def train(config: Config) -> RunFolder:
     trainer = Trainer(make_task(config))
     trainer.start()
     if trainer.finished:
-        say(f"{trainer.folder.path} is already trained to its {trainer.epochs} epochs")
+        how = "stopped early" if trainer.position.stopped else f"is already trained to its {trainer.epochs} epochs"
+        say(f"{trainer.folder.path} {how}")
         return trainer.folder
     metrics = trainer.fit()
     best = trainer.position

@@ -144,6 +144,23 @@ def restore_state(holder: Any, state: dict[str, Any]) -> None:
         holder.set_state_dict(state)
 
 
+def paddle2onnx() -> Any:
+    """The module paddle2onnx. Raises UserError where it is not installed.
+
+    paddle2onnx 2.1.0: its default optimisation runs polygraphy, which pip-installs what it misses, from an index of
+    its own, without asking. The lock leaves polygraphy out, its one caller asks for no optimisation (engines fold
+    constants themselves), and this forbids the installing. Can go when paddle2onnx stops using polygraphy.
+    """
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
+    try:
+        with quiet_import():
+            return importlib.import_module("paddle2onnx")
+    except ImportError as error:
+        from ppcls_ext.engine import INSTALL_EXTRAS
+
+        raise UserError(f"ONNX needs the package paddle2onnx: {INSTALL_EXTRAS}") from error
+
+
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
     """Imports inside neither print nor warn: ppcls, ppdet and paddleseg print hints and raise Deprecation- and
@@ -270,6 +287,24 @@ def give_autoaugment_np_int(autoaugment: Any) -> None:
     autoaugment.np = _NumpyWithInt("numpy")
 
 
+def take_soft_labels_as_they_are(celoss: Any) -> None:
+    """paddleclas 2.4.2: without `epsilon`, CELoss sends soft labels, as of mixed batches, through a softmax, which
+    makes them nearly uniform: a mixture 0.9 / 0.1 of two of 1000 classes becomes 0.0025 / 0.0011 / 0.001 ....
+    Can go with a release that does not.
+    """
+    from paddle.nn import functional
+
+    hard = celoss.CELoss.forward
+
+    def forward(self: Any, x: Any, label: Any) -> dict[str, Any]:
+        logits = x["logits"] if isinstance(x, dict) else x
+        if self.epsilon is None and tuple(label.shape) == tuple(logits.shape):
+            return {"CELoss": functional.cross_entropy(logits, label, soft_label=True)}
+        return hard(self, x, label)
+
+    celoss.CELoss.forward = forward
+
+
 def register_our_archs(arch: Any) -> None:
     """PaddleClas resolves `Arch.name` by attribute of `ppcls.arch`: put our networks there, in place of its own."""
     from ppcls_ext.archs import register_with_paddleclas
@@ -382,6 +417,7 @@ def average_paddleseg_cross_entropy_in_floats(losses: Any) -> None:
 AFTER_IMPORT: dict[str, Callable[[Any], None]] = {
     "ppcls.utils.logger": give_ppcls_a_logger,
     "ppcls.data.preprocess.ops.autoaugment": give_autoaugment_np_int,
+    "ppcls.loss.celoss": take_soft_labels_as_they_are,
     "ppcls.arch": register_our_archs,
     "ppdet.utils.logger": give_ppdet_plain_loggers,
     "ppdet.modeling.ops": let_ppdet_nms_into_pir,

@@ -63,6 +63,8 @@ def dilate(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
 
 def mobilenet_v3_large(scale: float = 1.0, output_stride: int = 32) -> nn.Layer:
     """PaddleSeg's MobileNetV3-large at any scale and output stride (it ships OS 32, and OS 8 at 1x only)."""
+    if not isinstance(scale, (int, float)) or not scale > 0:
+        raise ValueError(f"scale must be a positive number, got {scale!r}")
     module = upstream.paddleseg("models.backbones.mobilenetv3")
     rows = module.NET_CONFIG["large"]
     held = dilate([row[5] for row in rows], output_stride)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ppcls_ext.data_check import DataReport
+from ppcls_ext.display import bar
 from ppcls_ext.errors import UserError
 from ppcls_ext.images import BrokenImage
 from seg.colours import overlay
@@ -41,15 +42,13 @@ def report_on(
         pixels[split], images[split] = _count(report, split, pairs, rules[split], len(names))
     there = {split: [p for p in pairs.images if _exists(p)] for split, pairs in splits.items()}
     report.check_files(there)
-    columns = ["class", *(f"{split} {what}" for split in splits for what in ("images", "pixels", "share"))]
-    totals = {split: max(int(counts.sum()), 1) for split, counts in pixels.items()}
-    rows = []
-    for k, name in enumerate([*names, "(ignored)"]):
-        row: list[object] = [name]
-        for split in splits:
-            row += [int(images[split][k]), int(pixels[split][k]), float(pixels[split][k] / totals[split])]
-        rows.append(row)
-    report.tables.append(("pixels of each class", columns, rows))
+    for split in splits:
+        total = max(int(pixels[split].sum()), 1)
+        counts = zip([*names, "(ignored)"], images[split].tolist(), pixels[split].tolist(), strict=True)
+        rows = [(name, there_in, number, number / total) for name, there_in, number in counts]
+        if not pixels[split][-1]:
+            rows.pop()
+        report.tables.append((f"{split}: pixels of each class", ("class", "images", "pixels", "share"), rows))
     if "Train" in splits:
         _check_balance(report, names, images["Train"], pixels["Train"])
     for split, pairs in splits.items():
@@ -67,41 +66,33 @@ def _count(
     """Pixels of each class, and images that have it; the last entry is what is ignored. Reports bad pairs."""
     pixels, images = np.zeros(classes + 1, np.int64), np.zeros(classes + 1, np.int64)
     turned: list[str] = []
-    for image_path, mask_path in zip(pairs.images, pairs.masks, strict=True):
-        if not (_exists(image_path) and _exists(mask_path)):
-            continue
-        mask: np.ndarray | None = None
-        try:
-            mask = read_pair(image_path, mask_path, rules)[1]
-        except BrokenImage:  # `check_files` reports it; the mask may be wrong as well
-            mask = _mask_alone(report, split, mask_path, rules)
-        except UserError as error:
-            report.error(f"{split}: {error}")
-            continue
-        if mask is None:
-            continue
-        counts = np.bincount(mask.reshape(-1), minlength=256)
-        counts = np.append(counts[:classes], counts[IGNORE])
-        pixels += counts
-        images += counts > 0
-        if not counts[:classes].any():
-            report.warning(f"{split}: mask {mask_path} has nothing but ignored pixels")
-        if _is_turned(image_path):
-            turned.append(image_path)
+    with bar(len(pairs), "masks") as progress:
+        for image_path, mask_path in zip(pairs.images, pairs.masks, strict=True):
+            progress.advance()
+            if not (_exists(image_path) and _exists(mask_path)):
+                continue
+            try:
+                try:
+                    mask = read_pair(image_path, mask_path, rules)[1]
+                except BrokenImage:  # `check_files` reports it; the mask may be wrong as well
+                    mask = read_mask(mask_path, rules)
+            except UserError as error:
+                report.error(f"{split}: {error}")
+                continue
+            counts = np.bincount(mask.reshape(-1), minlength=256)
+            counts = np.append(counts[:classes], counts[IGNORE])
+            pixels += counts
+            images += counts > 0
+            if not counts[:classes].any():
+                report.warning(f"{split}: mask {mask_path} has nothing but ignored pixels")
+            if _is_turned(image_path):
+                turned.append(image_path)
     if turned:
         report.warning(
             f"{split}: {len(turned)} images, the first {turned[0]}, are turned upright by their EXIF orientation; "
             "look at the picture (--picture) to see that their masks are upright too"
         )
     return pixels, images
-
-
-def _mask_alone(report: DataReport, split: str, path: str, rules: Rules) -> np.ndarray | None:
-    try:
-        return read_mask(path, rules)
-    except UserError as error:
-        report.error(f"{split}: {error}")
-        return None
 
 
 def _is_turned(path: str) -> bool:

@@ -13,7 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.demo import TRUNK, run_demo
+from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.pictures import save_image
+from ppcls_ext.scenes import SEEDS, canvas, run_scene_demo
 from seg.colours import palette, save_labels
 
 ROOT = Path("output") / "demo-seg"
@@ -22,9 +24,7 @@ SCENES = {"train": 240, "val": 60}
 CLASSES = ("background", "disc", "ring", "square", "triangle")
 SHAPES = (2, 6)  # in a scene: fewest, most
 RADII = (12, 26)  # pixels
-SHOWN = 12  # predictions in the picture
 GOAL = 0.7  # mIoU
-SEEDS = {"train": 0, "val": 1}
 
 
 def draw_shape(mask: np.ndarray, kind: int, centre: tuple[int, int], radius: int, angle: float) -> None:
@@ -47,8 +47,7 @@ def shade(kind: int, rng: np.random.Generator) -> np.ndarray:
 
 def make_scene(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     """A scene, uint8 RGB [side, side, 3], and its mask, uint8 [side, side]; shapes are darker than any canvas."""
-    coarse = rng.integers(130, 256, (rng.integers(2, 9), rng.integers(2, 9), 3)).astype(np.uint8)
-    scene = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    scene = canvas(rng, side)
     mask = np.zeros((side, side), np.uint8)
     for _ in range(rng.integers(SHAPES[0], SHAPES[1] + 1)):
         kind, radius = int(rng.integers(1, len(CLASSES))), int(rng.integers(RADII[0], RADII[1] + 1))
@@ -67,30 +66,16 @@ def make_scene(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, 
 def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
     """Write `images/<split>/`, `masks/<split>/` and `classes.txt`."""
     rng = np.random.default_rng(SEEDS[split])
-    for kind in ("images", "masks"):
-        (folder / kind / split).mkdir(parents=True, exist_ok=True)
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
+    atomic_write_text(folder / "classes.txt", "".join(f"{name}\n" for name in CLASSES))
     for number in range(1, count + 1):
         scene, mask = make_scene(rng, side)
         file = f"{number:04d}.png"
-        (folder / "images" / split / file).write_bytes(cv2.imencode(".png", scene[:, :, ::-1])[1].tobytes())
+        save_image(folder / "images" / split / file, scene)
         save_labels(folder / "masks" / split / file, mask, palette(len(CLASSES)))
 
 
-def make_data(folder: Path) -> None:
-    for split, count in SCENES.items():
-        make_scenes(folder, split, count)
-
-
-def some_scenes(data: Path) -> list[str]:
-    return [str(f) for f in sorted((data / "images" / "val").glob("*.png"))[:SHOWN]]
-
-
 def main() -> int:
-    try_it = "{data}/images/val --draw masks"
-    return run_demo(
-        ROOT, "segmentation", "seg/demo", make_data, some_scenes, "mIoU", GOAL, try_it, columns=4, trunk=TRUNK
-    )
+    return run_scene_demo(ROOT, "segmentation", "seg/demo", make_scenes, SCENES, "mIoU", GOAL, "--draw masks")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from paddle import nn
 
 from ppcls_ext.pictures import save_image
 from ppcls_ext.task import Inference
-from seg.augment import MULTIPLE, normalize
+from seg.augment import normalize
 from seg.colours import overlay, save_labels
-from seg.sections import Normalize
+from seg.predict import class_map
+from seg.sections import Eval, Normalize
 
 Size = tuple[int, int]  # height, width
 
@@ -34,6 +35,21 @@ class ExportedNetwork(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         logits = self.network(x)[0]
         return paddle.argmax(logits, 1, dtype="int32") if self.argmax else logits
+
+
+class EvaluatedNetwork(nn.Layer):
+    """float32 [N, 3, H, W] of any size to the class map int32 [N, H, W], in the way of an `Eval` section.
+
+    Args:
+        window: height and width, where the section names none.
+    """
+
+    def __init__(self, network: nn.Layer, settings: Eval, window: Size) -> None:
+        super().__init__()
+        self.network, self.settings, self.window = network, settings, window
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return class_map(lambda part: self.network(part)[0], x, self.settings, self.window)
 
 
 def sample_inputs(count: int, size: Size | None) -> np.ndarray:
@@ -73,6 +89,7 @@ class SegmentationInference(Inference):
         self.normalization = Normalize(mean=preprocess["mean"], std=preprocess["std"])
         self.size: Sequence[int] | None = preprocess["size"]
         self.max_side: int | None = preprocess["max_side"]
+        self.multiple: int = preprocess["multiple"]  # images of free size are padded to it
 
     def _network_size(self, image: np.ndarray) -> Size:
         """Height and width that an image has for the network, before padding."""
@@ -90,7 +107,7 @@ class SegmentationInference(Inference):
             image = cv2.resize(image, (width, height), interpolation=method)
         array = normalize(image, self.normalization)
         if self.size is None:  # as in evaluation
-            array = np.pad(array, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)))
+            array = np.pad(array, ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple)))
         return [array]
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> ClassMap:
@@ -110,7 +127,8 @@ class SegmentationInference(Inference):
         return result
 
     def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return [(a["class"], a["label"], a["pixels"], a["share"]) for a in result["areas"]]
+        """The classes that the image has."""
+        return [(a["class"], a["label"], a["pixels"], a["share"]) for a in result["areas"] if a["pixels"]]
 
     def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
         assert isinstance(result, ClassMap)

@@ -103,9 +103,12 @@ def _values_text(count: int) -> str:
 def _expected(path: str | Path, rules: Rules, wrong: list[int]) -> str:
     if Path(path).suffix.lower() in (".jpg", ".jpeg"):
         return "JPEG changes values: masks must be PNG"
+    top = f"0 to {rules.class_num - 1}" if rules.class_num is not None else f"0 to {IGNORE - 1}"
+    beyond = [value for value in wrong if value in rules.values]
+    if beyond:
+        return f"Masks.values makes {beyond[0]} class {rules.values[beyond[0]]}, but classes are {top}"
     if rules.values:
         return f"Masks.values names {', '.join(map(str, rules.values))} (ignored: {rules.ignore_index})"
-    top = f"0 to {rules.class_num - 1}" if rules.class_num is not None else f"0 to {IGNORE - 1}"
     mapping = ", ".join(f"{value}: ..." for value in wrong[:2])
     return f"classes are {top}, ignored is {rules.ignore_index}; other values need -o 'Masks.values={{{mapping}}}'"
 

@@ -66,7 +66,7 @@ def is_whole(weights: Mapping[str, np.ndarray]) -> bool:
 
 
 def load_whole(model: nn.Layer, weights: Mapping[str, np.ndarray], path: str, new_head: bool) -> list[str]:
-    """Load a whole segmentation network; with `new_head` its last convolution may have other classes.
+    """Load a network that `is_whole`; with `new_head` its last convolution may have other classes.
 
     Returns:
         the names of what keeps its initial values.
@@ -74,9 +74,10 @@ def load_whole(model: nn.Layer, weights: Mapping[str, np.ndarray], path: str, ne
         UserError: the weights are of another network.
     """
     own = model.state_dict()[CLASSIFIER[0]].shape[0]
-    if is_whole(weights) and len(weights[CLASSIFIER[0]]) != own and not new_head:
+    theirs = len(weights[CLASSIFIER[0]])
+    if theirs != own and not new_head:
         raise UserError(
-            f"weights {path}: they are for {len(weights[CLASSIFIER[0]])} classes, the model has {own}; "
+            f"weights {path}: they are for {theirs} classes, the model has {own}; "
             "to keep all but the last layer: -o Global.new_head=True"
         )
     return load_into(model, weights, path, new_head, CLASSIFIER)

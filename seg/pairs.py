@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ppcls_ext.errors import UserError
-from ppcls_ext.image_lists import class_file_beside, is_held_out, read_class_names
+from ppcls_ext.image_lists import class_file_beside, held_out, read_class_names, read_lines
 from ppcls_ext.images import ENDINGS
 from seg import cityscapes
 
@@ -55,10 +55,8 @@ def read_pairs(list_path: Path, root: Path, delimiter: str | None = None) -> Pai
     Raises:
         UserError: no such file, a line that is not `image mask` (with its number), or no line at all.
     """
-    if not list_path.is_file():
-        raise UserError(f"mask list {list_path}: no such file")
     images, masks, lines = [], [], []
-    for number, line in enumerate(list_path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_lines(list_path, "mask list"), start=1):
         if not line.strip():
             continue
         parts = line.strip().split(delimiter or ("\t" if "\t" in line else None))
@@ -131,8 +129,6 @@ def find_pairs(root: Path, split: str, val_fraction: float, delimiter: str | Non
     Raises:
         UserError: none of these is there, or what `read_pairs` and `match_folders` raise.
     """
-    if not root.is_dir():
-        raise UserError(f"Global.data_root {root}: no such folder")
     for list_path in (root / f"{split}_list.txt", root / f"{split}.txt"):
         if list_path.is_file():
             return read_pairs(list_path, root, delimiter)
@@ -150,15 +146,9 @@ def find_pairs(root: Path, split: str, val_fraction: float, delimiter: str | Non
             f"Global.data_root {root}: no {split} split in it; it needs {split}.txt with lines 'image mask', "
             f"or folders images/{split} and masks/{split}, or images and masks"
         )
-    return _hold_out(match_folders(root / "images", root / "masks", root), root / "images", val_fraction, split)
-
-
-def _hold_out(pairs: PairList, folder: Path, fraction: float, split: str) -> PairList:
-    keep = [i for i, p in enumerate(pairs.images) if is_held_out(Path(p), folder, fraction) == (split == "val")]
-    if not keep:
-        raise UserError(f"{pairs.source}: val_fraction {fraction} leaves the {split} split empty")
-    images, masks = [pairs.images[i] for i in keep], [pairs.masks[i] for i in keep]
-    return PairList(images, masks, pairs.source, pairs.class_names)
+    pairs = match_folders(root / "images", root / "masks", root)
+    mine = held_out(pairs.images, root / "images", val_fraction, split)
+    return replace(pairs, images=[pairs.images[k] for k in mine], masks=[pairs.masks[k] for k in mine])
 
 
 def find_cityscapes(root: Path, split: str) -> PairList:

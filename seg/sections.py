@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -32,7 +32,8 @@ class Masks(Section):
     """`Masks`: how mask files are to be read. A mask has one number a pixel, its class."""
 
     ignore_index: int = pydantic.Field(default=IGNORE, ge=0, le=65535)  # value of pixels that count nowhere
-    values: dict[int, int] = {}  # value in the files -> class, where they differ; all that occur must be named
+    # Value in the files -> class (or 255, to ignore it), where they differ; all that occur must be named.
+    values: dict[int, Annotated[int, pydantic.Field(ge=0, le=IGNORE)]] = {}
     class_names: str | None = None  # file of class names, one a line
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -18,18 +17,17 @@ from ppcls_ext.data_check import DataReport
 from ppcls_ext.errors import UserError
 from ppcls_ext.image_lists import read_class_names
 from ppcls_ext.loader import Loader
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Input, Step, Task, parse_splits
+from ppcls_ext.task import SPLIT_NAMES, Deployment, Input, Step, Task, by_split, parse_splits
 from seg import cityscapes
 from seg import sections as typed
-from seg.augment import SegmentationDataset, collate
+from seg.augment import MULTIPLE, SegmentationDataset, collate
 from seg.checks import report_on
 from seg.colours import palette
-from seg.deploy import ExportedNetwork, SegmentationInference, difference, sample_inputs
+from seg.deploy import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
-from seg.metrics import PER_CLASS_COLUMNS, PixelConfusion, read_per_class, write_report
+from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
-from seg.predict import class_map
 
 # Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
 TOLERANCE = 1e-3
@@ -40,15 +38,17 @@ class Segmentation(Task):
 
     name = "segmentation"
     sections = (
-        "Global", "Arch", "Loss", "Optimizer", "DataLoader", "Masks", "Normalize", "Eval", "Infer", "EMA", "Export",
-        "Expect",
+        "Global", "Arch", "Loss", "Optimizer", "AMP", "EMA", "DataLoader", "Masks", "Normalize", "Eval", "Infer",
+        "Export", "Expect",
     )  # fmt: skip
     primary = "mIoU"
+    metric_names = METRICS
     inference = SegmentationInference
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._loaders = parse_splits(config, typed.LoaderSection)
+        self._losses = by_split(config, "Loss")
         self.arch = parse(typed.Arch, config.get("Arch"), "Arch")
         self.masks = parse(typed.Masks, config.get("Masks"), "Masks")
         self.normalization = parse(typed.Normalize, config.get("Normalize"), "Normalize")
@@ -57,6 +57,8 @@ class Segmentation(Task):
         self.export = parse(typed.Export, config.get("Export"), "Export")
         if isinstance(self.arch.class_num, int) and not 2 <= self.arch.class_num < typed.IGNORE:
             raise UserError(f"Arch.class_num: {self.arch.class_num} is not between 2 and {typed.IGNORE - 1}")
+        if self.export.size is not None and any(side % MULTIPLE for side in self.export.size):
+            raise UserError(f"Export.size: sides must be multiples of {MULTIPLE}, got {list(self.export.size)}")
         if self.eval.mode == "sliding" and self.eval.stride is not None:
             window = self.eval.window or self.crop
             if any(s > w for s, w in zip(self.eval.stride, window, strict=True)):
@@ -69,26 +71,15 @@ class Segmentation(Task):
 
     # Data
 
-    def _section(self, split: str) -> typed.LoaderSection:
-        if split not in self._loaders:
-            raise UserError(f"DataLoader.{split} is missing")
-        return self._loaders[split]
-
-    def _rooted(self, path: str) -> Path:
-        root = self.run.data_root
-        return Path(path) if root is None else Path(root) / path
-
     def _read_split(self, split: str) -> PairList:
-        dataset = self._section(split).dataset
+        dataset = self._loaders[split].dataset
         if dataset.name == "MaskList":
             if dataset.list_path is None:
                 raise UserError(f"DataLoader.{split}.dataset.list_path is missing")
-            list_path = self._rooted(dataset.list_path)
-            root = list_path.parent if dataset.image_root is None else self._rooted(dataset.image_root)
+            list_path = self.rooted(dataset.list_path)
+            root = list_path.parent if dataset.image_root is None else self.rooted(dataset.image_root)
             return read_pairs(list_path, root, dataset.delimiter)
-        if self.run.data_root is None:
-            raise UserError("Global.data_root is missing: say where the images are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
+        root = self.data_root()
         if dataset.name == "Cityscapes":
             return find_cityscapes(root, SPLIT_NAMES[split])
         return find_pairs(root, SPLIT_NAMES[split], dataset.val_fraction, dataset.delimiter)
@@ -111,7 +102,7 @@ class Segmentation(Task):
     def _given_names(self) -> tuple[str, ...] | None:
         """Class names of the config, or of the run folder that it lies in."""
         if self.masks.class_names is not None:
-            return read_class_names(self._rooted(self.masks.class_names))
+            return read_class_names(self.rooted(self.masks.class_names))
         return self.saved_labels()
 
     @functools.cached_property
@@ -136,16 +127,16 @@ class Segmentation(Task):
 
     def _data_at_hand(self) -> bool:
         """Whether names can come from the data: weights are exported where there are none, too."""
-        dataset = self._section("Train").dataset
+        dataset = self._loaders["Train"].dataset
         if dataset.name == "MaskList":
-            return dataset.list_path is not None and self._rooted(dataset.list_path).is_file()
+            return dataset.list_path is not None and self.rooted(dataset.list_path).is_file()
         return self.run.data_root is not None and Path(self.run.data_root).is_dir()
 
     def colours(self) -> list[tuple[int, int, int]]:
         return cityscapes.COLOURS if self.labels() == cityscapes.NAMES else palette(self.class_num)
 
     def _loader(self, split: str) -> Loader:
-        section, pairs = self._section(split), self._pairs(split)
+        section, pairs = self._loaders[split], self._pairs(split)
         rules = self._rules(pairs, self.class_num)
         sampler = section.sampler
         if split == "Train":
@@ -153,12 +144,13 @@ class Segmentation(Task):
             dataset = SegmentationDataset(pairs, rules, self.normalization, self.run.seed, augment, self.crop)
         else:
             dataset = SegmentationDataset(pairs, rules, self.normalization, self.run.seed)
-            sampler = sampler.model_copy(update={"shuffle": False, "drop_last": False})
+            sampler = sampler.in_order()
         # Images are checked by the core before training; this is for what only masks can have wrong.
         check_pairs(pairs, rules, self.run.check_seconds / 4, self.run.seed)
         return Loader(dataset, sampler, section.loader, collate, self.run.seed)
 
     def train_loader(self) -> Loader:
+        _ = self._train_losses  # a wrong Loss section is reported before any work begins
         return self._loader("Train")
 
     @functools.cached_property
@@ -217,7 +209,7 @@ class Segmentation(Task):
 
     @functools.cached_property
     def _train_losses(self) -> list[tuple[str, float, Callable[..., paddle.Tensor]]]:
-        return build_losses((self.config.get("Loss") or {}).get("Train"), "Loss.Train")
+        return build_losses(self._losses.get("Train"), "Loss.Train")
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, masks = batch
@@ -235,20 +227,17 @@ class Segmentation(Task):
     # Evaluation
 
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
-        model.eval()
+        network = EvaluatedNetwork(model, self.eval, self.crop)
+        network.eval()
         confusion = PixelConfusion(self.class_num)
         with paddle.no_grad():
             for images, masks in self.eval_loader().epoch():
-                predicted = class_map(lambda x: model(x)[0], images, self.eval, self.crop)
-                confusion.add(predicted.numpy(), masks.numpy())
+                confusion.add(network(images).numpy(), masks.numpy())
                 advance(len(images))
         confusion = PixelConfusion.total(distributed.gathered(confusion))
         if folder is not None:
             write_report(folder, confusion, self.labels(), len(self.eval_pairs))
         return confusion.metrics()
-
-    def tables(self, folder: Path) -> list[tuple[str, Sequence[str], list[Sequence[Any]]]]:
-        return [("per class", PER_CLASS_COLUMNS, read_per_class(folder))]
 
     # Config and deployment
 
@@ -272,6 +261,7 @@ class Segmentation(Task):
                 "std": list(self.normalization.std),
                 "size": None if export.size is None else list(export.size),
                 "max_side": self.infer.max_side,
+                "multiple": MULTIPLE,
             },
             "postprocess": {"palette": [list(colour) for colour in self.colours()]},
             "labels": list(self.labels()),
@@ -280,7 +270,7 @@ class Segmentation(Task):
         def samples(count: int) -> list[np.ndarray]:
             return [sample_inputs(count, export.size)]
 
-        return Deployment(
+        deployment = Deployment(
             model=ExportedNetwork(model, export.argmax),
             inputs=[Input("x", (export.batch, 3, height, width), "float32")],
             outputs=["classes" if export.argmax else "logits"],
@@ -288,4 +278,15 @@ class Segmentation(Task):
             samples=samples,
             compare=difference,
             tolerance=TOLERANCE,
+        )
+        if not export.argmax:
+            return deployment
+        return deployment._replace(also=deployment._replace(model=ExportedNetwork(model, argmax=False)))
+
+    def drawn(self, model: nn.Layer) -> Deployment:
+        exported = self.deployment(model)
+        as_evaluated = {**exported.recipe["preprocess"], "size": None, "max_side": None, "multiple": 1}
+        return exported._replace(
+            model=EvaluatedNetwork(model, self.eval, self.crop),
+            recipe={**exported.recipe, "preprocess": as_evaluated},
         )

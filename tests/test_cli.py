@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,6 +56,15 @@ def test_wrong_keys_and_values(change: str, clue: str, images: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("config", ["my_images", "det/my_coco", "seg/my_masks"])
+def test_data_that_are_not_there(config: str, tmp_path: Path, fails: Fails) -> None:
+    out = f"Global.output_dir={tmp_path / 'out'}"
+    assert "Global.data_root is missing" in fails("train", "-c", config, "-o", out)
+    gone = tmp_path / "gone"
+    message = fails("train", "-c", config, *overrides(out, f"Global.data_root={gone}"))
+    assert message.endswith(f"Global.data_root {gone}: no such folder")
+
+
 def test_configs_that_cannot_be_read(tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "bad.yaml").write_text("Global:\n  epochs: [1\n")
     assert "line" in fails("train", "-c", tmp_path / "bad.yaml")
@@ -89,7 +99,19 @@ def test_infer_forms_agree(exported: Path, data: Path, tmp_path: Path, capfd: py
     assert rows[0] == "image,rank,label,class,score"
     assert [row.split(",")[2] for row in rows[1:]] == [r["predictions"][0]["label"] for r in results]
     assert main(["infer", "-m", str(exported), "-i", folder]) == 0
-    assert "red" in capfd.readouterr().out
+    table = capfd.readouterr().out.splitlines()
+    assert table[0] == f"images in {folder}"
+    assert [line.split()[1] for line in table if ".png" in line] == [f"0{i}.png" for i in range(5) for _ in range(2)]
+
+
+def test_a_table_in_a_pipe_is_not_folded(exported: Path, data: Path, tmp_path: Path) -> None:
+    name = "a photograph with a long name " * 6 + ".png"
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(data / "val" / "red" / "00.png", tmp_path / folder / name)
+    done = command("infer", "-m", exported, "-i", "one", "two", cwd=tmp_path, check=True)
+    assert f"one/{name}" in done.stdout
+    assert f"two/{name}" in done.stdout
 
 
 def test_infer_names_skips_and_counts_broken_files(

@@ -8,10 +8,13 @@ import numpy as np
 import paddle
 import pytest
 
+from ppcls_ext.archs import build_arch
+from ppcls_ext.checkpoint import numpy_state, save_weights
 from ppcls_ext.classification import Classification
 from ppcls_ext.config import load_config, shipped_configs
+from ppcls_ext.distill import DistillSection
 from ppcls_ext.optim import build_optimizer, build_schedule, lr_of
-from ppcls_ext.reference import table
+from ppcls_ext.reference import Row, table
 from tests.conftest import ROOT, write_set
 
 NAMES = [name for name, file in shipped_configs().items() if file.parent.name == "configs"]
@@ -34,14 +37,24 @@ def test_the_eight_scales_and_the_networks_of_table_3_have_configs() -> None:
     assert wanted <= set(NAMES)
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights of the teacher of the SSLD configs."""
+    path = tmp_path_factory.mktemp("teacher") / "ResNet50_vd.pdparams"
+    save_weights(path, numpy_state(build_arch({"name": "ResNet50_vd"}, 1000)))
+    return path
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_config_trains_a_step(name: str, lists: Path) -> None:
+def test_config_trains_a_step(name: str, lists: Path, teacher: Path) -> None:
     small = ["Global.image_shape=[3,64,64]", "DataLoader.Train.sampler.batch_size=2", f"Global.data_root={lists}"]
     small += ["DataLoader.Train.loader.num_workers=0", "DataLoader.Eval.loader.num_workers=0"]
     if name not in ("my_images", "demo"):
         for split in ("Train", "Eval"):
             small.append(f"DataLoader.{split}.dataset.image_root=.")
             small.append(f"DataLoader.{split}.dataset.cls_label_path={SPLIT_LISTS[split]}")
+    if "_ssld" in name:
+        small += [f"Distill.teacher.pretrained={teacher}", "Optimizer.lr.learning_rate=0.4"]  # a fine-tune has little
     config = load_config(f"configs/{name}.yaml", small)
     task = Classification(config)
     loader = task.train_loader()
@@ -76,9 +89,19 @@ def test_config_opens_with_its_command_and_result(file: Path) -> None:
     assert "Expected" in comment or file.stem.startswith("my_")
 
 
-@pytest.mark.parametrize("row", [r for n in (2, 3) for r in table(n).rows if not r.distilled], ids=lambda r: r.arch)
-def test_expected_accuracy_is_the_papers(row: object) -> None:
-    expect = load_config(f"configs/{row.arch}.yaml")["Expect"]  # type: ignore[attr-defined]
-    assert expect["images"] == 50000
-    for metric in ("top1", "top5"):
-        assert expect[metric]["value"] == pytest.approx(getattr(row, metric) / 100, abs=1e-9)
+@pytest.mark.parametrize("row", [r for n in (2, 3) for r in table(n).rows], ids=lambda r: r.label)
+def test_expected_accuracy_is_the_papers(row: Row) -> None:
+    names = [f"{row.arch}_ssld", f"{row.arch}_ssld_finetune"] if row.distilled else [row.arch]
+    for name in names:
+        expect = load_config(f"configs/{name}.yaml")["Expect"]
+        assert expect["images"] == 50000
+        for metric in ("top1", "top5"):
+            assert expect[metric]["value"] == pytest.approx(getattr(row, metric) / 100, abs=1e-9)
+
+
+@pytest.mark.parametrize("row", [r for r in table(2).rows if r.distilled], ids=lambda r: r.label)
+def test_distillation_uses_no_label_and_evaluates_on_the_validation_list(row: Row) -> None:
+    for name in (f"{row.arch}_ssld", f"{row.arch}_ssld_finetune"):
+        config = load_config(f"configs/{name}.yaml")
+        assert Classification(config).distill == DistillSection(teacher=config["Distill"]["teacher"])
+        assert config["DataLoader"]["Eval"]["dataset"]["cls_label_path"].endswith("/val_list.txt")

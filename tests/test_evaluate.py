@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, t
 
 from ppcls_ext.classification_metrics import Confusion
 from ppcls_ext.config import load_config
-from ppcls_ext.errors import CheckFailed, UserError
+from ppcls_ext.errors import CheckFailed
+from ppcls_ext.eval_report import read_per_class, write_metrics
 from ppcls_ext.evaluate import evaluate
 from ppcls_ext.expect import verify
 from tests.conftest import overrides
@@ -80,10 +82,22 @@ def test_expect_of_another_split_is_not_compared() -> None:
     assert "measured 0.7050" in verify(section, {"top1": 0.705}, 50000)[0]
     with pytest.raises(CheckFailed, match=r"measured 0\.7200"):
         verify(section, {"top1": 0.72}, 50000)
-    with pytest.raises(UserError, match="top1"):
-        verify({"topl": {"value": 1, "tolerance": 0}}, {"top1": 1.0}, 1)
+    with pytest.raises(CheckFailed, match="top5: it has no value on this split, which has top1"):
+        verify({"top5": {"value": 1, "tolerance": 0}}, {"top1": 1.0}, 1)
 
 
 def test_weights_are_asked_for(fails: Fails, images: Path) -> None:
     message = fails("eval", "-c", "my_images", *overrides(f"Global.data_root={images}"))
     assert "eval needs weights" in message
+
+
+def test_the_report_reads_back_what_it_wrote(tmp_path: Path) -> None:
+    rows = [("7", 3, 0.25), ("nowhere", 0, float("nan"))]
+    write_metrics(tmp_path, 3, {"top1": 0.5}, ("class", "images", "IoU"), rows)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"images": 3, "top1": 0.5}
+    columns, (first, second) = read_per_class(tmp_path)
+    assert columns == ["class", "images", "IoU"]
+    assert first == ["7", 3, 0.25]
+    assert second[:2] == ["nowhere", 0]
+    assert math.isnan(second[2])
+    assert (tmp_path / "per_class.csv").read_text().splitlines()[2] == "nowhere,0,-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from ppcls_ext import parity
 from ppcls_ext.config import load_config, read_yaml
-from ppcls_ext.engine import Engine
+from ppcls_ext.engine import ENGINES, engine_class, open_engine
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.export import export
 from ppcls_ext.parity import Parity, check_parity
@@ -38,7 +39,7 @@ def test_recipe_says_what_a_program_needs(exported: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["native", "onednn", "openvino"])
 def test_engines_give_scores_for_any_batch(exported: Path, engine: str) -> None:
-    run = Engine(exported, engine)
+    run = open_engine(engine, exported)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((5, 3, 48, 48)).astype(np.float32)
     (whole,) = run([x])
@@ -49,8 +50,8 @@ def test_engines_give_scores_for_any_batch(exported: Path, engine: str) -> None:
 
 
 def test_openvino_refuses_the_format_on_which_paddle_would_not_use_it(exported: Path) -> None:
-    with pytest.raises(UserError, match="legacy format only"):
-        Engine(exported, "openvino", model_format="json")
+    with pytest.raises(UserError, match="runs pdmodel, not json"):
+        open_engine("openvino", exported, model_format="json")
 
 
 def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None
     assert read_yaml(folder / "inference.yml")["inputs"][0]["shape"][0] == 2
     assert not (folder / "legacy").exists()
     with pytest.raises(UserError, match=r"needs the pdmodel format; export again"):
-        Engine(folder, "openvino")
+        open_engine("openvino", folder)
 
 
 def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +119,17 @@ def test_a_folder_of_something_else_is_left_alone(trained: Path, tmp_path: Path,
     )
     assert "it holds something else" in message
     assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+
+
+def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_path: Path, fails: Fails) -> None:
+    place = overrides(f"Global.save_inference_dir={tmp_path / 'out'}")
+    if importlib.util.find_spec("paddle2onnx") is None:
+        assert "needs the package paddle2onnx" in fails("export", "-c", trained, *place, "--formats", "onnx")
+        assert not (tmp_path / "out").exists()
+        return
+    folder = export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}"]), formats="onnx")
+    recipe = read_yaml(folder / "inference.yml")
+    assert set(recipe["formats"]) == {"json", "onnx"}
+    checked = recipe["checked"]["max_difference_from_dygraph"]
+    installed = {f"onnx/{name}" for name in ENGINES if "onnx" in engine_class(name).formats}
+    assert set(checked) == {"json/native", "json/onednn", *(i for i in installed if engine_class(i[5:]).installed())}

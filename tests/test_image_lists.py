@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.errors import UserError
-from ppcls_ext.image_lists import find_split, hold_out, read_class_names, read_list, scan_folder
+from ppcls_ext.image_lists import UNLABELLED, find_split, read_class_names, read_list, scan_folder
 from tests.conftest import CLASSES, write_split
 
 
@@ -55,6 +55,24 @@ def test_a_bad_line_is_named_by_its_number(content: list[str], message: str, tmp
         read_list(path, tmp_path, count=2)
     assert str(caught.value).startswith(f"image list {path}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_may_have_images_without_a_label_where_that_is_allowed(tmp_path: Path) -> None:
+    path = lines(tmp_path / "l.txt", "a b/1.jpg 1", "c d/2.jpg", "3.jpg", "x/4 5.jpg  0")
+    images = read_list(path, Path("/p"), class_names=["cat", "dog"], unlabelled=True)
+    assert images.paths == ["/p/a b/1.jpg", "/p/c d/2.jpg", "/p/3.jpg", "/p/x/4 5.jpg"]
+    assert images.labels.tolist() == [1, UNLABELLED, UNLABELLED, 0]
+    with pytest.raises(UserError, match=r"line 2: label .d/2\.jpg. is not a whole number"):
+        read_list(path, Path("/p"), class_names=["cat", "dog"])
+    with pytest.raises(UserError, match="line 1: label 7 is out of range"):  # a number is a label, and checked
+        read_list(lines(tmp_path / "w.txt", "1.jpg 7"), tmp_path, class_names=["cat", "dog"], unlabelled=True)
+
+
+def test_without_any_label_the_classes_must_be_given(tmp_path: Path) -> None:
+    path = lines(tmp_path / "l.txt", "1.jpg", "2.jpg")
+    assert read_list(path, tmp_path, count=3, unlabelled=True).class_names == ("0", "1", "2")
+    with pytest.raises(UserError, match="no line has a label, so the classes are unknown"):
+        read_list(path, tmp_path, unlabelled=True)
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
@@ -115,7 +133,7 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
 
 def test_holding_out_parts_the_set_and_stays_when_it_grows(tmp_path: Path) -> None:
     write_split(tmp_path / "s", [40, 40, 40])
-    train, val = (hold_out(scan_folder(tmp_path / "s"), 0.25, held_out=h) for h in (False, True))
+    train, val = (find_split(tmp_path / "s", split, 0.25) for split in ("train", "val"))
     assert set(train.paths) | set(val.paths) == set(scan_folder(tmp_path / "s").paths)
     assert not set(train.paths) & set(val.paths)
     assert 15 <= len(val) <= 45
@@ -126,7 +144,7 @@ def test_holding_out_parts_the_set_and_stays_when_it_grows(tmp_path: Path) -> No
         shutil.copy(tmp_path / "s" / name / "00.png", tmp_path / "s" / name / "another.png")
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "s", moved)
-    grown = hold_out(scan_folder(moved), 0.25, held_out=True)
+    grown = find_split(moved, "val", 0.25)
     kept = {Path(p).relative_to(moved) for p in grown.paths} - {Path(n, "another.png") for n in CLASSES}
     assert kept == {Path(p).relative_to(tmp_path / "s") for p in val.paths}
 
@@ -134,9 +152,9 @@ def test_holding_out_parts_the_set_and_stays_when_it_grows(tmp_path: Path) -> No
 def test_holding_out_all_or_nothing_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path / "s", [1, 1, 1])
     with pytest.raises(UserError, match=r"val_fraction 1e-06 leaves the val split empty"):
-        hold_out(scan_folder(tmp_path / "s"), 1e-6, held_out=True)
+        find_split(tmp_path / "s", "val", 1e-6)
     with pytest.raises(UserError, match=r"leaves the train split empty"):
-        hold_out(scan_folder(tmp_path / "s"), 1 - 1e-6, held_out=False)
+        find_split(tmp_path / "s", "train", 1 - 1e-6)
 
 
 def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path) -> None:
@@ -155,5 +173,3 @@ def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path
     images = find_split(root, "val", 0.2, CLASSES)
     assert images.paths == [str(root / "val/red/00.png")]
     assert images.class_names == CLASSES
-    with pytest.raises(UserError, match=r"data_root .*none: no such folder"):
-        find_split(tmp_path / "none", "train", 0.2)

@@ -35,6 +35,13 @@ def test_poly_ends_exactly_at_the_last_step_of_a_run_by_steps() -> None:
     np.testing.assert_allclose(values, [0.01 * (1 - i / 12) ** 0.9 for i in range(13)], atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["Cosine", "Linear"])
+def test_a_warm_up_may_be_part_of_an_epoch(name: str) -> None:
+    values = rates({"name": name, "learning_rate": 1.0, "warmup_epoch": 0.57}, 20)  # 2.85 of 5 steps
+    assert values.index(1.0) == 3
+    assert 0 < values[-1] < 0.1
+
+
 def test_a_number_is_a_constant_rate() -> None:
     assert rates(0.03, 3) == [0.03] * 3  # type: ignore[arg-type]
 
@@ -83,10 +90,29 @@ def test_batch_norm_has_no_decay() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("clip_norm", {"weight": [[0.6], [0.8]], "bias": [0.5]}),  # gradients of norms 5 and 0.5, each cut to 1
+        ("clip_norm_global", {"weight": np.array([[3.0], [4.0]]) / 25.25**0.5, "bias": [0.5 / 25.25**0.5]}),
+    ],
+)
+def test_gradients_are_clipped(key: str, expected: dict[str, list[float]]) -> None:
+    model = nn.Linear(2, 1)
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    optimizer = build_optimizer({"name": "SGD", key: 1.0}, model, build_schedule(1.0, 1, 1, 1))
+    ((model.weight * paddle.to_tensor([[3.0], [4.0]])).sum() + 0.5 * model.bias.sum()).backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(before[name] - parameter.numpy(), expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("section", "clue"),
     [
         ({"name": "Momentum", "weight_decay": 1e-4, "regularizer": {"name": "L2", "coeff": 1e-4}}, "not both"),
         ({"name": "Momentum", "regularizer": {"name": "L3", "coeff": 1}}, "expected {name: L2"),
+        ({"name": "SGD", "clip_norm": 1, "clip_norm_global": 1}, "not both"),
+        ({"name": "SGD", "clip_norm": "much"}, "Optimizer.clip_norm: expected a number"),
         ({"name": "Adam", "momentum": 0.9}, "Optimizer.momentum: unknown key"),
         ([{"SGD": {"scope": "all"}}], "not supported"),
         (None, "section is missing"),

@@ -16,7 +16,7 @@ import pytest
 
 from ppcls_ext.checkpoint import read_weights
 from ppcls_ext.classification import Classification
-from ppcls_ext.config import load_config
+from ppcls_ext.config import Config, load_config
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.run import read_log
 from ppcls_ext.train import Stopped, train
@@ -254,6 +254,87 @@ def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
     before = (whole["plain"] / "latest.safetensors").read_bytes()
     train(load_config(whole["plain"], [f"Global.checkpoints={whole['plain']}"]))
     assert (whole["plain"] / "latest.safetensors").read_bytes() == before
+
+
+STILL = ["Global.freeze=['*.bn']", "Arch.dropout_prob=0.0"]  # nothing depends on what else is in a batch
+
+
+def test_accumulated_batches_train_as_a_large_one(data: Path, tmp_path: Path) -> None:
+    """96 images: batches of 40, 40, 16, or four times ten of which the last group is ten and six."""
+    runs = []
+    for name, batch, freq in (("large", 40, 1), ("parts", 10, 4)):
+        overrides = [*STILL, f"DataLoader.Train.sampler.batch_size={batch}", f"Global.update_freq={freq}"]
+        overrides += ["Optimizer.lr.base_batch_size=20"]
+        runs.append(train(load_config(small(tmp_path / name / "run.yaml", data), overrides)).path)
+    large, parts = (read_weights(run / "last") for run in runs)
+    for name, weight in large.items():
+        np.testing.assert_allclose(parts[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
+    steps = [[(e["step"], e["lr"]) for e in log_of(run, "train")] for run in runs]
+    assert steps[0] == steps[1]  # the schedule counts steps, and is for the batch of both
+    assert [s for s, _ in steps[0]] == list(range(1, 10))
+    losses = [[e["loss"] for e in log_of(run, "train")] for run in runs]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_accumulation_resumes_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = {"Global": {"update_freq": 2}}
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", data, **change))).path
+    stopped_in_step(19, monkeypatch, load_config(small(tmp_path / "run.yaml", data, **change)))
+    run = tmp_path / "output" / "run"
+    assert log_of(run, "stop")[0]["step"] == 10  # both of its batches are done
+    with pytest.raises(UserError, match="update_freq 2, this config has None"):
+        train(load_config(run, [f"Global.checkpoints={run}", "Global.update_freq=1"]))
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole)
+
+
+def stopped_in_step(call: int, monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+    """Train until a SIGTERM in the forward pass number `call`."""
+    taken, take = 0, Classification.step
+
+    def stop_in(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classification, "step", stop_in)
+        with pytest.raises(Stopped):
+            train(config)
+
+
+def test_training_stops_when_nothing_gets_better_and_a_resume_agrees(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the head is frozen and the rate is next to nothing: the first evaluation stays the best."""
+    overrides = ["Global.freeze=[conv1, 'blocks*', last_conv]", "Optimizer.lr=1e-12", "Optimizer.regularizer=null"]
+    overrides += ["Global.epochs=9", "Global.early_stop=2"]
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", data), overrides)).path
+    assert [e["epoch"] for e in log_of(whole, "eval")] == [1, 2, 3]
+    assert log_of(whole, "end")[0]["step"] == 36
+    assert (whole / "eval" / "metrics.json").is_file()  # that of the last evaluation
+    before = (whole / "latest.safetensors").read_bytes()
+    train(load_config(whole, [f"Global.checkpoints={whole}"]))
+    assert (whole / "latest.safetensors").read_bytes() == before
+    stopped_in_step(30, monkeypatch, load_config(small(tmp_path / "run.yaml", data), overrides))
+    run = tmp_path / "output" / "run"
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole)
+    with pytest.raises(UserError, match="early_stop: it needs evaluation"):
+        train(load_config(small(tmp_path / "a.yaml", data), [*overrides, "Global.eval_during_train=false"]))
+
+
+def test_frozen_layers_and_their_statistics_stay(data: Path, tmp_path: Path) -> None:
+    """Also after an evaluation, which puts the network into eval mode and back."""
+    whole = train(load_config(small(tmp_path / "a.yaml", data, Global={"epochs": 2}))).path
+    frozen = [f"Global.pretrained_model={whole / 'last'}", "Global.freeze=[conv1, blocks2, 'blocks3.*.dw_conv']"]
+    run = train(load_config(small(tmp_path / "b.yaml", data, Global={"epochs": 2}), frozen)).path
+    before, after = read_weights(whole / "last"), read_weights(run / "last")
+    for name in before:
+        inside = name.startswith(("conv1.", "blocks2.")) or (name.startswith("blocks3.") and ".dw_conv." in name)
+        assert np.array_equal(before[name], after[name]) == inside, name
 
 
 def missing(root: Path) -> str:

@@ -1,6 +1,7 @@
 """What the paper published: its Tables 1 to 9, as typed rows read from the YAML files beside this module.
 
-Numbers stay in the YAML files, each with its source and conditions; this module only gives them types.
+Numbers stay in the YAML files, each with its source and conditions; this module only gives them types. Beside them
+`procedures.yaml` says how `pplcnet reproduce` measures the same here. A row or table more is data alone.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Row:
         arch: name for `ppcls_ext.archs.build_arch` (classification); None where `backbone` and `scale` say it.
         reference: the row that ratios of its table are taken to.
         distilled: trained with SSLD distillation.
+        config: shipped config of the network; None where that of the table's `Procedure` serves with `arch`.
         not_given: the paper's words for a value that is None in this row alone.
     """
 
@@ -67,6 +69,7 @@ class Row:
     latency_ms: float | None = None
     reference: bool = False
     distilled: bool = False
+    config: str | None = None
     not_given: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -98,9 +101,57 @@ class Table:
         return next(row for row in self.rows if row.reference)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """An input size, height x width, at which the networks of a table are measured.
+
+    Attributes:
+        overrides: what is changed in the config for it; `{arch}` stands for that of the row.
+        rounds, seconds, warmup: of measuring each network, see `ppcls_ext.benchmark.Settings`.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    rounds: int
+    seconds: float
+    warmup: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of this package, a fraction, and how far it may be from the paper's, in percent points."""
+
+    name: str
+    bound: float
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How this package builds, measures and compares the networks of some tables; our choice where the paper is silent.
+
+    Attributes:
+        images, classes: of the evaluation set; a run on a set of other numbers is not compared with the paper.
+        metrics: by the column of the table.
+        config: shipped config of rows that name none.
+        note: what was chosen, and why.
+    """
+
+    tables: tuple[int, ...]
+    dataset: str
+    images: int
+    classes: int
+    metrics: Mapping[str, Metric]
+    variants: tuple[Variant, ...]
+    config: str | None = None
+    note: str = ""
+
+
+def _load(file: str) -> Any:
+    return yaml.safe_load(resources.files(__name__).joinpath(file).read_text(encoding="utf-8"))
+
+
 def _read(number: int) -> dict[str, Any]:
-    text = resources.files(__name__).joinpath(f"table{number}.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = _load(f"table{number}.yaml")
     return content
 
 
@@ -127,6 +178,18 @@ def table(number: int) -> Table:
     content["absent_columns"] = tuple(content.get("absent_columns", ()))
     content["known_differences"] = tuple(KnownDifference(**d) for d in content.get("known_differences", ()))
     return Table(**content)
+
+
+@functools.cache
+def procedure(number: int) -> Procedure:
+    """How the networks of a table of results are measured here. Raises KeyError like `table`."""
+    if number not in NUMBERS:
+        raise KeyError(f"no table {number}: tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
+    content = next(p for p in _load("procedures.yaml") if number in p["tables"])
+    content["tables"] = tuple(content["tables"])
+    content["metrics"] = {column: Metric(**metric) for column, metric in content["metrics"].items()}
+    content["variants"] = tuple(Variant(**{**v, "overrides": tuple(v["overrides"])}) for v in content["variants"])
+    return Procedure(**content)
 
 
 def tables() -> tuple[Table, ...]:

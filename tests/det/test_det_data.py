@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from det.coco import check_coco, read_coco, read_record_image
 from det.metrics import CocoResult
 from det.task import Detection
-from det.transforms import RandomCrop, RandomDistort, RandomFlip, Sample, resize
+from det.transforms import (
+    BATCH_TRANSFORMS,
+    TRANSFORMS,
+    BatchRandomResize,
+    RandomCrop,
+    RandomDistort,
+    RandomFlip,
+    Sample,
+    build_ops,
+    resize,
+)
 from ppcls_ext.config import load_config
 from ppcls_ext.errors import UserError
 
@@ -128,13 +138,18 @@ def test_perfect_and_absent_detections(tmp_path: Path) -> None:
     assert "APl" not in whole.metrics  # no object is that large
     nothing = CocoResult(split, [np.zeros((0, 6), np.float32)] * 3)
     assert nothing.metrics["AP"] == 0
-    assert [row[:3] for row in whole.per_class] == [("dog", 2, 2), ("cat", 1, 1)]
+    assert whole.per_class == [("dog", 2, pytest.approx(1), pytest.approx(1), 1), ("cat", 1, *[pytest.approx(1)] * 3)]
+    assert [row[1:] for row in nothing.per_class] == [(2, 0, 0, 0), (1, 0, 0, 0)]
 
 
 FATAL: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "unknown category": (lambda d: d["annotations"][0].update(category_id=4), "no category has its category_id 4"),
-    "unknown image": (lambda d: d["annotations"][0].update(image_id=4), "no image has its image_id 4"),
-    "image id twice": (lambda d: d["images"][1].update(id=10), "image id 10 is given twice"),
+    "unknown category": (lambda d: d["annotations"][0].update(category_id=4), "category_id .*: annotation 0 has 4"),
+    "category list": (lambda d: d["annotations"][0].update(category_id=[3]), r"category_id .*: annotation 0 has \[3\]"),
+    "unknown image": (lambda d: d["annotations"][0].update(image_id=4), "image_id .*: annotation 0 has 4"),
+    "image list": (lambda d: d["annotations"][0].update(image_id=[10]), r"image_id .*: annotation 0 has \[10\]"),
+    "image id twice": (lambda d: d["images"][1].update(id=10), r"image id is given twice: 10 \(a.png, grey.png\)"),
+    "image without a name": (lambda d: d["images"][1].pop("file_name"), "needs an 'id' and a 'file_name'"),
+    "bad size": (lambda d: d["images"][1].update(width=0), "image 7 has 0 x 48"),
     "bad box": (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "bbox must be four numbers"),
     "category name twice": (lambda d: d["categories"][0].update(name="dog"), "two categories have the name 'dog'"),
     "no categories": (lambda d: d.update(categories=[]), "no categories"),
@@ -147,41 +162,95 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, name: str) -> None
     data = content()
     change, text = FATAL[name]
     change(data)
-    with pytest.raises(UserError, match=text):
+    with pytest.raises(UserError, match=text) as caught:
         read(tmp_path, data)
+    assert "\n" not in str(caught.value)
 
 
-def test_wrong_boxes_are_left_out_and_named(tmp_path: Path) -> None:
+def with_wrong_boxes() -> dict[str, Any]:
     data = content()
     boxes = {20: [1, 1, 0, 5], 21: [70, 1, 5, 5], 22: [60, 40, 30, 30], 5: [1, 1, 9, 9]}
     data["annotations"] += [{"id": k, "image_id": 10, "category_id": 3, "bbox": b} for k, b in boxes.items()]
-    split, findings = check_coco(write(tmp_path, data), tmp_path, "train", None, None)
-    for text in (
-        "annotation 20 .* has no area",
-        "annotation 21 .* lies outside",
-        "annotation 5: its id is given twice",
-    ):
-        assert any(re.search(text, found) for found in findings.left_out), text
-    assert any("annotation 22" in found and "reaches past" in found for found in findings.warnings)
+    return data
+
+
+def test_wrong_boxes_are_left_out_and_named(tmp_path: Path) -> None:
+    split, findings = check_coco(write(tmp_path, with_wrong_boxes()), tmp_path, "train", None, None)
+    assert [line.split(".json: ")[1] for line in findings.lines("left out")] == [
+        "an annotation's id is given twice, the second is not used: annotation 5",
+        "a box has no area and is not used: annotation 20, [1, 1, 0, 5] in a.png of 64x48",
+        "a box lies outside its image and is not used: annotation 21, [70, 1, 5, 5] in a.png of 64x48",
+    ]
+    (cut,) = findings.lines("warning")
+    assert "reaches past its image" in cut
+    assert "annotation 22" in cut
     np.testing.assert_array_equal(split.records[0].boxes[-1], [60, 40, 64, 48])
-    assert not findings.fatal
+    assert split.left_out == findings.count("left out") == 3
+    assert not findings.lines("fatal")
+
+
+def test_findings_of_a_kind_are_one_line(tmp_path: Path) -> None:
+    data = content()
+    data["annotations"] += [{"image_id": 10, "category_id": 3, "bbox": [50, 1, 20, 5]} for _ in range(40)]
+    _, findings = check_coco(write(tmp_path, data), tmp_path, "train", None, None)
+    (line,) = findings.lines("warning")
+    assert line.count("in a.png") == 3
+    assert line.endswith("(40 in all)")
+
+
+def test_training_says_that_boxes_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, with_wrong_boxes())
+    task = Detection(load_config("det/my_coco", [f"Global.data_root={tmp_path}"]))
+    assert len(task.train_split.records) == 3
+    assert "boxes that are wrong and not used: 3; check-data" in task.notes()[0]
 
 
 def test_check_data_reports_every_fault(tmp_path: Path) -> None:
     train = content()
     train["annotations"].append({"id": 30, "image_id": 10, "category_id": 3, "bbox": [1, 1, 0, 0]})
+    train["images"][2].update(width=47)
     write(tmp_path, train, "train")
     write(tmp_path, content(), "val")  # the same pictures
-    (tmp_path / "images" / "val" / "a.png").unlink()
+    (tmp_path / "images" / "val" / "grey.png").unlink()
     (tmp_path / "images" / "train" / "grey.png").write_bytes(b"not an image")
-    report = Detection(
-        load_config("det/my_coco", [f"Global.data_root={tmp_path}", "DataLoader.Eval.dataset.image_dir=images/val"])
-    ).check_data()
+    report = Detection(load_config("det/my_coco", [f"Global.data_root={tmp_path}"])).check_data()
     text = "\n".join(report.errors)
-    for expected in ("has no area", "leakage", "val/a.png", "train/grey.png"):
+    for expected in ("has no area", "leakage", "val/grey.png", "train/grey.png", "train/turned.jpg is not 47x64"):
         assert expected in text
-    assert report.samples
+    assert "classes with fewer than 10 training boxes: dog (2), cat (1)" in report.warnings
     assert {row[0]: row[1:] for row in report.tables[0][2]} == {"dog": (2, 2), "cat": (1, 1)}
+    assert {sample.shape for sample in report.samples} == {(236, 314, 3), (314, 236, 3)}  # in squares of 320
+
+
+@pytest.mark.parametrize(
+    ("operation", "text"),
+    [
+        ("RandomCrop: {scaling: 3}", "RandomCrop: scaling: expected two numbers, got 3"),
+        ("RandomCrop: {scaling: [0.3, 2.0]}", "scaling: expected a number from 0.3 to 1, got 2.0"),
+        ("RandomCrop: {aspect_ratio: [0.1, 0.5]}", "aspect_ratio: expected a range around 1"),
+        ("RandomCrop: {thresholds: 0.5}", "thresholds: expected a list"),
+        ("RandomCrop: {num_attempts: 0}", "num_attempts: expected a number from 1"),
+        ("RandomFlip: {prob: often}", "prob: expected a number from 0 to 1, got 'often'"),
+        ("RandomDistort: {hue: [1, 2]}", "hue: expected a number"),
+        ("RandomDistort: {contrast: [1.5, 0.5]}", "contrast: expected a number from 1.5 to 10, got 0.5"),
+        ("RandomDistrot: {}", "no such operation; did you mean 'RandomDistort'"),
+    ],
+)
+def test_wrong_values_of_a_transform_are_refused(operation: str, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        build_ops([yaml.safe_load(operation)], TRANSFORMS, "ops")
+
+
+@pytest.mark.parametrize("size", ["many", 320, [], [100], [0], ["320"], [[320]], [[320, 100]]])
+def test_wrong_sizes_of_a_batch_are_refused(size: Any) -> None:
+    with pytest.raises(UserError, match="target_size: "):
+        build_ops([{"BatchRandomResize": {"target_size": size}}], BATCH_TRANSFORMS, "ops", image_shape=(3, 320, 320))
+
+
+def test_sizes_of_a_batch_are_around_the_input() -> None:
+    assert BatchRandomResize((3, 320, 320)).sizes == [(s, s) for s in (256, 288, 320, 352, 384)]
+    assert BatchRandomResize((3, 64, 64)).sizes == [(s, s) for s in (32, 64, 96, 128)]
+    assert BatchRandomResize((3, 320, 640), [[64, 96], 32]).sizes == [(64, 96), (32, 32)]
 
 
 def test_transforms_keep_boxes_on_their_pixels() -> None:

@@ -9,6 +9,7 @@ import paddle
 import pytest
 
 from det.backbones import build_backbone
+from det.demo import make_scenes
 from det.task import Detection
 from det.transforms import Sample
 from ppcls_ext import upstream
@@ -16,7 +17,9 @@ from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_trunk, numpy_state, save_weights
 from ppcls_ext.config import load_config, shipped_configs
 from ppcls_ext.errors import UserError
+from ppcls_ext.optim import build_optimizer, build_schedule, lr_of
 from ppcls_ext.spec import SPECS
+from ppcls_ext.task import make_task
 
 CONFIGS = [name for name in shipped_configs() if name.startswith("det/")]
 TABLE_4 = {  # trainable parameters with 80 classes, counted by PaddleDetection's own constructors
@@ -65,8 +68,33 @@ def test_wrong_backbones_are_refused() -> None:
         build_backbone({"name": "PPLCNett"})
     with pytest.raises(UserError, match=r"Arch\.backbone\.scalee: unknown key; did you mean 'scale'"):
         build_backbone({"name": "PPLCNet", "scalee": 1})
-    with pytest.raises(UserError, match="feature_strides must be among"):
+    with pytest.raises(UserError, match="feature_strides: expected neighbours among"):
         build_backbone({"name": "PPLCNet", "feature_strides": [64]})
+    for strides in (8, [8, 32], [16, 8], [], [8, 8], "8"):
+        with pytest.raises(UserError, match="feature_strides: expected neighbours among"):
+            build_backbone({"name": "PPLCNet", "feature_strides": strides})
+
+
+def test_other_strides_train_a_step() -> None:
+    overrides = ["Arch.class_num=3", "Arch.backbone.feature_strides=[4, 8, 16, 32]"]
+    assert step(Detection(load_config("det/demo", overrides)), 96, 3)["box_loss"] > 0
+
+
+def test_mobilenet_takes_the_weights_of_paddleclas(tmp_path: Path) -> None:
+    classifier = build_arch({"name": "MobileNetV3_large_x0_35"}, 10)
+    save_weights(tmp_path / "classifier.pdparams", numpy_state(classifier))
+    task = Detection(load_config("det/picodet_MobileNetV3_large_x0_35_320"))
+    model = task.build_model()
+    assert "classification" in task.load_pretrained(model, str(tmp_path / "classifier.pdparams"))[0]
+    classifier.eval()
+    model.eval()
+    images = paddle.randn([1, 3, 64, 96])
+    deepest = model.backbone({"image": images})[-1]
+    np.testing.assert_allclose(deepest.numpy(), classifier.blocks(classifier.conv(images)).numpy(), atol=1e-5)
+
+    other = Detection(load_config("det/picodet_MobileNetV3_large_x0_75_320"))
+    with pytest.raises(UserError, match="use the weights of the same network"):
+        other.load_pretrained(other.build_model(), str(tmp_path / "classifier.pdparams"))
 
 
 def step(task: Detection, side: int, boxes: int) -> dict[str, float]:
@@ -93,6 +121,8 @@ def test_every_config_builds_and_trains_a_step(name: str) -> None:
     task = Detection(load_config(name, ["Arch.class_num=80", "Global.image_shape=[3,96,96]"]))
     losses = step(task, 96, 3)
     assert losses["box_loss"] > 0
+    schedule = build_schedule(lr_of(task.config["Optimizer"]), task.run.epochs, 523, 224)
+    build_optimizer(task.config["Optimizer"], task.build_model(), schedule)
     parameters = sum(int(p.size) for p in task.build_model().parameters() if not p.stop_gradient)
     for network, count in TABLE_4.items():
         if f"picodet_{network}_" in name:
@@ -127,7 +157,11 @@ def test_weights_of_classifiers_and_detectors_are_told_apart(tmp_path: Path) -> 
     name = "blocks6.1.pw_conv.conv.weight"
     np.testing.assert_array_equal(model.state_dict()[f"backbone.{name}"], classifier.state_dict()[name])
 
+    with pytest.raises(UserError, match="they are not a detector's"):
+        three.load_trained(model, str(tmp_path / "classifier.pdparams"))
+
     save_weights(tmp_path / "detector.pdparams", numpy_state(model))
+    assert three.load_trained(model, str(tmp_path / "detector.pdparams"))
     other = Detection(load_config("det/demo", ["Arch.class_num=5"]))
     with pytest.raises(UserError, match="new_head"):
         other.load_pretrained(other.build_model(), str(tmp_path / "detector.pdparams"))
@@ -135,6 +169,32 @@ def test_weights_of_classifiers_and_detectors_are_told_apart(tmp_path: Path) -> 
     taken = fresh.build_model()
     assert "head.head_cls0" in fresh.load_pretrained(taken, str(tmp_path / "detector.pdparams"))[0]
     np.testing.assert_array_equal(taken.state_dict()[f"backbone.{name}"], classifier.state_dict()[name])
+
+
+def test_names_are_taken_from_whatever_is_there(tmp_path: Path) -> None:
+    def names(*overrides: str) -> tuple[tuple[str, ...], list[int]]:
+        task = Detection(load_config("det/my_coco", [f"Global.data_root={tmp_path}", *overrides]))
+        model = task.build_model()
+        recipe = task.deployment(model).recipe
+        assert len(task.deployment(model).samples(2)[0]) == 2
+        return tuple(recipe["labels"]), recipe["category_ids"]
+
+    absent = "Global.data_root=/no/such/folder"
+    assert names("Arch.class_num=2", absent) == (("0", "1"), [1, 2])
+    with pytest.raises(UserError, match="no such folder"):
+        names(absent)
+    for split in ("val", "train"):
+        make_scenes(tmp_path, split, 2, side=96)
+    digits = tuple(map(str, range(10))), list(range(10))
+    assert names() == digits
+    (tmp_path / "annotations" / "instances_train.json").unlink()
+    assert names("Arch.class_num=10") == digits
+
+
+@pytest.mark.parametrize("name", ["det/demo", "seg/demo", "demo"])
+def test_a_metric_that_a_task_does_not_have_is_refused_before_anything(name: str) -> None:
+    with pytest.raises(UserError, match=r"Expect\.AP55: not a metric of this task"):
+        make_task(load_config(name, ["Expect.AP55={value: 0.5, tolerance: 0.1}"]))
 
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:

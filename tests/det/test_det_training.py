@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from det.demo import make_scenes
-from ppcls_ext.checkpoint import read_state
+from det.picodet import _atss, _task_aligned
+from ppcls_ext.checkpoint import read_state, read_weights
 from ppcls_ext.config import Config, load_config
-from ppcls_ext.evaluate import evaluate
-from ppcls_ext.export import export
+from ppcls_ext.evaluate import build_with_weights, evaluate
+from ppcls_ext.export import dygraph_outputs, export
 from ppcls_ext.infer import infer, open_exported, open_weights
 from ppcls_ext.run import RunFolder, read_log
+from ppcls_ext.task import make_task
 from ppcls_ext.train import train
 from tests.conftest import CUT_BATCHES, assert_same_curve, launched, log_of, overrides, ran
 
@@ -100,6 +102,24 @@ def test_exports_give_the_boxes_of_dygraph(run: RunFolder, data: Path, tmp_path:
         np.testing.assert_allclose(a["bbox"], b["bbox"], atol=0.05)
 
 
+def test_the_check_of_an_export_holds_where_nothing_is_found(run: RunFolder, tmp_path: Path) -> None:
+    """Above a score that no box reaches there are no rows; an engine that is wrong is found all the same."""
+    config = load_config(run.path, ["NMS.score_threshold=0.999", f"Global.save_inference_dir={tmp_path / 'exported'}"])
+    task = make_task(config)
+    deployment = task.deployment(build_with_weights(task, "export"))
+    assert deployment.also is not None
+    inputs = deployment.samples(2)
+    rows, scores = (dygraph_outputs(form.model, inputs) for form in (deployment, deployment.also))
+    assert len(rows[0].reshape(-1, 6)) == 0 or not rows[1].any()
+    wrong = [scores[0] * 0.99, scores[1]]
+    assert deployment.compare(rows, rows) == 0
+    assert deployment.also.compare(wrong, scores) > deployment.also.tolerance
+
+    recipe = yaml.safe_load((export(config, formats="json") / "inference.yml").read_text())
+    assert all(0 < difference <= 1e-4 for difference in recipe["checked"]["max_difference_from_dygraph"].values())
+    assert recipe["outputs"] == ["rows", "counts"]
+
+
 def test_coco_results_score_as_the_evaluation_did(run: RunFolder, data: Path, tmp_path: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -122,11 +142,37 @@ def test_resume_equals_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
     stop_after(broken, 11)
     folder = tmp_path / "broken" / "demo"
     resumed = train(load_config(folder, [f"Global.checkpoints={folder}"]))
-    ours, _ = read_state(resumed.latest)
-    theirs, _ = read_state(whole.latest)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
+    assert_same_state(resumed, whole)
+
+
+def test_resume_of_tal_meets_the_change_of_assigners(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One epoch with fixed targets, one with task-aligned ones, stopped within the first or the second."""
+    fast = ("Global.eval_during_train=false", "Global.epochs=2", "Arch.recipe=tal", "Arch.static_epochs=1")
+    # The coarsest map must hold the 9 cells that ATSS asks for.
+    fast += ("Global.image_shape=[3,192,192]", "DataLoader.Train.sampler.batch_size=32")
+    used: list[str] = []
+    for module, name in ((_atss, "ATSSAssigner"), (_task_aligned, "TaskAlignedAssigner")):
+        kind = getattr(module, name)
+        forward = kind.forward
+        monkeypatch.setattr(
+            kind, "forward", lambda *a, _name=name, _forward=forward, **k: (used.append(_name), _forward(*a, **k))[1]
+        )
+    whole = train(small(data, tmp_path / "whole", *fast))
+    assert used == ["ATSSAssigner"] * 2 + ["TaskAlignedAssigner"] * 2
+    for stopped in (1, 3):
+        folder = tmp_path / f"after{stopped}" / "demo"
+        stop_after(small(data, folder.parent, *fast), stopped)
+        assert_same_state(train(load_config(folder, [f"Global.checkpoints={folder}"])), whole)
+
+
+def assert_same_state(ours: RunFolder, theirs: RunFolder) -> None:
+    tensors, _ = read_state(ours.latest)
+    others, _ = read_state(theirs.latest)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, others[name], err_msg=name)
 
 
 def stop_after(config: Config, steps: int) -> None:
@@ -151,6 +197,27 @@ def stop_after(config: Config, steps: int) -> None:
     task.step = step  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         trainer.fit()
+
+
+def test_options_of_training_work_here_too(data: Path, tmp_path: Path) -> None:
+    """A frozen backbone, two batches a step, clipping, and an end when nothing gets better."""
+    fast = ("Global.eval_during_train=false", "Arch.backbone.scale=0.25", "Global.iters=2", "Optimizer.lr=0.01")
+    start = train(small(data, tmp_path / "start", *fast))
+    options = ("Global.freeze=[backbone]", "Global.update_freq=2", "Optimizer.clip_norm_global=5.0", "EMA=null")
+    options += (
+        "Global.epochs=9",
+        "Global.eval_interval=1",
+        "Global.early_stop=1",
+        "Optimizer.lr=1e-9",
+        f"Global.pretrained_model={start.latest}",
+    )
+    run = train(small(data, tmp_path / "run", "Arch.backbone.scale=0.25", *options))
+    assert [e["step"] for e in read_log(run.path / "log.jsonl") if e["event"] == "eval"] == [4, 8]
+    before, after = (read_weights(folder.latest) for folder in (start, run))
+    for name, weight in before.items():
+        if name.startswith("backbone."):
+            np.testing.assert_array_equal(after[name], weight, err_msg=name)
+    assert any(not np.array_equal(after[n], w) for n, w in before.items())
 
 
 def test_two_processes_train_and_measure_as_one(run: RunFolder, data: Path, tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ def test_wrong_masks_are_named(array: np.ndarray, message: str, tmp_path: Path) 
         read_mask(save(tmp_path / "m.png", array), Rules(2))
 
 
+def test_translations_to_no_class_are_refused(folder: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.array([[0, 9]], np.uint8))
+    with pytest.raises(UserError, match=r"value 9; Masks.values makes 9 class 5, but classes are 0 to 1"):
+        read_mask(path, Rules(2, values={0: 0, 9: 5}))
+    with pytest.raises(UserError, match=r"Masks.values.*255"):
+        Segmentation(config(folder, "Masks.values={0: 256}"))
+
+
 def test_broken_and_missing_masks_are_named(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(UserError, match=r"mask .*m.png: cannot be decoded"):
@@ -224,6 +232,11 @@ def test_check_data_names_every_fault(folder: Path, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().err
     for part in ("0.png: it is 10x10", "1.jpg", "no class has the value 77", "leakage"):
         assert part in text
+
+
+def test_a_split_that_the_config_lacks_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"DataLoader\.Eval is missing"):
+        Segmentation(config(folder, "DataLoader={Train: {dataset: {name: MaskFolder}}}")).eval_loader()
 
 
 def test_training_refuses_wrong_masks_before_it_starts(folder: Path) -> None:

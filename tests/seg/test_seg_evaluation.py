@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import subprocess
+import sys
 
 import numpy as np
 import paddle
@@ -45,7 +46,7 @@ def test_metrics_equal_a_slow_count() -> None:
     assert metrics["mIoU"] == pytest.approx(np.mean(ious))  # class 3 is nowhere, and does not lower the mean
     assert metrics["mDice"] == pytest.approx(np.mean(dices))
     assert metrics["accuracy"] == pytest.approx((truth == guess).mean())
-    assert per_class_rows(confusion, "abcd")[3][3:] == ("-", "-", "-", "-")
+    assert np.isnan(per_class_rows(confusion, "abcd")[3][3:]).all()
 
 
 def test_nothing_but_ignored_pixels_is_an_error() -> None:
@@ -95,13 +96,24 @@ def test_several_scales_average_probabilities() -> None:
 
 
 @pytest.mark.slow
-def test_memory_of_a_large_image_is_bounded() -> None:
-    network = Segmentation(load_config("seg/deeplabv3p_pplcnet_x0_5_cityscapes")).build_model()
-    network.eval()
-    x = paddle.zeros([1, 3, 1024, 2048])
-    with paddle.no_grad():
-        class_map(lambda y: network(y)[0], x, Eval(), (512, 1024))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2_500_000  # kilobytes; about 1,200,000 were seen
+def test_memory_of_large_images_is_bounded() -> None:
+    # In a process of its own, which no other test has made large before.
+    program = """
+import resource, paddle
+from ppcls_ext.config import load_config
+from seg.deploy import EvaluatedNetwork
+from seg.sections import Eval
+from seg.task import Segmentation
+network = Segmentation(load_config("seg/deeplabv3p_pplcnet_x0_5_cityscapes")).build_model()
+evaluated = EvaluatedNetwork(network, Eval(flip=True), (512, 1024))
+evaluated.eval()
+with paddle.no_grad():
+    for _ in range(2):
+        evaluated(paddle.zeros([1, 3, 1024, 2048]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
+    assert int(done.stdout.splitlines()[-1]) < 2_000_000  # kilobytes; about 1,500,000 were seen
 
 
 def test_a_stride_above_the_window_is_refused() -> None:

@@ -124,8 +124,18 @@ def test_unknown_keys_are_answered_with_the_nearest() -> None:
         build_network(Arch(backbone={"name": "PPLCNet", "scal": 1.0}), 2)
     with pytest.raises(UserError, match="did you mean 'PPLCNet_x0_5'"):
         build_network(Arch(backbone={"name": "PPLCNet_x05"}), 2)
+    for name in ("PPLCNet", "MobileNetV3_large"):
+        with pytest.raises(UserError, match=r"Arch.backbone: scale must be a positive number, got 'big'"):
+            build_network(Arch(backbone={"name": name, "scale": "big"}), 2)
     with pytest.raises(UserError, match="did you mean 'output_stride'"):
         Segmentation(load_config("seg/my_masks", ["Arch.output_strid=8"]))
+
+
+def test_wrong_values_are_met_before_any_work() -> None:
+    with pytest.raises(UserError, match=r"Export.size: sides must be multiples of 32, got \[100, 64\]"):
+        Segmentation(load_config("seg/demo", ["Export.size=[100, 64]"]))
+    with pytest.raises(UserError, match=r"Loss.Trian: unknown split; did you mean 'Train'"):
+        Segmentation(load_config("seg/demo", ["Loss.Trian=[]"]))
 
 
 def test_cross_entropy_is_the_mean_over_the_pixels_that_count() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paddle import nn
 from PIL import Image
 
-from ppcls_ext.checkpoint import read_state
+from ppcls_ext.checkpoint import read_state, read_weights
 from ppcls_ext.config import Config, load_config
+from ppcls_ext.errors import CheckFailed
 from ppcls_ext.evaluate import evaluate
 from ppcls_ext.export import export
 from ppcls_ext.infer import infer, open_exported, open_weights
@@ -22,6 +24,7 @@ from ppcls_ext.run import RunFolder, read_log
 from ppcls_ext.task import Step
 from ppcls_ext.train import Stopped, Trainer, train
 from seg.demo import make_scenes
+from seg.metrics import PixelConfusion
 from seg.task import Segmentation
 from tests.conftest import CUT_BATCHES, assert_same_curve, launched, log_of, overrides, ran
 
@@ -80,6 +83,17 @@ def test_evaluation_repeats_what_training_measured(run: RunFolder, tmp_path: Pat
     assert (run.eval / "confusion.png").is_file()
 
 
+def test_drawn_classes_are_those_that_were_counted(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    # Windows that do not fit the image, and an export of another size, which is nothing to evaluation.
+    settings = ["Eval={mode: sliding, window: [40, 48], flip: true}", "Export.size=[32, 32]"]
+    metrics = evaluate(load_config(run.path, settings), tmp_path / "report", draw=tmp_path / "drawn")
+    drawn = PixelConfusion(2)
+    for file in sorted((tmp_path / "drawn").glob("*_labels.png")):
+        truth = np.array(Image.open(data / "masks/val" / f"{file.name.split('_')[1]}.png"))
+        drawn.add(np.array(Image.open(file)), (truth > 0).astype(np.uint8))
+    assert drawn.metrics() == metrics
+
+
 @pytest.fixture(scope="module")
 def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "any_size"
@@ -89,9 +103,11 @@ def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_model_gives_the_classes_of_the_weights(
     run: RunFolder, exported: Path, data: Path, tmp_path: Path
 ) -> None:
-    # Neither multiples of 32 nor the training size.
-    image = np.array(Image.open(data / "images/val/0001.png").resize((75, 53)))
-    Image.fromarray(image).save(tmp_path / "odd.png")
+    # Of the scene with the largest shapes a part whose sides are no multiples of 32. It is padded to the training
+    # size: at others so short a training is not reliable.
+    masks = sorted((data / "masks/val").iterdir())
+    largest = max(masks, key=lambda file: np.count_nonzero(np.array(Image.open(file))))
+    Image.open(data / "images/val" / largest.name).crop((0, 0, 61, 53)).save(tmp_path / "odd.png")
     shown = []
     for name, opened in (
         ("onednn", open_exported(exported, "onednn", 1, {})),
@@ -101,10 +117,10 @@ def test_the_exported_model_gives_the_classes_of_the_weights(
         labels = Image.open(tmp_path / name / "0001_odd_labels.png")
         assert labels.mode == "P"
         classes = np.array(labels)
-        assert classes.shape == (53, 75)
+        assert classes.shape == (53, 61)
         (result,) = json.loads((tmp_path / f"{name}.json").read_text())
         assert [a["pixels"] for a in result["areas"]] == [int((classes == k).sum()) for k in (0, 1)]
-        assert np.array(Image.open(tmp_path / name / "0001_odd_overlay.png")).shape == (53, 75, 3)
+        assert np.array(Image.open(tmp_path / name / "0001_odd_overlay.png")).shape == (53, 61, 3)
         shown.append(classes)
     assert 0 < (shown[0] == 1).mean() < 1
     assert (shown[0] != shown[1]).mean() < 1e-3
@@ -115,9 +131,25 @@ def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFold
     folder = export(load_config(run.path, options), formats="json")
     results = tmp_path / "areas.csv"
     infer([str(data / "images/val")], open_exported(folder, "native", 1, {}), form="csv", save=results)
-    rows = results.read_text().splitlines()
-    assert rows[0] == "image,class,label,pixels,share"
-    assert len(rows) == 1 + 2 * 8
+    header, *rows = results.read_text().splitlines()
+    assert header == "image,class,label,pixels,share"
+    assert all(int(row.split(",")[3]) > 0 for row in rows)
+    assert sum(float(row.split(",")[4]) for row in rows) == pytest.approx(8)
+
+
+def test_an_export_with_other_logits_fails_though_its_classes_are_the_same(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def double_logits(deployed: nn.Layer, *_: object) -> None:
+        classifier = deployed.network.head.decoder.conv
+        for parameter in classifier.parameters():
+            parameter.set_value(parameter * 2)
+
+    monkeypatch.setattr("ppcls_ext.export.fold_batch_norm", double_logits)
+    config = load_config(run.path, [f"Global.save_inference_dir={tmp_path / 'other'}", "Export.size=[64, 64]"])
+    with pytest.raises(CheckFailed, match="json on native: differs from dygraph"):
+        export(config, formats="json")
+    assert not (tmp_path / "other").exists()
 
 
 def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path: Path) -> None:
@@ -144,6 +176,19 @@ def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path
     assert set(ours) == set(theirs)
     for name, tensor in theirs.items():
         assert ours[name].tobytes() == tensor.tobytes(), name
+
+
+def test_options_of_training_work_here_too(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    """A frozen backbone, two batches a step, clipping, and an end when nothing gets better."""
+    options = ["Global.freeze=[backbone]", "Global.update_freq=2", "Optimizer.clip_norm_global=5.0", "EMA=null"]
+    options += ["Global.epochs=9", "Global.early_stop=1", "Optimizer.lr=1e-9", f"Global.pretrained_model={run.latest}"]
+    tuned = train(small(data, tmp_path, *options))
+    assert len([e for e in read_log(tuned.path / "log.jsonl") if e["event"] == "eval"]) < 9
+    before, after = (read_weights(folder.latest) for folder in (run, tuned))
+    for name, weight in before.items():
+        if name.startswith("backbone."):
+            np.testing.assert_array_equal(after[name], weight, err_msg=name)
+    assert any(not np.array_equal(after[n], w) for n, w in before.items())
 
 
 def test_two_processes_train_and_measure_as_one(run: RunFolder, data: Path, tmp_path: Path) -> None:

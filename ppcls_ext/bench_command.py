@@ -1,0 +1,171 @@
+"""`pplcnet benchmark`: subjects from flags, what is measured, and what is shown of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.benchmark import CONFIDENCE, Failed, Settings, Subject, compare, read_report, run_benchmark
+from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.display import say, show_table
+from ppcls_ext.errors import CheckFailed
+from ppcls_ext.op_times import profile
+from ppcls_ext.soak import soak
+
+SHOWN_OPERATORS = 25  # of a profile; the JSON has all
+
+
+def subjects_from(
+    models: Sequence[Path],
+    engines: Sequence[str],
+    threads: Sequence[int],
+    batches: Sequence[int],
+    size: tuple[int, int] | None,
+    streams: int,
+) -> list[Subject]:
+    """Every model on every engine with every number of threads and every batch."""
+    grid = itertools.product(models, engines, threads, batches)
+    return [Subject(model, engine, "", n, batch, size, streams) for model, engine, n, batch in grid]
+
+
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def show_results(report: Mapping[str, Any]) -> None:
+    """The table of results, and below it what makes figures doubtful."""
+    machine = report["machine"]
+    say(f"{machine['cpu']}, {machine['usable_cores']} usable cores, {machine['memory_gb']} GB")
+    say(", ".join(f"{name} {number}" for name, number in report["versions"].items()))
+    rows, notes = [], [f"warning: {text}" for text in report["warnings"]]
+    for row in report["results"]:
+        name = (row["label"], row["engine"], str(row["threads"]), str(row["batch"]))
+        if row["failure"]:
+            rows.append((*name, "failed", *[""] * 8))
+            continue
+        ms, ratio = row["ms"], row["ratio_to_first"]
+        times = (milliseconds(ms[key]) for key in ("median", "min", "p90", "p99", "std"))
+        ratios = f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else "first failed"
+        rss = f"{row['rss_before_mb']:.0f} -> {row['rss_after_mb']:.0f}"
+        load = f"{row['load_ms']:.0f} + {row['first_run_ms']:.0f}"
+        rows.append((*name, *times, f"{row['throughput_per_s']:.1f}", ratios, load, rss))
+        notes += [f"warning: {row['label']} on {row['engine']}: {text}" for text in row["warnings"]]
+    columns = ("model", "engine", "threads", "batch", "median", "min", "p90", "p99", "std", "images/s")
+    more = (f"ratio [{CONFIDENCE:.0%}]", "load + first run", "MB")
+    show_table("milliseconds a call", [*columns, *more], rows)
+    for note in notes:
+        say(note)
+
+
+def show_profile(result: Mapping[str, Any]) -> None:
+    """The slowest operators, and how the time divides over kinds."""
+    shown = sorted(result["operators"], key=lambda op: -op["ms"])[:SHOWN_OPERATORS]
+    title = (
+        f"{result['label']} on {result['engine']}: {result['latency_ms']:.2f} ms a call, operators "
+        f"{result['covered']:.0%} of it; a matrix product shows {result['peak_gflops']:.0f} GFLOP/s"
+    )
+    rows = [
+        (
+            op["kind"],
+            op["kernel"],
+            op["detail"],
+            f"{op['ms']:.3f}",
+            f"{op['share']:.1%}",
+            f"{op['gflops']:.1f}" if op["gflops"] else "",
+            f"{op['of_peak']:.0%}" if op["of_peak"] else "",
+        )
+        for op in shown
+    ]
+    show_table(title, ("operator", "kernel", "problem", "ms", "share", "GFLOP/s", "of peak"), rows)
+    kinds: dict[str, float] = {}
+    for op in result["operators"]:
+        kinds[op["kind"]] = kinds.get(op["kind"], 0.0) + op["share"]
+    say("by kind: " + ", ".join(f"{kind} {share:.1%}" for kind, share in sorted(kinds.items(), key=lambda k: -k[1])))
+
+
+def show_soak(result: Mapping[str, Any]) -> None:
+    for phase in ("fixed", "varying"):
+        found = result[phase]
+        if found is None:
+            say(f"soak {result['label']} on {result['engine']}: the model takes one size only, so sizes did not vary")
+            continue
+        first, last = found["rss_mb"][0], found["rss_mb"][-1]
+        verdict = "memory keeps growing" if found["grows"] else "memory is steady"
+        say(
+            f"soak {result['label']} on {result['engine']}: {result['runs']} runs at {phase} size: "
+            f"{first:.0f} -> {last:.0f} MB, {verdict}"
+        )
+
+
+def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changes, rows = compare(old, new)
+    for change in changes:
+        say(f"changed: {change}")
+
+    def text(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    shown = [(*row[:2], str(row[2]), *(text(value) for value in row[3:8]), row[8]) for row in rows]
+    columns = (
+        "model",
+        "engine",
+        "threads",
+        "old ms",
+        "new ms",
+        "new/old",
+        "old ratio",
+        "new ratio",
+        "against the first",
+    )
+    show_table("compared with the old report", columns, shown)
+
+
+def benchmark(
+    subjects: Sequence[Subject],
+    settings: Settings,
+    json_file: Path | None = None,
+    old: Path | None = None,
+    profiled: bool = False,
+    soak_runs: int | None = None,
+) -> dict[str, Any]:
+    """Measure, show, and write what was asked for.
+
+    Raises:
+        UserError: see `run_benchmark` and `read_report`. CheckFailed: a subject failed, or its memory keeps growing.
+    """
+    before = read_report(old) if old is not None else None
+    report = run_benchmark(subjects, settings)
+    show_results(report)
+    problems = [f"{row['label']} on {row['engine']}: {row['failure']}" for row in report["results"] if row["failure"]]
+    works = [s for s, row in zip(subjects, report["results"], strict=True) if not row["failure"]]
+    if profiled:
+        report["profiles"] = []
+        for subject in works:
+            try:
+                report["profiles"].append(profile(subject, settings))
+                show_profile(report["profiles"][-1])
+            except Failed as failed:
+                say(f"profile: {failed}")
+    if soak_runs is not None:
+        report["soak"] = []
+        for subject in works:
+            try:
+                result = soak(subject, settings, soak_runs)
+            except Failed as failed:
+                problems.append(f"soak: {subject.name} on {subject.engine}: {failed}")
+                continue
+            report["soak"].append(result)
+            show_soak(result)
+            growing = [phase for phase in ("fixed", "varying") if result[phase] and result[phase]["grows"]]
+            problems += [f"{subject.name} on {subject.engine}: memory keeps growing at {p} size" for p in growing]
+    if before is not None:
+        show_comparison(before, report)
+    if json_file is not None:
+        atomic_write_text(json_file, json.dumps(report, indent=1) + "\n")
+        say(f"written to {json_file}")
+    if problems:
+        raise CheckFailed("; ".join(problems))
+    return report

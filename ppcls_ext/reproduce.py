@@ -1,0 +1,216 @@
+"""The paper's tables on this machine: every network built, counted and timed, and runs of training read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.benchmark import Settings, Subject, run_benchmark
+from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.config import Config, load_config
+from ppcls_ext.display import bar, say
+from ppcls_ext.engine import engine_class
+from ppcls_ext.errors import UserError
+from ppcls_ext.reference import NUMBERS, Variant, procedure, table
+from ppcls_ext.report import write_reports
+from ppcls_ext.run import RunFolder, environment
+from ppcls_ext.spec import SPECS
+from ppcls_ext.subjects import Network, build, network_of
+
+RAW = "reproduce.json"  # in the folder of the report
+
+Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
+
+# What `quick` measures instead of the procedures' values: enough to see that everything works.
+QUICK: dict[str, Any] = {"rounds": 2, "seconds": 0.2, "warmup": 1}
+
+# For the estimate: what a subject takes beside being measured (its process, parity, warm-up), and building a network.
+OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, and where.
+
+    Attributes:
+        out: folder of the reports.
+        work: folder that networks are exported to, and found in by the next run.
+        runs: run folders to take accuracies from.
+        resume: keep the timings that an earlier run left in `out`, where they were made with the same settings.
+    """
+
+    tables: tuple[int, ...]
+    engines: tuple[str, ...]
+    threads: int
+    out: Path
+    work: Path
+    runs: tuple[Path, ...] = ()
+    quick: bool = False
+    resume: bool = False
+
+    def settings(self, variant: Variant) -> Settings:
+        values: dict[str, Any] = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
+        return Settings(**(QUICK if self.quick else values))
+
+    def parts(self) -> Iterator[tuple[int, Variant, str]]:
+        """What is measured together, interleaved: a table at one input size on one engine."""
+        for number in self.tables:
+            for variant in procedure(number).variants:
+                for engine in self.engines:
+                    yield number, variant, engine
+
+
+def networks_of(number: int, variant: Variant) -> list[Network]:
+    """The different networks of a table at an input size; the one that ratios are taken to comes first."""
+    rows = [table(number).reference_row, *table(number).rows]
+    return list(dict.fromkeys(network_of(row, procedure(number), variant) for row in rows))
+
+
+def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+    """Measure, and write reproduce.json, .md and .html into `plan.out`, after every part; gives the JSON's content.
+
+    A network that cannot be built or run is a row with its reason.
+    Raises:
+        UserError: an unknown table or engine, a run folder that is none, or a file in place of a folder.
+    """
+    for number in plan.tables:
+        if number not in NUMBERS:
+            raise UserError(f"--tables {number}: the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
+    formats = sorted({engine_class(engine).formats[0] for engine in plan.engines})
+    document: dict[str, Any] = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "tables": list(plan.tables),
+        "engines": list(plan.engines),
+        "threads": plan.threads,
+        "quick": plan.quick,
+        "runs": [read_run(folder) for folder in plan.runs],
+        "networks": {},
+        "benchmarks": earlier_benchmarks(plan) if plan.resume else [],
+    }
+    done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
+    parts = [part for part in plan.parts() if (part[0], part[1].name, part[2]) not in done]
+    networks = {n.name: n for number, variant, _ in plan.parts() for n in networks_of(number, variant)}
+    say(f"{len(networks)} networks, {len(parts)} benchmarks: {_estimate(plan, parts, networks)}")
+    with bar(len(networks), "build") as progress:
+        for network in networks.values():
+            document["networks"][network.name] = _built(network, plan.work, formats)
+            progress.advance(1, network.name)
+    save(plan.out, document)
+    for place, (number, variant, engine) in enumerate(parts, start=1):
+        say(f"{place}/{len(parts)}: Table {number} at {variant.name} on {engine}")
+        ready = [n for n in networks_of(number, variant) if "failure" not in document["networks"][n.name]]
+        report = _measured(ready, engine, plan, variant, benchmark)
+        document["benchmarks"].append({"table": number, "variant": variant.name, "engine": engine, **report})
+        save(plan.out, document)
+    say(f"report: {plan.out / 'reproduce.html'}, reproduce.md, {RAW}")
+    return document
+
+
+def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: dict[str, Network]) -> str:
+    """How long it will take, in words."""
+    seconds = sum(
+        (plan.settings(variant).seconds + OPENING_SECONDS) * len(networks_of(number, variant))
+        for number, variant, _ in parts
+    )
+    new = sum(not (plan.work / name).is_dir() for name in networks)
+    return f"about {(seconds + new * BUILDING_SECONDS) / 60:.0f} minutes on a quiet machine"
+
+
+def _built(network: Network, work: Path, formats: Sequence[str]) -> dict[str, Any]:
+    """What the report says about a network; `failure` where it cannot be built."""
+    entry: dict[str, Any] = {"config": network.config, "overrides": list(network.overrides)}
+    try:
+        return entry | identity_of(network.load()) | asdict(build(network, work, formats))
+    except Exception as error:  # whatever the suites raise is the row's reason, and the other rows go on
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        say(f"{network.name}: not built: {reason}")
+        return entry | {"failure": f"not built, {reason}"}
+
+
+def _measured(
+    networks: Sequence[Network], engine: str, plan: Plan, variant: Variant, benchmark: Benchmark
+) -> dict[str, Any]:
+    """A benchmark's report as `report`, without the folders of models, or why there is none as `failure`."""
+    if not networks:
+        return {"failure": "no network could be built"}
+    subjects = [Subject(plan.work / n.name, engine, n.name, plan.threads) for n in networks]
+    try:
+        report = benchmark(subjects, plan.settings(variant))
+    except Exception as error:  # as above: the other tables go on
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        say(f"not measured: {reason}")
+        return {"failure": reason}
+    for row in report["results"]:
+        row.pop("model", None)
+    return {"report": report}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def save(out: Path, document: dict[str, Any]) -> None:
+    """Write the raw values, and the reports made from them."""
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(out / RAW, json.dumps(document, indent=1) + "\n")
+    write_reports(out, document)
+
+
+def earlier_benchmarks(plan: Plan) -> list[dict[str, Any]]:
+    """The benchmarks of `plan.out` that this plan would make again, with the same settings, threads and versions."""
+    file = plan.out / RAW
+    if not file.is_file():
+        return []
+    try:
+        old = json.loads(file.read_text(encoding="utf-8"))
+        same = old["threads"] == plan.threads and old["environment"]["packages"] == environment()["packages"]
+        found = {(b["table"], b["variant"], b["engine"]): b for b in old["benchmarks"] if "report" in b}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--resume {file}: not a file that reproduce wrote; give another --out") from error
+    if not same:
+        return []
+    planned = {(number, v.name, engine): plan.settings(v).model_dump(mode="json") for number, v, engine in plan.parts()}
+    return [b for key, b in found.items() if b["report"]["settings"] == planned.get(key)]
+
+
+# Keys of an `Arch` section that do not change the network.
+NEUTRAL = ("class_num", "pretrained", "use_ssld")
+
+
+def identity_of(config: Config) -> dict[str, Any]:
+    """By what a run is recognised as one of a network, as plain data; equal for two names of one PP-LCNet."""
+    arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
+    if set(arch) == {"name"} and arch["name"] in SPECS:
+        arch = dataclasses.asdict(SPECS[arch["name"]])
+    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.run.image_shape[1:]}))
+    return plain
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's network and its last evaluation, as plain data; `metrics` is None where it has not been evaluated.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--runs {folder}: no such folder; give run folders of pplcnet train")
+    config = load_config(folder)
+    run = RunFolder(folder)
+    if config.path != run.config or not run.labels.is_file():
+        raise UserError(f"--runs {folder}: no run of pplcnet train; give its run folder")
+    file = run.eval / "metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return {
+        "name": folder.resolve().name,
+        **identity_of(config),
+        "distilled": config.get("Distill") is not None,
+        "classes": len(run.labels.read_text(encoding="utf-8").splitlines()),
+        "images": None if metrics is None else metrics.pop("images"),
+        "metrics": metrics,
+    }

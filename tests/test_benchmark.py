@@ -1,0 +1,180 @@
+"""The benchmark measures what it says, fails by row, and adds nothing to what it measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppcls_ext.benchmark import (
+    Failed,
+    Session,
+    Settings,
+    Subject,
+    compare,
+    difference,
+    harness_overhead_us,
+    input_shapes,
+    output_warnings,
+    ratio_interval,
+    run_benchmark,
+    summary,
+)
+from ppcls_ext.cli import main
+from ppcls_ext.errors import UserError
+
+QUICK = Settings(rounds=4, iterations=12, warmup=3)
+Fails = Callable[..., str]
+
+
+def test_the_harness_adds_less_than_20_microseconds_a_call() -> None:
+    assert 0 < harness_overhead_us(Settings()) < 20
+
+
+@pytest.fixture(scope="module")
+def report(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    broken = tmp_path_factory.mktemp("broken")
+    shutil.copytree(exported, broken, dirs_exist_ok=True)
+    weights = broken / "inference.pdiparams"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    subjects = [
+        Subject(exported, "native"),
+        Subject(exported, "onednn", label="ours", batch=2),
+        Subject(exported, "openvino", streams=2),
+        Subject(broken, "onednn", label="broken"),
+    ]
+    return run_benchmark(subjects, QUICK)
+
+
+def test_every_subject_has_its_row_and_a_failed_one_its_reason(report: dict[str, Any]) -> None:
+    native, onednn, openvino, broken = report["results"]
+    assert [native["engine"], onednn["label"], onednn["batch"], openvino["streams"]] == ["native", "ours", 2, 2]
+    assert broken["failure"]
+    assert "\n" not in broken["failure"]
+    assert "ms" not in broken
+    for row in (native, onednn, openvino):
+        assert row["failure"] is None
+        assert row["n"] == 12 * row["streams"]
+        assert len(row["rounds"]) == 4
+        ms = row["ms"]
+        assert 0 < ms["min"] <= ms["median"] <= ms["p90"] <= ms["p95"] <= ms["p99"]
+        assert row["parity"] <= 1e-3
+        assert row["load_ms"] > 0
+        assert row["first_run_ms"] > 0
+        assert 0 < row["rss_before_mb"] < row["rss_after_mb"]
+        assert row["ratio_to_first"]["low"] <= row["ratio_to_first"]["high"]
+    assert native["ratio_to_first"]["ratio"] == 1
+    assert (native["format"], openvino["format"]) == ("json", "pdmodel")
+
+
+def test_a_report_says_where_and_how_it_was_measured(report: dict[str, Any]) -> None:
+    assert report["machine"]["cpu"]
+    assert report["machine"]["usable_cores"] >= 1
+    assert {"paddlepaddle", "numpy", "python"} <= set(report["versions"])
+    assert report["settings"]["rounds"] == 4
+    assert report["command"]
+    assert report["harness_overhead_us"] > 0
+    json.dumps(report)
+
+
+def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    found = run_benchmark([Subject(exported, threads=2)], Settings(rounds=2, iterations=2, warmup=1, pin=(core,)))
+    assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
+
+
+def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
+    session = Session(Subject(exported), QUICK)
+    session.open(0)
+    os.kill(session._process.pid, signal.SIGKILL)
+    with pytest.raises(Failed, match="crashed with SIGKILL"):
+        session("turn", calls=1)
+    session.close()
+
+
+def test_statistics_on_known_numbers() -> None:
+    samples = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 100.0]])
+    found = summary(samples)
+    assert (found["min"], found["median"]) == (1, 3.5)
+    rng = np.random.default_rng(0)
+    drift = rng.uniform(1, 3, (30, 1))  # a machine whose speed changes from round to round
+    first = drift * rng.uniform(0.99, 1.01, (30, 5))
+    second = 1.5 * drift * rng.uniform(0.99, 1.01, (30, 9))
+    ratio = ratio_interval(second, first, seed=0)
+    assert ratio["low"] <= 1.5 <= ratio["high"]
+    assert ratio["ratio"] == pytest.approx(1.5, rel=0.05)
+
+
+def test_parity_is_relative_to_the_largest_value() -> None:
+    a = np.float32([[1000, 1]])
+    assert difference([a + np.float32([0, 1])], [a]) == pytest.approx(1e-3)
+    assert difference([np.array([1, 2, 3, 4])], [np.array([1, 2, 3, 5])]) == 0.25
+    assert difference([a], [a[:, :1]]) is None
+
+
+def test_outputs_that_falsify_timings_are_named() -> None:
+    a, b = np.float32([1, 2]), np.float32([1, 3])
+    assert output_warnings([a], [b]) == []
+    assert "same output" in output_warnings([a], [a])[0]
+    assert "denormal" in output_warnings([np.float32([1e-40, 1])], [b])[0]
+    with pytest.raises(Failed, match="not finite"):
+        output_warnings([np.float32([np.nan, 1])], [b])
+
+
+def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
+    assert input_shapes(Subject(exported, batch=3)) == [{"shape": [3, 3, 48, 48], "dtype": "float32"}]
+    with pytest.raises(UserError, match="its input is fixed at"):
+        input_shapes(Subject(exported, size=(64, 64)))
+    shutil.copy(exported / "legacy" / "inference.pdmodel", tmp_path)
+    shutil.copy(exported / "legacy" / "inference.pdiparams", tmp_path)
+    with pytest.raises(UserError, match="give --size"):
+        input_shapes(Subject(tmp_path))
+    foreign = run_benchmark([Subject(tmp_path, "onednn", size=(48, 48))], Settings(rounds=2, iterations=2, warmup=1))
+    assert foreign["results"][0]["failure"] is None  # a folder of another exporter runs too
+
+
+def row(label: str, median: float, ratio: tuple[float, float, float]) -> dict[str, Any]:
+    identity = {"label": label, "engine": "onednn", "threads": 1, "batch": 1, "size": None, "streams": 1}
+    interval = dict(zip(("ratio", "low", "high"), ratio, strict=True))
+    return {**identity, "failure": None, "ms": {"median": median}, "ratio_to_first": interval}
+
+
+def test_comparison_says_what_changed() -> None:
+    old = {"machine": {"cpu": "A"}, "versions": {"numpy": "1"}, "settings": {}}
+    new = {"machine": {"cpu": "B"}, "versions": {"numpy": "1"}, "settings": {}}
+    changes, rows = compare(
+        {**old, "results": [row("a", 1, (1, 1, 1)), row("b", 2, (2, 1.9, 2.1)), row("d", 1, (1, 0.9, 1.1))]},
+        {**new, "results": [row("a", 1, (1, 1, 1)), row("b", 3, (3, 2.9, 3.1)), row("c", 1, (1, 1, 1))]},
+    )
+    assert changes == ["machine cpu: A -> B"]
+    assert {r[0]: r[-1] for r in rows} == {"a": "same", "b": "slower", "c": "new", "d": "gone"}
+    assert next(r for r in rows if r[0] == "b")[5] == 1.5
+
+
+def test_the_command_writes_json_and_compares(exported: Path, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "report.json"
+    command = ["benchmark", "-m", str(exported), "--engine", "onednn", "openvino", "--rounds", "2", "--iterations", "4"]
+    assert main([*command, "--warmup", "1", "--json", str(file)]) == 0
+    assert main([*command, "--warmup", "1", "--compare", str(file)]) == 0
+    shown = capsys.readouterr()
+    assert "compared with the old report" in shown.out
+    assert {r["engine"] for r in json.loads(file.read_text())["results"]} == {"onednn", "openvino"}
+
+
+def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -> None:
+    assert "did you mean 'onednn'?" in fails("benchmark", "-m", exported, "--engine", "onedn")
+    assert "no such folder" in fails("benchmark", "-m", tmp_path / "nowhere")
+    assert "either --iterations or --seconds" in fails("benchmark", "-m", exported, "--iterations", 3, "--seconds", 1)
+    assert "may not use that core" in fails("benchmark", "-m", exported, "--pin", 4096)
+    assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", -1)
+    (tmp_path / "old.json").write_text("{}")
+    assert "not a report" in fails("benchmark", "-m", exported, "--compare", tmp_path / "old.json")
+    needs = fails("benchmark", "-m", exported, "--engine", "onnxruntime", "--rounds", 2, status=1, lines=None)
+    assert "needs the package onnxruntime" in needs or "export again with pplcnet export --formats onnx" in needs

@@ -1,0 +1,11 @@
+"""`pplcnet study` from a checkout: python tools/study.py --help"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ppcls_ext.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["study", *sys.argv[1:]]))
