@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -91,9 +93,10 @@ class _Batches(paddle.io.BatchSampler):
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches every process of the terminal. The training process decides what happens; workers keep serving.
+    # Ctrl-C, or SIGTERM to a group, reaches every process. The training process decides what happens, and ends its
+    # workers; until then they keep serving. They also end when it is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Loader:
@@ -166,8 +169,11 @@ class Loader:
             worker_init_fn=_start_worker,
         )
         iterator = iter(loader)
+        end = functools.partial(upstream.shut_down_workers, iterator)
+        atexit.register(end)  # where this generator is left open: Python would wait for workers that ignore SIGTERM
         try:
             for guarded in iterator:
                 yield upstream.unguarded(guarded)
         finally:
-            upstream.shut_down_workers(iterator)
+            end()
+            atexit.unregister(end)

@@ -105,6 +105,10 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed in the middle of a write
+                unfinished.unlink()
+            if not resuming:  # of a run that ended before it saved anything
+                (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))
             atomic_write_text(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
@@ -137,11 +141,18 @@ class RunFolder:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events of a log.jsonl, oldest first. A line cut short by a crash is left out."""
-    events = []
+    """The events of a log.jsonl, oldest first.
+
+    Left out are a line cut short by a crash, and steps that a run had taken but not saved when it was killed: they are
+    taken again after the resume.
+    """
+    events: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if event["event"] == "resume":
+            events = [earlier for earlier in events if earlier["step"] <= event["step"]]
+        events.append(event)
     return events

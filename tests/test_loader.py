@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from ppcls_ext.errors import UserError
 from ppcls_ext.images import BrokenImage
 from ppcls_ext.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.seeding import SAMPLE, derive, order, seed_python
+from tests.conftest import ROOT, SECONDS
 
 
 class Draws:
@@ -93,6 +96,12 @@ def test_leaving_early_leaves_no_worker_behind() -> None:
     assert set(multiprocessing.active_children()) - before
     epoch.close()
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_a_program_that_leaves_a_loader_open_ends() -> None:
+    code = "from tests.test_loader import make; epoch = make(200, workers=2).epoch(); next(epoch); raise SystemExit(3)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=SECONDS, check=False)
+    assert done.returncode == 3
 
 
 def test_places_have_seeds_of_their_own() -> None:

@@ -18,6 +18,7 @@ from ppcls_ext.checkpoint import read_weights
 from ppcls_ext.classification import Classification
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.errors import CheckFailed, UserError
+from ppcls_ext.run import read_log
 from ppcls_ext.train import Stopped, train
 from tests.conftest import SECONDS, assert_same_run, command, config_of, log_of, write_config, write_set
 
@@ -72,10 +73,11 @@ def test_two_runs_agree_bit_for_bit_whatever_loads_their_data(
     assert_same_run(train(config).path, whole["plain"])
 
 
-def start(config: Path) -> subprocess.Popen[str]:
+def start(config: Path, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(config)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    line = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(config), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, text=True, env=environment, **pipes, **settings)
 
 
 def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
@@ -102,6 +104,75 @@ def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], d
     done = command("train", "--resume", run, check=True)
     assert done.stderr.splitlines()[2].startswith("resuming ")  # after the two about the data: no warning before it
     assert_same_run(run, whole[kind])
+
+
+def test_sigterm_to_a_whole_group_leaves_the_loaders_to_the_run(
+    whole: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    path = small(tmp_path / "run.yaml", data)
+    run = tmp_path / "output" / "run"
+    process = start(path, "-o", "DataLoader.Train.loader.num_workers=2", start_new_session=True)
+    wait_for_step(process, run, 15)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1].startswith("stopping after this step")
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["plain"])
+
+
+# `pplcnet ...`, killed while it writes the file sys.argv[1] the sys.argv[2]-th time: the temporary file is there whole,
+# or half of it (sys.argv[3]), and not yet in its place.
+KILLED_IN_A_WRITE = """
+import os, signal, sys
+from ppcls_ext.cli import main
+
+name, times, part = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+replace = os.replace
+def replace_or_die(source, target):
+    global times
+    times -= os.path.basename(target) == name
+    if times == 0:
+        os.truncate(source, int(part * os.path.getsize(source)))
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = replace_or_die
+main(sys.argv[4:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "part"),
+    [("latest.safetensors", 2, 0.5), ("latest.safetensors", 3, 1.0), ("best.pdparams", 2, 0.5)],
+)
+def test_a_run_killed_while_it_saves_resumes_exactly(
+    name: str, times: int, part: float, whole: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    path = small(tmp_path / "run.yaml", data)
+    arguments = [name, str(times), str(part), "train", "-c", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-c", KILLED_IN_A_WRITE, *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = tmp_path / "output" / "run"
+    assert len(list(run.glob(f".{name}.*.tmp"))) == 1
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["plain"])
+    assert not list(run.rglob("*.tmp"))
+    steps = [e["step"] for e in read_log(run / "log.jsonl") if e["event"] == "train"]
+    assert steps == list(range(1, 37))  # each once, though some were taken twice
+
+
+def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    path = small(tmp_path / "run.yaml", data)
+    run = tmp_path / "output" / "run"
+    process = start(path)
+    wait_for_step(process, run, 3)
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    train(load_config(path))
+    assert_same_run(run, whole["plain"])
+    assert [e["step"] for e in log_of(run, "train")] == list(range(1, 37))
 
 
 def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
