@@ -10,11 +10,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext import upstream
 from ppcls_ext.benchmark import Settings, Subject, run_benchmark
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.display import bar, say
-from ppcls_ext.engine import engine_class
+from ppcls_ext.engine import FORMATS, INSTALL_EXTRAS, engine_class
 from ppcls_ext.errors import UserError
 from ppcls_ext.reference import NUMBERS, Variant, procedure, table
 from ppcls_ext.report import write_reports
@@ -81,7 +82,7 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
     for number in plan.tables:
         if number not in NUMBERS:
             raise UserError(f"--tables {number}: the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
-    formats = sorted({engine_class(engine).formats[0] for engine in plan.engines})
+    formats = formats_for(plan.engines)
     document: dict[str, Any] = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "environment": environment(),
@@ -110,6 +111,20 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
         save(plan.out, document)
     say(f"report: {plan.out / 'reproduce.html'}, reproduce.md, {RAW}")
     return document
+
+
+def formats_for(engines: Sequence[str]) -> list[str]:
+    """The model formats that the engines run. Raises UserError for an engine that is unknown or not installed."""
+    needed = {engine_class(engine).formats[0] for engine in engines}
+    for engine in engines:
+        if not engine_class(engine).installed():
+            raise UserError(
+                f"--engines {engine}: it needs the package {engine_class(engine).package}: {INSTALL_EXTRAS}"
+            )
+    if "onnx" in needed:
+        upstream.paddle2onnx()
+        needed.add("json")  # which it is made from
+    return [name for name in FORMATS if name in needed]
 
 
 def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: dict[str, Network]) -> str:

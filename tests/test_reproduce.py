@@ -13,10 +13,10 @@ import pytest
 from ppcls_ext.benchmark import Settings, Subject
 from ppcls_ext.cli import main
 from ppcls_ext.config import load_config
-from ppcls_ext.engine import FORMATS
+from ppcls_ext.engine import FORMATS, engine_class
 from ppcls_ext.errors import UserError
 from ppcls_ext.reference import NUMBERS, Row, Variant, procedure, table
-from ppcls_ext.reproduce import QUICK, RAW, Plan, identity_of, networks_of, read_run, render, reproduce
+from ppcls_ext.reproduce import QUICK, RAW, Plan, formats_for, identity_of, networks_of, read_run, render, reproduce
 from ppcls_ext.spec import SPECS, scale_name
 from ppcls_ext.subjects import MADE, build, network_of
 from ppcls_ext.task import make_task
@@ -129,6 +129,23 @@ def test_parts_are_measured_one_after_the_other(work: Path, tmp_path: Path) -> N
     assert document["networks"][TABLE_8[0]]["params"] == 1_879_576
     for name in ("reproduce.html", "reproduce.md"):
         assert "5x5 1111111000000" in (tmp_path / name).read_text()
+
+
+def test_formats_are_those_that_the_engines_run() -> None:
+    assert formats_for(["onednn", "native"]) == ["json"]
+    assert formats_for(["openvino"]) == ["pdmodel"]
+    assert formats_for(["openvino", "onednn"]) == ["json", "pdmodel"]
+
+
+@pytest.mark.skipif(not engine_class("onnxruntime").installed(), reason="ONNX is an extra")
+def test_onnx_is_made_from_json() -> None:
+    assert formats_for(["onnxruntime"]) == ["json", "onnx"]
+
+
+@pytest.mark.skipif(engine_class("onnxruntime").installed(), reason="ONNX is installed here")
+def test_an_engine_that_is_not_installed_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="--engines onnxruntime: it needs the package onnxruntime"):
+        formats_for(["onednn", "onnxruntime"])
 
 
 def test_networks_are_built_once(work: Path, tmp_path: Path) -> None:
