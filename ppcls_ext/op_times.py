@@ -79,10 +79,10 @@ def operators(calls: Sequence[Sequence[Mapping[str, Any]]], peak: float) -> list
     Calls of another length than the last are left out: the first also prepares weights.
     """
     alike = [call for call in calls if len(call) == len(calls[-1])]
-    total = float(np.median([sum(op["ms"] for op in call) for call in alike]))
+    medians = [float(np.median([call[k]["ms"] for call in alike])) for k in range(len(alike[-1]))]
+    total = sum(medians)  # not the median of the calls' sums: shares are then parts of one whole
     rows = []
-    for k, op in enumerate(alike[-1]):
-        milliseconds = float(np.median([call[k]["ms"] for call in alike]))
+    for op, milliseconds in zip(alike[-1], medians, strict=True):
         flops = op.get("flops")
         gflops = flops / milliseconds / 1e6 if flops and milliseconds else None
         rows.append(
