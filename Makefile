@@ -29,7 +29,7 @@ demo: $(READY) ## the classification demo, end to end on the CPU
 demo-det: $(READY) ## the detection demo, end to end on the CPU (better after `make demo`)
 	@$(BIN)/python -m det.demo
 
-demo-seg: $(READY) ## the segmentation demo, end to end on the CPU (better after `make demo`)
+demo-seg: $(READY) ## the segmentation demo, end to end on the CPU
 	@$(BIN)/python -m seg.demo
 
 demo-all: $(READY) ## the three demos, one after the other

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from ppcls_ext.checkpoint import atomic_write_text
+from ppcls_ext.demo import TRUNK
 from ppcls_ext.pictures import save_image
 from ppcls_ext.scenes import SEEDS, canvas, run_scene_demo
 
@@ -82,7 +83,7 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
 
 
 def main() -> int:
-    return run_scene_demo(ROOT, "detection", "det/demo", make_scenes, SCENES, "AP50", GOAL, "--draw boxes")
+    return run_scene_demo(ROOT, "detection", "det/demo", make_scenes, SCENES, "AP50", GOAL, "--draw boxes", TRUNK)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.demo import TRUNK, run_demo
+from ppcls_ext.demo import run_demo
 
 SEEDS = {"train": 0, "val": 1}
 SHOWN = 12  # predictions in the picture
@@ -30,8 +30,9 @@ def run_scene_demo(
     metric: str,
     goal: float,
     flags: str,
+    trunk: Path | None = None,
 ) -> int:
-    """A demo from the classification demo's trunk, where that is there; gives the exit status. See `run_demo`.
+    """A demo on generated scenes; gives the exit status. See `run_demo`.
 
     Args:
         make_scenes: writes so many scenes of a split into `images/<split>/` of a folder, and their truth.
@@ -47,4 +48,4 @@ def run_scene_demo(
         return [str(file) for file in sorted((folder / "images" / "val").iterdir())[:SHOWN]]
 
     try_it = f"{{data}}/images/val {flags}"
-    return run_demo(root, task, config_name, make_data, shown, metric, goal, try_it, COLUMNS, TRUNK)
+    return run_demo(root, task, config_name, make_data, shown, metric, goal, try_it, COLUMNS, trunk)

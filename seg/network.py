@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
 ASPP_CHANNELS = 256  # PaddleSeg's decoder takes no other number
 CLASSIFIER = ("head.decoder.conv.weight", "head.decoder.conv.bias")  # depend on the number of classes
 
-# PaddleSeg says the rates for output strides 8 and 16 (models/deeplab.py). For 32, which neither the paper nor a
-# public config gives, they are halved once more: rates of 18 would look past the 16x32 map of a 512x1024 crop.
-ASPP_RATIOS = {8: (1, 12, 24, 36), 16: (1, 6, 12, 18), 32: (1, 3, 6, 9)}
+# How far the dilated convolutions of ASPP look to each side, in shares of a training crop's short side. PaddleSeg's
+# rates (models/deeplab.py: 6, 12, 18 at output stride 16; 12, 24, 36 at 8) are these for crops of 512 pixels.
+ASPP_REACH = (3 / 16, 6 / 16, 9 / 16)
 
 # PaddleSeg's losses for one map of logits that train on current Paddle.
 LOSSES = {
@@ -35,8 +35,19 @@ LOSSES = {
 }
 
 
-def build_network(arch: Arch, class_num: int) -> nn.Layer:
-    """Build the network of an `Arch` section.
+def aspp_ratios(crop: tuple[int, int], output_stride: int) -> tuple[int, int, int, int]:
+    """The dilations of ASPP for training crops of a height and width: 1, 3, 6, 9 for 512x1024 at output stride 32.
+
+    They go with the crop. A tap that lies outside the map of every crop is never trained; on larger images it falls
+    inside, and adds noise of its initial weights to the result.
+    """
+    side = min(crop) / output_stride
+    first, second, third = (max(1, round(side * reach)) for reach in ASPP_REACH)
+    return 1, first, second, third
+
+
+def build_network(arch: Arch, class_num: int, ratios: Sequence[int]) -> nn.Layer:
+    """Build the network of an `Arch` section, with these dilations in its ASPP.
 
     Shapes: float32 [N, 3, H, W], RGB, normalised, to a list of one float32 [N, class_num, H, W] of logits.
     Raises:
@@ -54,7 +65,7 @@ def build_network(arch: Arch, class_num: int) -> nn.Layer:
         class_num,
         backbone,
         backbone_indices=LOW_AND_HIGH,
-        aspp_ratios=arch.aspp_ratios or ASPP_RATIOS[arch.output_stride],
+        aspp_ratios=ratios,
         aspp_out_channels=ASPP_CHANNELS,
         align_corners=arch.align_corners,
     )

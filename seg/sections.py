@@ -24,7 +24,7 @@ class Arch(Section):
     backbone: dict[str, Any]  # name, and the arguments of that backbone (seg.backbones)
     class_num: int | Literal["auto"] | None = "auto"  # auto: as the data has it
     output_stride: Literal[8, 16, 32] = 32  # the paper's is 32
-    aspp_ratios: tuple[int, int, int, int] | None = None  # default: by the output stride
+    aspp_ratios: tuple[int, int, int, int] | None = None  # default: by the training crop
     align_corners: bool = False
 
 

@@ -26,7 +26,7 @@ from seg.colours import palette
 from seg.deploy import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
 from seg.metrics import METRICS, PixelConfusion, write_report
-from seg.network import build_losses, build_network, is_whole, load_backbone, load_whole
+from seg.network import aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
 
 # Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
@@ -68,6 +68,11 @@ class Segmentation(Task):
     def crop(self) -> tuple[int, int]:
         """Height and width of training samples, and of evaluation windows where nothing else is said."""
         return self.run.image_shape[1], self.run.image_shape[2]
+
+    @property
+    def aspp_ratios(self) -> tuple[int, ...]:
+        """Dilations of the network's ASPP; a run folder's config has them, so that they do not go with its crop."""
+        return self.arch.aspp_ratios or aspp_ratios(self.crop, self.arch.output_stride)
 
     # Data
 
@@ -186,7 +191,7 @@ class Segmentation(Task):
     # Model and losses
 
     def build_model(self) -> nn.Layer:
-        return build_network(self.arch, self.class_num)
+        return build_network(self.arch, self.class_num, self.aspp_ratios)
 
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         """A segmentation network's weights, or those of a classification network (or a detector) for the backbone."""
@@ -243,6 +248,7 @@ class Segmentation(Task):
 
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ("list_path", "image_root"))
+        config["Arch"]["aspp_ratios"] = list(self.aspp_ratios)
         if self.run.data_root is None and self.masks.class_names:
             config["Masks"]["class_names"] = str(Path(self.masks.class_names).resolve())
         return config

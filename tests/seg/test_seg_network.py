@@ -17,11 +17,12 @@ from ppcls_ext.optim import build_optimizer, build_schedule, lr_of
 from ppcls_ext.reference import table
 from ppcls_ext.spec import SPECS
 from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_paddleseg
-from seg.network import LOSSES, build_losses, build_network
+from seg.network import LOSSES, aspp_ratios, build_losses, build_network
 from seg.sections import Arch
 from seg.task import Segmentation
 
 OPTIONS = {"BootstrappedCrossEntropyLoss": {"min_K": 16, "loss_th": 0.3}}  # required by PaddleSeg
+RATIOS = (1, 3, 6, 9)
 CONFIGS = [name for name in shipped_configs() if name.startswith("seg/")]
 
 
@@ -49,21 +50,22 @@ def test_a_classification_checkpoint_gives_the_same_features(name: str, tmp_path
 def test_weights_are_told_apart_by_their_keys(tmp_path: Path) -> None:
     classifier, whole = tmp_path / "classifier.pdparams", tmp_path / "whole.pdparams"
     save_weights(classifier, numpy_state(build_arch({"name": "PPLCNet_x0_25"}, 7)))
-    task = Segmentation(load_config("seg/demo", ["Arch.class_num=3"]))
+    narrow = "Arch.backbone.scale=0.25"
+    task = Segmentation(load_config("seg/demo", ["Arch.class_num=3", narrow]))
     model = task.build_model()
     save_weights(whole, numpy_state(model))
     with pytest.raises(UserError, match="not a segmentation network"):
         task.load_trained(model, str(classifier))
     assert task.load_trained(model, str(whole))
-    other = Segmentation(load_config("seg/demo", ["Arch.class_num=4"]))
+    other = Segmentation(load_config("seg/demo", ["Arch.class_num=4", narrow]))
     with pytest.raises(UserError, match=r"for 3 classes, the model has 4.*new_head"):
         other.load_pretrained(other.build_model(), str(whole))
-    fresh = Segmentation(load_config("seg/demo", ["Arch.class_num=4", "Global.new_head=true"]))
+    fresh = Segmentation(load_config("seg/demo", ["Arch.class_num=4", narrow, "Global.new_head=true"]))
     target = fresh.build_model()
     assert "new last layer" in fresh.load_pretrained(target, str(whole))[0]
     name = "backbone.conv1.conv.weight"
     assert np.array_equal(target.state_dict()[name].numpy(), model.state_dict()[name].numpy())
-    wide = Segmentation(load_config("seg/demo", ["Arch.class_num=3", "Arch.backbone.scale=0.5"]))
+    wide = Segmentation(load_config("seg/demo", ["Arch.class_num=3", "Arch.backbone.scale=1.0"]))
     with pytest.raises(UserError, match=r"PPLCNet 0\.25x"):
         wide.load_pretrained(wide.build_model(), str(classifier))
 
@@ -121,12 +123,12 @@ def test_paddleseg_builds_our_backbone_and_a_taken_name_is_refused(monkeypatch: 
 
 def test_unknown_keys_are_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"Arch.backbone.scal: unknown key; did you mean 'scale'"):
-        build_network(Arch(backbone={"name": "PPLCNet", "scal": 1.0}), 2)
+        build_network(Arch(backbone={"name": "PPLCNet", "scal": 1.0}), 2, RATIOS)
     with pytest.raises(UserError, match="did you mean 'PPLCNet_x0_5'"):
-        build_network(Arch(backbone={"name": "PPLCNet_x05"}), 2)
+        build_network(Arch(backbone={"name": "PPLCNet_x05"}), 2, RATIOS)
     for name in ("PPLCNet", "MobileNetV3_large"):
         with pytest.raises(UserError, match=r"Arch.backbone: scale must be a positive number, got 'big'"):
-            build_network(Arch(backbone={"name": name, "scale": "big"}), 2)
+            build_network(Arch(backbone={"name": name, "scale": "big"}), 2, RATIOS)
     with pytest.raises(UserError, match="did you mean 'output_stride'"):
         Segmentation(load_config("seg/my_masks", ["Arch.output_strid=8"]))
 
@@ -184,6 +186,30 @@ def test_config_trains_a_step(name: str) -> None:
     optimizer.step()
     assert np.isfinite(float(step.losses["loss"]))
     assert not np.array_equal(before, weight.numpy())
+
+
+@pytest.mark.parametrize("name", ["seg/demo", "seg/my_masks", "seg/deeplabv3p_pplcnet_x0_5_cityscapes"])
+def test_every_tap_of_aspp_is_trained_at_the_configs_crop(name: str) -> None:
+    task = Segmentation(load_config(name, ["Arch.class_num=2"]))
+    model = task.build_model()
+    model.eval()
+    model(pictures(1, *task.crop))[0].square().mean().backward()
+    kernels = [p for n, p in model.named_parameters() if "aspp_blocks" in n and p.ndim == 4]
+    assert len(kernels) > 4
+    for kernel in kernels:
+        assert kernel.grad.abs().sum([0, 1]).min() > 0
+
+
+def test_rates_are_paddlesegs_at_its_crops_and_stay_with_a_run() -> None:
+    assert [aspp_ratios((512, 1024), stride) for stride in (32, 16, 8)] == [
+        (1, 3, 6, 9),
+        (1, 6, 12, 18),
+        (1, 12, 24, 36),
+    ]
+    assert aspp_ratios((32, 32), 32) == (1, 1, 1, 1)
+    resolved = Segmentation(load_config("seg/demo", ["Arch.class_num=2"])).resolved()
+    resolved["Global"]["image_shape"] = [3, 512, 512]
+    assert Segmentation(resolved).aspp_ratios == (1, 2, 3, 4)
 
 
 def test_table_5_has_a_config_for_each_row_that_expects_its_figure() -> None:

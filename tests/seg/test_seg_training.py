@@ -48,6 +48,7 @@ def settings(data: Path, output: Path) -> list[str]:
         "Global.use_visualdl=false",
         "Masks.values={0: 0, 1: 1, 2: 1, 3: 1, 4: 1}",
         "Arch.class_num=2",
+        "Arch.backbone.scale=0.25",
         f"Masks.class_names={data / 'two.txt'}",
         "DataLoader.Train.loader.num_workers=0",
         "DataLoader.Eval.loader.num_workers=0",
