@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.benchmark import CONFIDENCE, Failed, Settings, Subject, compare, read_report, run_benchmark
+from ppcls_ext.bench_compare import compare, read_report
+from ppcls_ext.bench_session import Failed, Subject
+from ppcls_ext.benchmark import CONFIDENCE, Settings, run_benchmark
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.display import say, show_table
 from ppcls_ext.errors import CheckFailed

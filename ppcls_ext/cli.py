@@ -138,7 +138,10 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from ppcls_ext.bench_command import benchmark, subjects_from
     from ppcls_ext.benchmark import Settings
 
-    given = {key: getattr(arguments, key) for key in ("rounds", "seconds", "iterations", "warmup", "seed", "spread")}
+    given = {
+        key: getattr(arguments, key)
+        for key in ("rounds", "processes", "seconds", "iterations", "warmup", "seed", "spread")
+    }
     settings = parse(
         Settings,
         {**{key: value for key, value in given.items() if value is not None}, "pin": tuple(arguments.pin)},
@@ -252,6 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="of inputs, where the model is free")
     bench.add_argument("--streams", type=positive, default=1, help="predictors at once, for throughput (default 1)")
     bench.add_argument("--rounds", type=positive, help="turns of each subject (default 20)")
+    bench.add_argument("--processes", type=positive, help="of each subject, which share its rounds (default 4)")
     bench.add_argument("--seconds", type=float, help="of measuring for each subject (default 5)")
     bench.add_argument("--iterations", type=positive, help="calls of each subject, instead of --seconds")
     bench.add_argument("--warmup", type=positive, help="calls before measuring (default 20)")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ppcls_ext.bench_session import Failed, Session, Subject
 from ppcls_ext.bench_worker import CALL_MARK
-from ppcls_ext.benchmark import Failed, Session, Settings, Subject
+from ppcls_ext.benchmark import Settings
 from ppcls_ext.engine import engine_class
 
 CALLS = 30
@@ -107,7 +108,7 @@ def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
         Failed: the engine has no counters, or does not run.
     """
     kind = engine_class(subject.engine)
-    session = Session(subject, settings, verbose=kind.verbose_log)
+    session = Session(subject, settings.pin, verbose=kind.verbose_log)
     try:
         session.open(settings.seed)
         latency = float(np.median(session("turn", calls=CALLS, discarded=settings.warmup)["ns"]) / 1e6)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext import upstream
-from ppcls_ext.benchmark import Settings, Subject, run_benchmark
+from ppcls_ext.bench_session import Subject
+from ppcls_ext.benchmark import Settings, run_benchmark
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.display import bar, say
@@ -28,7 +29,7 @@ RAW = "reproduce.json"  # in the folder of the report
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 # What `quick` measures instead of the procedures' values: enough to see that everything works.
-QUICK: dict[str, Any] = {"rounds": 2, "seconds": 0.2, "warmup": 1}
+QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
 
 # For the estimate: what a subject takes beside being measured (its process, parity, warm-up), and building a network.
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.benchmark import RECIPE, Session, Settings, Subject, input_shapes
+from ppcls_ext.bench_session import RECIPE, Session, Subject, input_shapes
+from ppcls_ext.benchmark import Settings
 from ppcls_ext.config import read_yaml
 from ppcls_ext.display import bar
 from ppcls_ext.errors import UserError
@@ -57,7 +58,7 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
     shapes = varying_shapes(subject, settings.seed)
     each = runs // READINGS
     result: dict[str, Any] = {"label": subject.name, "engine": subject.engine, "threads": subject.threads, "runs": runs}
-    session = Session(subject, settings)
+    session = Session(subject, settings.pin)
     try:
         session.open(settings.seed)
         session("turn", calls=settings.warmup)

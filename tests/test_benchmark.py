@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppcls_ext.bench_compare import compare
+from ppcls_ext.bench_session import Failed, Session, Subject, input_shapes
 from ppcls_ext.benchmark import (
-    Failed,
-    Session,
     Settings,
-    Subject,
-    compare,
     difference,
     harness_overhead_us,
-    input_shapes,
     output_warnings,
     ratio_interval,
     run_benchmark,
@@ -30,7 +27,7 @@ from ppcls_ext.benchmark import (
 from ppcls_ext.cli import main
 from ppcls_ext.errors import UserError
 
-QUICK = Settings(rounds=4, iterations=12, warmup=3)
+QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
 Fails = Callable[..., str]
 
 
@@ -62,7 +59,7 @@ def test_every_subject_has_its_row_and_a_failed_one_its_reason(report: dict[str,
     for row in (native, onednn, openvino):
         assert row["failure"] is None
         assert row["n"] == 12 * row["streams"]
-        assert len(row["rounds"]) == 4
+        assert [r["process"] for r in row["rounds"]] == [0, 0, 1, 1]
         ms = row["ms"]
         assert 0 < ms["min"] <= ms["median"] <= ms["p90"] <= ms["p95"] <= ms["p99"]
         assert row["parity"] <= 1e-3
@@ -91,7 +88,7 @@ def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
 
 
 def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
-    session = Session(Subject(exported), QUICK)
+    session = Session(Subject(exported))
     session.open(0)
     os.kill(session._process.pid, signal.SIGKILL)
     with pytest.raises(Failed, match="crashed with SIGKILL"):
@@ -110,6 +107,22 @@ def test_statistics_on_known_numbers() -> None:
     ratio = ratio_interval(second, first, seed=0)
     assert ratio["low"] <= 1.5 <= ratio["high"]
     assert ratio["ratio"] == pytest.approx(1.5, rel=0.05)
+
+
+def test_what_a_process_is_born_with_counts_as_chance() -> None:
+    rng = np.random.default_rng(0)
+    born = np.repeat([1.0, 1.1, 0.95, 1.05], 5)[:, None]  # each process is faster or slower for life
+    samples = born * rng.uniform(0.999, 1.001, (20, 5))
+    first = rng.uniform(0.999, 1.001, (20, 5))
+    blind, aware = ratio_interval(samples, first, 0), ratio_interval(samples, first, 0, [5, 5, 5, 5])
+    assert blind["ratio"] == aware["ratio"]
+    assert aware["high"] - aware["low"] > 1.2 * (blind["high"] - blind["low"])
+
+
+def test_rounds_are_shared_out_to_processes() -> None:
+    assert Settings(rounds=20).shares() == [5, 5, 5, 5]
+    assert Settings(rounds=7, processes=3).shares() == [3, 2, 2]
+    assert Settings(rounds=2).shares() == [1, 1]
 
 
 def test_parity_is_relative_to_the_largest_value() -> None:

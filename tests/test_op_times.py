@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.benchmark import Failed, Settings, Subject
+from ppcls_ext.bench_session import Failed, Subject
+from ppcls_ext.benchmark import Settings
 from ppcls_ext.op_times import operators, peak_gflops, problem_flops, profile, read_verbose
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.benchmark import Settings, Subject
+from ppcls_ext.bench_session import Subject
+from ppcls_ext.benchmark import Settings
 from ppcls_ext.cli import main
 from ppcls_ext.config import load_config
 from ppcls_ext.engine import FORMATS, engine_class

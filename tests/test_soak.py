@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.benchmark import Settings, Subject
+from ppcls_ext.bench_session import Subject
+from ppcls_ext.benchmark import Settings
 from ppcls_ext.errors import UserError
 from ppcls_ext.soak import SHAPES, grows, soak, varying_shapes
 
