@@ -94,6 +94,7 @@ setup(
         "rich",
         "psutil",
         "jinja2",
+        "numba",
         "threadpoolctl",
     ],
     entry_points={

@@ -332,7 +332,7 @@ class Classification(Task):
     @functools.cached_property
     def _teacher(self) -> Teacher:
         assert self.distill is not None
-        return Teacher(find_teacher(self.distill.teacher), self.labels())
+        return Teacher(find_teacher(self.distill.teacher), self.labels(), self.made_fast)
 
     @functools.cached_property
     def _cache(self) -> Cache | None:

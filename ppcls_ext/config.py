@@ -116,6 +116,7 @@ class Global(Section):
     data_root: str | None = None  # dataset paths are taken relative to it
     check_seconds: float = pydantic.Field(default=10.0, ge=0)  # time for decoding images before training starts
     threads: int | None = pydantic.Field(None, ge=1)  # of the CPU; default: every usable core
+    fast_cpu: bool = True  # our kernels for what Paddle's hold up, in training and evaluation (ppcls_ext.cpu_kernels)
 
 
 # Keys of PaddleClas that ask for something this package does not do, with the values that ask for nothing.

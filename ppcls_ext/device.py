@@ -43,6 +43,12 @@ def set_threads(threads: int | None = None) -> int:
     return threads
 
 
+def kernel_threads() -> int:
+    """Threads of Paddle's CPU kernels, as it reads them when it is imported."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else 1
+
+
 def set_device(name: str) -> str:
     """Choose the device for everything that follows and return its full name, such as `cpu` or `gpu:0`.
 

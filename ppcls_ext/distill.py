@@ -120,8 +120,13 @@ def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:
 class Teacher:
     """A trained network whose outputs a student learns. It is built when it is first asked."""
 
-    def __init__(self, files: TeacherFiles, labels: Sequence[str]) -> None:
-        self.files, self.class_num = files, len(labels)
+    def __init__(
+        self,
+        files: TeacherFiles,
+        labels: Sequence[str],
+        made_fast: Callable[[nn.Layer], nn.Layer],
+    ) -> None:
+        self.files, self.class_num, self._made_fast = files, len(labels), made_fast
         numbers = tuple(map(str, range(len(labels))))  # the names of classes that have none
         if files.labels is not None and numbers not in (files.labels, tuple(labels)) and files.labels != tuple(labels):
             raise UserError(
@@ -148,7 +153,7 @@ class Teacher:
                 )
         load_into(model, weights, f"of Distill.teacher {self.files.weights}")
         model.eval()
-        return model
+        return self._made_fast(model)
 
     def logits(self, images: paddle.Tensor) -> paddle.Tensor:
         """float32 [N, C] for images float32 [N, 3, H, W], without gradient."""

@@ -54,7 +54,7 @@ def evaluate(
         UserError: bad config, data or weights. CheckFailed: a result other than `Expect` states.
     """
     task = make_task(config)
-    model = build_with_weights(task, "eval")
+    model = task.made_fast(build_with_weights(task, "eval"))
     folder = folder or RunFolder.of(config).eval
     loader = task.eval_loader()
     check_images(task.image_paths("Eval"), 0.0, task.run.seed)

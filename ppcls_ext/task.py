@@ -13,8 +13,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppcls_ext import upstream
 from ppcls_ext.config import LABELS, Config, Section, check_sections, in_run_folder, mapping, parse
 from ppcls_ext.data_check import DataReport
+from ppcls_ext.device import kernel_threads
 from ppcls_ext.errors import UserError, nearest
 from ppcls_ext.expect import read_expected
 from ppcls_ext.loader import Loader
@@ -185,6 +187,15 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def build_model(self) -> nn.Layer:
         """The network of the config with initial weights."""
+
+    def made_fast(self, model: nn.Layer) -> nn.Layer:
+        """A network that is trained or evaluated in this process: on a CPU with our kernels (`Global.fast_cpu`)."""
+        if self.run.fast_cpu and paddle.get_device() == "cpu":
+            from ppcls_ext import cpu_kernels  # where it is needed: it loads a compiler
+
+            upstream.keep_freed_memory()
+            cpu_kernels.speed_up(model, kernel_threads())
+        return model
 
     @abc.abstractmethod
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:

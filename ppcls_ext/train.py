@@ -145,7 +145,7 @@ class Trainer:
         seed_all(self.run.seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
         with paddle.utils.unique_name.guard():
-            self.model = distributed.prepare(task.build_model(), self.place)
+            self.model = distributed.prepare(task.made_fast(task.build_model()), self.place)
         self.frozen_norms = freeze(self.model, self.run.freeze)
         amp = task.config.get("AMP")
         self.precision = Precision(None if amp is None else parse(AMP, amp, "AMP"), self.place)

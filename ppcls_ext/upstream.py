@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -11,6 +12,7 @@ import io
 import logging
 import os
 import pickle
+import platform
 import sys
 import traceback
 import types
@@ -25,6 +27,7 @@ from ppcls_ext.errors import UserError
 def install() -> None:
     """Switch on what must be in place before Paddle or a suite is imported. Imports neither; safe to repeat."""
     silence_paddle_warnings()
+    let_mkl_use_avx2()
     if not any(isinstance(finder, SuiteFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, SuiteFinder())
     # What was imported before us is brought to the same state: also PaddleClas's second copy of its modules.
@@ -42,6 +45,29 @@ def silence_paddle_warnings() -> None:
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
+
+
+def let_mkl_use_avx2() -> None:
+    """The MKL inside paddle 3.2.2 (mklml of 2019) takes a path of long ago on processors that are not Intel's.
+    `MKL_DEBUG_CPU_TYPE=5` names AVX2; MKL reads it at its first product. Can go with another BLAS in the wheel.
+    """
+    try:
+        cpu = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return  # not Linux: another wheel, with another BLAS
+    if "AuthenticAMD" in cpu and " avx2 " in cpu:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+def keep_freed_memory() -> None:
+    """paddle 3.2.2 asks the system for each tensor on the CPU and gives it back at once, so that every layer of every
+    step touches pages that the kernel has to clear first. Here the C library keeps what was freed, for the rest of
+    the process. Can go when Paddle caches memory on the CPU as it does on a GPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        # No allocation in mappings of their own, and no return of the heap's free end (M_MMAP_MAX, M_TRIM_THRESHOLD).
+        ctypes.CDLL(None).mallopt(-4, 0)
+        ctypes.CDLL(None).mallopt(-1, -1)
 
 
 def import_paddle_with_threads(threads: int) -> None:

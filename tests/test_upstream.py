@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -193,3 +194,50 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         upstream.download_ppcls_weights("PPLCNet_x1_0")
     with pytest.raises(UserError, match="no public weights are known for PPLCNet_x0_5_no_se"):
         upstream.download_ppcls_weights("PPLCNet_x0_5_no_se")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "given", "expected"),
+    [
+        ("AuthenticAMD\nflags: fma avx2 bmi2", None, "5"),
+        ("AuthenticAMD\nflags: fma avx2 bmi2", "4", "4"),
+        ("AuthenticAMD\nflags: fma sse4a", None, None),
+        ("GenuineIntel\nflags: fma avx2 bmi2", None, None),
+    ],
+    ids=["AMD", "said otherwise", "without AVX2", "Intel"],
+)
+def test_mkl_is_told_of_avx2_where_it_does_not_see_it(
+    cpu: str, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: cpu)
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    if given:
+        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
+    upstream.let_mkl_use_avx2()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+
+
+PAGE_FAULTS = """
+import resource, sys
+import paddle
+from ppcls_ext import upstream
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        paddle.nn.functional.relu(x)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+x = paddle.ones([64, 1024, 1024 // 4])
+faults()
+fresh = faults()
+upstream.keep_freed_memory()
+faults()  # the heap grows to what is needed
+print(fresh, faults())
+"""
+
+
+def test_freed_memory_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
+    fresh, kept = map(int, done.stdout.split())
+    assert kept < 0.01 * fresh
