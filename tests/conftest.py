@@ -162,6 +162,25 @@ def assert_same_curve(folder: Path, other: Path) -> None:
         np.testing.assert_allclose(tensor, others[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+def trained_alone_and_in_two(config: str, folder: Path, changes: Sequence[str], batch: int) -> Path:
+    """Asserts that two processes with half the batch train as one does; gives the run folder of the two.
+
+    Dropout is off and norms are fixed: see `cut_batches.py`.
+    """
+    changes = [*changes, "Global.eval_interval=1", "Global.threads=1", "Global.print_batch_step=1"]
+    changes += ["DataLoader.Train.sampler.drop_last=false", "DataLoader.Eval.sampler.batch_size=3"]
+    runs = []
+    for processes in (1, 2):
+        own = [f"DataLoader.Train.sampler.batch_size={batch // processes}"]
+        own.append(f"Global.output_dir={folder / str(processes)}")
+        arguments = ["train", "-c", config, *overrides(*changes, *own)]
+        alone = [sys.executable, str(CUT_BATCHES), *arguments]
+        ran(alone if processes == 1 else launched(2, folder / "log", CUT_BATCHES, *arguments))
+        runs.append(folder / str(processes) / Path(config).name)
+    assert_same_curve(runs[1], runs[0])
+    return runs[1]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Kernels of one thread: other numbers of them may add up in another order."""

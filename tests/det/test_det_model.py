@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ppcls_ext import upstream
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import load_trunk, numpy_state, save_weights
 from ppcls_ext.config import load_config, shipped_configs
+from ppcls_ext.count import count
 from ppcls_ext.errors import UserError
 from ppcls_ext.optim import build_optimizer, build_schedule, lr_of
 from ppcls_ext.spec import SPECS
@@ -124,9 +126,19 @@ def test_every_config_builds_and_trains_a_step(name: str) -> None:
     schedule = build_schedule(lr_of(task.config["Optimizer"]), task.run.epochs, 523, 224)
     build_optimizer(task.config["Optimizer"], task.build_model(), schedule)
     parameters = sum(int(p.size) for p in task.build_model().parameters() if not p.stop_gradient)
-    for network, count in TABLE_4.items():
+    for network, published in TABLE_4.items():
         if f"picodet_{network}_" in name:
-            assert parameters == count
+            assert parameters == published
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "picodet_" in name])
+def test_the_cost_that_a_config_states_is_counted(name: str) -> None:
+    config = load_config(name, ["Arch.class_num=80"])
+    stated = re.search(r"Cost: ([\d.]+) M parameters, (\d+) M multiply-adds", config.path.read_text())
+    assert stated
+    task = Detection(config)
+    found = count(task.build_model(), paddle.zeros([1, *task.run.image_shape]))
+    assert (f"{found.params / 1e6:.2f}", f"{found.flops / 1e6:.0f}") == stated.groups()
 
 
 def test_configs_of_table_4_are_all_there() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ppcls_ext.infer import infer, open_exported, open_weights
 from ppcls_ext.run import RunFolder, read_log
 from ppcls_ext.task import make_task
 from ppcls_ext.train import train
-from tests.conftest import CUT_BATCHES, assert_same_curve, launched, log_of, overrides, ran
+from tests.conftest import log_of, trained_alone_and_in_two
 
 AP50_REACHED = 0.3  # of one class of digits, in the steps below; a network that learned nothing has 0
 
@@ -222,15 +221,7 @@ def test_options_of_training_work_here_too(data: Path, tmp_path: Path) -> None:
 
 def test_two_processes_train_and_measure_as_one(run: RunFolder, data: Path, tmp_path: Path) -> None:
     """From weights that find something, with an odd number of images in the last batch."""
-    changes = [f"Global.pretrained_model={run.best}", "EMA=null", "Optimizer.lr=0.001", "Global.print_batch_step=1"]
-    changes += ["Global.iters=4", "Global.eval_interval=1", "Global.threads=1"]
-    changes += ["DataLoader.Train.sampler.drop_last=false", "DataLoader.Eval.sampler.batch_size=3"]
-    for processes, batch in ((1, 18), (2, 9)):
-        changed = [*settings(data, tmp_path / str(processes)), *changes, f"DataLoader.Train.sampler.batch_size={batch}"]
-        arguments = ["train", "-c", "det/demo", *overrides(*changed)]
-        alone = [sys.executable, str(CUT_BATCHES), *arguments]
-        ran(alone if processes == 1 else launched(2, tmp_path / "log", CUT_BATCHES, *arguments))
-    one, two = tmp_path / "1" / "demo", tmp_path / "2" / "demo"
-    assert_same_curve(two, one)
+    changes = [*settings(data, tmp_path), f"Global.pretrained_model={run.best}", "EMA=null", "Optimizer.lr=0.001"]
+    two = trained_alone_and_in_two("det/demo", tmp_path, [*changes, "Global.iters=4"], 18)
     (measured,) = log_of(two, "eval")
     assert measured["AP50"] > AP50_REACHED
