@@ -115,8 +115,10 @@ def _infer(arguments: argparse.Namespace) -> int:
         if arguments.threads is not None:
             arguments.override.append(f"Global.threads={arguments.threads}")
         config = _load(arguments)
-        given = (config.get("Infer") or {}).get("infer_imgs")
+        section = config.get("Infer") or {}
+        given = section.get("infer_imgs")
         images = images or ([given] if isinstance(given, str) else list(given or []))
+        arguments.batch = arguments.batch or section.get("batch_size")
     elif arguments.override:
         raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
     if not images:
@@ -128,7 +130,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     else:
         threads = set_threads(arguments.threads)
         opened = open_exported(arguments.model, arguments.engine or "onednn", threads, options)
-    skipped = infer(images, opened, arguments.batch, arguments.format, arguments.save, arguments.draw)
+    skipped = infer(images, opened, arguments.batch or 1, arguments.format, arguments.save, arguments.draw)
     return UserError.exit_status if skipped else 0
 
 
@@ -239,7 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine", help="native, onednn, openvino, onnxruntime or openvino-onnx (with -m; default onednn)"
     )
     infer.add_argument("--threads", type=positive, help="CPU threads (default: every usable core)")
-    infer.add_argument("--batch", type=positive, default=1, help="images at once (default 1)")
+    infer.add_argument("--batch", type=positive, help="images at once (default 1, or what a config's Infer says)")
     infer.add_argument("--topk", type=positive, help="classes to show for each image (classification)")
     infer.add_argument("--threshold", type=float, help="least score of a box to show (detection)")
     infer.add_argument("--format", default="table", help="table, json or csv; detection also coco (default table)")

@@ -18,8 +18,8 @@ from ppcls_ext.config import Config, read_yaml
 from ppcls_ext.display import bar, out, say, show_table
 from ppcls_ext.errors import UserError
 from ppcls_ext.images import BrokenImage, find_images, read_rgb
-from ppcls_ext.registry import call_checked
-from ppcls_ext.task import Inference, load_task, make_task
+from ppcls_ext.registry import accepted_keys
+from ppcls_ext.task import Inference, Task, load_task, make_task
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -37,11 +37,21 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
         raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")
     recipe = read_yaml(folder / RECIPE)
     try:
-        inference = call_checked(load_task(recipe["task"]).inference, options, "infer", {"recipe": recipe})
+        inference = _with_flags(load_task(recipe["task"]), recipe, options)
         batch = int(recipe["inputs"][0]["shape"][0])
     except (KeyError, TypeError) as error:
         raise UserError(f"exported model {folder / RECIPE}: not as export writes it ({error})") from error
     return open_engine(engine, folder, threads), inference, batch
+
+
+def _with_flags(task: type[Task], recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Inference:
+    """What goes around the network. Raises UserError for a flag that the task does not have."""
+    known = accepted_keys(task.inference) - {"recipe"}
+    for name in options:
+        if name not in known:
+            has = f"; it has {', '.join(f'--{flag}' for flag in sorted(known))}" if known else ""
+            raise UserError(f"infer --{name}: not a flag of {task.name}{has}")
+    return task.inference(recipe, **options)
 
 
 def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Inference, int]:
@@ -52,7 +62,7 @@ def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Infer
     task = make_task(config)
     deployment = task.deployment(build_with_weights(task, "infer"))
     deployment.model.eval()
-    inference = call_checked(task.inference, options, "infer", {"recipe": deployment.recipe})
+    inference = _with_flags(type(task), deployment.recipe, options)
     return (lambda inputs: dygraph_outputs(deployment.model, inputs)), inference, deployment.inputs[0].shape[0]
 
 
