@@ -2,7 +2,7 @@
 
 A depthwise convolution of Paddle unfolds each plane of each image (im2col) to multiply it with a single row, which is
 two thirds of a training step of PP-LCNet. Here a tap of the kernel is one multiply-add of two long vectors that stay
-in the cache. Paddle's gradient of H-Swish is not vectorised; here it is.
+in the cache. Paddle's gradient of H-Swish is not vectorised, nor its sum of maps and a bias; here they are.
 
 Results are Paddle's up to rounding, and the same for any number of threads. `speed_up` is the way in.
 """
@@ -22,12 +22,13 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+from paddle.nn import functional
 
 Pair = tuple[int, int]
 
 
 def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
-    """Let a network's depthwise convolutions and H-Swishes run here; gives the network.
+    """Let a network's depthwise convolutions, biases of convolutions and H-Swishes run here; gives the network.
 
     Parameters and their names stay. What these kernels do not do (other dtypes and devices, a graph that is traced,
     unusual convolutions) goes to Paddle as before.
@@ -37,6 +38,8 @@ def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
             layer.__class__, layer.threads = FastHardswish, threads
         elif type(layer) is nn.Conv2D and (geometry := Geometry.of(layer)) is not None:
             layer.__class__, layer.threads, layer.geometry = FastDepthwiseConv2D, threads, geometry
+        elif type(layer) is nn.Conv2D and layer.bias is not None and is_plain(layer):
+            layer.__class__, layer.threads = FastBiasConv2D, threads
     return model
 
 
@@ -54,7 +57,19 @@ class FastDepthwiseConv2D(nn.Conv2D):
         if not _is_ours(x):
             return super().forward(x)
         out = _DepthwiseConvolution.apply(x, self.weight, self.geometry, self.threads)
-        return out if self.bias is None else out + self.bias.reshape([1, -1, 1, 1])
+        return out if self.bias is None else _AddBias.apply(out, self.bias, self.threads)
+
+
+class FastBiasConv2D(nn.Conv2D):
+    """Any other `paddle.nn.Conv2D` with a bias: the convolution is Paddle's, the bias is added here."""
+
+    threads: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _is_ours(x):
+            return super().forward(x)
+        sizes = self._stride, self._padding, self._dilation, self._groups
+        return _AddBias.apply(functional.conv2d(x, self.weight, None, *sizes), self.bias, self.threads)
 
 
 class FastHardswish(nn.Hardswish):
@@ -80,9 +95,13 @@ class Geometry:
         """None for a convolution that the kernels here do not do."""
         depthwise = layer._groups == layer._in_channels == layer._out_channels > 1
         sizes = [_pair(s) for s in (layer._kernel_size, layer._stride, layer._padding, layer._dilation)]
-        if not depthwise or layer._data_format != "NCHW" or layer._padding_mode != "zeros" or None in sizes:
+        if not depthwise or not is_plain(layer) or None in sizes:
             return None
         return cls(*sizes)  # type: ignore[arg-type]
+
+
+def is_plain(layer: nn.Conv2D) -> bool:
+    return bool(layer._data_format == "NCHW" and layer._padding_mode == "zeros")
 
 
 def _pair(size: Any) -> Pair | None:
@@ -154,6 +173,25 @@ class _DepthwiseConvolution(PyLayer):
         return tuple(g if wanted else None for g, wanted in zip((x_grad, weight_grad), ctx.wanted, strict=True))
 
 
+class _AddBias(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor, threads: int) -> Tensor:
+        x = x.contiguous()
+        out = paddle.empty(x.shape)
+        ctx.shape, ctx.threads = x.shape, threads
+        ctx.wanted = not x.stop_gradient, not bias.stop_gradient
+        _split(_add_bias, threads, _flat_planes(x), _array(bias), _flat_planes(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad.contiguous()
+        sums = np.empty(ctx.shape[:2], dtype=np.float32)
+        _split(_sum_planes, ctx.threads, _flat_planes(grad), sums.ravel())
+        grads = grad, paddle.to_tensor(sums.sum(axis=0))
+        return tuple(g if wanted else None for g, wanted in zip(grads, ctx.wanted, strict=True))
+
+
 class _Hardswish(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, threads: int) -> Tensor:
@@ -180,6 +218,10 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _planes(tensor: Tensor) -> np.ndarray:
     return _array(tensor).reshape(-1, *tensor.shape[2:])
+
+
+def _flat_planes(tensor: Tensor) -> np.ndarray:
+    return _array(tensor).reshape(tensor.shape[0] * tensor.shape[1], -1)
 
 
 @cache
@@ -219,6 +261,22 @@ class _Compiled:
 
 # mypy: disable-error-code="no-untyped-def"
 # Numba finds the types below: float32 arrays and int64.
+
+
+@_Compiled
+def _add_bias(start, end, x, bias, out):
+    for plane in range(start, end):
+        for i in range(x.shape[1]):
+            out[plane, i] = x[plane, i] + bias[plane % len(bias)]
+
+
+@_Compiled
+def _sum_planes(start, end, x, sums):
+    for plane in range(start, end):
+        total = np.float32(0)
+        for i in range(x.shape[1]):
+            total += x[plane, i]
+        sums[plane] = total
 
 
 @_Compiled

@@ -14,7 +14,7 @@ from paddle import nn
 from ppcls_ext.archs import build_arch
 from ppcls_ext.checkpoint import numpy_state
 from ppcls_ext.config import load_config
-from ppcls_ext.cpu_kernels import FastDepthwiseConv2D, FastHardswish, Geometry, Layout, speed_up
+from ppcls_ext.cpu_kernels import FastBiasConv2D, FastDepthwiseConv2D, FastHardswish, Geometry, Layout, speed_up
 from ppcls_ext.task import make_task
 
 # Channels, size, kernel, stride, padding, dilation: those of the networks, and everything that is unlike them.
@@ -106,30 +106,43 @@ def test_a_network_trains_as_with_paddles_kernels_on_any_number_of_threads() -> 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_only_what_wants_a_gradient_gets_one(frozen: bool) -> None:
-    layer = speed_up(nn.Conv2D(3, 3, 3, groups=3, bias_attr=False), 1)
-    layer.weight.stop_gradient = frozen
+    layer = speed_up(nn.Conv2D(3, 3, 3, groups=3), 1)
+    layer.weight.stop_gradient = layer.bias.stop_gradient = frozen
     x = paddle.to_tensor(sample(1, 3, 5, 5), stop_gradient=not frozen)
     layer(x).sum().backward()
     assert (x.grad is not None) is frozen
-    assert (layer.weight.grad is not None) is not frozen
+    assert (layer.weight.grad is not None) is (layer.bias.grad is not None) is not frozen
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2D(4, 8, 3, groups=4),
-        nn.Conv2D(4, 4, 3, groups=2),
-        nn.Conv2D(4, 4, 1),
-        nn.Conv2D(4, 4, 3, padding="SAME", groups=4),
-        nn.Conv2D(4, 4, 3, padding=[1, 2, 0, 1], groups=4),
-        nn.Conv2D(4, 4, 3, padding=1, groups=4, padding_mode="reflect"),
-        nn.Conv2D(4, 4, 3, groups=4, data_format="NHWC"),
-    ],
-    ids=["multiplier", "groups", "dense", "SAME", "one-sided", "reflect", "NHWC"],
-)
-def test_other_convolutions_stay_paddles(layer: nn.Conv2D) -> None:
+OTHERS = {
+    "multiplier": (4, 8, 3, {"groups": 4}),
+    "groups": (4, 4, 3, {"groups": 2, "stride": 2}),
+    "dense": (4, 6, 1, {}),
+    "SAME": (4, 4, 3, {"padding": "SAME", "groups": 4}),
+    "one-sided": (4, 4, 3, {"padding": [1, 2, 0, 1], "groups": 4}),
+    "reflect": (4, 4, 3, {"padding": 1, "groups": 4, "padding_mode": "reflect"}),
+    "NHWC": (4, 4, 3, {"groups": 4, "data_format": "NHWC"}),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_convolutions_stay_paddles(case: str) -> None:
+    *sizes, options = OTHERS[case]
+    layer = nn.Conv2D(*sizes, bias_attr=False, **options)
     assert Geometry.of(layer) is None
     assert type(speed_up(layer, 1)) is nn.Conv2D
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", OTHERS)
+def test_their_biases_are_added_as_paddle_does(case: str, threads: int) -> None:
+    *sizes, options = OTHERS[case]
+    layer = nn.Conv2D(*sizes, **options)
+    x = sample(2, 4, 9, 4) if case == "NHWC" else sample(2, 4, 9, 7)
+    expected = outputs_and_gradients(layer, x)
+    assert (type(speed_up(layer, threads)) is FastBiasConv2D) is (case not in ("reflect", "NHWC"))
+    for one, other in zip(outputs_and_gradients(layer, x), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_other_dtypes_and_traced_graphs_go_to_paddle(tmp_path: Path) -> None:
