@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from ppcls_ext.bench_session import Failed, Subject
 from ppcls_ext.benchmark import CONFIDENCE, Settings, run_benchmark
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.display import say, show_table
-from ppcls_ext.errors import CheckFailed
+from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.op_times import profile
-from ppcls_ext.soak import soak
+from ppcls_ext.soak import check_runs, soak
 
 SHOWN_OPERATORS = 25  # of a profile; the JSON has all
 
@@ -125,6 +126,18 @@ def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     show_table("compared with the old report", columns, shown)
 
 
+def check_target(file: Path) -> None:
+    """Make the folder of a file that is to be written. Raises UserError where it cannot be written."""
+    if file.is_dir():
+        raise UserError(f"--json {file}: this is a folder; give a file in it")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--json {file}: its folder cannot be made ({error.strerror}); give another file") from error
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"--json {file}: its folder cannot be written to; give another file")
+
+
 def benchmark(
     subjects: Sequence[Subject],
     settings: Settings,
@@ -136,9 +149,15 @@ def benchmark(
     """Measure, show, and write what was asked for.
 
     Raises:
-        UserError: see `run_benchmark` and `read_report`. CheckFailed: a subject failed, or its memory keeps growing.
+        UserError: see `run_benchmark`, `read_report`, `check_runs` and `check_target`.
+        CheckFailed: a subject failed, or its memory keeps growing.
     """
+    # What is wrong with the flags is said before minutes of measuring, not after them.
     before = read_report(old) if old is not None else None
+    if soak_runs is not None:
+        check_runs(soak_runs)
+    if json_file is not None:
+        check_target(json_file)
     report = run_benchmark(subjects, settings)
     show_results(report)
     problems = [f"{row['label']} on {row['engine']}: {row['failure']}" for row in report["results"] if row["failure"]]

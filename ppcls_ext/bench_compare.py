@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ppcls_ext.errors import UserError
+
+IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")  # of a row, over reports
+CONDITIONS = ("machine", "versions", "settings")  # under which a report was made, each with its keys
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -15,13 +18,25 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"benchmark report {path}: cannot be read ({error})") from error
-    if not isinstance(report, dict) or not {"results", "machine", "versions"} <= set(report):
-        raise UserError(f"benchmark report {path}: not a report of pplcnet benchmark --json")
-    return report
+        raise UserError(
+            f"benchmark report {path}: cannot be read ({' '.join(str(error).split())}); give another file"
+        ) from error
+    if not _is_report(report):
+        raise UserError(f"benchmark report {path}: it is not one; give a file that pplcnet benchmark --json wrote")
+    return cast(dict[str, Any], report)
 
 
-IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")  # of a row, over reports
+def _is_report(content: Any) -> bool:
+    """Whether `compare` finds what it reads of a report."""
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in CONDITIONS):
+        return False
+    results = content.get("results")
+    return isinstance(results, list) and all(
+        isinstance(row, dict)
+        and {*IDENTITY, "failure"} <= set(row)
+        and (row["failure"] is not None or {"ms", "ratio_to_first"} <= set(row))
+        for row in results
+    )
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -32,7 +47,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], 
     `new` or `gone` where a report has no such row.
     """
     changes = []
-    for part in ("machine", "versions", "settings"):
+    for part in CONDITIONS:
         before, after = old.get(part, {}), new.get(part, {})
         for key in sorted(set(before) | set(after)):
             if before.get(key) != after.get(key):

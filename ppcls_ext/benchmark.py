@@ -46,12 +46,16 @@ class Settings(Section):
 
     rounds: int = pydantic.Field(default=20, ge=2)
     processes: int = pydantic.Field(default=4, ge=1)  # of each subject, one after the other; at most `rounds`
-    seconds: float = pydantic.Field(default=5.0, gt=0)  # of measuring for each subject, over all rounds
+    seconds: float = pydantic.Field(
+        default=5.0, gt=0, allow_inf_nan=False
+    )  # of measuring for each subject, over all rounds
     iterations: int | None = pydantic.Field(None, ge=1)  # calls of each subject over all rounds, instead of seconds
     warmup: int = pydantic.Field(default=20, ge=1)  # calls of each process before its first round
     seed: int = pydantic.Field(default=0, ge=0)  # of inputs, order and bootstrap
     pin: tuple[int, ...] = ()  # cores to bind every subject to
-    spread: float = pydantic.Field(default=0.1, gt=0)  # interquartile range over median that is worth a warning
+    spread: float = pydantic.Field(
+        default=0.1, gt=0, allow_inf_nan=False
+    )  # interquartile range over median that is worth a warning
 
     def shares(self) -> list[int]:
         """How many rounds each process takes part in."""

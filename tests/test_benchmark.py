@@ -187,7 +187,23 @@ def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -
     assert "either --iterations or --seconds" in fails("benchmark", "-m", exported, "--iterations", 3, "--seconds", 1)
     assert "may not use that core" in fails("benchmark", "-m", exported, "--pin", 4096)
     assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", -1)
-    (tmp_path / "old.json").write_text("{}")
-    assert "not a report" in fails("benchmark", "-m", exported, "--compare", tmp_path / "old.json")
+    assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", "inf")
     needs = fails("benchmark", "-m", exported, "--engine", "onnxruntime", "--rounds", 2, status=1, lines=None)
     assert "needs the package onnxruntime" in needs or "export again with pplcnet export --formats onnx" in needs
+
+
+def test_flags_are_checked_before_anything_is_measured(
+    exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppcls_ext.bench_command.run_benchmark", lambda *_: pytest.fail("it measures"))
+    assert "give at least 20" in fails("benchmark", "-m", exported, "--soak", 5)
+    assert "this is a folder" in fails("benchmark", "-m", exported, "--json", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in fails("benchmark", "-m", exported, "--json", tmp_path / "file" / "now.json")
+    old = tmp_path / "old.json"
+    conditions = {"machine": {}, "versions": {}, "settings": {}}
+    for content in ({}, [], {**conditions, "results": 3}, {**conditions, "results": [{}]}):
+        old.write_text(json.dumps(content))
+        assert "it is not one" in fails("benchmark", "-m", exported, "--compare", old)
+    old.write_text("{")
+    assert "cannot be read" in fails("benchmark", "-m", exported, "--compare", old)
