@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.bench_session import RECIPE, Session, Subject, input_shapes
+from ppcls_ext.bench_session import Session, Subject, declared_inputs, input_shapes
 from ppcls_ext.benchmark import Settings
-from ppcls_ext.config import read_yaml
 from ppcls_ext.display import bar
 from ppcls_ext.errors import UserError
 
@@ -35,8 +34,7 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     """Input shapes of many sizes around the subject's own: its height and width where they are free, its batch where
     that is free. Empty where nothing is.
     """
-    file = subject.model / RECIPE
-    shape = list(read_yaml(file)["inputs"][0]["shape"]) if file.is_file() else [-1, 3, -1, -1]
+    shape = declared_inputs(subject)[0]["shape"]
     rng = np.random.default_rng(seed)
     found = []
     for k in range(SHAPES):

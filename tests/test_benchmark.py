@@ -153,6 +153,18 @@ def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
     assert foreign["results"][0]["failure"] is None  # a folder of another exporter runs too
 
 
+def test_a_recipe_without_inputs_needs_a_size_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "inference.yml"
+    recipe.write_text("PreProcess: {}")  # as other exporters write it
+    with pytest.raises(UserError, match="give --size"):
+        input_shapes(Subject(tmp_path))
+    assert input_shapes(Subject(tmp_path, size=(8, 9))) == [{"shape": [1, 3, 8, 9], "dtype": "float32"}]
+    for wrong in ("3", "[]", "[{shape: x, dtype: float32}]", "[{shape: [1, 3]}]", "[{shape: [1], dtype: word}]"):
+        recipe.write_text(f"inputs: {wrong}")
+        with pytest.raises(UserError, match="inputs must be a list"):
+            input_shapes(Subject(tmp_path))
+
+
 def row(label: str, median: float, ratio: tuple[float, float, float]) -> dict[str, Any]:
     identity = {"label": label, "engine": "onednn", "threads": 1, "batch": 1, "size": None, "streams": 1}
     interval = dict(zip(("ratio", "low", "high"), ratio, strict=True))
