@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ppcls_ext.errors import UserError
 
@@ -39,12 +39,40 @@ def _is_report(content: Any) -> bool:
     )
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
+def identities(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Rows by what was measured; of equal ones, as of a model against itself, each counts."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in report["results"]:
+        identity = [row[key] for key in IDENTITY]
+        repeated = sum(json.dumps([*identity, k]) in found for k in range(len(report["results"])))
+        found[json.dumps([*identity, repeated])] = row
+    return found
+
+
+class Change(NamedTuple):
+    """A row of two reports; milliseconds and ratios to the first subject, None where a report has none."""
+
+    label: str
+    engine: str
+    threads: int
+    batch: int
+    old_ms: float | None
+    new_ms: float | None
+    old_ratio: float | None
+    new_ratio: float | None
+    verdict: str
+
+    @property
+    def new_over_old(self) -> float | None:
+        return self.new_ms / self.old_ms if self.new_ms and self.old_ms else None
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[Change]]:
     """What changed between two reports: lines about conditions, and rows.
 
-    A row is label, engine, threads, old and new median (ms), new over old, old and new ratio to the first subject,
-    and a word: `faster` or `slower` where the bootstrap intervals of the ratios do not meet, else `same`;
-    `new` or `gone` where a report has no such row.
+    The verdict of a row is `faster` or `slower` against the first subject where the bootstrap intervals of the ratios
+    do not meet, else `same`; `the first` of the subject that ratios are to; `another first` where they are to
+    different subjects; `new` or `gone` where a report has no such row.
     """
     changes = []
     for part in CONDITIONS:
@@ -52,22 +80,22 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], 
         for key in sorted(set(before) | set(after)):
             if before.get(key) != after.get(key):
                 changes.append(f"{part} {key}: {before.get(key)} -> {after.get(key)}")
-
-    def keyed(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        return {json.dumps([row.get(key) for key in IDENTITY]): row for row in report["results"]}
-
-    rows: list[tuple[Any, ...]] = []
-    olds, news = keyed(old), keyed(new)
-    for key in [*news, *(k for k in olds if k not in news)]:
+    olds, news = identities(old), identities(new)
+    same_first = list(olds)[:1] == list(news)[:1]
+    rows = []
+    for key in dict.fromkeys([*news, *olds]):
         a, b = olds.get(key), news.get(key)
         row = b or a or {}
-        name = (row["label"], row["engine"], row["threads"])
         times = [r["ms"]["median"] if r and not r["failure"] else None for r in (a, b)]
         ratios = [r.get("ratio_to_first") if r else None for r in (a, b)]
         if a is None or b is None:
             verdict = "new" if a is None else "gone"
         elif times[0] is None or times[1] is None:
             verdict = "failed" if times[1] is None else "works again"
+        elif not same_first:
+            verdict = "another first"
+        elif key == next(iter(news)):
+            verdict = "the first"
         elif ratios[0] is None or ratios[1] is None:
             verdict = "no ratio"
         elif ratios[1]["low"] > ratios[0]["high"]:
@@ -76,6 +104,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], 
             verdict = "faster"
         else:
             verdict = "same"
-        change = times[1] / times[0] if times[0] and times[1] else None
-        rows.append((*name, *times, change, *(r["ratio"] if r else None for r in ratios), verdict))
+        old_ratio, new_ratio = (r["ratio"] if r else None for r in ratios)
+        name = (row["label"], row["engine"], row["threads"], row["batch"])
+        rows.append(Change(*name, times[0], times[1], old_ratio, new_ratio, verdict))
     return changes, rows

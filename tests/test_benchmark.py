@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppcls_ext.bench_command import name_of, subjects_from
 from ppcls_ext.bench_compare import compare
 from ppcls_ext.bench_session import Failed, Session, Subject, input_shapes
 from ppcls_ext.benchmark import (
@@ -179,8 +180,30 @@ def test_comparison_says_what_changed() -> None:
         {**new, "results": [row("a", 1, (1, 1, 1)), row("b", 3, (3, 2.9, 3.1)), row("c", 1, (1, 1, 1))]},
     )
     assert changes == ["machine cpu: A -> B"]
-    assert {r[0]: r[-1] for r in rows} == {"a": "same", "b": "slower", "c": "new", "d": "gone"}
-    assert next(r for r in rows if r[0] == "b")[5] == 1.5
+    assert {r.label: r.verdict for r in rows} == {"a": "the first", "b": "slower", "c": "new", "d": "gone"}
+    b = next(r for r in rows if r.label == "b")
+    assert (b.old_ms, b.new_ms, b.new_over_old, b.old_ratio, b.new_ratio) == (2, 3, 1.5, 2, 3)
+
+
+def test_ratios_to_different_subjects_are_not_compared() -> None:
+    a, b = row("a", 1, (1, 1, 1)), row("b", 2, (2, 1.9, 2.1))
+    turned = [row("b", 2, (1, 1, 1)), row("a", 1, (0.5, 0.4, 0.6))]
+    _, rows = compare({"results": [a, b]}, {"results": turned})
+    assert {r.verdict for r in rows} == {"another first"}
+
+
+def test_a_model_against_itself_keeps_both_rows() -> None:
+    twice = [row("a", 1, (1, 1, 1)), row("a", 2, (2, 1.9, 2.1))]
+    _, rows = compare({"results": twice}, {"results": twice})
+    assert [(r.old_ms, r.verdict) for r in rows] == [(1, "the first"), (2, "same")]
+
+
+def test_folders_of_one_name_are_told_apart_and_sweeps_in_sentences(tmp_path: Path) -> None:
+    models = [tmp_path / "one" / "m", tmp_path / "two" / "m", tmp_path / "n"]
+    subjects = subjects_from(models, ["native"], [1, 2], [1], None, 1)
+    assert [s.name for s in subjects[::2]] == [str(models[0]), str(models[1]), "n"]
+    found = {"label": "n", "engine": "native", "threads": 2, "batch": 4, "streams": 1}
+    assert name_of(found) == "n on native, 2 threads, batch 4"
 
 
 def test_the_command_writes_json_and_compares(exported: Path, tmp_path: Path, capsys: Any) -> None:
