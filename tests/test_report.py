@@ -13,7 +13,9 @@ import pytest
 
 from ppcls_ext.compare import STATUSES
 from ppcls_ext.reference import NUMBERS, procedure, table, tables
-from ppcls_ext.report import Part, figure_points, fronts, part_of, view_of, write_reports
+from ppcls_ext.report import view_of, write_reports
+from ppcls_ext.report_cells import Part, part_of
+from ppcls_ext.report_figure import figure_points, fronts
 from ppcls_ext.subjects import network_of
 
 ENGINES = ("onednn", "openvino")
