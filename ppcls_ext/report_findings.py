@@ -107,6 +107,11 @@ def _first(items: Sequence[str]) -> str:
     return "; ".join(items[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
+def _holds(pairs: int, tied: int, lost: int) -> bool:
+    """Whether an order agrees with the paper's: none lost, and more than half of the pairs shown. Ties show nothing."""
+    return not lost and 2 * tied < pairs
+
+
 Finding = tuple[bool, str]  # whether it agrees with the paper, and a sentence
 
 
@@ -132,7 +137,8 @@ def order_findings(agreements: Sequence[Agreement]) -> Iterator[Finding]:
                 f"{p.paper[1]:g} and {p.paper[0]:g} ms"
                 for p in order.reversed
             ]
-            yield not turned, f"{line}, {len(turned)} reversed: {_first(turned)}." if turned else f"{line}."
+            sentence = f"{line}, {len(turned)} reversed: {_first(turned)}." if turned else f"{line}."
+            yield _holds(order.pairs, order.tied, len(turned)), sentence
 
 
 def claim_findings(document: Document, engine: str) -> Iterator[Finding]:
@@ -144,7 +150,8 @@ def claim_findings(document: Document, engine: str) -> Iterator[Finding]:
                 f"{claim.pairs - claim.tied - len(claim.lost)}, tied in {claim.tied} and slower in {len(claim.lost)}"
             )
             won = [f"{p.slower} beats {p.faster}, {p.here[1]:.2f} to {p.here[0]:.2f} ms" for p in claim.lost]
-            yield not won, f"{line}: {_first(won)}." if won else f"{line}."
+            sentence = f"{line}: {_first(won)}." if won else f"{line}."
+            yield _holds(claim.pairs, claim.tied, len(won)), sentence
 
 
 def front_findings(document: Document, engine: str) -> Iterator[Finding]:
