@@ -86,7 +86,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
     rows = [
         (
             op["kind"],
-            op["kernel"],
+            op["kernel"] or UNDEFINED,
             op["detail"],
             f"{op['ms']:.3f}",
             f"{op['share']:.1%}",

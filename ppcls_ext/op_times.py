@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,12 +102,13 @@ def operators(calls: Sequence[Sequence[Mapping[str, Any]]], peak: float) -> list
 
 
 def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Operator times of a subject, with the median latency beside them.
+    """Operator times of one predictor of a subject, with the median latency beside them.
 
     `covered` is the share of the latency that the operators account for; the rest is the engine around them.
     Raises:
         Failed: the engine has no counters, or does not run.
     """
+    subject = replace(subject, streams=1)  # operators of several would be timed while they wait for each other
     kind = engine_class(subject.engine)
     session = Session(subject, settings.pin, verbose=kind.verbose_log)
     try:
