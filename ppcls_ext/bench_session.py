@@ -13,6 +13,8 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ppcls_ext.bench_worker import NULL
 from ppcls_ext.config import read_yaml
 from ppcls_ext.engine import FORMATS, engine_class
@@ -112,6 +114,17 @@ class Session:
             seed=seed,
         )
         return opened
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far, its threads included; 0 where it is gone."""
+        try:
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        except psutil.NoSuchProcess:
+            return 0.0
 
     def output(self) -> str:
         """What the process has written on stdout."""

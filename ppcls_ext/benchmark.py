@@ -215,11 +215,9 @@ class Run:
             each = settings.seconds / settings.rounds / (warm["seconds"] / settings.warmup)
             self.calls = max(LEAST_CALLS, round(each))
 
-    def turn(self) -> float:
-        """One turn; gives the processor time it took, in seconds."""
+    def turn(self) -> None:
         assert self.session is not None
         self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
-        return float(self.turns[-1]["cpu_seconds"])
 
     def fail(self, reason: str) -> None:
         self.failure = reason
@@ -298,16 +296,24 @@ def failing(run: Run) -> Iterator[None]:
 
 def take_turns(runs: Sequence[Run], rounds: int, order: np.random.Generator) -> Interval:
     """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
-    ours, process = 0.0, psutil.Process()
-    before = sum(process.cpu_times()[:2])
-    watch = Watch()
+    before, watch = own_seconds(runs), Watch()
     for _ in range(rounds):
         # In another order each round: who comes after whom matters to caches and clocks.
         for k in order.permutation(len(runs)):
             if runs[k].failure is None:
                 with failing(runs[k]):
-                    ours += runs[k].turn()
-    return watch.interval(ours + sum(process.cpu_times()[:2]) - before)
+                    runs[k].turn()
+    after = own_seconds(runs)
+    return watch.interval(sum(after[key] - before[key] for key in after))
+
+
+def own_seconds(runs: Sequence[Run]) -> dict[int, float]:
+    """Processor time so far of this process and of each run's, by process id, in seconds.
+
+    All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.
+    """
+    seconds = {os.getpid(): sum(psutil.Process().cpu_times()[:2])}
+    return seconds | {run.session.pid: run.session.cpu_seconds() for run in runs if run.session is not None}
 
 
 def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:

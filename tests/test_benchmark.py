@@ -27,6 +27,7 @@ from ppcls_ext.benchmark import (
 )
 from ppcls_ext.cli import main
 from ppcls_ext.errors import UserError
+from ppcls_ext.machine import Interval
 
 QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
 Fails = Callable[..., str]
@@ -86,6 +87,15 @@ def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
     core = min(os.sched_getaffinity(0))
     found = run_benchmark([Subject(exported, threads=2)], Settings(rounds=2, iterations=2, warmup=1, pin=(core,)))
     assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
+
+
+def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+    monkeypatch.setattr("ppcls_ext.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
+    monkeypatch.setattr("ppcls_ext.benchmark.DISCARDED", 100)
+    found = run_benchmark([Subject(exported, "native")], Settings(rounds=2, processes=1, iterations=2, warmup=1))
+    milliseconds = found["results"][0]["ms"]["min"]
+    assert used[0] > 0.5 * 2 * 100 * milliseconds / 1e3
 
 
 def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
