@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 
-from ppcls_ext.bench_worker import NULL
 from ppcls_ext.config import read_yaml
 from ppcls_ext.engine import FORMATS, engine_class
 from ppcls_ext.errors import UserError
@@ -107,7 +106,7 @@ class Session:
             "open",
             folder=str(subject.model),
             engine=subject.engine,
-            model_format=None if subject.engine == NULL else model_format(subject),
+            model_format=model_format(subject),
             threads=subject.threads,
             streams=subject.streams,
             inputs=input_shapes(subject),

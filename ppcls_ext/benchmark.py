@@ -94,26 +94,28 @@ def output_warnings(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> l
     return warnings
 
 
-@contextlib.contextmanager
-def reference_outputs(settings: Settings) -> Iterator[Any]:
-    """A function from a subject to the native engine's outputs for it, or None; one process for each model and size."""
-    known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
+class Reference:
+    """The native engine's outputs for a subject, or None where it does not run; one process for each model and size."""
 
-    def outputs(subject: Subject) -> list[np.ndarray] | None:
-        native = Subject(subject.model, "native", batch=subject.batch, size=subject.size)
-        key = (subject.model.resolve(), str(input_shapes(native)))
-        if key not in known:
-            session = Session(native, settings.pin)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
+
+    def __call__(self, subject: Subject) -> list[np.ndarray] | None:
+        shapes = input_shapes(subject)
+        key = (subject.model.resolve(), str(shapes))
+        if key not in self._known:
+            session = Session(
+                Subject(subject.model, "native", batch=subject.batch, size=subject.size), self._settings.pin
+            )
             try:
-                session.open(settings.seed)
-                known[key] = session("outputs", inputs=input_shapes(native), seed=settings.seed)
+                session.open(self._settings.seed)
+                self._known[key] = session("outputs", inputs=shapes, seed=self._settings.seed)
             except Failed:
-                known[key] = None  # its own row, where there is one, says why
+                self._known[key] = None  # its own row, where there is one, says why
             finally:
                 session.close()
-        return known[key]
-
-    yield outputs
+        return self._known[key]
 
 
 def ratio_interval(
@@ -333,15 +335,15 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         warnings.append(
             f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
         )
-    overhead = harness_overhead_us(settings)
+    reference, overhead = Reference(settings), harness_overhead_us(settings)
     busy = []
     try:
-        with reference_outputs(settings) as outputs_of, bar(len(runs) * len(settings.shares()), "measure") as progress:
+        with bar(len(runs) * len(settings.shares()), "measure") as progress:
             for rounds in settings.shares():
                 for run in runs:
                     if run.failure is None:
                         with failing(run):
-                            run.start(outputs_of(run.subject))
+                            run.start(reference(run.subject))
                 busy.append(take_turns(runs, rounds, order))
                 for run in runs:
                     run.close()
