@@ -20,6 +20,7 @@ import psutil
 
 from ppcls_ext.engine import engine_class, open_engine
 from ppcls_ext.errors import UserError
+from ppcls_ext.machine import peak_gflops
 
 NULL = "null"  # an engine that does nothing: what it seems to cost is what measuring costs
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -131,6 +132,10 @@ class Worker:
     def counters(self, folder: str, engine: str, threads: int, calls: int) -> list[list[dict[str, Any]]]:
         """Operator times of each of `calls` calls, from the engine's own counters."""
         return engine_class(engine).operator_times(Path(folder), threads, self.inputs, calls)
+
+    def peak(self, threads: int) -> float:
+        """GFLOP/s of a matrix product in this process, so on the cores that it is bound to."""
+        return peak_gflops(threads)
 
 
 def serve(pipe: Connection) -> None:

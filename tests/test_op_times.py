@@ -9,7 +9,8 @@ import pytest
 from ppcls_ext.bench_session import Failed, Subject
 from ppcls_ext.benchmark import Settings
 from ppcls_ext.engine import operator_flops
-from ppcls_ext.op_times import operators, peak_gflops, problem_flops, profile, read_verbose
+from ppcls_ext.machine import peak_gflops
+from ppcls_ext.op_times import operators, problem_flops, profile, read_verbose
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ def test_a_profile_accounts_for_the_network(exported: Path, engine: str) -> None
     assert sum(op["share"] for op in found["operators"]) == pytest.approx(1)
     assert all(op["gflops"] > 0 for op in convolutions if op["ms"] > 0)
     assert found["latency_ms"] > 0
+    assert found["peak_gflops"] > 1
 
 
 def test_the_peak_is_a_plausible_number_of_a_processor() -> None:
