@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
     """The slowest operators, and how the time divides over kinds."""
     shown = sorted(result["operators"], key=lambda op: -op["ms"])[:SHOWN_OPERATORS]
     title = (
-        f"{result['label']} on {result['engine']}: {result['latency_ms']:.2f} ms a call, operators "
+        f"{name_of(result)}: {result['latency_ms']:.2f} ms a call, operators "
         f"{result['covered']:.0%} of it; a matrix product shows {result['peak_gflops']:.0f} GFLOP/s"
     )
     rows = [
@@ -106,14 +107,11 @@ def show_soak(result: Mapping[str, Any]) -> None:
     for phase in ("fixed", "varying"):
         found = result[phase]
         if found is None:
-            say(f"soak {result['label']} on {result['engine']}: the model takes one size only, so sizes did not vary")
+            say(f"soak {name_of(result)}: the model takes one size only, so sizes did not vary")
             continue
         first, last = found["rss_mb"][0], found["rss_mb"][-1]
         verdict = "memory keeps growing" if found["grows"] else "memory is steady"
-        say(
-            f"soak {result['label']} on {result['engine']}: {result['runs']} runs at {phase} size: "
-            f"{first:.0f} -> {last:.0f} MB, {verdict}"
-        )
+        say(f"soak {name_of(result)}: {result['runs']} runs at {phase} size: {first:.0f} -> {last:.0f} MB, {verdict}")
 
 
 def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -192,12 +190,12 @@ def benchmark(
             try:
                 result = soak(subject, settings, soak_runs)
             except Failed as failed:
-                problems.append(f"soak: {subject.name} on {subject.engine}: {failed}")
+                problems.append(f"soak: {name_of(asdict(subject) | {'label': subject.name})}: {failed}")
                 continue
             report["soak"].append(result)
             show_soak(result)
             growing = [phase for phase in ("fixed", "varying") if result[phase] and result[phase]["grows"]]
-            problems += [f"{subject.name} on {subject.engine}: memory keeps growing at {p} size" for p in growing]
+            problems += [f"{name_of(result)}: memory keeps growing at {p} size" for p in growing]
     if before is not None:
         show_comparison(before, report)
     if json_file is not None:

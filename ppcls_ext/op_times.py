@@ -113,6 +113,8 @@ def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
         "label": subject.name,
         "engine": subject.engine,
         "threads": subject.threads,
+        "batch": subject.batch,
+        "streams": subject.streams,
         "calls": CALLS,
         "latency_ms": latency,
         "covered": sum(row["ms"] for row in rows) / latency,

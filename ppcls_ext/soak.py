@@ -62,7 +62,14 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
     subject = replace(subject, streams=1)  # a run is a call of one predictor
     shapes = varying_shapes(subject, settings.seed)
     shares = [runs * (k + 1) // READINGS - runs * k // READINGS for k in range(READINGS)]  # runs before each reading
-    result: dict[str, Any] = {"label": subject.name, "engine": subject.engine, "threads": subject.threads, "runs": runs}
+    result: dict[str, Any] = {
+        "label": subject.name,
+        "engine": subject.engine,
+        "threads": subject.threads,
+        "batch": subject.batch,
+        "streams": subject.streams,
+        "runs": runs,
+    }
     session = Session(subject, settings.pin)
     try:
         session.open(settings.seed)
