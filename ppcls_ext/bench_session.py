@@ -13,12 +13,14 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.bench_worker import NULL
+import psutil
+
 from ppcls_ext.config import read_yaml
 from ppcls_ext.engine import FORMATS, engine_class
 from ppcls_ext.errors import UserError
 
 RECIPE = "inference.yml"  # as export writes it
+DTYPES = ("float32", "float64", "int32", "int64")  # of inputs
 ANSWER_SECONDS = 600.0  # an engine that takes longer for one command hangs
 
 
@@ -104,13 +106,24 @@ class Session:
             "open",
             folder=str(subject.model),
             engine=subject.engine,
-            model_format=None if subject.engine == NULL else model_format(subject),
+            model_format=model_format(subject),
             threads=subject.threads,
             streams=subject.streams,
             inputs=input_shapes(subject),
             seed=seed,
         )
         return opened
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far, its threads included; 0 where it is gone."""
+        try:
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        except psutil.NoSuchProcess:
+            return 0.0
 
     def output(self) -> str:
         """What the process has written on stdout."""
@@ -133,25 +146,41 @@ def model_format(subject: Subject) -> str:
     return next((f for f in formats if (subject.model / FORMATS[f][0]).is_file()), formats[-1])
 
 
+def declared_inputs(subject: Subject) -> list[dict[str, Any]]:
+    """Shape and dtype of each input as the folder's recipe has them, -1 where the model takes any number.
+
+    Where no recipe says so, as in folders of other exporters, one image is assumed; then the subject must have a size.
+    Raises:
+        UserError: no such folder, a recipe that cannot be read, or no size where one is needed.
+    """
+    if not subject.model.is_dir():
+        raise UserError(f"model {subject.model}: no such folder; give one that pplcnet export wrote")
+    file = subject.model / RECIPE
+    inputs = read_yaml(file).get("inputs") if file.is_file() else None
+    if inputs is None:
+        if subject.size is None:
+            raise UserError(f"model {subject.model}: no {RECIPE} in it that names its inputs; give --size HEIGHT WIDTH")
+        return [{"shape": [-1, 3, -1, -1], "dtype": "float32"}]
+    if not isinstance(inputs, list) or not inputs or not all(_is_input(entry) for entry in inputs):
+        raise UserError(f"{file}: inputs must be a list of shape and dtype, got {inputs!r}; export again")
+    return inputs
+
+
+def _is_input(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"shape", "dtype"} <= set(entry):
+        return False
+    shape, dtype = entry["shape"], entry["dtype"]
+    return isinstance(shape, list) and all(isinstance(n, int) for n in shape) and dtype in DTYPES
+
+
 def input_shapes(subject: Subject) -> list[dict[str, Any]]:
     """Shape and dtype of each input of a subject.
 
     Raises:
         UserError: no such folder, no size where one is needed, or one that the model does not take.
     """
-    if not subject.model.is_dir():
-        raise UserError(f"model {subject.model}: no such folder; give one that pplcnet export wrote")
-    file = subject.model / RECIPE
-    if file.is_file():
-        inputs = read_yaml(file).get("inputs") or []
-    elif subject.size:
-        inputs = [{"shape": [-1, 3, -1, -1], "dtype": "float32"}]
-    else:
-        raise UserError(
-            f"model {subject.model}: no {RECIPE} in it, so its input is not known; give --size HEIGHT WIDTH"
-        )
     resolved = []
-    for spec in inputs:
+    for spec in declared_inputs(subject):
         shape = list(spec["shape"])
         wanted = [subject.batch, *shape[1:-2], *(subject.size or shape[-2:])] if len(shape) == 4 else shape
         for given, asked in zip(shape, wanted, strict=True):

@@ -20,6 +20,7 @@ import psutil
 
 from ppcls_ext.engine import engine_class, open_engine
 from ppcls_ext.errors import UserError
+from ppcls_ext.machine import peak_gflops
 
 NULL = "null"  # an engine that does nothing: what it seems to cost is what measuring costs
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -97,7 +98,7 @@ class Worker:
         def stream(k: int) -> None:
             taken[k] = timed(self.runners[k], self.inputs, calls)
 
-        cpu, start = time.process_time(), time.perf_counter()
+        start = time.perf_counter()
         gc.disable()
         try:
             if len(self.runners) == 1:
@@ -113,7 +114,6 @@ class Worker:
         return {
             "ns": [ns for one in taken for ns in one],
             "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - cpu,
             "rss_mb": self.rss_mb(),
         }
 
@@ -132,6 +132,10 @@ class Worker:
     def counters(self, folder: str, engine: str, threads: int, calls: int) -> list[list[dict[str, Any]]]:
         """Operator times of each of `calls` calls, from the engine's own counters."""
         return engine_class(engine).operator_times(Path(folder), threads, self.inputs, calls)
+
+    def peak(self, threads: int) -> float:
+        """GFLOP/s of a matrix product in this process, so on the cores that it is bound to."""
+        return peak_gflops(threads)
 
 
 def serve(pipe: Connection) -> None:

@@ -46,12 +46,16 @@ class Settings(Section):
 
     rounds: int = pydantic.Field(default=20, ge=2)
     processes: int = pydantic.Field(default=4, ge=1)  # of each subject, one after the other; at most `rounds`
-    seconds: float = pydantic.Field(default=5.0, gt=0)  # of measuring for each subject, over all rounds
+    seconds: float = pydantic.Field(
+        default=5.0, gt=0, allow_inf_nan=False
+    )  # of measuring for each subject, over all rounds
     iterations: int | None = pydantic.Field(None, ge=1)  # calls of each subject over all rounds, instead of seconds
     warmup: int = pydantic.Field(default=20, ge=1)  # calls of each process before its first round
     seed: int = pydantic.Field(default=0, ge=0)  # of inputs, order and bootstrap
     pin: tuple[int, ...] = ()  # cores to bind every subject to
-    spread: float = pydantic.Field(default=0.1, gt=0)  # interquartile range over median that is worth a warning
+    spread: float = pydantic.Field(
+        default=0.1, gt=0, allow_inf_nan=False
+    )  # interquartile range over median that is worth a warning
 
     def shares(self) -> list[int]:
         """How many rounds each process takes part in."""
@@ -90,26 +94,28 @@ def output_warnings(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> l
     return warnings
 
 
-@contextlib.contextmanager
-def reference_outputs(settings: Settings) -> Iterator[Any]:
-    """A function from a subject to the native engine's outputs for it, or None; one process for each model and size."""
-    known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
+class Reference:
+    """The native engine's outputs for a subject, or None where it does not run; one process for each model and size."""
 
-    def outputs(subject: Subject) -> list[np.ndarray] | None:
-        native = Subject(subject.model, "native", batch=subject.batch, size=subject.size)
-        key = (subject.model.resolve(), str(input_shapes(native)))
-        if key not in known:
-            session = Session(native, settings.pin)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
+
+    def __call__(self, subject: Subject) -> list[np.ndarray] | None:
+        shapes = input_shapes(subject)
+        key = (subject.model.resolve(), str(shapes))
+        if key not in self._known:
+            session = Session(
+                Subject(subject.model, "native", batch=subject.batch, size=subject.size), self._settings.pin
+            )
             try:
-                session.open(settings.seed)
-                known[key] = session("outputs", inputs=input_shapes(native), seed=settings.seed)
+                session.open(self._settings.seed)
+                self._known[key] = session("outputs", inputs=shapes, seed=self._settings.seed)
             except Failed:
-                known[key] = None  # its own row, where there is one, says why
+                self._known[key] = None  # its own row, where there is one, says why
             finally:
                 session.close()
-        return known[key]
-
-    yield outputs
+        return self._known[key]
 
 
 def ratio_interval(
@@ -211,11 +217,9 @@ class Run:
             each = settings.seconds / settings.rounds / (warm["seconds"] / settings.warmup)
             self.calls = max(LEAST_CALLS, round(each))
 
-    def turn(self) -> float:
-        """One turn; gives the processor time it took, in seconds."""
+    def turn(self) -> None:
         assert self.session is not None
         self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
-        return float(self.turns[-1]["cpu_seconds"])
 
     def fail(self, reason: str) -> None:
         self.failure = reason
@@ -294,16 +298,24 @@ def failing(run: Run) -> Iterator[None]:
 
 def take_turns(runs: Sequence[Run], rounds: int, order: np.random.Generator) -> Interval:
     """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
-    ours, process = 0.0, psutil.Process()
-    before = sum(process.cpu_times()[:2])
-    watch = Watch()
+    before, watch = own_seconds(runs), Watch()
     for _ in range(rounds):
         # In another order each round: who comes after whom matters to caches and clocks.
         for k in order.permutation(len(runs)):
             if runs[k].failure is None:
                 with failing(runs[k]):
-                    ours += runs[k].turn()
-    return watch.interval(ours + sum(process.cpu_times()[:2]) - before)
+                    runs[k].turn()
+    after = own_seconds(runs)
+    return watch.interval(sum(after[key] - before[key] for key in after))
+
+
+def own_seconds(runs: Sequence[Run]) -> dict[int, float]:
+    """Processor time so far of this process and of each run's, by process id, in seconds.
+
+    All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.
+    """
+    seconds = {os.getpid(): sum(psutil.Process().cpu_times()[:2])}
+    return seconds | {run.session.pid: run.session.cpu_seconds() for run in runs if run.session is not None}
 
 
 def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
@@ -323,15 +335,15 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         warnings.append(
             f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
         )
-    overhead = harness_overhead_us(settings)
+    reference, overhead = Reference(settings), harness_overhead_us(settings)
     busy = []
     try:
-        with reference_outputs(settings) as outputs_of, bar(len(runs) * len(settings.shares()), "measure") as progress:
+        with bar(len(runs) * len(settings.shares()), "measure") as progress:
             for rounds in settings.shares():
                 for run in runs:
                     if run.failure is None:
                         with failing(run):
-                            run.start(outputs_of(run.subject))
+                            run.start(reference(run.subject))
                 busy.append(take_turns(runs, rounds, order))
                 for run in runs:
                     run.close()

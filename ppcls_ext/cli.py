@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ppcls_ext import __version__
 from ppcls_ext.config import LATEST_STATE, Config, load_config, parse
@@ -182,19 +183,34 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'") from None
+
+
 def numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, names(text)))
+    return tuple(map(whole, names(text)))
 
 
 def positive(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
     return number
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the flags in one line: the usage of a command is longer than a screen of errors."""
+
+    def error(self, message: str) -> NoReturn:
+        err.print(f"{self.prog}: {message}; see {self.prog} --help", markup=False, style="red")
+        self.exit(UserError.exit_status)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pplcnet", description="Fast vision models on the CPU, on PaddlePaddle.")
+    parser = Parser(prog="pplcnet", description="Fast vision models on the CPU, on PaddlePaddle.")
     parser.add_argument("--version", action="version", version=f"pplcnet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -261,8 +277,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, help="of measuring for each subject (default 5)")
     bench.add_argument("--iterations", type=positive, help="calls of each subject, instead of --seconds")
     bench.add_argument("--warmup", type=positive, help="calls before measuring (default 20)")
-    bench.add_argument("--seed", type=int, help="of inputs and order (default 0)")
-    bench.add_argument("--pin", nargs="+", type=int, default=[], metavar="CORE", help="bind to these cores")
+    bench.add_argument("--seed", type=whole, help="of inputs and order (default 0)")
+    bench.add_argument("--pin", nargs="+", type=whole, default=[], metavar="CORE", help="bind to these cores")
     bench.add_argument("--spread", type=float, help="interquartile range over median that is warned of (default 0.1)")
     bench.add_argument("--profile", action="store_true", help="also the time of each operator")
     bench.add_argument(

@@ -140,7 +140,7 @@ class Order(NamedTuple):
     Attributes:
         pairs: that differ in the paper by more than `TIE`. `same` of them are clearly in that order here, `tied` in
             neither.
-        tau: Kendall's, over all rows; None where it is not defined.
+        tau: Kendall's, over all rows; None where there are no pairs, or all are equal here.
         reversed: the other pairs, those that changed most first.
     """
 
@@ -171,8 +171,8 @@ def compare_order(rows: Sequence[tuple[str, float, Latency]]) -> Order:
         if clearly_faster(here_b, here_a):
             turned.append(Pair(a, b, (paper_a, paper_b), (here_a.median, here_b.median)))
     paper, here = [row[1] for row in rows], [row[2].median for row in rows]
-    # A table of one latency has no order.
-    tau = float(kendalltau(paper, here).statistic) if min(len(set(paper)), len(set(here))) > 1 else None
+    # A table of one latency, or of latencies that the paper has for equal, has no order.
+    tau = float(kendalltau(paper, here).statistic) if pairs and len(set(here)) > 1 else None
     turned.sort(key=lambda pair: pair.strength, reverse=True)
     return Order(len(rows), pairs, same, pairs - same - len(turned), tau, tuple(turned))
 

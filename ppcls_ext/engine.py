@@ -10,6 +10,7 @@ import abc
 import importlib
 import importlib.util
 import json
+import math
 import os
 import sys
 import tempfile
@@ -104,7 +105,9 @@ class Engine(abc.ABC):
     def operator_times(
         cls, folder: Path, threads: int, inputs: Sequence[np.ndarray], calls: int
     ) -> list[list[dict[str, Any]]]:
-        """For each call its operators in order: `kind`, `kernel`, `detail`, `ms`. For engines without a verbose log.
+        """For each call its operators in order: `kind`, `kernel`, `detail`, `ms`, `flops` (None: not known).
+
+        For engines without a verbose log.
 
         Raises:
             UserError: the engine has no counters.
@@ -197,6 +200,22 @@ class PaddleOpenVINO(PaddleInference):
             raise UserError(f"exported model {self.files[0]}: Paddle accepted engine openvino but did not use it")
 
 
+def operator_flops(kind: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int | None:
+    """Floating-point operations of an operator of ONNX Runtime or OpenVINO, two for a multiply-add.
+
+    Args:
+        inputs: the shape of each input; of a convolution [N, C, H, W] and weights with or without a group axis.
+        output: its shape, channels second.
+    Returns:
+        None for kinds without a rule here.
+    """
+    if kind in ("Conv", "FusedConv", "Convolution", "GroupConvolution"):
+        return 2 * math.prod(output) * (math.prod(inputs[1]) // output[1])
+    if kind in ("Gemm", "FusedGemm", "MatMul", "FullyConnected"):
+        return 2 * math.prod(output) * inputs[0][-1]
+    return None
+
+
 class OnnxEngine(Engine):
     """An engine whose package is not in the lock, and is named like its module."""
 
@@ -256,6 +275,8 @@ class OnnxRuntime(OnnxEngine):
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
                 arguments = event["args"]
+                shapes = [next(iter(one.values())) for one in arguments.get("input_type_shape", [])]
+                results = [next(iter(one.values())) for one in arguments.get("output_type_shape", [])]
                 if not found or arguments["node_index"] in {o["index"] for o in found[-1]}:
                     found.append([])
                 found[-1].append(
@@ -265,6 +286,7 @@ class OnnxRuntime(OnnxEngine):
                         "kernel": "",
                         "detail": event["name"].removesuffix("_kernel_time"),
                         "ms": event["dur"] / 1e3,
+                        "flops": operator_flops(arguments["op_name"], shapes, results[0]) if results else None,
                     }
                 )
         return [[{k: v for k, v in o.items() if k != "index"} for o in call] for call in found]
@@ -305,6 +327,9 @@ class OpenVINO(OnnxEngine):
         settings = {**cls._settings(threads), "PERF_COUNT": True}
         compiled = core.compile_model(core.read_model(folder / FORMATS["onnx"][0]), "CPU", settings)
         request = compiled.create_infer_request()
+        fixed = core.read_model(folder / FORMATS["onnx"][0])
+        fixed.reshape({k: list(array.shape) for k, array in enumerate(inputs)})
+        flops = cls._flops(core.compile_model(fixed, "CPU", settings))
         found = []
         for _ in range(calls):
             request.infer(list(inputs))
@@ -315,11 +340,23 @@ class OpenVINO(OnnxEngine):
                         "kernel": node.exec_type,
                         "detail": node.node_name,
                         "ms": node.real_time.total_seconds() * 1e3,
+                        "flops": flops.get(node.node_name),
                     }
                     for node in request.get_profiling_info()
                     if str(node.status) == "Status.EXECUTED"
                 ]
             )
+        return found
+
+    @staticmethod
+    def _flops(compiled: Any) -> dict[str, int | None]:
+        """Floating-point operations by the name of the operator, in a model whose shapes are fixed: only then known."""
+        found = {}
+        for node in compiled.get_runtime_model().get_ops():
+            if node.get_input_size() and node.get_output_size() == 1:
+                kind = node.get_rt_info()["layerType"].astype(str)
+                shapes = [list(node.get_input_shape(k)) for k in range(node.get_input_size())]
+                found[node.get_friendly_name()] = operator_flops(kind, shapes, list(node.get_output_shape(0)))
         return found
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

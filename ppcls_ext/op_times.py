@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ppcls_ext.bench_session import Failed, Session, Subject
 from ppcls_ext.bench_worker import CALL_MARK
@@ -16,22 +15,6 @@ from ppcls_ext.benchmark import Settings
 from ppcls_ext.engine import engine_class
 
 CALLS = 30
-PEAK_SIZES = (256, 512, 1024)  # of the matrices: which one runs fastest depends on the caches
-PEAK_SECONDS = 0.3  # for each size
-
-
-def peak_gflops(threads: int) -> float:
-    """GFLOP/s that this machine shows on a float32 matrix product with so many threads: the best of many."""
-    rng = np.random.default_rng(0)
-    best = 0.0
-    with threadpool_limits(threads):
-        for size in PEAK_SIZES:
-            a, b = rng.standard_normal((2, size, size), dtype=np.float32)
-            end = time.perf_counter() + PEAK_SECONDS
-            while (start := time.perf_counter()) < end:
-                a @ b
-                best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
-    return best
 
 
 def problem_flops(kind: str, problem: str) -> int | None:
@@ -101,12 +84,13 @@ def operators(calls: Sequence[Sequence[Mapping[str, Any]]], peak: float) -> list
 
 
 def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Operator times of a subject, with the median latency beside them.
+    """Operator times of one predictor of a subject, with the median latency beside them.
 
     `covered` is the share of the latency that the operators account for; the rest is the engine around them.
     Raises:
         Failed: the engine has no counters, or does not run.
     """
+    subject = replace(subject, streams=1)  # operators of several would be timed while they wait for each other
     kind = engine_class(subject.engine)
     session = Session(subject, settings.pin, verbose=kind.verbose_log)
     try:
@@ -119,16 +103,18 @@ def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
             calls = session(
                 "counters", folder=str(subject.model), engine=subject.engine, threads=subject.threads, calls=CALLS
             )
+        peak = session("peak", threads=subject.threads)
     finally:
         session.close()
     if not calls or not calls[-1]:
         raise Failed(f"engine {subject.engine} told no operator times")
-    peak = peak_gflops(subject.threads)
     rows = operators(calls, peak)
     return {
         "label": subject.name,
         "engine": subject.engine,
         "threads": subject.threads,
+        "batch": subject.batch,
+        "streams": subject.streams,
         "calls": CALLS,
         "latency_ms": latency,
         "covered": sum(row["ms"] for row in rows) / latency,

@@ -16,7 +16,7 @@ from ppcls_ext.benchmark import Settings, run_benchmark
 from ppcls_ext.checkpoint import atomic_write_text
 from ppcls_ext.config import Config, load_config
 from ppcls_ext.display import bar, say
-from ppcls_ext.engine import FORMATS, INSTALL_EXTRAS, engine_class
+from ppcls_ext.engine import ENGINES, FORMATS, INSTALL_EXTRAS, engine_class
 from ppcls_ext.errors import UserError
 from ppcls_ext.reference import NUMBERS, Variant, procedure, table
 from ppcls_ext.report import write_reports
@@ -80,6 +80,8 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
     Raises:
         UserError: an unknown table or engine, a run folder that is none, or a file in place of a folder.
     """
+    if not plan.tables:
+        raise UserError(f"--tables: none is given; the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
     for number in plan.tables:
         if number not in NUMBERS:
             raise UserError(f"--tables {number}: the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
@@ -95,6 +97,11 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
         "networks": {},
         "benchmarks": earlier_benchmarks(plan) if plan.resume else [],
     }
+    for flag, folder in (("--out", plan.out), ("--work", plan.work)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{flag} {folder}: this folder cannot be made ({error.strerror}); give another") from error
     done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
     parts = [part for part in plan.parts() if (part[0], part[1].name, part[2]) not in done]
     networks = {n.name: n for number, variant, _ in plan.parts() for n in networks_of(number, variant)}
@@ -115,7 +122,9 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
 
 
 def formats_for(engines: Sequence[str]) -> list[str]:
-    """The model formats that the engines run. Raises UserError for an engine that is unknown or not installed."""
+    """The model formats that the engines run. Raises UserError for none, or one that is unknown or not installed."""
+    if not engines:
+        raise UserError(f"--engines: none is given; known: {', '.join(ENGINES)}")
     needed = {engine_class(engine).formats[0] for engine in engines}
     for engine in engines:
         if not engine_class(engine).installed():
@@ -173,7 +182,6 @@ def _first_line(error: Exception) -> str:
 
 def save(out: Path, document: dict[str, Any]) -> None:
     """Write the raw values, and the reports made from them."""
-    out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out / RAW, json.dumps(document, indent=1) + "\n")
     write_reports(out, document)
 
@@ -183,16 +191,44 @@ def render(out: Path) -> None:
     write_reports(out, _read_raw(out))
 
 
+# Keys of the environment in which an earlier benchmark must have been made to stand beside new ones.
+SAME = ("cpu", "usable_cores", "packages")
+
+
 def earlier_benchmarks(plan: Plan) -> list[dict[str, Any]]:
-    """The benchmarks of `plan.out` that this plan would make again, with the same settings, threads and versions."""
+    """The benchmarks of `plan.out` that this plan would make again: same machine, versions, settings and networks."""
     if not (plan.out / RAW).is_file():
         return []
-    old = _read_raw(plan.out)
-    if old["threads"] != plan.threads or old["environment"]["packages"] != environment()["packages"]:
+    old, now = _read_raw(plan.out), environment()
+    if old["threads"] != plan.threads or any(old["environment"].get(key) != now[key] for key in SAME):
         return []
-    found = {(b["table"], b["variant"], b["engine"]): b for b in old["benchmarks"] if "report" in b}
-    planned = {(number, v.name, engine): plan.settings(v).model_dump(mode="json") for number, v, engine in plan.parts()}
-    return [b for key, b in found.items() if b["report"]["settings"] == planned.get(key)]
+    planned = {(number, variant.name, engine): variant for number, variant, engine in plan.parts()}
+    failed = {name for name, entry in old["networks"].items() if "failure" in entry}
+    kept = []
+    for earlier in old["benchmarks"]:
+        variant = planned.get((earlier["table"], earlier["variant"], earlier["engine"]))
+        if variant is None or "report" not in earlier:
+            continue
+        measured = {row["label"] for row in earlier["report"]["results"]}
+        # A row that came to the table since is in neither.
+        complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
+        if complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json"):
+            kept.append(earlier)
+    return kept
+
+
+# What the report is made from, and its type in JSON.
+PARTS = {
+    "created": str,
+    "environment": dict,
+    "tables": list,
+    "engines": list,
+    "threads": int,
+    "quick": bool,
+    "runs": list,
+    "networks": dict,
+    "benchmarks": list,
+}
 
 
 def _read_raw(out: Path) -> dict[str, Any]:
@@ -201,7 +237,7 @@ def _read_raw(out: Path) -> dict[str, Any]:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); give another --out") from error
-    if not isinstance(document, dict) or not {"benchmarks", "networks", "environment", "threads"} <= set(document):
+    if not isinstance(document, dict) or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items()):
         raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
     return document
 
@@ -227,12 +263,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise UserError(f"--runs {folder}: no such folder; give run folders of pplcnet train")
-    config = load_config(folder)
     run = RunFolder(folder)
-    if config.path != run.config or not run.labels.is_file():
-        raise UserError(f"--runs {folder}: no run of pplcnet train; give its run folder")
-    file = run.eval / "metrics.json"
-    metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not run.config.is_file() or not run.labels.is_file():
+        raise UserError(f"--runs {folder}: no run of pplcnet train in it; give its run folder")
+    config = load_config(folder)
+    metrics = read_metrics(run.eval / "metrics.json")
     return {
         "name": folder.resolve().name,
         **identity_of(config),
@@ -241,3 +276,16 @@ def read_run(folder: Path) -> dict[str, Any]:
         "images": None if metrics is None else metrics.pop("images"),
         "metrics": metrics,
     }
+
+
+def read_metrics(file: Path) -> dict[str, Any] | None:
+    """What `pplcnet eval` wrote; None where it has not. Raises UserError for something else."""
+    if not file.is_file():
+        return None
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); run pplcnet eval again") from error
+    if not isinstance(metrics, dict) or "images" not in metrics:
+        raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
+    return metrics

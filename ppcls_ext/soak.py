@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ppcls_ext.bench_session import RECIPE, Session, Subject, input_shapes
+from ppcls_ext.bench_session import Session, Subject, declared_inputs, input_shapes
 from ppcls_ext.benchmark import Settings
-from ppcls_ext.config import read_yaml
 from ppcls_ext.display import bar
 from ppcls_ext.errors import UserError
 
@@ -34,8 +34,7 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     """Input shapes of many sizes around the subject's own: its height and width where they are free, its batch where
     that is free. Empty where nothing is.
     """
-    file = subject.model / RECIPE
-    shape = list(read_yaml(file)["inputs"][0]["shape"]) if file.is_file() else [-1, 3, -1, -1]
+    shape = declared_inputs(subject)[0]["shape"]
     rng = np.random.default_rng(seed)
     found = []
     for k in range(SHAPES):
@@ -47,32 +46,46 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     return found
 
 
+def check_runs(runs: int) -> None:
+    """Raise UserError for fewer runs than there are readings of the memory."""
+    if runs < READINGS:
+        raise UserError(f"--soak {runs}: give at least {READINGS}, since memory is read {READINGS} times")
+
+
 def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
     """Run `runs` times at the subject's size, then `runs` times at varying sizes; resident megabytes all along.
 
     Raises:
-        Failed: the engine does not run.
+        Failed: the engine does not run. UserError: see `check_runs`.
     """
-    if runs < READINGS:
-        raise UserError(f"--soak {runs}: give at least {READINGS}, since memory is read {READINGS} times")
+    check_runs(runs)
+    subject = replace(subject, streams=1)  # a run is a call of one predictor
     shapes = varying_shapes(subject, settings.seed)
-    each = runs // READINGS
-    result: dict[str, Any] = {"label": subject.name, "engine": subject.engine, "threads": subject.threads, "runs": runs}
+    shares = [runs * (k + 1) // READINGS - runs * k // READINGS for k in range(READINGS)]  # runs before each reading
+    result: dict[str, Any] = {
+        "label": subject.name,
+        "engine": subject.engine,
+        "threads": subject.threads,
+        "batch": subject.batch,
+        "streams": subject.streams,
+        "runs": runs,
+    }
     session = Session(subject, settings.pin)
     try:
         session.open(settings.seed)
         session("turn", calls=settings.warmup)
         with bar(READINGS * (2 if shapes else 1), f"soak {subject.name} {subject.engine}") as progress:
             fixed = []
-            for _ in range(READINGS):
-                fixed.append(session("turn", calls=each)["rss_mb"])
+            for share in shares:
+                fixed.append(session("turn", calls=share)["rss_mb"])
                 progress.advance()
             varying = []
             if shapes:
                 # Every shape once before memory counts: the first of each may allocate, the second must not.
                 session("vary", shapes=shapes, seed=settings.seed)
-                for turn in range(READINGS):
-                    part = [shapes[(turn * each + k) % len(shapes)] for k in range(each)]
+                turns = itertools.cycle(shapes)
+                for share in shares:
+                    part = list(itertools.islice(turns, share))
                     varying.append(session("vary", shapes=part, seed=settings.seed))
                     progress.advance()
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppcls_ext.bench_command import name_of, subjects_from
 from ppcls_ext.bench_compare import compare
 from ppcls_ext.bench_session import Failed, Session, Subject, input_shapes
 from ppcls_ext.benchmark import (
@@ -26,6 +27,7 @@ from ppcls_ext.benchmark import (
 )
 from ppcls_ext.cli import main
 from ppcls_ext.errors import UserError
+from ppcls_ext.machine import Interval
 
 QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
 Fails = Callable[..., str]
@@ -85,6 +87,15 @@ def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
     core = min(os.sched_getaffinity(0))
     found = run_benchmark([Subject(exported, threads=2)], Settings(rounds=2, iterations=2, warmup=1, pin=(core,)))
     assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
+
+
+def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+    monkeypatch.setattr("ppcls_ext.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
+    monkeypatch.setattr("ppcls_ext.benchmark.DISCARDED", 100)
+    found = run_benchmark([Subject(exported, "native")], Settings(rounds=2, processes=1, iterations=2, warmup=1))
+    milliseconds = found["results"][0]["ms"]["min"]
+    assert used[0] > 0.5 * 2 * 100 * milliseconds / 1e3
 
 
 def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
@@ -153,6 +164,18 @@ def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
     assert foreign["results"][0]["failure"] is None  # a folder of another exporter runs too
 
 
+def test_a_recipe_without_inputs_needs_a_size_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "inference.yml"
+    recipe.write_text("PreProcess: {}")  # as other exporters write it
+    with pytest.raises(UserError, match="give --size"):
+        input_shapes(Subject(tmp_path))
+    assert input_shapes(Subject(tmp_path, size=(8, 9))) == [{"shape": [1, 3, 8, 9], "dtype": "float32"}]
+    for wrong in ("3", "[]", "[{shape: x, dtype: float32}]", "[{shape: [1, 3]}]", "[{shape: [1], dtype: word}]"):
+        recipe.write_text(f"inputs: {wrong}")
+        with pytest.raises(UserError, match="inputs must be a list"):
+            input_shapes(Subject(tmp_path))
+
+
 def row(label: str, median: float, ratio: tuple[float, float, float]) -> dict[str, Any]:
     identity = {"label": label, "engine": "onednn", "threads": 1, "batch": 1, "size": None, "streams": 1}
     interval = dict(zip(("ratio", "low", "high"), ratio, strict=True))
@@ -167,8 +190,30 @@ def test_comparison_says_what_changed() -> None:
         {**new, "results": [row("a", 1, (1, 1, 1)), row("b", 3, (3, 2.9, 3.1)), row("c", 1, (1, 1, 1))]},
     )
     assert changes == ["machine cpu: A -> B"]
-    assert {r[0]: r[-1] for r in rows} == {"a": "same", "b": "slower", "c": "new", "d": "gone"}
-    assert next(r for r in rows if r[0] == "b")[5] == 1.5
+    assert {r.label: r.verdict for r in rows} == {"a": "the first", "b": "slower", "c": "new", "d": "gone"}
+    b = next(r for r in rows if r.label == "b")
+    assert (b.old_ms, b.new_ms, b.new_over_old, b.old_ratio, b.new_ratio) == (2, 3, 1.5, 2, 3)
+
+
+def test_ratios_to_different_subjects_are_not_compared() -> None:
+    a, b = row("a", 1, (1, 1, 1)), row("b", 2, (2, 1.9, 2.1))
+    turned = [row("b", 2, (1, 1, 1)), row("a", 1, (0.5, 0.4, 0.6))]
+    _, rows = compare({"results": [a, b]}, {"results": turned})
+    assert {r.verdict for r in rows} == {"another first"}
+
+
+def test_a_model_against_itself_keeps_both_rows() -> None:
+    twice = [row("a", 1, (1, 1, 1)), row("a", 2, (2, 1.9, 2.1))]
+    _, rows = compare({"results": twice}, {"results": twice})
+    assert [(r.old_ms, r.verdict) for r in rows] == [(1, "the first"), (2, "same")]
+
+
+def test_folders_of_one_name_are_told_apart_and_sweeps_in_sentences(tmp_path: Path) -> None:
+    models = [tmp_path / "one" / "m", tmp_path / "two" / "m", tmp_path / "n"]
+    subjects = subjects_from(models, ["native"], [1, 2], [1], None, 1)
+    assert [s.name for s in subjects[::2]] == [str(models[0]), str(models[1]), "n"]
+    found = {"label": "n", "engine": "native", "threads": 2, "batch": 4, "streams": 1}
+    assert name_of(found) == "n on native, 2 threads, batch 4"
 
 
 def test_the_command_writes_json_and_compares(exported: Path, tmp_path: Path, capsys: Any) -> None:
@@ -187,7 +232,23 @@ def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -
     assert "either --iterations or --seconds" in fails("benchmark", "-m", exported, "--iterations", 3, "--seconds", 1)
     assert "may not use that core" in fails("benchmark", "-m", exported, "--pin", 4096)
     assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", -1)
-    (tmp_path / "old.json").write_text("{}")
-    assert "not a report" in fails("benchmark", "-m", exported, "--compare", tmp_path / "old.json")
+    assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", "inf")
     needs = fails("benchmark", "-m", exported, "--engine", "onnxruntime", "--rounds", 2, status=1, lines=None)
     assert "needs the package onnxruntime" in needs or "export again with pplcnet export --formats onnx" in needs
+
+
+def test_flags_are_checked_before_anything_is_measured(
+    exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppcls_ext.bench_command.run_benchmark", lambda *_: pytest.fail("it measures"))
+    assert "give at least 20" in fails("benchmark", "-m", exported, "--soak", 5)
+    assert "this is a folder" in fails("benchmark", "-m", exported, "--json", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in fails("benchmark", "-m", exported, "--json", tmp_path / "file" / "now.json")
+    old = tmp_path / "old.json"
+    conditions = {"machine": {}, "versions": {}, "settings": {}}
+    for content in ({}, [], {**conditions, "results": 3}, {**conditions, "results": [{}]}):
+        old.write_text(json.dumps(content))
+        assert "it is not one" in fails("benchmark", "-m", exported, "--compare", old)
+    old.write_text("{")
+    assert "cannot be read" in fails("benchmark", "-m", exported, "--compare", old)

@@ -170,3 +170,22 @@ def test_nothing_else_is_written_on_a_normal_run(exported: Path, data: Path, tmp
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["benchmark"], "pplcnet benchmark: the following arguments are required: -m/--model"),
+        (["benchmark", "-m", "x", "--threads", "two"], "argument --threads: expected a whole number, got 'two'"),
+        (["benchmark", "-m", "x", "--soak", "0"], "argument --soak: expected 1 or more, got 0"),
+        (["reproduce", "--tables", "2,x"], "argument --tables: expected a whole number, got 'x'"),
+        (["trian"], "invalid choice: 'trian'"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
+    assert line.endswith("--help")

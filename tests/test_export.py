@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from ppcls_ext import parity
+from ppcls_ext.bench_session import Subject
+from ppcls_ext.benchmark import Settings
 from ppcls_ext.config import load_config, read_yaml
 from ppcls_ext.engine import ENGINES, engine_class, open_engine
 from ppcls_ext.errors import CheckFailed, UserError
 from ppcls_ext.export import export
+from ppcls_ext.op_times import profile
 from ppcls_ext.parity import Parity, check_parity
 from tests.conftest import overrides
 
@@ -133,3 +136,8 @@ def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_pa
     checked = recipe["checked"]["max_difference_from_dygraph"]
     installed = {f"onnx/{name}" for name in ENGINES if "onnx" in engine_class(name).formats}
     assert set(checked) == {"json/native", "json/onednn", *(i for i in installed if engine_class(i[5:]).installed())}
+    for name in ("onnxruntime", "openvino-onnx"):
+        if engine_class(name).installed():
+            operators = profile(Subject(folder, name), Settings(warmup=1))["operators"]
+            counted = [op for op in operators if op["gflops"] is not None]
+            assert len(counted) >= 1 + 2 * 13 + 1, name  # the stem, two convolutions in each block, the classifier

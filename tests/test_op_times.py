@@ -8,7 +8,9 @@ import pytest
 
 from ppcls_ext.bench_session import Failed, Subject
 from ppcls_ext.benchmark import Settings
-from ppcls_ext.op_times import operators, peak_gflops, problem_flops, profile, read_verbose
+from ppcls_ext.engine import operator_flops
+from ppcls_ext.machine import peak_gflops
+from ppcls_ext.op_times import operators, problem_flops, profile, read_verbose
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,20 @@ from ppcls_ext.op_times import operators, peak_gflops, problem_flops, profile, r
 )
 def test_operations_of_a_problem(kind: str, problem: str, flops: int | None) -> None:
     assert problem_flops(kind, problem) == flops
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "output", "flops"),
+    [
+        ("Conv", [[2, 3, 224, 224], [8, 3, 3, 3], [8]], [2, 8, 112, 112], 2 * 2 * 8 * 112 * 112 * 27),
+        ("Conv", [[1, 16, 56, 56], [16, 1, 5, 5]], [1, 16, 56, 56], 2 * 16 * 56 * 56 * 25),
+        ("GroupConvolution", [[1, 16, 56, 56], [16, 1, 1, 5, 5]], [1, 16, 56, 56], 2 * 16 * 56 * 56 * 25),
+        ("Gemm", [[4, 1280], [1280, 10], [10]], [4, 10], 2 * 4 * 1280 * 10),
+        ("Softmax", [[1, 10]], [1, 10], None),
+    ],
+)
+def test_operations_by_shapes(kind: str, inputs: list[list[int]], output: list[int], flops: int | None) -> None:
+    assert operator_flops(kind, inputs, output) == flops
 
 
 LOG = """onednn_verbose,v1,info,cpu,runtime:OpenMP,nthr:1
@@ -63,6 +79,7 @@ def test_a_profile_accounts_for_the_network(exported: Path, engine: str) -> None
     assert sum(op["share"] for op in found["operators"]) == pytest.approx(1)
     assert all(op["gflops"] > 0 for op in convolutions if op["ms"] > 0)
     assert found["latency_ms"] > 0
+    assert found["peak_gflops"] > 1
 
 
 def test_the_peak_is_a_plausible_number_of_a_processor() -> None:

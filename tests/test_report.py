@@ -13,7 +13,9 @@ import pytest
 
 from ppcls_ext.compare import STATUSES
 from ppcls_ext.reference import NUMBERS, procedure, table, tables
-from ppcls_ext.report import Part, figure_points, fronts, part_of, view_of, write_reports
+from ppcls_ext.report import view_of, write_reports
+from ppcls_ext.report_cells import Part, part_of
+from ppcls_ext.report_figure import figure_points, fronts
 from ppcls_ext.subjects import network_of
 
 ENGINES = ("onednn", "openvino")
@@ -216,6 +218,22 @@ def test_what_differs_is_in_the_summary() -> None:
     first = next(a for a in view.agreements if a.engine == "openvino")
     assert first.order.same < first.order.pairs
     assert (first.compared, first.near) == (11, 9)
+
+
+def test_an_order_that_is_mostly_tied_does_not_agree() -> None:
+    document = document_of((6,), engines=("onednn",))
+    for found in document["benchmarks"][0]["report"]["results"]:
+        found["ratio_to_first"] |= {"low": 0.5, "high": 2.0}
+    view = view_of(document)
+    assert any("Table 6 at 224x224 on onednn, order: 0 of 8 pairs" in line for line in view.differs)
+    assert not any("order:" in line for line in view.agrees)
+
+
+def test_sentences_under_a_table_are_whole(tmp_path: Path) -> None:
+    write_reports(tmp_path, document_of())
+    for t in tables():
+        assert t.conditions in (tmp_path / "reproduce.md").read_text()
+        assert t.conditions.endswith(".")
 
 
 def test_failures_are_rows_with_their_reason_and_the_others_stay() -> None:

@@ -17,7 +17,19 @@ from ppcls_ext.config import load_config
 from ppcls_ext.engine import FORMATS, engine_class
 from ppcls_ext.errors import UserError
 from ppcls_ext.reference import NUMBERS, Row, Variant, procedure, table
-from ppcls_ext.reproduce import QUICK, RAW, Plan, formats_for, identity_of, networks_of, read_run, render, reproduce
+from ppcls_ext.reproduce import (
+    QUICK,
+    RAW,
+    Plan,
+    earlier_benchmarks,
+    formats_for,
+    identity_of,
+    networks_of,
+    read_metrics,
+    read_run,
+    render,
+    reproduce,
+)
 from ppcls_ext.spec import SPECS, scale_name
 from ppcls_ext.subjects import MADE, build, network_of
 from ppcls_ext.task import make_task
@@ -206,6 +218,26 @@ def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> No
         reproduce(plan_of(tmp_path, work, resume=True), nothing)
 
 
+def test_timings_of_another_machine_or_without_a_new_row_are_not_kept(work: Path, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, work, resume=True)
+    document = reproduce(plan, FakeBenchmark())
+    assert earlier_benchmarks(plan) == document["benchmarks"]
+
+    def keeps(change: Callable[[dict[str, Any]], Any]) -> bool:
+        changed = json.loads(json.dumps(document))
+        change(changed)
+        (tmp_path / RAW).write_text(json.dumps(changed))
+        return bool(earlier_benchmarks(plan))
+
+    def forget_a_row(raw: dict[str, Any]) -> None:
+        raw["benchmarks"][0]["report"]["results"].pop()
+
+    assert keeps(lambda raw: raw)
+    assert not keeps(lambda raw: raw["environment"].update(cpu="another"))
+    assert not keeps(lambda raw: raw["environment"].update(usable_cores=4096))
+    assert not keeps(forget_a_row)
+
+
 def test_render_needs_values(tmp_path: Path, fails: Fails) -> None:
     assert "reproduce.json: cannot be read" in fails("reproduce", "--render", "--out", tmp_path)
 
@@ -252,3 +284,19 @@ def test_end_to_end(work: Path, tmp_path: Path) -> None:
     page = (tmp_path / "reproduce.html").read_text()
     assert "quick run" in page
     assert page.count("not run: no run folder given") == len(table(8).rows)
+
+
+def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_built(tmp_path: Path, fails: Fails) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "--out" in fails("reproduce", "--tables", "8", "--out", file)
+    assert "--work" in fails("reproduce", "--tables", "8", "--out", tmp_path / "out", "--work", file)
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    assert read_metrics(file) is None
+    for content, clue in (("{", "cannot be read"), ("[]", "not a file that pplcnet eval wrote")):
+        file.write_text(content)
+        with pytest.raises(UserError, match=clue):
+            read_metrics(file)

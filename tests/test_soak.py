@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ppcls_ext.bench_session import Subject
+from ppcls_ext.bench_session import Session, Subject
 from ppcls_ext.benchmark import Settings
 from ppcls_ext.errors import UserError
 from ppcls_ext.soak import SHAPES, grows, soak, varying_shapes
@@ -31,6 +32,22 @@ def test_onednn_is_steady_at_one_size_and_at_many(exported: Path) -> None:
     assert len(found["fixed"]["rss_mb"]) == 20
     assert not found["fixed"]["grows"]
     assert not found["varying"]["grows"]
+
+
+def test_as_many_runs_as_were_asked_for(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"turn": 0, "vary": 0}
+
+    class Counting(Session):
+        def __call__(self, command: str, **arguments: Any) -> Any:
+            if command == "turn":
+                asked["turn"] += arguments["calls"]
+            elif command == "vary":
+                asked["vary"] += len(arguments["shapes"])
+            return super().__call__(command, **arguments)
+
+    monkeypatch.setattr("ppcls_ext.soak.Session", Counting)
+    soak(Subject(exported, "native"), Settings(warmup=1), 33)
+    assert asked == {"turn": 1 + 33, "vary": SHAPES + 33}  # after warming up
 
 
 def test_too_few_runs_are_refused(exported: Path) -> None:
