@@ -296,7 +296,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--engines", type=names, default=("onednn", "openvino"), help="such as onednn,native (default onednn,openvino)"
     )
     tables.add_argument("--threads", type=positive, default=1, help="CPU threads of each network (default 1)")
-    tables.add_argument("--out", type=Path, default=Path("results"), help="folder of the report (default results)")
+    tables.add_argument(
+        "--out", type=Path, default=Path("output/tables"), help="folder of the report (default output/tables)"
+    )
     tables.add_argument(
         "--work",
         type=Path,
