@@ -45,7 +45,8 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
     try:
         return kind(**mapping(values, where))
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key goes first: it may be a missing one, misspelt.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         place = ".".join([where, *map(str, first["loc"])])
         if first["type"] == "extra_forbidden":
             known = _section_at(kind, first["loc"][:-1]).model_fields

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -43,8 +44,10 @@ def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
     return model
 
 
-def _is_ours(x: Tensor) -> bool:
-    return bool(paddle.in_dynamic_mode() and x.dtype == paddle.float32 and x.place.is_cpu_place())
+def _is_ours(*tensors: Tensor) -> bool:
+    if not paddle.in_dynamic_mode() or paddle.get_device() != "cpu":  # where new tensors lie
+        return False
+    return all(tensor.dtype == paddle.float32 and tensor.place.is_cpu_place() for tensor in tensors)
 
 
 class FastDepthwiseConv2D(nn.Conv2D):
@@ -54,7 +57,8 @@ class FastDepthwiseConv2D(nn.Conv2D):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _is_ours(x):
+        fits = x.ndim == 4 and x.shape[1] == self._in_channels  # Paddle says what is wrong with another input
+        if not fits or not _is_ours(x, self.weight):
             return super().forward(x)
         out = _DepthwiseConvolution.apply(x, self.weight, self.geometry, self.threads)
         return out if self.bias is None else _AddBias.apply(out, self.bias, self.threads)
@@ -151,7 +155,7 @@ class _DepthwiseConvolution(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry, threads: int) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         layout = Layout.of(geometry, (x.shape[2], x.shape[3]))
-        out = paddle.empty([*x.shape[:2], *layout.out])
+        out = _empty([*x.shape[:2], *layout.out])
         taps = _array(weight).reshape(x.shape[1], -1)
         steps = layout.offsets, geometry.stride, geometry.padding, layout.phase
         _split(_convolve, threads, _planes(x), taps, _planes(out), *steps)
@@ -163,7 +167,7 @@ class _DepthwiseConvolution(PyLayer):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensor()
-        grad, x_grad = grad.contiguous(), paddle.empty(x.shape)
+        grad, x_grad = grad.contiguous(), _empty(x.shape)
         taps = _array(weight).reshape(x.shape[1], -1)
         of_planes = np.empty((x.shape[0], *taps.shape), dtype=np.float32)
         arrays = _planes(x), taps, _planes(grad), _planes(x_grad), of_planes.reshape(-1, taps.shape[1])
@@ -196,7 +200,7 @@ class _Hardswish(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, threads: int) -> Tensor:
         x = x.contiguous()
-        out = paddle.empty(x.shape)
+        out = _empty(x.shape)
         _split(_hardswish, threads, _array(x).ravel(), _array(out).ravel())
         ctx.threads = threads
         ctx.save_for_backward(x)
@@ -205,9 +209,13 @@ class _Hardswish(PyLayer):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensor()
-        grad, x_grad = grad.contiguous(), paddle.empty(x.shape)
+        grad, x_grad = grad.contiguous(), _empty(x.shape)
         _split(_hardswish_backward, ctx.threads, *(_array(tensor).ravel() for tensor in (x, grad, x_grad)))
         return x_grad
+
+
+def _empty(shape: Sequence[int]) -> Tensor:
+    return paddle.empty(shape, "float32")  # whatever Paddle's default dtype is: the kernels write four bytes each
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -227,6 +235,10 @@ def _flat_planes(tensor: Tensor) -> np.ndarray:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
+
+
+# A forked process has no threads but the one that forked it: it would wait for those of the pool for ever.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _split(kernel: Callable[..., None], threads: int, first: np.ndarray, *arguments: Any) -> None:

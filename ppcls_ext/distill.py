@@ -112,6 +112,10 @@ def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:
             raise UserError(
                 "Distill.teacher.pretrained: give the path of the teacher's weights; untrained it teaches noise"
             )
+        if not isinstance(arch.get("name"), str):
+            raise UserError(
+                "Distill.teacher.name is missing: say which network the weights are of, such as ResNet50_vd"
+            )
         weights, labels = find_weights(given), None
     arch.pop("class_num", None)
     return TeacherFiles(arch, weights, labels)
@@ -143,7 +147,10 @@ class Teacher:
     def model(self) -> nn.Layer:
         weights = read_weights(self.files.weights)
         with paddle.utils.unique_name.guard():  # does not count among the student's parameter names
-            model = build_arch(self.files.arch, self.class_num)
+            try:
+                model = build_arch(self.files.arch, self.class_num)
+            except UserError as error:
+                raise UserError(f"Distill.teacher: {error}") from error
         own = model.state_dict()
         for name in head_names(model):
             if name in weights and tuple(weights[name].shape) != tuple(own[name].shape):
@@ -203,8 +210,14 @@ class Cache:
         Raises:
             UserError: a cache of another teacher, other images or other transforms; a folder that cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "lock", "w")  # noqa: SIM115  (closed below)
+        except OSError as error:
+            raise UserError(
+                f"Distill.cache {self.folder}: cannot be written ({error.strerror}); give another folder"
+            ) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._fill(teacher, loader, self._done())
 

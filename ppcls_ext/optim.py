@@ -182,6 +182,9 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
     each, whole = settings.pop("clip_norm", None), settings.pop("clip_norm_global", None)
     if each is not None and whole is not None:
         raise UserError("Optimizer: give either clip_norm (of each tensor) or clip_norm_global (of all), not both")
+    for key, norm in (("clip_norm", each), ("clip_norm_global", whole)):
+        if norm is not None and not norm > 0:  # Paddle turns the gradient around for a negative one of all
+            raise UserError(f"Optimizer.{key}: expected a number above 0, got {norm}; leave it out for no clipping")
     clip = None
     if each is not None or whole is not None:
         clip = nn.ClipGradByNorm(each) if whole is None else nn.ClipGradByGlobalNorm(whole)

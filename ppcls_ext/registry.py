@@ -86,3 +86,7 @@ def call_checked(
         raise UserError(f"{where}: {error} is none of the values that it knows") from error
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # a plain one is how PaddleClas's mixing of batches refuses a value
+            raise
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error

@@ -147,8 +147,12 @@ class Study:
         self.metric = self.section.metric or load_task(first.run.task).primary
 
     def _config(self, variant: str, seed: int) -> Config:
+        given = [*self.section.overrides, *self.variants[variant], *self.overrides]
+        for key, instead in {"Global.seed": "--seeds", "Global.output_dir": "--output"}.items():
+            if any(assignment.partition("=")[0].strip() == key for assignment in given):
+                raise UserError(f"study {self.name}: {key} is set for each run of a study; give {instead} instead")
         place = [f"Global.seed={seed}", f"Global.output_dir={self.folder(variant, seed)}"]
-        config = load_config(self.base, [*self.section.overrides, *self.variants[variant], *self.overrides, *place])
+        config = load_config(self.base, [*given, *place])
         config.pop("Expect", None)  # what the base promises does not hold for its variants
         return config
 

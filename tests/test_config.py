@@ -242,6 +242,11 @@ def at_start(config: Config) -> None:
         ("Infer.transform=[]", r"Infer.transform: unknown key; did you mean 'transforms'\?"),
         ("Infer.PostProcess.top=1", r"Infer.PostProcess.top: unknown key; did you mean 'topk'\?"),
         ("Metric.Eval=[{Recall: {}}]", "Metric.Eval.0?.?Recall: not computed by this toolkit"),
+        ("Distill.techer=x", r"Distill.techer: unknown key; did you mean 'teacher'\?"),
+        (
+            "DataLoader.Train.dataset.batch_transform_ops=[{MixupOperator: {alpha: -1}}]",
+            "DataLoader.Train.dataset.batch_transform_ops.0.MixupOperator: .*greater than 0",
+        ),
         ("EMA.decai=0.9", r"EMA.decai: unknown key; did you mean 'decay'\?"),
         ("Export.batches=1", r"Export.batches: unknown key; did you mean 'batch'\?"),
         ("Expect.top2={value: 1, tolerance: 1}", r"Expect.top2: not a metric of this task; did you mean 'top5'\?"),

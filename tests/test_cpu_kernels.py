@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,59 @@ def test_other_dtypes_and_traced_graphs_go_to_paddle(tmp_path: Path) -> None:
     expected = network(x).numpy()
     paddle.jit.save(speed_up(network, 1), str(tmp_path / "n"), [paddle.static.InputSpec([1, 2, 6, 6], "float32")])
     np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "n"))(x).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_paddle_refuses_is_refused_by_paddle() -> None:
+    layer = speed_up(nn.Conv2D(8, 8, 3, groups=8, bias_attr=False), 1)
+    with pytest.raises(ValueError, match="number of input's channels"):
+        layer(paddle.ones([2, 4, 6, 6]))
+    with pytest.raises(ValueError, match="4-D"):
+        layer(paddle.ones([8, 6, 6]))
+
+
+def test_the_default_dtype_does_not_reach_the_kernels() -> None:
+    network = nn.Sequential(nn.Conv2D(4, 4, 3, padding=1, groups=4, bias_attr=False), nn.Hardswish())
+    x = sample(1, 4, 6, 6)
+    expected = outputs_and_gradients(network, x)
+    speed_up(network, 1)
+    paddle.set_default_dtype("float64")
+    try:
+        found = outputs_and_gradients(network, x)
+    finally:
+        paddle.set_default_dtype("float32")
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_view_that_is_not_contiguous_keeps_its_gradient() -> None:
+    layer = nn.Conv2D(8, 8, 3, padding=1, groups=8)
+
+    def gradient() -> np.ndarray:
+        x = paddle.to_tensor(sample(2, 5, 6, 8), stop_gradient=False)
+        view = x.transpose([0, 3, 1, 2])
+        assert not view.is_contiguous()
+        layer(view).square().sum().backward()
+        return np.asarray(x.grad.numpy())
+
+    expected = gradient()
+    speed_up(layer, 2)
+    np.testing.assert_allclose(gradient(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    layer = speed_up(nn.Hardswish(), 2)
+    x = paddle.to_tensor(sample(4, 4))
+    layer(x)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that hangs
+        try:
+            layer(x)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_kernel_that_does_not_fit_is_an_error() -> None:

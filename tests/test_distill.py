@@ -175,6 +175,12 @@ def test_a_cache_of_something_else_is_refused(
         train(load_config(path, [change]))
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(trained: Path, data: Path, tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "file").touch()
+    config = student(tmp_path / "run.yaml", data, str(trained), cache=str(tmp_path / "file"))
+    assert "Distill.cache" in fails("train", "-c", config, lines=None)
+
+
 def test_mixed_batches_cannot_be_cached(cached: tuple[Path, Path], data: Path, trained: Path, tmp_path: Path) -> None:
     path = student(tmp_path / "run.yaml", data, trained, cache=str(cached[1]), cache_epochs=2)
     with pytest.raises(UserError, match="mixed batches"):
@@ -270,6 +276,7 @@ def test_a_teacher_of_other_classes_is_one_line(trained: Path, data: Path, tmp_p
         ({"name": "PPLCNet_x1_0"}, "Distill.teacher.pretrained"),
         ({"name": "PPLCNet_x1_0", "pretrained": True}, "Distill.teacher.pretrained"),
         ({"name": "PPLCNet_x1_0", "pretrained": "nowhere"}, "no such file"),
+        ({"pretrained": "nowhere"}, "Distill.teacher.name is missing"),
     ],
 )
 def test_a_teacher_that_is_not_there_is_one_line(

@@ -112,6 +112,8 @@ def test_gradients_are_clipped(key: str, expected: dict[str, list[float]]) -> No
         ({"name": "Momentum", "weight_decay": 1e-4, "regularizer": {"name": "L2", "coeff": 1e-4}}, "not both"),
         ({"name": "Momentum", "regularizer": {"name": "L3", "coeff": 1}}, "expected {name: L2"),
         ({"name": "SGD", "clip_norm": 1, "clip_norm_global": 1}, "not both"),
+        ({"name": "SGD", "clip_norm": 0}, "Optimizer.clip_norm: expected a number above 0"),
+        ({"name": "SGD", "clip_norm_global": -1}, "Optimizer.clip_norm_global: expected a number above 0"),
         ({"name": "SGD", "clip_norm": "much"}, "Optimizer.clip_norm: expected a number"),
         ({"name": "Adam", "momentum": 0.9}, "Optimizer.momentum: unknown key"),
         ([{"SGD": {"scope": "all"}}], "not supported"),

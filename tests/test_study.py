@@ -172,6 +172,13 @@ def test_a_wrong_study_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("key", "instead"), [("Global.seed", "--seeds"), ("Global.output_dir", "--output")])
+def test_what_a_study_sets_itself_cannot_be_overridden(key: str, instead: str, data: Path, tmp_path: Path) -> None:
+    path = study_file(tmp_path / "s.yaml", data)
+    with pytest.raises(UserError, match=f"{key} is set for each run of a study; give {instead}"):
+        Study(str(path), overrides=[f"{key}=1"])
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_a_shipped_study_is_understood_and_says_its_command(file: Path) -> None:
     study = Study(f"{STUDIES}/{file.stem}")  # found from any folder
