@@ -44,18 +44,16 @@ NULL_CALLS = 2000
 class Settings(Section):
     """How to measure."""
 
-    rounds: int = pydantic.Field(default=20, ge=2)
+    rounds: int = pydantic.Field(default=60, ge=2)  # short ones: a shared machine changes its speed within seconds
     processes: int = pydantic.Field(default=4, ge=1)  # of each subject, one after the other; at most `rounds`
-    seconds: float = pydantic.Field(
-        default=5.0, gt=0, allow_inf_nan=False
-    )  # of measuring for each subject, over all rounds
+    # Of measuring for each subject, over all rounds.
+    seconds: float = pydantic.Field(default=5.0, gt=0, allow_inf_nan=False)
     iterations: int | None = pydantic.Field(None, ge=1)  # calls of each subject over all rounds, instead of seconds
     warmup: int = pydantic.Field(default=20, ge=1)  # calls of each process before its first round
     seed: int = pydantic.Field(default=0, ge=0)  # of inputs, order and bootstrap
     pin: tuple[int, ...] = ()  # cores to bind every subject to
-    spread: float = pydantic.Field(
-        default=0.1, gt=0, allow_inf_nan=False
-    )  # interquartile range over median that is worth a warning
+    # Interquartile range over median that is worth a warning.
+    spread: float = pydantic.Field(default=0.1, gt=0, allow_inf_nan=False)
 
     def shares(self) -> list[int]:
         """How many rounds each process takes part in."""
@@ -121,24 +119,24 @@ class Reference:
 def ratio_interval(
     samples: np.ndarray, first: np.ndarray, seed: int, shares: Sequence[int] | None = None
 ) -> dict[str, float]:
-    """Ratio of medians with a bootstrap interval over processes, and over the rounds of each, resampled in pairs.
+    """How many times as long as the first a subject takes, with a bootstrap interval over processes and their rounds.
+
+    The geometric mean over rounds of the ratio of the two medians of the round. A shared machine has fast and slow
+    states; the two medians of a round are of the same state mostly, those of a whole run may be of different ones.
 
     Args:
         samples, first: milliseconds [rounds, calls]; the same rounds, calls may differ.
         shares: rounds of each process, in order; default: one process.
     """
-    ratio = float(np.median(samples) / np.median(first))
+    logs = np.log(np.median(samples, 1) / np.median(first, 1))
     rng = np.random.default_rng(seed)
-    # A round counts with its median: calls within a round are not independent of each other.
-    rounds = np.median(samples, 1), np.median(first, 1)
-    processes = np.split(np.arange(len(samples)), np.cumsum(shares or [len(samples)])[:-1])
-    ratios = []
+    processes = np.split(logs, np.cumsum(shares or [len(logs)])[:-1])
+    means = []
     for _ in range(RESAMPLES):
-        drawn = [processes[k] for k in rng.integers(0, len(processes), len(processes))]
-        order = np.concatenate([rng.choice(process, len(process)) for process in drawn])
-        ratios.append(np.median(rounds[0][order]) / np.median(rounds[1][order]))
-    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"ratio": ratio, "low": float(low), "high": float(high)}
+        drawn = (processes[k] for k in rng.integers(0, len(processes), len(processes)))
+        means.append(np.concatenate([rng.choice(process, len(process)) for process in drawn]).mean())
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"ratio": float(np.exp(logs.mean())), "low": float(np.exp(low)), "high": float(np.exp(high))}
 
 
 def summary(samples: np.ndarray) -> dict[str, float]:

@@ -272,7 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--batch", nargs="+", type=positive, default=[1], help="one number, or several (default 1)")
     bench.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="of inputs, where the model is free")
     bench.add_argument("--streams", type=positive, default=1, help="predictors at once, for throughput (default 1)")
-    bench.add_argument("--rounds", type=positive, help="turns of each subject (default 20)")
+    bench.add_argument("--rounds", type=positive, help="turns of each subject (default 60)")
     bench.add_argument("--processes", type=positive, help="of each subject, which share its rounds (default 4)")
     bench.add_argument("--seconds", type=float, help="of measuring for each subject (default 5)")
     bench.add_argument("--iterations", type=positive, help="calls of each subject, instead of --seconds")

@@ -139,10 +139,11 @@ def formats_for(engines: Sequence[str]) -> list[str]:
 
 def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: dict[str, Network]) -> str:
     """How long it will take, in words."""
-    seconds = sum(
-        (plan.settings(variant).seconds + OPENING_SECONDS) * len(networks_of(number, variant))
-        for number, variant, _ in parts
-    )
+    seconds = 0.0
+    for number, variant, _ in parts:
+        settings = plan.settings(variant)
+        each = settings.seconds + OPENING_SECONDS * len(settings.shares())
+        seconds += each * len(networks_of(number, variant))
     new = sum(not (plan.work / name).is_dir() for name in networks)
     return f"about {(seconds + new * BUILDING_SECONDS) / 60:.0f} minutes on a quiet machine"
 
