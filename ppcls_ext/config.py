@@ -36,6 +36,10 @@ class Section(pydantic.BaseModel):
 S = TypeVar("S", bound=Section)
 
 
+# What pydantic puts behind a key that may have values of several types: the type that it tried.
+_BRANCH = re.compile(r"(str|int|float|bool|none)$|(dict|list|tuple|literal|constrained|function|lax)[\[-]")
+
+
 def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
     """Read a typed section from a config.
 
@@ -47,13 +51,16 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
     except pydantic.ValidationError as error:
         # An unknown key goes first: it may be a missing one, misspelt.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        place = ".".join([where, *map(str, first["loc"])])
+        place = ".".join([where, *(str(part) for part in first["loc"] if not _BRANCH.match(str(part)))])
         if first["type"] == "extra_forbidden":
             known = _section_at(kind, first["loc"][:-1]).model_fields
             raise UserError(f"{place}: unknown key; {nearest(str(first['loc'][-1]), known)}") from error
         if first["type"] == "missing":
             raise UserError(f"{place}: this key is missing") from error
-        raise UserError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from error
+        hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
+        raise UserError(
+            f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{hint}"
+        ) from error
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -55,7 +55,7 @@ def let_mkl_use_avx2() -> None:
         cpu = Path("/proc/cpuinfo").read_text()
     except OSError:
         return  # not Linux: another wheel, with another BLAS
-    if "AuthenticAMD" in cpu and " avx2 " in cpu:
+    if ("AuthenticAMD" in cpu or "HygonGenuine" in cpu) and " avx2 " in cpu:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
 

@@ -200,11 +200,12 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     ("cpu", "given", "expected"),
     [
         ("AuthenticAMD\nflags: fma avx2 bmi2", None, "5"),
+        ("HygonGenuine\nflags: fma avx2 bmi2", None, "5"),
         ("AuthenticAMD\nflags: fma avx2 bmi2", "4", "4"),
         ("AuthenticAMD\nflags: fma sse4a", None, None),
         ("GenuineIntel\nflags: fma avx2 bmi2", None, None),
     ],
-    ids=["AMD", "said otherwise", "without AVX2", "Intel"],
+    ids=["AMD", "Hygon", "said otherwise", "without AVX2", "Intel"],
 )
 def test_mkl_is_told_of_avx2_where_it_does_not_see_it(
     cpu: str, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
