@@ -72,7 +72,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*", "det", "det.*", "seg", "seg.*"]),
     package_data={
-        "ppcls_ext": ["py.typed", "reference/*.json", "reference/*.yaml", "templates/*"],
+        "ppcls_ext": ["py.typed", "paper/tables/*.yaml", "paper/report/templates/*"],
         "det": ["py.typed"],
         "seg": ["py.typed"],
     },
@@ -98,9 +98,9 @@ setup(
         "threadpoolctl",
     ],
     entry_points={
-        "console_scripts": ["pplcnet = ppcls_ext.cli:main"],
+        "console_scripts": ["pplcnet = ppcls_ext.cli.main:main"],
         "pplcnet.tasks": [
-            "classification = ppcls_ext.classification:Classification",
+            "classification = ppcls_ext.cls.task:Classification",
             "detection = det.task:Detection",
             "segmentation = seg.task:Segmentation",
         ],

@@ -1,0 +1,1 @@
+"""Detection: PicoDet on PP-LCNet, with PaddleDetection."""

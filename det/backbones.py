@@ -11,10 +11,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext import lcnet, upstream
-from ppcls_ext.errors import UserError, nearest
-from ppcls_ext.registry import Registry, call_checked
-from ppcls_ext.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+from ppcls_ext import upstream
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.models import lcnet
+from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 
 _workspace = upstream.ppdet("core.workspace")
 _ShapeSpec = upstream.ppdet("modeling.shape_spec").ShapeSpec
@@ -31,7 +32,7 @@ class PPLCNet(lcnet.PPLCNet):
     """The PP-LCNet trunk, as PaddleDetection wants a backbone.
 
     Args:
-        scale, act, se, kernel5: as in `ppcls_ext.spec.LCNetSpec`.
+        scale, act, se, kernel5: as in `ppcls_ext.models.spec.LCNetSpec`.
         feature_strides: of the maps to give, among 4, 8, 16, 32.
         lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
 

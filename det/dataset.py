@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from det.coco import CocoSplit, read_record_image
+from det.splits import CocoSplit, read_record_image
 from det.transforms import BatchRandomResize, Sample, Transform, normalise, resize
-from ppcls_ext.loader import Place
-from ppcls_ext.seeding import BATCH, SAMPLE
+from ppcls_ext.core.seeding import BATCH, SAMPLE
+from ppcls_ext.data.loader import Place
 
 PlacedSample = tuple[Sample, Place]
 # From normalised images [N, 3, H, W] and their boxes and classes to the arrays that the losses compare with.

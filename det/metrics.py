@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from det.coco import CocoSplit
+from det.splits import CocoSplit
 from ppcls_ext import upstream
-from ppcls_ext.checkpoint import atomic_write_text
-from ppcls_ext.eval_report import write_metrics
+from ppcls_ext.models.weights import atomic_write_text
+from ppcls_ext.tasks.eval_report import write_metrics
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PER_CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "AR50")

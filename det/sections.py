@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.config import Batch, Section
-from ppcls_ext.loader import Sampler, Workers
+from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.data.loader import Sampler, Workers
 
 
 class DatasetSection(Section):
@@ -33,7 +33,7 @@ class LoaderSection(Section):
 
 
 class ArchSection(Section):
-    """`Arch`. Widths are those of the public configs (see `det.picodet`)."""
+    """`Arch`. Widths are those of the public configs (see `det.network`)."""
 
     name: Literal["PicoDet"]
     recipe: Literal["gfl", "tal"] = "gfl"

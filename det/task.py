@@ -13,12 +13,12 @@ import paddle
 from paddle import nn
 
 from det.boxes import largest_difference, to_image
-from det.coco import CocoSplit, Findings, check_coco, read_coco, read_record_image
-from det.data_check import check_splits
+from det.checks import check_splits
 from det.dataset import DetectionDataset, EvalCollate, TrainCollate
 from det.inference import DetectionInference, split_rows
 from det.metrics import METRICS, CocoResult
 from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection
+from det.splits import CocoSplit, Findings, check_coco, read_coco, read_record_image
 from det.transforms import (
     BATCH_TRANSFORMS,
     MEAN,
@@ -30,16 +30,16 @@ from det.transforms import (
     normalise,
     resize,
 )
-from ppcls_ext import distributed
-from ppcls_ext.checkpoint import load_into, load_trunk, read_weights
-from ppcls_ext.config import Config, parse
-from ppcls_ext.data_check import DataReport
-from ppcls_ext.errors import UserError
-from ppcls_ext.loader import Loader
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Input, Step, Task, check_class_count, parse_splits
+from ppcls_ext.core import distributed
+from ppcls_ext.core.config import Config, parse
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.data.faults import DataReport
+from ppcls_ext.data.loader import Loader
+from ppcls_ext.models.weights import load_into, load_trunk, read_weights
+from ppcls_ext.tasks.task import SPLIT_NAMES, Deployment, Input, Step, Task, check_class_count, parse_splits
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
-    from det.picodet import PicoDet
+    from det.network import PicoDet
 
 PARITY_TOLERANCE = 1e-4  # of a score, and of a corner in units of the input's longer side
 
@@ -163,7 +163,7 @@ class Detection(Task):
     @functools.cached_property
     def _targets(self) -> Any:
         from det.backbones import strides_of
-        from det.picodet import GflTargets, TalTargets
+        from det.network import GflTargets, TalTargets
 
         return GflTargets(self.class_num, strides_of(self.arch.backbone)) if self.arch.recipe == "gfl" else TalTargets()
 
@@ -197,7 +197,7 @@ class Detection(Task):
     # Model and losses
 
     def build_model(self) -> PicoDet:
-        from det.picodet import build_picodet
+        from det.network import build_picodet
 
         if self.arch.recipe == "tal" and self.run.iters and self.arch.static_epochs is None:
             raise UserError("Arch.static_epochs: recipe tal needs it where Global.iters is given instead of epochs")
@@ -233,7 +233,7 @@ class Detection(Task):
     # Evaluation
 
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
-        from det.picodet import WithNms
+        from det.network import WithNms
 
         detector = WithNms(model, self.nms)
         detector.eval()
@@ -271,7 +271,7 @@ class Detection(Task):
         return notes
 
     def deployment(self, model: nn.Layer) -> Deployment:
-        from det.picodet import WithNms
+        from det.network import WithNms
 
         recipe = {
             "network": f"PicoDet {self.arch.recipe}, {self.arch.backbone['name']}",

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from ppcls_ext.errors import UserError, nearest
-from ppcls_ext.registry import Registry, call_checked
-from ppcls_ext.transforms import named_ops
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.data.transforms import named_ops
 
 # Of ImageNet, for pixels in [0, 1].
 MEAN = (0.485, 0.456, 0.406)

@@ -1,0 +1,1 @@
+"""Segmentation: DeepLabV3+ on PP-LCNet, with PaddleSeg."""

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ppcls_ext.errors import UserError
-from ppcls_ext.loader import Place
-from ppcls_ext.seeding import SAMPLE
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.seeding import SAMPLE
+from ppcls_ext.data.loader import Place
 from seg.masks import Rules, read_pair
-from seg.pairs import PairList
 from seg.sections import IGNORE, Augment, Normalize
+from seg.splits import PairList
 
 MULTIPLE = 32  # the network's largest stride: padded to it, its maps lie on the image's grid
 

@@ -8,10 +8,11 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ppcls_ext import lcnet, upstream
-from ppcls_ext.archs import EVEN_RATES
-from ppcls_ext.registry import Registry
-from ppcls_ext.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+from ppcls_ext import upstream
+from ppcls_ext.core.registry import Registry
+from ppcls_ext.models import lcnet
+from ppcls_ext.models.factory import EVEN_RATES
+from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 
 STEM_STRIDE = 2
 
@@ -22,7 +23,7 @@ class PPLCNet(lcnet.PPLCNet):
     """The trunk of PP-LCNet (the same class and parameter names as in classification) as PaddleSeg wants it.
 
     Args:
-        scale, act, se, kernel5: see `ppcls_ext.spec.LCNetSpec`.
+        scale, act, se, kernel5: see `ppcls_ext.models.spec.LCNetSpec`.
         output_stride: 32 (the paper), or 16 or 8, where the last strides become dilations.
         lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.data_check import DataReport
-from ppcls_ext.display import bar
-from ppcls_ext.errors import UserError
-from ppcls_ext.images import BrokenImage
+from ppcls_ext.core.display import bar
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import BrokenImage
+from ppcls_ext.data.faults import DataReport
 from seg.colours import overlay
 from seg.masks import Rules, orientation, read_mask, read_pair
-from seg.pairs import PairList
 from seg.sections import IGNORE
+from seg.splits import PairList
 
 SHOWN_SAMPLES = 12  # of each split in the picture
 FEW_PIXELS = 0.001  # share of the training pixels below which a class is pointed out

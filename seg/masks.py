@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ppcls_ext.errors import UserError
-from ppcls_ext.images import read_rgb
-from seg.pairs import PairList
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import read_rgb
 from seg.sections import IGNORE
+from seg.splits import PairList
 
 LARGEST_VALUE = 65535  # of a 16-bit mask
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width

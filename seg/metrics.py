@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.errors import UserError
-from ppcls_ext.eval_report import write_confusion, write_metrics
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.tasks.eval_report import write_confusion, write_metrics
 from seg.sections import IGNORE
 
 METRICS = ("mIoU", "mDice", "accuracy", "mAccuracy")  # accuracy: of pixels; mAccuracy: mean over classes

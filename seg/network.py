@@ -10,10 +10,10 @@ import paddle
 from paddle import nn
 
 from ppcls_ext import upstream
-from ppcls_ext.checkpoint import load_into, load_trunk
-from ppcls_ext.errors import UserError, nearest
-from ppcls_ext.registry import call_checked
-from ppcls_ext.transforms import named_ops
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import call_checked
+from ppcls_ext.data.transforms import named_ops
+from ppcls_ext.models.weights import load_into, load_trunk
 from seg.backbones import BACKBONES, register_with_paddleseg
 from seg.sections import IGNORE, Arch
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ppcls_ext.config import Batch, Section
-from ppcls_ext.loader import Sampler, Workers
+from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.data.loader import Sampler, Workers
 
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
 
@@ -56,7 +56,7 @@ class Augment(Section):
 class Dataset(Section):
     """`DataLoader.<split>.dataset`.
 
-    `MaskFolder` finds the split in `Global.data_root` by itself (see `seg.pairs.find_pairs`), `MaskList` reads a
+    `MaskFolder` finds the split in `Global.data_root` by itself (see `seg.splits.find_pairs`), `MaskList` reads a
     list file with lines `image mask`, `Cityscapes` the folders leftImg8bit and gtFine of `Global.data_root`.
     """
 

@@ -10,24 +10,24 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext import distributed
-from ppcls_ext.checkpoint import read_weights
-from ppcls_ext.config import Config, parse
-from ppcls_ext.data_check import DataReport
-from ppcls_ext.errors import UserError
-from ppcls_ext.image_lists import read_class_names
-from ppcls_ext.loader import Loader
-from ppcls_ext.task import SPLIT_NAMES, Deployment, Input, Step, Task, by_split, parse_splits
+from ppcls_ext.core import distributed
+from ppcls_ext.core.config import Config, parse
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.data.faults import DataReport
+from ppcls_ext.data.lists import read_class_names
+from ppcls_ext.data.loader import Loader
+from ppcls_ext.models.weights import read_weights
+from ppcls_ext.tasks.task import SPLIT_NAMES, Deployment, Input, Step, Task, by_split, parse_splits
 from seg import cityscapes
 from seg import sections as typed
 from seg.augment import MULTIPLE, SegmentationDataset, collate
 from seg.checks import report_on
 from seg.colours import palette
-from seg.deploy import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
+from seg.inference import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
 from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
-from seg.pairs import PairList, find_cityscapes, find_pairs, read_pairs
+from seg.splits import PairList, find_cityscapes, find_pairs, read_pairs
 
 # Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
 TOLERANCE = 1e-3

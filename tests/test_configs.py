@@ -8,14 +8,14 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.archs import build_arch
-from ppcls_ext.checkpoint import numpy_state, save_weights
-from ppcls_ext.classification import Classification
-from ppcls_ext.config import load_config, shipped_configs
-from ppcls_ext.distill import DistillSection
-from ppcls_ext.optim import build_optimizer, build_schedule, lr_of
-from ppcls_ext.reference import Row, table
-from tests.conftest import ROOT, write_set
+from ppcls_ext.cls.task import Classification
+from ppcls_ext.core.config import load_config, shipped_configs
+from ppcls_ext.models.factory import build_arch
+from ppcls_ext.models.weights import numpy_state, save_weights
+from ppcls_ext.paper.tables import Row, table
+from ppcls_ext.training.distillation import DistillSection
+from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
+from tests.helpers.runs import ROOT, write_set
 
 NAMES = [name for name, file in shipped_configs().items() if file.parent.name == "configs"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from ppcls_ext.checkpoint import read_weights
-from tests.conftest import command, overrides, write_set
+from ppcls_ext.models.weights import read_weights
+from tests.helpers.runs import command, overrides, write_set
 
 
 def test_train_eval_export_infer_from_another_folder(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Looking through detection data: what is wrong with the annotations, and pictures of samples with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import cv2
+import numpy as np
+
+from det.inference import draw_boxes
+from det.splits import OTHER_SIZE, CocoSplit, Findings, has_its_size, read_record_image
+from det.transforms import Sample, resize
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import BrokenImage
+from ppcls_ext.core.pictures import MARGIN
+from ppcls_ext.data.faults import DataReport
+
+SHOWN_SAMPLES = 8  # of each split
+CELL = 320  # side of a sample in the picture: what it takes to read the names at the boxes
+TINY = 8.0  # pixels in the network's input: an object of less is hard to find at stride 8
+TINY_SHARE = 0.2  # of the boxes, above which it is pointed out
+
+
+def check_splits(
+    readers: Mapping[str, Callable[[], tuple[CocoSplit, Findings]]], input_size: tuple[int, int], seed: int
+) -> DataReport:
+    """The report on the splits that `readers` give.
+
+    Args:
+        input_size: (height, width) of the network's input.
+    """
+    report = DataReport(cell=CELL)
+    splits: dict[str, CocoSplit] = {}
+    for name, read in readers.items():
+        try:
+            splits[name], findings = read()
+        except UserError as error:
+            report.error(f"{name}: {error}")
+            continue
+        for record in splits[name].records:
+            if not has_its_size(record):
+                findings.add(OTHER_SIZE, f"{record.path} is not {record.size[0]}x{record.size[1]}")
+        for text in (*findings.lines("fatal"), *findings.lines("left out")):
+            report.error(f"{name}: {text}")
+        for text in findings.lines("warning"):
+            report.warning(f"{name}: {text}")
+    report.check_files({name: split.paths for name, split in splits.items()})
+    for name, split in splits.items():
+        _check_sizes(report, name, split, input_size)
+        _add_samples(report, split, seed)
+    if splits:
+        _balance(report, splits)
+    return report
+
+
+def _check_sizes(report: DataReport, name: str, split: CocoSplit, input_size: tuple[int, int]) -> None:
+    """Boxes that become tiny in the input, and images without any."""
+    scaled = [
+        (r.boxes[:, 2:] - r.boxes[:, :2]) * np.array([input_size[1] / r.size[0], input_size[0] / r.size[1]])
+        for r in split.records
+    ]
+    sides = np.concatenate([np.zeros((0, 2)), *scaled])
+    share = float((sides.min(axis=1) < TINY).mean()) if len(sides) else 0.0
+    if share > TINY_SHARE:
+        report.warning(
+            f"{name}: {share:.0%} of the boxes are narrower than {TINY:.0f} pixels in an input of "
+            f"{input_size[1]}x{input_size[0]}: a larger Global.image_shape would find more of them"
+        )
+    empty = sum(not len(r.boxes) for r in split.records)
+    if empty == len(split.records):
+        report.error(f"{name}: no image has a usable box")
+    elif empty:
+        report.warning(f"{name}: {empty} of {len(split.records)} images have no box (they train as background)")
+
+
+def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
+    for place in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
+        record = split.records[place]
+        try:
+            sample = Sample(read_record_image(record), record.boxes, record.classes)
+        except BrokenImage:
+            continue  # reported by now
+        # Made small before boxes and names are drawn, which stay readable so.
+        scale = (report.cell - 2 * MARGIN) / max(sample.image.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in sample.image.shape[:2])
+        sample = resize(sample, (height, width), cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        names = [split.names[c] for c in sample.classes]
+        report.samples.append(draw_boxes(sample.image, sample.boxes.tolist(), sample.classes.tolist(), names))
+
+
+def _balance(report: DataReport, splits: Mapping[str, CocoSplit]) -> None:
+    first = next(iter(splits.values()))
+    counts = {name: split.box_counts() for name, split in splits.items()}
+    rows = [(name, *(int(c[k]) for c in counts.values())) for k, name in enumerate(first.names)]
+    report.tables.append(("boxes of each class", ("class", *counts), rows))
+    images = [(name, len(split.records), int(counts[name].sum())) for name, split in splits.items()]
+    report.tables.append(("splits", ("split", "images", "boxes"), images))
+    if "Train" in splits:
+        report.check_balance(first.names, counts["Train"], "training boxes")

@@ -1,0 +1,1 @@
+"""How fast exported models run on this machine, in figures that can be compared."""

@@ -1,0 +1,367 @@
+"""How fast exported models run on this machine's CPU, in figures that can be compared.
+
+Knows model folders and input shapes, nothing of networks or tasks. Every subject (a model on an engine) runs in
+processes of its own, so that one that crashes is a row with its reason; all subjects take turns in rounds, so that a
+machine whose speed drifts drifts for all alike. After some rounds every subject gets a fresh process: where weights and
+buffers lie in memory is drawn once for a process, and makes it faster or slower for life.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pydantic
+
+from ppcls_ext import __version__
+from ppcls_ext.bench.session import Failed, Session, Subject, input_shapes, model_format
+from ppcls_ext.bench.worker import NULL
+from ppcls_ext.core.config import Section
+from ppcls_ext.core.device import usable_cores
+from ppcls_ext.core.display import bar
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.machine import Interval, Watch, machine
+from ppcls_ext.runtime.engine import engine_class
+
+DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
+LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
+PARITY_TOLERANCE = 1e-3  # of the largest value of an output; engines order float32 sums differently
+RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then stable to a few percent of its width
+CONFIDENCE = 0.95
+BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
+NULL_CALLS = 2000
+
+
+class Settings(Section):
+    """How to measure."""
+
+    rounds: int = pydantic.Field(default=60, ge=2)  # short ones: a shared machine changes its speed within seconds
+    processes: int = pydantic.Field(default=4, ge=1)  # of each subject, one after the other; at most `rounds`
+    # Of measuring for each subject, over all rounds.
+    seconds: float = pydantic.Field(default=5.0, gt=0, allow_inf_nan=False)
+    iterations: int | None = pydantic.Field(None, ge=1)  # calls of each subject over all rounds, instead of seconds
+    warmup: int = pydantic.Field(default=20, ge=1)  # calls of each process before its first round
+    seed: int = pydantic.Field(default=0, ge=0)  # of inputs, order and bootstrap
+    pin: tuple[int, ...] = ()  # cores to bind every subject to
+    # Interquartile range over median that is worth a warning.
+    spread: float = pydantic.Field(default=0.1, gt=0, allow_inf_nan=False)
+
+    def shares(self) -> list[int]:
+        """How many rounds each process takes part in."""
+        processes = min(self.processes, self.rounds)
+        return [self.rounds // processes + (k < self.rounds % processes) for k in range(processes)]
+
+
+def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float | None:
+    """Largest difference relative to each output's largest value; of integers, the share that differs.
+
+    None: shapes differ, as those of detectors with NMS may, so there is nothing to compare.
+    """
+    worst = 0.0
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape:
+            return None
+        if a.size and np.issubdtype(a.dtype, np.floating):
+            worst = max(worst, float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-12)))
+        elif a.size:
+            worst = max(worst, float((a != b).mean()))
+    return worst
+
+
+def output_warnings(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[str]:
+    """What the outputs for two different inputs say against timing this model. Raises Failed if not finite."""
+    warnings = []
+    floats = [(a, b) for a, b in zip(one, other, strict=True) if np.issubdtype(a.dtype, np.floating)]
+    if not all(np.isfinite(a).all() for a, _ in floats):
+        raise Failed("it gives numbers that are not finite")
+    tiny = np.finfo(np.float32).tiny
+    if any(((a != 0) & (np.abs(a) < tiny)).any() for a, _ in floats):
+        warnings.append("its outputs hold denormal numbers, which slow some engines several times")
+    alike = [a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=0) for a, b in floats]
+    if alike and all(alike):
+        warnings.append("it gives the same output for two different inputs: a dead network falsifies timings")
+    return warnings
+
+
+class Reference:
+    """The native engine's outputs for a subject, or None where it does not run; one process for each model and size."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
+
+    def __call__(self, subject: Subject) -> list[np.ndarray] | None:
+        shapes = input_shapes(subject)
+        key = (subject.model.resolve(), str(shapes))
+        if key not in self._known:
+            session = Session(
+                Subject(subject.model, "native", batch=subject.batch, size=subject.size), self._settings.pin
+            )
+            try:
+                session.open(self._settings.seed)
+                self._known[key] = session("outputs", inputs=shapes, seed=self._settings.seed)
+            except Failed:
+                self._known[key] = None  # its own row, where there is one, says why
+            finally:
+                session.close()
+        return self._known[key]
+
+
+def ratio_interval(
+    samples: np.ndarray, first: np.ndarray, seed: int, shares: Sequence[int] | None = None
+) -> dict[str, float]:
+    """How many times as long as the first a subject takes, with a bootstrap interval over processes and their rounds.
+
+    The geometric mean over rounds of the ratio of the two medians of the round. A shared machine has fast and slow
+    states; the two medians of a round are of the same state mostly, those of a whole run may be of different ones.
+
+    Args:
+        samples, first: milliseconds [rounds, calls]; the same rounds, calls may differ.
+        shares: rounds of each process, in order; default: one process.
+    """
+    logs = np.log(np.median(samples, 1) / np.median(first, 1))
+    rng = np.random.default_rng(seed)
+    processes = np.split(logs, np.cumsum(shares or [len(logs)])[:-1])
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = (processes[k] for k in rng.integers(0, len(processes), len(processes)))
+        means.append(np.concatenate([rng.choice(process, len(process)) for process in drawn]).mean())
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"ratio": float(np.exp(logs.mean())), "low": float(np.exp(low)), "high": float(np.exp(high))}
+
+
+def summary(samples: np.ndarray) -> dict[str, float]:
+    """Milliseconds a call of [rounds, calls]."""
+    p25, median, p75, p90, p95, p99 = np.percentile(samples, [25, 50, 75, 90, 95, 99])
+    return {
+        "min": float(samples.min()),
+        "median": float(median),
+        "mean": float(samples.mean()),
+        "p90": float(p90),
+        "p95": float(p95),
+        "p99": float(p99),
+        "std": float(samples.std()),
+        "spread": float((p75 - p25) / median),
+    }
+
+
+def versions(engines: Sequence[str]) -> dict[str, str | None]:
+    """Versions of this package, Python, and whatever the engines run on."""
+    found: dict[str, str | None] = {"pplcnet": __version__, "python": sys.version.split()[0]}
+    for package in ["numpy", *sorted({engine_class(e).package for e in engines})]:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def harness_overhead_us(settings: Settings) -> float:
+    """Microseconds that timing itself adds to a call: the median of an engine that does nothing."""
+    session = Session(Subject(Path(), NULL), settings.pin)
+    try:
+        session("open", folder="", engine=NULL, model_format=None, threads=1, streams=1, inputs=[], seed=0)
+        return float(np.median(session("turn", calls=NULL_CALLS)["ns"]) / 1e3)
+    finally:
+        session.close()
+
+
+class Run:
+    """A subject under way: its process, its turns, and at the end its row of the report."""
+
+    def __init__(self, subject: Subject, settings: Settings) -> None:
+        self.subject, self.settings = subject, settings
+        self.session: Session | None = None
+        self.opened: list[dict[str, float]] = []  # of each process
+        self.parity: float | None = None
+        self.calls = 0
+        self.turns: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.failure: str | None = None
+
+    def start(self, reference: list[np.ndarray] | None) -> None:
+        """Open a process, compare its output with the native engine's, and warm it up.
+
+        The first process also says how many calls a turn has.
+        """
+        settings, shapes = self.settings, input_shapes(self.subject)
+        self.session = Session(self.subject, settings.pin)
+        self.opened.append(self.session.open(settings.seed))
+        found = self.session("outputs", inputs=shapes, seed=settings.seed)
+        first = len(self.opened) == 1
+        if first:
+            self.warnings += output_warnings(found, self.session("outputs", inputs=shapes, seed=settings.seed + 1))
+        if reference is not None:
+            self.parity = difference(found, reference)
+            if self.parity is not None and self.parity > PARITY_TOLERANCE:
+                raise Failed(f"its output differs from the native engine's by {self.parity:.1e} of the largest value")
+        if first and reference is None:
+            self.warnings.append("not compared: the native engine does not run this model")
+        elif first and self.parity is None:
+            self.warnings.append("not compared with the native engine: the shape of its output depends on the data")
+        warm = self.session("turn", calls=settings.warmup)
+        if settings.iterations:
+            self.calls = -(-settings.iterations // settings.rounds)
+        elif first:
+            each = settings.seconds / settings.rounds / (warm["seconds"] / settings.warmup)
+            self.calls = max(LEAST_CALLS, round(each))
+
+    def turn(self) -> None:
+        assert self.session is not None
+        self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
+
+    def fail(self, reason: str) -> None:
+        self.failure = reason
+        self.close()
+
+    def close(self) -> None:
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Milliseconds [rounds, calls]."""
+        return np.array([turn["ns"] for turn in self.turns], float) / 1e6
+
+    def row(self, first: Run) -> dict[str, Any]:
+        subject = self.subject
+        row: dict[str, Any] = {
+            "label": subject.name,
+            "model": str(subject.model),
+            "engine": subject.engine,
+            "threads": subject.threads,
+            "batch": subject.batch,
+            "size": list(subject.size) if subject.size else None,
+            "streams": subject.streams,
+            "failure": self.failure,
+            "warnings": self.warnings,
+        }
+        if self.failure is not None:
+            return row
+        samples, milliseconds, shares = self.samples, summary(self.samples), self.settings.shares()
+        if milliseconds["spread"] > self.settings.spread:
+            self.warnings.append(
+                f"spread {milliseconds['spread']:.0%} (interquartile range over median) is above "
+                f"{self.settings.spread:.0%}: repeat on a quieter machine"
+            )
+        ratio = None
+        if first.failure is None:
+            ratio = ratio_interval(samples, first.samples, self.settings.seed, shares)
+        process = np.repeat(np.arange(len(shares)), shares)
+        return row | {
+            "format": model_format(subject),
+            "n": int(samples.size),
+            "ms": milliseconds,
+            "throughput_per_s": subject.batch * samples.size / sum(turn["seconds"] for turn in self.turns),
+            "ratio_to_first": ratio,
+            "parity": self.parity,
+            **{key: float(np.median([opened[key] for opened in self.opened])) for key in self.opened[0]},
+            "rss_after_mb": self.turns[-1]["rss_mb"],
+            "rounds": [
+                {"process": int(k), "median": float(np.median(r)), "min": float(r.min()), "max": float(r.max())}
+                for k, r in zip(process, samples, strict=True)
+            ],
+        }
+
+
+def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
+    """Raise UserError for what is wrong before anything runs."""
+    for subject in subjects:
+        engine_class(subject.engine)
+        input_shapes(subject)
+    available = os.sched_getaffinity(0)
+    for core in settings.pin:
+        if core not in available:
+            raise UserError(f"--pin {core}: this process may not use that core; usable: {sorted(available)}")
+
+
+@contextlib.contextmanager
+def failing(run: Run) -> Iterator[None]:
+    """What fails inside is a failure of this run, and no more."""
+    try:
+        yield
+    except Failed as failed:
+        run.fail(str(failed))
+
+
+def take_turns(runs: Sequence[Run], rounds: int, order: np.random.Generator) -> Interval:
+    """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
+    before, watch = own_seconds(runs), Watch()
+    for _ in range(rounds):
+        # In another order each round: who comes after whom matters to caches and clocks.
+        for k in order.permutation(len(runs)):
+            if runs[k].failure is None:
+                with failing(runs[k]):
+                    runs[k].turn()
+    after = own_seconds(runs)
+    return watch.interval(sum(after[key] - before[key] for key in after))
+
+
+def own_seconds(runs: Sequence[Run]) -> dict[int, float]:
+    """Processor time so far of this process and of each run's, by process id, in seconds.
+
+    All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.
+    """
+    seconds = {os.getpid(): sum(psutil.Process().cpu_times()[:2])}
+    return seconds | {run.session.pid: run.session.cpu_seconds() for run in runs if run.session is not None}
+
+
+def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+    """Measure `subjects`, interleaved; ratios are to the first. Gives a JSON-able report.
+
+    Latency is that of a call from NumPy arrays in to NumPy arrays out.
+    Raises:
+        UserError: a model or engine that is not there. A subject that fails later is a row with its reason.
+    """
+    check_subjects(subjects, settings)
+    runs = [Run(subject, settings) for subject in subjects]
+    order = np.random.default_rng(settings.seed)
+    warnings: list[str] = []
+    most = max(s.threads * s.streams for s in subjects)
+    cores = len(settings.pin) or usable_cores()
+    if most > cores:
+        warnings.append(
+            f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
+        )
+    reference, overhead = Reference(settings), harness_overhead_us(settings)
+    busy = []
+    try:
+        with bar(len(runs) * len(settings.shares()), "measure") as progress:
+            for rounds in settings.shares():
+                for run in runs:
+                    if run.failure is None:
+                        with failing(run):
+                            run.start(reference(run.subject))
+                busy.append(take_turns(runs, rounds, order))
+                for run in runs:
+                    run.close()
+                    progress.advance(1, run.subject.name)
+    finally:
+        for run in runs:
+            run.close()
+    others, stolen = (float(np.mean([getattr(b, kind) for b in busy])) for kind in ("others", "stolen"))
+    if others > BUSY_CORES:
+        warnings.append(f"other processes used {others:.1f} cores meanwhile: repeat on a quieter machine")
+    if stolen > BUSY_CORES:
+        warnings.append(f"the hypervisor took {stolen:.1f} cores meanwhile: repeat on a quieter machine")
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions([s.engine for s in subjects]),
+        "settings": settings.model_dump(mode="json"),
+        "harness_overhead_us": overhead,
+        "busy": {"others": others, "stolen": stolen},
+        "warnings": warnings,
+        "results": [run.row(runs[0]) for run in runs],
+    }

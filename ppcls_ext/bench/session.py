@@ -1,0 +1,194 @@
+"""A model on an engine in a process of its own: what benchmark, soak tests and operator times all run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ppcls_ext.core.config import read_yaml
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.runtime.engine import FORMATS, engine_class
+
+RECIPE = "inference.yml"  # as export writes it
+DTYPES = ("float32", "float64", "int32", "int64")  # of inputs
+ANSWER_SECONDS = 600.0  # an engine that takes longer for one command hangs
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on an engine, as it is to be run.
+
+    Attributes:
+        model: folder that export wrote, or any folder with inference.pdmodel and inference.pdiparams.
+        engine: a name of `ppcls_ext.runtime.engine.ENGINES`.
+        label: for reports; default: the folder's name (that of the run, where the folder is `inference`).
+        threads: of the CPU, for each stream.
+        batch: images in a call.
+        size: height and width, where the model leaves them open.
+        streams: predictors that run at the same time; 1 measures latency, more measure throughput.
+    """
+
+    model: Path
+    engine: str = "onednn"
+    label: str = ""
+    threads: int = 1
+    batch: int = 1
+    size: tuple[int, int] | None = None
+    streams: int = 1
+
+    @property
+    def name(self) -> str:
+        folder = self.model.resolve()
+        return self.label or (folder.parent.name if folder.name == "inference" else folder.name)
+
+
+class Failed(Exception):
+    """A subject cannot be measured; the message is one line."""
+
+
+class Session:
+    """A subject's process, seen from here, bound to the cores `pin`, if any.
+
+    Raises Failed whenever the engine fails, hangs or crashes.
+    """
+
+    def __init__(self, subject: Subject, pin: Sequence[int] = (), verbose: bool = False) -> None:
+        self.subject = subject
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in close
+        ours, theirs = Pipe()
+        self._pipe = ours
+        package = str(Path(__file__).resolve().parents[2])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+            "OMP_NUM_THREADS": str(subject.threads),
+            "GLOG_minloglevel": "2",
+            "ONEDNN_VERBOSE": "1" if verbose else "0",
+        }
+        cores = ",".join(map(str, pin))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ppcls_ext.bench.worker", str(theirs.fileno()), cores],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        theirs.close()
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        try:
+            self._pipe.send((command, arguments))
+            if not self._pipe.poll(ANSWER_SECONDS):
+                raise Failed(f"no answer within {ANSWER_SECONDS:.0f} s")
+            status, value = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            code = self._process.wait()
+            ending = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+            raise Failed(ending) from error
+        if status == "failed":
+            raise Failed(value)
+        return value
+
+    def open(self, seed: int) -> dict[str, float]:
+        subject = self.subject
+        opened: dict[str, float] = self(
+            "open",
+            folder=str(subject.model),
+            engine=subject.engine,
+            model_format=model_format(subject),
+            threads=subject.threads,
+            streams=subject.streams,
+            inputs=input_shapes(subject),
+            seed=seed,
+        )
+        return opened
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far, its threads included; 0 where it is gone."""
+        try:
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        except psutil.NoSuchProcess:
+            return 0.0
+
+    def output(self) -> str:
+        """What the process has written on stdout."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        self._pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def model_format(subject: Subject) -> str:
+    """The first format of the subject's engine that its folder holds; the last one where it holds none."""
+    formats = engine_class(subject.engine).formats
+    return next((f for f in formats if (subject.model / FORMATS[f][0]).is_file()), formats[-1])
+
+
+def declared_inputs(subject: Subject) -> list[dict[str, Any]]:
+    """Shape and dtype of each input as the folder's recipe has them, -1 where the model takes any number.
+
+    Where no recipe says so, as in folders of other exporters, one image is assumed; then the subject must have a size.
+    Raises:
+        UserError: no such folder, a recipe that cannot be read, or no size where one is needed.
+    """
+    if not subject.model.is_dir():
+        raise UserError(f"model {subject.model}: no such folder; give one that pplcnet export wrote")
+    file = subject.model / RECIPE
+    inputs = read_yaml(file).get("inputs") if file.is_file() else None
+    if inputs is None:
+        if subject.size is None:
+            raise UserError(f"model {subject.model}: no {RECIPE} in it that names its inputs; give --size HEIGHT WIDTH")
+        return [{"shape": [-1, 3, -1, -1], "dtype": "float32"}]
+    if not isinstance(inputs, list) or not inputs or not all(_is_input(entry) for entry in inputs):
+        raise UserError(f"{file}: inputs must be a list of shape and dtype, got {inputs!r}; export again")
+    return inputs
+
+
+def _is_input(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"shape", "dtype"} <= set(entry):
+        return False
+    shape, dtype = entry["shape"], entry["dtype"]
+    return isinstance(shape, list) and all(isinstance(n, int) for n in shape) and dtype in DTYPES
+
+
+def input_shapes(subject: Subject) -> list[dict[str, Any]]:
+    """Shape and dtype of each input of a subject.
+
+    Raises:
+        UserError: no such folder, no size where one is needed, or one that the model does not take.
+    """
+    resolved = []
+    for spec in declared_inputs(subject):
+        shape = list(spec["shape"])
+        wanted = [subject.batch, *shape[1:-2], *(subject.size or shape[-2:])] if len(shape) == 4 else shape
+        for given, asked in zip(shape, wanted, strict=True):
+            if given not in (-1, asked):
+                raise UserError(
+                    f"model {subject.model}: its input is fixed at {shape}, asked for {wanted}; export again"
+                )
+        if min(wanted) < 1:
+            raise UserError(f"model {subject.model}: it takes any size; say which with --size HEIGHT WIDTH")
+        resolved.append({"shape": wanted, "dtype": spec["dtype"]})
+    return resolved

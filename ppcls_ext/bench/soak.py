@@ -1,0 +1,95 @@
+"""Does memory keep growing when a model runs for long, at one input size and at many?"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext.bench.benchmark import Settings
+from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_shapes
+from ppcls_ext.core.display import bar
+from ppcls_ext.core.errors import UserError
+
+READINGS = 20  # of the resident memory, over a phase
+# What may still come in the second half of a phase: allocators keep some more for a while.
+ALLOWED_MB = 8.0
+ALLOWED_SHARE = 0.02
+SHAPES = 24  # different ones in the varying phase: more than the engines' caches hold (engine.ONEDNN_CACHED_SHAPES)
+STEP = 32  # sizes are multiples of it: the stride of the networks
+
+
+def grows(readings_mb: list[float]) -> bool:
+    """Whether resident memory keeps growing: from the middle of the readings to the end by more than is allowed,
+    and still in the last quarter.
+    """
+    middle, three_quarters, end = (readings_mb[int(len(readings_mb) * part) - 1] for part in (0.5, 0.75, 1.0))
+    allowed = max(ALLOWED_MB, ALLOWED_SHARE * middle)
+    return end - middle > allowed and end - three_quarters > allowed / 4
+
+
+def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
+    """Input shapes of many sizes around the subject's own: its height and width where they are free, its batch where
+    that is free. Empty where nothing is.
+    """
+    shape = declared_inputs(subject)[0]["shape"]
+    rng = np.random.default_rng(seed)
+    found = []
+    for k in range(SHAPES):
+        if len(shape) == 4 and shape[2] == shape[3] == -1 and subject.size:
+            height, width = (max(STEP, STEP * int(n / STEP * rng.uniform(0.5, 1.2))) for n in subject.size)
+            found.append(input_shapes(replace(subject, size=(height, width))))
+        elif shape[0] == -1:
+            found.append(input_shapes(replace(subject, batch=1 + k)))
+    return found
+
+
+def check_runs(runs: int) -> None:
+    """Raise UserError for fewer runs than there are readings of the memory."""
+    if runs < READINGS:
+        raise UserError(f"--soak {runs}: give at least {READINGS}, since memory is read {READINGS} times")
+
+
+def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
+    """Run `runs` times at the subject's size, then `runs` times at varying sizes; resident megabytes all along.
+
+    Raises:
+        Failed: the engine does not run. UserError: see `check_runs`.
+    """
+    check_runs(runs)
+    subject = replace(subject, streams=1)  # a run is a call of one predictor
+    shapes = varying_shapes(subject, settings.seed)
+    shares = [runs * (k + 1) // READINGS - runs * k // READINGS for k in range(READINGS)]  # runs before each reading
+    result: dict[str, Any] = {
+        "label": subject.name,
+        "engine": subject.engine,
+        "threads": subject.threads,
+        "batch": subject.batch,
+        "streams": subject.streams,
+        "runs": runs,
+    }
+    session = Session(subject, settings.pin)
+    try:
+        session.open(settings.seed)
+        session("turn", calls=settings.warmup)
+        with bar(READINGS * (2 if shapes else 1), f"soak {subject.name} {subject.engine}") as progress:
+            fixed = []
+            for share in shares:
+                fixed.append(session("turn", calls=share)["rss_mb"])
+                progress.advance()
+            varying = []
+            if shapes:
+                # Every shape once before memory counts: the first of each may allocate, the second must not.
+                session("vary", shapes=shapes, seed=settings.seed)
+                turns = itertools.cycle(shapes)
+                for share in shares:
+                    part = list(itertools.islice(turns, share))
+                    varying.append(session("vary", shapes=part, seed=settings.seed))
+                    progress.advance()
+    finally:
+        session.close()
+    for phase, readings in (("fixed", fixed), ("varying", varying)):
+        result[phase] = {"rss_mb": readings, "grows": grows(readings)} if readings else None
+    return result

@@ -1,0 +1,162 @@
+"""The process in which one engine runs one model while it is measured; `ppcls_ext.bench.session` starts it.
+
+It obeys commands that come over a pipe: (name, keyword arguments) -> ("ok", value) or ("failed", reason).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.machine import peak_gflops
+from ppcls_ext.runtime.engine import engine_class, open_engine
+
+NULL = "null"  # an engine that does nothing: what it seems to cost is what measuring costs
+Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+CALL_MARK = b"#call\n"  # between the lines that oneDNN prints
+
+
+def make_inputs(inputs: Sequence[dict[str, Any]], seed: int) -> list[np.ndarray]:
+    """Images as networks see them, normalised: standard normal numbers of the given shapes."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(spec["shape"]).astype(spec["dtype"]) for spec in inputs]
+
+
+def timed(run: Runner, inputs: Sequence[np.ndarray], calls: int) -> list[int]:
+    """Nanoseconds of each call, from arrays in to arrays out."""
+    clock = time.perf_counter_ns
+    taken = []
+    for _ in range(calls):
+        start = clock()
+        run(inputs)
+        taken.append(clock() - start)
+    return taken
+
+
+class Worker:
+    """The commands."""
+
+    def __init__(self) -> None:
+        self.runners: list[Runner] = []
+        self.inputs: list[np.ndarray] = []
+        self.process = psutil.Process()
+
+    def rss_mb(self) -> float:
+        return float(self.process.memory_info().rss / 2**20)
+
+    def open(
+        self,
+        folder: str,
+        engine: str,
+        model_format: str | None,
+        threads: int,
+        streams: int,
+        inputs: list[dict[str, Any]],
+        seed: int,
+    ) -> dict[str, float]:
+        """Load the model once for each stream, run it for the first time; milliseconds and resident megabytes."""
+        self.inputs = make_inputs(inputs, seed)
+        if engine == NULL:
+            self.runners = [lambda arrays: []] * streams
+            return {"rss_before_mb": self.rss_mb(), "load_ms": 0.0, "first_run_ms": 0.0}
+        engine_class(engine).library()  # not the model's cost
+        before = self.rss_mb()
+        start = time.perf_counter()
+        opened = [open_engine(engine, Path(folder), threads, model_format) for _ in range(streams)]
+        loaded = time.perf_counter()
+        for one in opened:
+            one(self.inputs)
+        first = time.perf_counter()
+        opened[0].check()
+        self.runners = list(opened)
+        return {
+            "rss_before_mb": before,
+            "load_ms": 1e3 * (loaded - start) / streams,
+            "first_run_ms": 1e3 * (first - loaded) / streams,
+        }
+
+    def outputs(self, inputs: list[dict[str, Any]], seed: int) -> list[np.ndarray]:
+        return [np.array(a) for a in self.runners[0](make_inputs(inputs, seed))]
+
+    def turn(self, calls: int, discarded: int = 0) -> dict[str, Any]:
+        """`calls` timed calls in each stream, after `discarded` ones that bring caches and clocks back."""
+        for run in self.runners:
+            timed(run, self.inputs, discarded)
+        taken: list[list[int]] = [[] for _ in self.runners]
+
+        def stream(k: int) -> None:
+            taken[k] = timed(self.runners[k], self.inputs, calls)
+
+        start = time.perf_counter()
+        gc.disable()
+        try:
+            if len(self.runners) == 1:
+                stream(0)
+            else:
+                threads = [threading.Thread(target=stream, args=(k,)) for k in range(len(self.runners))]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+        finally:
+            gc.enable()
+        return {
+            "ns": [ns for one in taken for ns in one],
+            "seconds": time.perf_counter() - start,
+            "rss_mb": self.rss_mb(),
+        }
+
+    def vary(self, shapes: list[list[dict[str, Any]]], seed: int) -> float:
+        """Run once on inputs of each of these shapes; resident megabytes after it."""
+        for inputs in shapes:
+            self.runners[0](make_inputs(inputs, seed))
+        return self.rss_mb()
+
+    def marked(self, calls: int) -> None:
+        """Run with a mark on stdout before each call, for the log that oneDNN writes there."""
+        for _ in range(calls):
+            os.write(1, CALL_MARK)
+            self.runners[0](self.inputs)
+
+    def counters(self, folder: str, engine: str, threads: int, calls: int) -> list[list[dict[str, Any]]]:
+        """Operator times of each of `calls` calls, from the engine's own counters."""
+        return engine_class(engine).operator_times(Path(folder), threads, self.inputs, calls)
+
+    def peak(self, threads: int) -> float:
+        """GFLOP/s of a matrix product in this process, so on the cores that it is bound to."""
+        return peak_gflops(threads)
+
+
+def serve(pipe: Connection) -> None:
+    worker = Worker()
+    while True:
+        try:
+            name, arguments = pipe.recv()
+        except EOFError:  # the benchmark has ended
+            return
+        try:
+            pipe.send(("ok", getattr(worker, name)(**arguments)))
+        except UserError as error:
+            pipe.send(("failed", str(error)))
+        except Exception as error:  # a failed engine is a row of the report, with its reason
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            pipe.send(("failed", f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:300]))
+
+
+if __name__ == "__main__":
+    if sys.argv[2]:
+        os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
+    serve(Connection(int(sys.argv[1])))
+    sys.stdout.flush()
+    os._exit(0)  # engines of several libraries may crash while a process ends

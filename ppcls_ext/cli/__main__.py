@@ -1,0 +1,8 @@
+"""`python -m ppcls_ext.cli` is `pplcnet`."""
+
+import sys
+
+from ppcls_ext.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,519 @@
+"""The classification task: PaddleClas's configs, losses and transforms; our data lists and evaluation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+import pydantic
+from paddle import nn
+
+from ppcls_ext import upstream
+from ppcls_ext.cls.metrics import Confusion, write_report
+from ppcls_ext.core import distributed
+from ppcls_ext.core.config import Batch, Config, Section, number, parse
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.images import read_rgb
+from ppcls_ext.core.pictures import caption
+from ppcls_ext.core.registry import call_checked
+from ppcls_ext.core.seeding import BATCH, SAMPLE, seed_python
+from ppcls_ext.data.faults import DataReport
+from ppcls_ext.data.lists import UNLABELLED, ImageList, find_split, read_class_names, read_list, scan_folder
+from ppcls_ext.data.loader import Loader, Place, Sampler, Workers
+from ppcls_ext.data.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
+from ppcls_ext.models.factory import build_arch
+from ppcls_ext.models.weights import load_into, read_weights
+from ppcls_ext.tasks.task import (
+    SPLIT_NAMES,
+    Deployment,
+    Inference,
+    Input,
+    Step,
+    Task,
+    by_split,
+    check_class_count,
+    parse_splits,
+)
+from ppcls_ext.training.distillation import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
+
+SHOWN_SAMPLES = 12  # of each split in the picture of check-data
+
+
+class DatasetSection(Section):
+    """`DataLoader.<split>.dataset`.
+
+    `ImageNetDataset` reads a list file (`cls_label_path`, PaddleClas's way) or, without one, class folders below
+    `image_root`. `ImageFolder` finds the split in `Global.data_root` by itself (see `image_lists.find_split`).
+    """
+
+    name: Literal["ImageNetDataset", "ImageFolder"] = "ImageNetDataset"
+    image_root: str | None = None
+    cls_label_path: str | None = None
+    delimiter: str | None = None
+    class_names: str | None = None  # file of class names
+    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of ImageFolder, where the data has no split
+    transform_ops: list[Any] | None = None
+    batch_transform_ops: list[Any] | None = None
+
+
+class LoaderSection(Section):
+    """`DataLoader.<split>`."""
+
+    dataset: DatasetSection
+    sampler: Sampler = Sampler()
+    loader: Workers = Workers()
+
+
+class TopkSection(Section):
+    """`Infer.PostProcess`."""
+
+    name: Literal["Topk"] = "Topk"
+    topk: int = pydantic.Field(default=5, ge=1)
+    class_id_map_file: str | None = None  # PaddleClas's file of class names
+
+
+class InferSection(Section):
+    """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
+
+    infer_imgs: str | list[str] | None = None
+    batch_size: int = pydantic.Field(default=1, ge=1)  # of `infer -c`, unless --batch says otherwise
+    transforms: list[Any] | None = None  # default: those of DataLoader.Eval
+    PostProcess: TopkSection = TopkSection()
+
+
+class ExportSection(Section):
+    """`Export`."""
+
+    batch: Batch = -1  # -1: any
+
+
+class ClassificationDataset:
+    """Decoded and transformed images with their labels.
+
+    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
+    the seed and the place.
+    """
+
+    def __init__(
+        self, images: ImageList, transforms: Sequence[Transform], seed: int, repeat: int | None = None
+    ) -> None:
+        """`repeat`: what is random in epoch e is that of epoch e % repeat."""
+        self.images, self.transforms, self.seed, self.repeat = images, transforms, seed, repeat
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
+        epoch, index, _ = place
+        seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
+        path = self.images.paths[index]
+        image = read_rgb(path)
+        try:
+            array = apply(image, self.transforms)
+        except Exception as error:  # an operation that cannot work on this image, whichever it is
+            height, width = image.shape[:2]
+            raise UserError(
+                f"image {path} ({width}x{height}): the transforms fail with {type(error).__name__}: {error}"
+            ) from error
+        return array, self.images.labels[index : index + 1], place
+
+
+class _Collate:
+    """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it.
+
+    Labels are int64 [N, 1], or float32 [N, classes] once mixed. With `places`, the places int64 [N, 2] come last.
+    """
+
+    def __init__(self, operations: Sequence[Transform], seed: int, places: bool = False) -> None:
+        self.operations, self.seed, self.places = operations, seed, places
+
+    def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, Place]]) -> list[np.ndarray]:
+        shapes = {image.shape for image, _, _ in samples}
+        if len(shapes) > 1:
+            raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
+        pairs: list[Any] = [(image, label) for image, label, _ in samples]
+        epoch, _, first = samples[0][2]
+        seed_python(self.seed, BATCH, epoch, first)
+        for operation in self.operations:
+            pairs = operation(pairs)
+        images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
+        images = images.astype(np.float32, copy=False)  # PaddleClas mixes in float64, and labels to [N, 1, classes]
+        if labels.dtype.kind == "f":
+            labels = labels.reshape(len(labels), -1).astype(np.float32)
+        places = [np.array([place for *_, place in samples], np.int64)] if self.places else []
+        return [images, labels, *places]
+
+
+class Classification(Task):
+    """See `Task`. Metrics: `top1`, `top5` (of 5 classes and more), `loss`."""
+
+    name = "classification"
+    sections = (
+        "Global", "Arch", "Loss", "Distill", "Optimizer", "AMP", "EMA", "DataLoader", "Infer", "Metric", "Export",
+        "Expect",
+    )  # fmt: skip
+    primary = "top1"
+    metric_names = ("top1", "top5", "loss")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._loaders = parse_splits(config, LoaderSection)
+        self.infer = parse(InferSection, config.get("Infer"), "Infer")
+        self._export = parse(ExportSection, config.get("Export"), "Export")
+        distill = config.get("Distill")
+        self.distill = None if distill is None else parse(DistillSection, distill, "Distill")
+        self._losses = by_split(config, "Loss")
+        self._check_metric(by_split(config, "Metric"))
+
+    @staticmethod
+    def _check_metric(metric: Mapping[str, Any]) -> None:
+        """`Metric` may name what is always reported anyway; anything else would be silently missing."""
+        for split, items in metric.items():
+            for name, _ in named_ops(items, f"Metric.{split}"):
+                if name != "TopkAcc":
+                    raise UserError(
+                        f"Metric.{split}.{name}: not computed by this toolkit; it reports TopkAcc (top-1, top-5)"
+                    )
+
+    # Data
+
+    @functools.cached_property
+    def _given_count(self) -> int | None:
+        """Arch.class_num where it is a number; None leaves it to the data."""
+        number = (self.config.get("Arch") or {}).get("class_num", 1000)
+        if number in ("auto", None):
+            return None
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"Arch.class_num: expected a number of classes or auto, got {number!r}")
+        return number
+
+    @functools.cached_property
+    def _given_names(self) -> tuple[str, ...] | None:
+        """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
+        given = self.infer.PostProcess.class_id_map_file
+        files = [self.rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
+        files += [upstream.class_map(given)] if given else []
+        names = read_class_names(files[0]) if files else self.saved_labels()
+        if names is not None and self._given_count not in (None, len(names)):
+            source = files[0] if files else "the run folder's labels.txt"
+            raise UserError(
+                f"Arch.class_num is {self._given_count}, but {source} names {len(names)} classes; leave the file out "
+                "with -o Infer.PostProcess.class_id_map_file=null or give another"
+            )
+        return names
+
+    def _read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
+        dataset = self._loaders[split].dataset
+        count = self._given_count
+        unlabelled = split == "Train" and not self._learns_labels
+        if dataset.name == "ImageFolder":
+            images = find_split(self.data_root(), SPLIT_NAMES[split], dataset.val_fraction, names, count, unlabelled)
+        elif dataset.image_root is None:
+            raise UserError(f"DataLoader.{split}.dataset.image_root is missing")
+        elif dataset.cls_label_path is None:
+            images = scan_folder(self.rooted(dataset.image_root), names)
+        else:
+            list_path, root = self.rooted(dataset.cls_label_path), self.rooted(dataset.image_root)
+            images = read_list(list_path, root, dataset.delimiter, names, count, unlabelled)
+        check_class_count(count, len(images.class_names), images.source)
+        return images
+
+    @functools.cached_property
+    def train_images(self) -> ImageList:
+        return self._read_split("Train", self._given_names)
+
+    @functools.cached_property
+    def eval_images(self) -> ImageList:
+        """Its classes are those of the training split, where nothing else fixes them."""
+        names = self._given_names
+        if names is None and self._given_count is None:
+            names = self.train_images.class_names
+        return self._read_split("Eval", names)
+
+    @functools.cached_property
+    def class_num(self) -> int:
+        return self._given_count or len(self.labels())
+
+    def labels(self) -> tuple[str, ...]:
+        if self._given_names is not None:
+            return self._given_names
+        read = [vars(self)[name] for name in ("train_images", "eval_images") if name in vars(self)]
+        if not read and self._given_count is not None:
+            return tuple(map(str, range(self._given_count)))
+        return (read[0] if read else self.train_images).class_names
+
+    def _transform_ops(self, split: str) -> list[dict[str, dict[str, Any]]]:
+        ops = self._loaders[split].dataset.transform_ops or []
+        return resolve_sizes(ops, self.run.image_shape, f"DataLoader.{split}.dataset.transform_ops")
+
+    def _loader(self, split: str, images: ImageList, whole: bool = False) -> Loader:
+        """`whole`: every image in order, in this process alone."""
+        section = self._loaders[split]
+        where = f"DataLoader.{split}.dataset"
+        transforms = build_transforms(self._transform_ops(split), f"{where}.transform_ops")
+        cached = split == "Train" and self._cache is not None
+        if cached and self.distill is not None:
+            dataset = ClassificationDataset(images, transforms, self.distill.crop_seed, self.distill.cache_epochs)
+        else:
+            dataset = ClassificationDataset(images, transforms, self.run.seed)
+        batch_ops = build_transforms(
+            section.dataset.batch_transform_ops or [], f"{where}.batch_transform_ops", self.class_num
+        )
+        sampler = section.sampler
+        if split == "Eval" or whole:
+            sampler = sampler.in_order()
+        collate = _Collate(batch_ops, self.run.seed, cached)
+        share = {"part": 0, "parts": 1} if whole else {}
+        return Loader(dataset, sampler, section.loader, collate, self.run.seed, **share)
+
+    def train_loader(self) -> Loader:
+        if self._learns_labels:
+            _ = self._train_losses  # a wrong Loss section is reported before any work begins
+        return self._loader("Train", self.train_images)
+
+    @functools.cached_property
+    def _eval_loader(self) -> Loader:
+        return self._loader("Eval", self.eval_images)
+
+    def eval_loader(self) -> Loader:
+        return self._eval_loader
+
+    def image_paths(self, split: str) -> Sequence[str]:
+        return (self.train_images if split == "Train" else self.eval_images).paths
+
+    # Model and losses
+
+    def build_model(self) -> nn.Layer:
+        return build_arch(self.config.get("Arch") or {}, self.class_num)
+
+    def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
+        fresh = load_into(model, read_weights(path), path, self.run.new_head)
+        return [f"weights from {path}" + (f"; new head: {', '.join(fresh)}" if fresh else "")]
+
+    @functools.cached_property
+    def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
+        return build_losses(self._losses.get("Train"), "Loss.Train")
+
+    def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
+        images, labels, *places = batch
+        logits = model(images)
+        losses: dict[str, paddle.Tensor] = {}
+        stats: dict[str, paddle.Tensor] = {}
+        if self._learns_labels:
+            share = 1.0 if self.distill is None else self.distill.ground_truth
+            for weight, loss in self._train_losses:
+                losses |= {name: value * (weight * share) for name, value in loss(logits, labels).items()}
+        if self.distill is not None:
+            if self._cache is not None:
+                soft = paddle.to_tensor(self._cache.logits(places[0].numpy()))
+            else:
+                soft = self._teacher.logits(images)
+            losses["DistillLoss"] = DIVERGENCES[self.distill.divergence](logits, soft) * self.distill.weight
+            stats["as_teacher"] = (logits.argmax(-1) == soft.argmax(-1)).astype("float32").mean()
+        losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
+        if self._has_hard_labels:
+            stats["top1"] = (logits.argmax(-1) == labels[:, 0]).astype("float32").mean()
+        return Step(losses, stats, len(images))
+
+    @functools.cached_property
+    def _has_hard_labels(self) -> bool:
+        """Of training: neither mixed nor absent, so that accuracy means something."""
+        return not self._loaders["Train"].dataset.batch_transform_ops and UNLABELLED not in self.train_images.labels
+
+    # Distillation
+
+    @property
+    def _learns_labels(self) -> bool:
+        return self.distill is None or self.distill.ground_truth > 0
+
+    @functools.cached_property
+    def _teacher(self) -> Teacher:
+        assert self.distill is not None
+        return Teacher(find_teacher(self.distill.teacher), self.labels(), self.made_fast)
+
+    @functools.cached_property
+    def _cache(self) -> Cache | None:
+        if self.distill is None or self.distill.cache is None:
+            return None
+        if self._loaders["Train"].dataset.batch_transform_ops:
+            raise UserError(
+                "Distill.cache: mixed batches (batch_transform_ops) differ each time; leave one of both out"
+            )
+        images = self.train_images
+        key = {
+            "teacher": self._teacher.digest,
+            "images": digest_of_paths(images.paths),
+            "transforms": self._transform_ops("Train"),
+            "crop_seed": self.distill.crop_seed,
+        }
+        shape = (self.distill.cache_epochs, len(images), self.class_num)
+        return Cache(Path(self.distill.cache), key, shape)
+
+    def prepare(self) -> None:
+        if self.distill is not None and self._cache is None:
+            _ = self._teacher.model  # wrong weights are found before there is a run folder
+        if self._cache is not None:
+            self._cache.fill(self._teacher, self._loader("Train", self.train_images, whole=True))
+
+    def fingerprint(self) -> dict[str, Any]:
+        if self.distill is None:
+            return {}
+        settings = self.distill.model_dump(exclude={"teacher", "cache"})
+        return {"distillation": {**settings, "teacher": self._teacher.digest, "cached": self.distill.cache is not None}}
+
+    # Evaluation
+
+    def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
+        model.eval()
+        confusion = Confusion(self.class_num)
+        with paddle.no_grad():
+            for images, labels in self.eval_loader().epoch():
+                confusion.add(model(images).numpy(), labels.numpy()[:, 0])
+                advance(len(images))
+        confusion = Confusion.total(distributed.gathered(confusion))
+        if folder is not None:
+            write_report(folder, confusion, self.eval_images.class_names)
+        return confusion.metrics()
+
+    def check_data(self) -> DataReport:
+        report = DataReport()
+        for split, section in self._loaders.items():
+            where = f"DataLoader.{split}.dataset.transform_ops"
+            try:
+                build_transforms(resolve_sizes(section.dataset.transform_ops or [], self.run.image_shape, where), where)
+            except UserError as error:
+                report.error(str(error))
+        splits = {}
+        for split in SPLIT_NAMES:
+            if split in self._loaders:
+                try:
+                    splits[split] = self.train_images if split == "Train" else self.eval_images
+                except UserError as error:
+                    if str(error) not in report.errors:
+                        report.error(str(error))
+        report.check_files({split: images.paths for split, images in splits.items()})
+        counts = {s: np.bincount(i.labels[i.labels >= 0], minlength=len(i.class_names)) for s, i in splits.items()}
+        if "Train" in splits:
+            names = splits["Train"].class_names
+            rows = [(name, *(int(c[k]) if k < len(c) else 0 for c in counts.values())) for k, name in enumerate(names)]
+            report.tables.append(("images of each class", ("class", *counts), rows))
+            report.check_balance(names, counts["Train"][: len(names)])
+        for images in splits.values():
+            rng = np.random.default_rng(self.run.seed)
+            for k in rng.permutation(len(images))[:SHOWN_SAMPLES]:
+                name = "no label" if images.labels[k] == UNLABELLED else images.class_names[images.labels[k]]
+                report.sample(images.paths[k], functools.partial(caption, text=name))
+        return report
+
+    # Config and deployment
+
+    def resolved(self) -> Config:
+        config = self.resolved_with(self.class_num, ("image_root", "cls_label_path", "class_names"))
+        names_file = self.infer.PostProcess.class_id_map_file
+        if names_file:
+            config["Infer"]["PostProcess"]["class_id_map_file"] = str(upstream.class_map(names_file).resolve())
+        if self.distill is not None:
+            distill = config["Distill"]
+            if isinstance(distill["teacher"], str):
+                distill["teacher"] = str(Path(distill["teacher"]).resolve())
+            else:
+                distill["teacher"]["pretrained"] = str(self._teacher.files.weights.resolve())
+            if self.distill.cache is not None:
+                distill["cache"] = str(Path(self.distill.cache).resolve())
+        return config
+
+    def notes(self) -> list[str]:
+        asked = self.config.get("Arch", {}).get("class_num", 1000)
+        found = f"{self.class_num} classes found in {self.train_images.source}"
+        notes = [found] if asked in ("auto", None) else []
+        return notes if self.distill is None else [*notes, f"teacher: {self._teacher.describe()}"]
+
+    def preprocessing(self) -> list[dict[str, dict[str, Any]]]:
+        """The transforms of inference: `Infer.transforms`, else those of evaluation."""
+        ops = self.infer.transforms
+        if ops is None:
+            if "Eval" not in self._loaders:
+                raise UserError("Infer.transforms is missing, and there is no DataLoader.Eval to take them from")
+            ops = self._loaders["Eval"].dataset.transform_ops or []
+        resolved = resolve_sizes(ops, self.run.image_shape, "Infer.transforms")
+        build_transforms(resolved, "Infer.transforms")
+        return resolved
+
+    def deployment(self, model: nn.Layer) -> Deployment:
+        shape = tuple(self.run.image_shape)
+        recipe = {
+            "preprocess": {"transforms": self.preprocessing(), "image_shape": list(shape)},
+            "postprocess": {"topk": min(self.infer.PostProcess.topk, self.class_num)},
+            "labels": list(self.labels()),
+        }
+
+        def samples(count: int) -> list[np.ndarray]:
+            # Normalised photographs have about zero mean and unit deviation.
+            return [np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)]
+
+        return Deployment(
+            model=nn.Sequential(model, nn.Softmax()),
+            inputs=[Input("x", (self._export.batch, *shape), "float32")],
+            outputs=["scores"],
+            recipe=recipe,
+            samples=samples,
+            # In logarithms: near a score of 1 / classes, as of a network not trained yet, plain differences hide all.
+            compare=lambda ours, theirs: float(np.abs(np.log(ours[0] + 1e-8) - np.log(theirs[0] + 1e-8)).max()),
+            tolerance=1e-3,
+        )
+
+
+class ClassificationInference(Inference):
+    """Image to the best classes."""
+
+    columns = ("rank", "label", "class", "score")
+
+    def __init__(self, recipe: Mapping[str, Any], topk: int | None = None) -> None:
+        self.labels: list[str] = recipe["labels"]
+        self.topk = min(topk or recipe["postprocess"]["topk"], len(self.labels))
+        self.transforms = build_transforms(recipe["preprocess"]["transforms"], "preprocess.transforms")
+
+    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        return [apply(image, self.transforms)]
+
+    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
+        (scores,) = outputs
+        best = np.argsort(-scores, kind="stable")[: self.topk]
+        return {"predictions": [{"class": int(k), "label": self.labels[k], "score": float(scores[k])} for k in best]}
+
+    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        found = result["predictions"]
+        return [(rank, p["label"], p["class"], p["score"]) for rank, p in enumerate(found, start=1)]
+
+    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
+        best = result["predictions"][0]
+        return caption(image, f"{best['label']} {best['score']:.2f}")
+
+
+Classification.inference = ClassificationInference
+
+
+def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
+    """PaddleClas's losses of a `Loss` list, each with its weight.
+
+    Raises:
+        UserError: an unknown loss or key, or an empty list.
+    """
+    module = upstream.ppcls("loss")
+    known = {n: f for n, f in vars(module).items() if isinstance(f, type) and f.__module__.startswith("ppcls.loss.")}
+    losses = []
+    for place, (name, arguments) in enumerate(named_ops(section, where)):
+        if name not in known:
+            raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
+        weight = number(arguments.pop("weight", 1.0), f"{where}.{place}.{name}.weight")
+        if name == "CELoss" and not 0 <= number(arguments.get("epsilon") or 0, f"{where}.{place}.CELoss.epsilon") < 1:
+            # PaddleClas would train without smoothing, and not say so.
+            raise UserError(f"{where}.{place}.CELoss.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
+        losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
+    if not losses:
+        raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")
+    return losses

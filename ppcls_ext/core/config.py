@@ -1,0 +1,351 @@
+"""YAML -> config: PaddleClas's schema plus `_base_`, `-o key=value` overrides, and no key that nobody reads.
+
+A config is a plain nested dict. This module checks the top-level sections and `Global`; every other section is
+checked, key by key, by the one that builds from it (`ppcls_ext.core.registry.call_checked` and `parse`).
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import yaml
+
+from ppcls_ext.core.errors import UserError, nearest
+
+RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
+BEST_WEIGHTS = "best.pdparams"  # beside it
+LABELS = "labels.txt"  # beside it
+ENVIRONMENT = "environment.json"  # beside it
+STUDIES = "studies"  # folder of configs/ whose files are studies (`ppcls_ext.paper.study`) and no configs
+LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
+
+
+class Section(pydantic.BaseModel):
+    """Base of the typed parts of a config: immutable, and unknown keys are errors."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+# What pydantic puts behind a key that may have values of several types: the type that it tried.
+_BRANCH = re.compile(r"(str|int|float|bool|none)$|(dict|list|tuple|literal|constrained|function|lax)[\[-]")
+
+
+def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
+    """Read a typed section from a config.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
+    """
+    try:
+        return kind(**mapping(values, where))
+    except pydantic.ValidationError as error:
+        # An unknown key goes first: it may be a missing one, misspelt.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        place = ".".join([where, *(str(part) for part in first["loc"] if not _BRANCH.match(str(part)))])
+        if first["type"] == "extra_forbidden":
+            known = _section_at(kind, first["loc"][:-1]).model_fields
+            raise UserError(f"{place}: unknown key; {nearest(str(first['loc'][-1]), known)}") from error
+        if first["type"] == "missing":
+            raise UserError(f"{place}: this key is missing") from error
+        hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
+        raise UserError(
+            f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{hint}"
+        ) from error
+
+
+def mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """A part of a config that must have keys; an empty one counts as none. Raises UserError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected keys and values, got {value!r}")
+    return value
+
+
+def number(value: Any, where: str) -> float:
+    """A part of a config that must be a number. Raises UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{where}: expected a number, got {value!r}")
+    return value
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("must be a number of images, or -1 for any")
+    return value
+
+
+# Batch of an export: a number of images, or -1 for any.
+Batch = Annotated[int, pydantic.Field(ge=-1), pydantic.AfterValidator(_not_zero)]
+
+
+def _section_at(kind: type[Section], place: Sequence[str | int]) -> type[Section]:
+    """The section inside `kind` that pydantic's location of an error leads to."""
+    for name in place:
+        field = kind.model_fields.get(str(name))
+        inner = field.annotation if field is not None else None
+        if isinstance(inner, type) and issubclass(inner, Section):
+            kind = inner
+    return kind
+
+
+class Global(Section):
+    """The `Global` section. Keys and meanings are PaddleClas's, where it has them."""
+
+    task: str = "classification"
+    device: str = "auto"  # auto, cpu, gpu, gpu:1
+    seed: int = pydantic.Field(default=0, ge=0)
+    output_dir: str = "./output/"  # run folders are made below it, named after the config file
+    epochs: int = pydantic.Field(default=1, ge=1)
+    iters: int | None = pydantic.Field(None, ge=1)  # stop after so many steps; then `epochs` is not used
+    update_freq: int = pydantic.Field(default=1, ge=1)  # batches whose mean gradient makes a step
+    freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
+    early_stop: int | None = pydantic.Field(None, ge=1)  # end after so many evaluations without a better one
+    eval_during_train: bool = True
+    eval_interval: int = pydantic.Field(default=1, ge=1)  # epochs
+    save_interval: int = pydantic.Field(default=1, ge=1)  # epochs between saves of the latest state
+    print_batch_step: int = pydantic.Field(default=10, ge=1)  # steps between log lines
+    use_visualdl: bool = True
+    pretrained_model: str | None = None  # weights to start from, or to evaluate and export
+    new_head: bool = False  # pretrained_model may have another number of classes
+    checkpoints: str | None = None  # run folder or training state to resume
+    image_shape: tuple[Literal[3], pydantic.PositiveInt, pydantic.PositiveInt] = (3, 224, 224)
+    save_inference_dir: str | None = None  # where export writes; default: `inference` in the run folder
+    data_root: str | None = None  # dataset paths are taken relative to it
+    check_seconds: float = pydantic.Field(default=10.0, ge=0)  # time for decoding images before training starts
+    threads: int | None = pydantic.Field(None, ge=1)  # of the CPU; default: every usable core
+    fast_cpu: bool = True  # our own kernels in training and evaluation (ppcls_ext.models.kernels)
+
+
+# Keys of PaddleClas that ask for something this package does not do, with the values that ask for nothing.
+NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "to_static": (False, None),
+    "use_dali": (False, None),
+    "eval_mode": ("classification", None),
+    "train_mode": (None,),
+}
+
+
+class Config(dict[str, Any]):
+    """A resolved config, and the file it came from."""
+
+    path: Path
+
+    @property
+    def run(self) -> Global:
+        """The checked `Global` section."""
+        return parse(Global, self["Global"], "Global")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-4 as a number, as everyone who writes it means."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _literal(value: Any) -> Any:
+    """PaddleClas also reads Python literals in strings: "[0.1, 0.2]" is a list, "True" a bool."""
+    if isinstance(value, dict):
+        return {k: _literal(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_literal(v) for v in value]
+    if isinstance(value, str) and (value.startswith(("[", "(")) or value in ("True", "False", "None")):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return value
+
+
+def in_run_folder(file: Path) -> bool:
+    """Whether a config file is that of a run folder, and not somebody's own of the same name."""
+    return file.name == RUN_CONFIG and (file.parent / ENVIRONMENT).is_file()
+
+
+def config_folders() -> list[Path]:
+    """Where configs are looked for after the path as given: those the package ships."""
+    package = Path(str(importlib.resources.files("ppcls_ext")))
+    return [package, package.parent]  # an installed wheel; a checkout
+
+
+def find_config(path: str | Path) -> Path:
+    """The config file that `path` names: as given, in a run folder, or among those shipped with the package.
+
+    `configs/PPLCNet_x1_0.yaml`, `PPLCNet_x1_0.yaml` and `PPLCNet_x1_0` all find the shipped file from any folder.
+    """
+    given = Path(path)
+    if given.is_dir():
+        if (given / RUN_CONFIG).is_file():
+            return given / RUN_CONFIG
+        raise UserError(f"config {given}: this folder has no {RUN_CONFIG}, so it is not a run folder; give a YAML file")
+    if given.is_file():
+        return given
+    if not given.is_absolute():
+        name = given if given.suffix in (".yaml", ".yml") else Path(f"{given}.yaml")
+        for folder in config_folders():
+            for candidate in (folder / name, folder / "configs" / name):
+                if candidate.is_file():
+                    return candidate
+    raise UserError(f"config {given}: no such file; {nearest(given.stem, shipped_configs())}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Names (without .yaml, relative to configs/) of the configs that come with the package."""
+    for folder in config_folders():
+        root = folder / "configs"
+        if root.is_dir():
+            files = sorted(root.rglob("*.yaml"))
+            whole = [f for f in files if not f.name.startswith("_") and f.parent.name != STUDIES]
+            return {str(f.relative_to(root).with_suffix("")): f for f in whole}
+    return {}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file; nothing in it is executed.
+
+    Raises:
+        UserError: unreadable, not YAML (with the line), or not a mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise UserError(f"config {path}, line {line}: not valid YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config {path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config {path}: expected sections such as Global and Arch, got {type(content).__name__}")
+    return content
+
+
+def merge(base: Any, change: Any) -> Any:
+    """`change` over `base`: mappings are merged key by key, anything else is replaced.
+
+    `_replace_: true` in a mapping replaces the base's whole, for another optimizer or schedule with other keys.
+    """
+    if not isinstance(change, dict):
+        return copy.deepcopy(change)
+    if not isinstance(base, dict) or change.get("_replace_"):
+        base = {}
+    merged = copy.deepcopy(base)
+    for key, value in change.items():
+        if key != "_replace_":
+            merged[key] = merge(base.get(key), value)
+    return merged
+
+
+def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in chain:
+        raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
+    content = read_yaml(path)
+    bases = content.pop("_base_", [])
+    if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):
+        raise UserError(f"config {path}: _base_ must be a file name or a list of them, got {bases!r}")
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_path = path.parent / base
+        if not base_path.is_file():
+            raise UserError(f"config {path}: _base_ {base}: no such file beside it")
+        merged = merge(merged, _read_with_bases(base_path, (*chain, path.resolve())))
+    return merge(merged, content)
+
+
+def override(config: dict[str, Any], assignment: str) -> None:
+    """Apply `Section.key=value` to `config` in place. Numbers index lists; the value is YAML.
+
+    Raises:
+        UserError: no `=`, or a place that the config cannot have.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise UserError(f"-o {assignment}: expected key=value, such as Global.epochs=10")
+    try:
+        value = _literal(yaml.load(text, Loader=_Loader))
+    except yaml.YAMLError as error:
+        raise UserError(f"-o {assignment}: '{text}' is not a YAML value") from error
+    *parents, last = key.split(".")
+    place: Any = config
+    for depth, part in enumerate(parents):
+        if isinstance(place, list):
+            place = place[_index(place, part, assignment)]
+            if not part.isdigit():  # the name of an operation: go on in its arguments
+                place[part] = place[part] or {}
+                place = place[part]
+        elif isinstance(place, dict):
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        else:
+            raise UserError(f"-o {assignment}: {'.'.join(parents[:depth])} is a value and has no keys")
+    if isinstance(place, list):
+        index = _index(place, last, assignment)
+        place[index] = value if last.isdigit() else {last: value}
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise UserError(f"-o {assignment}: {'.'.join(parents)} is a value and has no keys")
+
+
+def _index(place: list[Any], part: str, assignment: str) -> int:
+    names = [next(iter(item), "") if isinstance(item, dict) and len(item) == 1 else "" for item in place]
+    if part in names:  # transform lists: by the name of the operation
+        return names.index(part)
+    if part.isdigit() and int(part) < len(place):
+        return int(part)
+    raise UserError(
+        f"-o {assignment}: '{part}' is no place in a list of {len(place)} ({', '.join(filter(None, names))})"
+    )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file (or a run folder's), its bases and the overrides, and check what all tasks share.
+
+    A run folder's config starts from its best weights, unless told otherwise.
+    Raises:
+        UserError: see `find_config`, `read_yaml`, `override`; an unknown section or key of `Global`.
+    """
+    file = find_config(path)
+    config = Config(_literal(_read_with_bases(file)))
+    config.path = file
+    mapping(config.setdefault("Global", {}), "Global")
+    if in_run_folder(file) and (file.parent / BEST_WEIGHTS).is_file():
+        config["Global"]["pretrained_model"] = str(file.parent / BEST_WEIGHTS)
+        config["Global"]["new_head"] = False
+    for assignment in overrides:
+        override(config, assignment)
+    mapping(config["Global"], "Global")
+    for key, neutral in NOT_SUPPORTED.items():
+        value = config["Global"].pop(key, None)
+        if value not in neutral:
+            raise UserError(f"Global.{key}: {value} is not supported by this toolkit; leave it out")
+    config["Global"] = config.run.model_dump(mode="json")
+    return config
+
+
+def check_sections(config: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise UserError for a top-level section that the task does not know, or that is no mapping."""
+    for section, values in config.items():
+        if section not in known:
+            raise UserError(f"{section}: unknown section; {nearest(section, known)}")
+        if section != "Optimizer":  # may be a list in PaddleClas, and has an error of its own
+            mapping(values, section)
+
+
+def dump_config(config: Mapping[str, Any]) -> str:
+    """A config as YAML text that `load_config` reads back to the same values."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)

@@ -1,0 +1,79 @@
+"""Which device and how many threads: set explicitly, before the work starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ppcls_ext import upstream
+from ppcls_ext.core.errors import UserError
+
+
+def usable_cores() -> int:
+    """Cores that this process may really use: its affinity, cut to the quota of its control group, and shared with
+    the other processes of its job on this machine.
+    """
+    return max(1, _cores_of_the_machine() // int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+
+
+def _cores_of_the_machine() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores  # no control group of version 2 here: nothing limits further
+    return cores
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Set the threads of Paddle's CPU kernels, whose own default is one, and import Paddle, which reads them then.
+
+    Without effect once Paddle is imported.
+
+    OMP_NUM_THREADS of the environment wins over the default (every usable core), not over an explicit number.
+    """
+    if threads is None:
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
+            given = ""  # Paddle's launcher puts 1 there, where nothing is
+        threads = int(given) if given.isdigit() and int(given) > 0 else usable_cores()
+    upstream.import_paddle_with_threads(threads)
+    return threads
+
+
+def kernel_threads() -> int:
+    """Threads of Paddle's CPU kernels, as it reads them when it is imported."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else 1
+
+
+def set_device(name: str) -> str:
+    """Choose the device for everything that follows and return its full name, such as `cpu` or `gpu:0`.
+
+    Args:
+        name: `auto` (the GPU if this Paddle can use one, else the CPU), `cpu`, `gpu` or `gpu:N`.
+    Raises:
+        UserError: an unknown name, or a device that this machine or this build of Paddle does not have.
+    """
+    import paddle
+
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    kind, _, index = name.partition(":")
+    if name == "auto":
+        name = "gpu" if gpus else "cpu"  # Paddle takes the first one, or the one that the launcher gave this process
+    elif kind == "gpu" and (not index or index.isdigit()):
+        if not paddle.is_compiled_with_cuda():
+            raise UserError(f"Global.device: {name}, but this Paddle is built for the CPU; -o Global.device=cpu")
+        if index and int(os.environ.get("PADDLE_LOCAL_SIZE", "1")) > 1:
+            raise UserError(
+                f"Global.device: {name} for every process of this job; -o Global.device=gpu gives each its own"
+            )
+        if int(index or 0) >= gpus:
+            raise UserError(
+                f"Global.device: {name}, but {gpus} GPUs are visible; -o Global.device=cpu or another index"
+            )
+    elif name != "cpu":
+        raise UserError(f"Global.device: '{name}' is none of auto, cpu, gpu, gpu:N")
+    return str(paddle.device.set_device(name) and paddle.device.get_device())

@@ -1,0 +1,196 @@
+"""Data parallel training on Paddle's own engine: what the processes of a job must agree on.
+
+`python -m paddle.distributed.launch` starts the processes and says by their environment who is who. Without it every
+function here leaves things as they are. All processes hold the same weights at every step: each takes its share of a
+global batch, and gradients are those of the mean over the global batch. Communication is Paddle's: NCCL between GPUs,
+Gloo between CPU processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import paddle
+from paddle import distributed as engine
+from paddle import nn
+
+from ppcls_ext import upstream
+from ppcls_ext.core import display
+from ppcls_ext.core.errors import CheckFailed, UserError
+
+if TYPE_CHECKING:
+    from ppcls_ext.tasks.task import Step
+
+T = TypeVar("T")
+BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
+
+
+def start(device: str) -> None:
+    """Join the job that this process was launched in; does nothing where it was started alone.
+
+    Only the first process (rank 0) writes to the screen afterwards; the others still report errors.
+
+    Args:
+        device: full name, as `device.set_device` gives it.
+    """
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) < 2 or engine.is_initialized():
+        return
+    if device == "cpu":
+        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+    paddle.disable_signal_handler()  # prints a C++ trace when the launcher ends us because another process failed
+    upstream.join_job()
+    if not is_main():
+        display.mute()
+
+
+def world() -> int:
+    """The number of processes."""
+    return int(engine.get_world_size()) if engine.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(engine.get_rank()) if engine.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that logs and saves."""
+    return rank() == 0
+
+
+def share(count: int, part: int, parts: int) -> range:
+    """Which of `count` things are part number `part` of `parts`: consecutive, sizes differ by one at most."""
+    return range(part * count // parts, (part + 1) * count // parts)
+
+
+def prepare(model: nn.Layer, device: str) -> nn.Layer:
+    """`model` with weights equal in all processes, and batch norms that use the statistics of the global batch.
+
+    Paddle has such batch norms (SyncBatchNorm) for GPUs only. On the CPU each process normalises by its own share, and
+    `synchronise` keeps the running statistics of all processes at their mean.
+    """
+    if world() == 1:
+        return model
+    if device != "cpu":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    _call(engine.parallel.sync_params_buffers, model)
+    return model
+
+
+def in_step(batches: Iterable[T]) -> Iterator[T]:
+    """`batches`, of which all processes have the same number.
+
+    Raises:
+        UserError: in all processes, when one of them could not read a sample.
+    """
+    iterator, end = iter(batches), object()
+    while True:
+        failure = ""
+        try:
+            batch: Any = next(iterator, end)
+        except UserError as error:
+            if world() == 1:
+                raise
+            failure = str(error)
+        if largest(int(bool(failure))):
+            raise UserError(next(filter(None, gathered(failure))))
+        if batch is end:
+            return
+        yield batch
+
+
+def over_all(step: Step) -> tuple[paddle.Tensor, Step]:
+    """The loss to differentiate here, and the step's figures over the whole global batch.
+
+    The mean over processes of the gradients of these losses is the gradient of the mean over the global batch.
+    """
+    loss = step.losses["loss"]
+    if world() == 1:
+        return loss, step
+    weight = _double(step.images if step.weight is None else step.weight)
+    figures = {**step.losses, **step.stats}
+    sums = paddle.stack([weight, _double(step.images), *(_double(value) * weight for value in figures.values())])
+    _call(engine.all_reduce, sums)
+    total = sums[0].clip(min=1.0)
+    means = dict(zip(figures, (sums[2:] / total).unbind(), strict=True))
+    losses = {name: means[name] for name in step.losses}
+    stats = {name: means[name] for name in step.stats}
+    here = loss * (weight * world() / total).astype(loss.dtype)
+    return here, step._replace(losses=losses, stats=stats, images=int(sums[1]), weight=None)
+
+
+def _double(number: paddle.Tensor | float) -> paddle.Tensor:
+    tensor = number.detach() if isinstance(number, paddle.Tensor) else paddle.to_tensor(number)
+    return tensor.astype("float64").reshape([])
+
+
+def synchronise(model: nn.Layer) -> None:
+    """Give all processes the mean of their gradients, and of the running statistics of their batch norms."""
+    if world() == 1:
+        return
+    from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+
+    _call(fused_allreduce_gradients, [p for p in model.parameters() if not p.stop_gradient], None)
+    norms = [n for n in model.sublayers(include_self=True) if isinstance(n, BATCH_NORMS) and n.training]
+    statistics = [s for norm in norms for s in (norm._mean, norm._variance)]
+    if statistics:
+        flat = paddle.concat(statistics)
+        _call(engine.all_reduce, flat)
+        means = paddle.split(flat / world(), [s.shape[0] for s in statistics])
+        for statistic, mean in zip(statistics, means, strict=True):
+            paddle.assign(mean, statistic)
+
+
+def largest(number: int) -> int:
+    """The largest of the numbers that the processes give."""
+    if world() == 1:
+        return number
+    tensor = paddle.to_tensor([number], "int64")
+    _call(engine.all_reduce, tensor, engine.ReduceOp.MAX)
+    return int(tensor)
+
+
+def sums(numbers: Sequence[int]) -> list[int]:
+    """Each number summed over the processes; they give equally many."""
+    if world() == 1:
+        return list(numbers)
+    tensor = paddle.to_tensor(list(numbers), "int64")
+    _call(engine.all_reduce, tensor)
+    return [int(number) for number in tensor]
+
+
+def mean(value: paddle.Tensor) -> paddle.Tensor:
+    """The mean over the processes of a tensor without gradient."""
+    if world() == 1:
+        return value
+    total = value.detach().clone()
+    _call(engine.all_reduce, total)
+    return total / world()
+
+
+def gathered(value: T) -> list[T]:
+    """What each process gives, in their order."""
+    if world() == 1:
+        return [value]
+    values: list[T] = []
+    _call(engine.all_gather_object, values, value)
+    return values
+
+
+def _call(communicate: Callable[..., Any], *arguments: Any) -> None:
+    """Run something of Paddle's that needs the other processes.
+
+    Raises:
+        CheckFailed: one of them is gone.
+    """
+    try:
+        communicate(*arguments)
+    except RuntimeError as error:
+        logs = os.environ.get("PADDLE_LOG_DIR")
+        where = f"; its reason is in {logs}/workerlog.*" if logs else ""
+        raise CheckFailed(
+            f"another process of this job ended, so this one stops too{where}. The state saved last is whole: "
+            "start the job again with --resume and the run folder"
+        ) from error

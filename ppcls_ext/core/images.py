@@ -1,0 +1,107 @@
+"""Image files: finding, reading, checking."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ppcls_ext.core.errors import UserError
+
+# OpenCV's own threads do not survive the fork of loader workers: a worker that uses them waits for ever.
+cv2.setNumThreads(0)
+# OpenCV logs lines of its own on stderr about a file that it cannot decode; BrokenImage says it in one.
+cv2.setLogLevel(0)
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+class BrokenImage(UserError):
+    """An image file that is missing or cannot be decoded in full."""
+
+
+def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
+    """Decode an image to uint8 [H, W, 3], RGB, turned upright by its EXIF orientation; grey and alpha become RGB.
+
+    Args:
+        upright: False leaves the image as it is stored.
+    Raises:
+        BrokenImage: missing, empty, truncated or not an image; names the file.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise BrokenImage(
+            f"image {path}: {error.strerror or error}; fix the path or remove it from the list"
+        ) from error
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = None if data.size == 0 or _is_cut_short(data) else cv2.imdecode(data, flags)
+    if image is None:
+        raise BrokenImage(f"image {path}: {_why(path, data.size)}; replace the file or remove it from the list")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_cut_short(data: np.ndarray) -> bool:
+    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing; libpng writes on stderr. Whole
+    # files have an end marker; cameras may append a little after it.
+    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82")):
+        if data[: len(start)].tobytes() == start:
+            return end not in data[len(data) // 2 :].tobytes()
+    return False
+
+
+def _why(path: str | Path, size: int) -> str:
+    if size == 0:
+        return "the file is empty"
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # Pillow raises many kinds for damaged files; only the text matters here
+        return " ".join(str(error).split()) or type(error).__name__
+    return "cannot be decoded"
+
+
+def check_images(paths: Sequence[str], seconds: float, seed: int) -> int:
+    """Check that every file is there, and decode as many as `seconds` allow, in random order.
+
+    Returns:
+        how many were decoded (all of them for a small set).
+    Raises:
+        BrokenImage: the first bad one.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            raise BrokenImage(f"image {path}: no such file; fix the path or remove it from the list")
+    deadline = time.monotonic() + seconds
+    for done, index in enumerate(np.random.default_rng(seed).permutation(len(paths))):
+        if time.monotonic() > deadline:
+            return done
+        read_rgb(paths[index])
+    return len(paths)
+
+
+def find_images(patterns: Sequence[str]) -> list[str]:
+    """Image files that the patterns name: files, folders (searched in depth), or globs. Sorted within each.
+
+    Raises:
+        UserError: a pattern that names nothing.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            files = [str(f) for f in sorted(path.rglob("*")) if f.suffix.lower() in ENDINGS and f.is_file()]
+        elif path.is_file():
+            files = [pattern]
+        else:
+            files = sorted(f for f in glob.glob(pattern, recursive=True) if Path(f).is_file())
+        if not files:
+            kind = f"no images ({', '.join(ENDINGS)}) in this folder" if path.is_dir() else "no such file or folder"
+            raise UserError(f"images {pattern}: {kind}")
+        found += files
+    return list(dict.fromkeys(found))

@@ -1,0 +1,94 @@
+"""The machine under a measurement: what it is, what it can do, and what else it does meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from threadpoolctl import threadpool_limits
+
+from ppcls_ext.core.device import usable_cores
+
+# Instruction sets that decide which kernels the engines take.
+FLAGS_THAT_MATTER = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8")
+PEAK_SIZES = (256, 512, 1024)  # of the matrices: which one runs fastest depends on the caches
+PEAK_SECONDS = 0.3  # for each size
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """What a figure must be read with. `governor` is None where the system does not show one."""
+    flags = set(_cpuinfo("flags").split())
+    governor = GOVERNOR.read_text().strip() if GOVERNOR.is_file() else None
+    return {
+        "cpu": cpu_model(),
+        "flags": [flag for flag in FLAGS_THAT_MATTER if flag in flags],
+        "logical_cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "hypervisor": "hypervisor" in flags,
+        "governor": governor,
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "platform": platform.platform(),
+        "mkl_debug_cpu_type": os.environ.get("MKL_DEBUG_CPU_TYPE"),  # see upstream.let_mkl_use_avx2
+    }
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Processor time between two readings, as a mean number of cores."""
+
+    others: float  # used by processes that are not ours
+    stolen: float  # taken by the hypervisor
+
+
+class Watch:
+    """Reads how busy the machine is with other things, from its making to `interval`."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        stolen = getattr(times, "steal", 0.0)
+        return time.monotonic(), sum(times[:8]) - idle - stolen, stolen  # beyond 8 are guests, counted in user
+
+    def interval(self, ours: float) -> Interval:
+        """Args: ours: seconds of processor time that the measured processes and this one have used meanwhile."""
+        (start, busy, stolen), (end, busy_now, stolen_now) = self._start, self._read()
+        seconds = max(end - start, 1e-3)
+        return Interval(max(0.0, busy_now - busy - ours) / seconds, (stolen_now - stolen) / seconds)
+
+
+def peak_gflops(threads: int) -> float:
+    """GFLOP/s that this machine shows on a float32 matrix product with so many threads: the best of many."""
+    rng = np.random.default_rng(0)
+    best = 0.0
+    with threadpool_limits(threads):
+        for size in PEAK_SIZES:
+            a, b = rng.standard_normal((2, size, size), dtype=np.float32)
+            end = time.perf_counter() + PEAK_SECONDS
+            while (start := time.perf_counter()) < end:
+                a @ b
+                best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best

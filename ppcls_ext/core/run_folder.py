@@ -1,0 +1,159 @@
+"""The run folder: everything that training leaves behind, and where."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext import __version__, upstream
+from ppcls_ext.core import distributed
+from ppcls_ext.core.config import (
+    BEST_WEIGHTS,
+    ENVIRONMENT,
+    LABELS,
+    LATEST_STATE,
+    RUN_CONFIG,
+    Config,
+    dump_config,
+    in_run_folder,
+)
+from ppcls_ext.core.device import usable_cores
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.machine import cpu_model
+from ppcls_ext.models.weights import atomic_write_text
+
+PACKAGES = (
+    "paddlepaddle",
+    "paddleclas",
+    "paddledet",
+    "paddleseg",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "safetensors",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this process."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "pplcnet": __version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "usable_cores": usable_cores(),  # of each process
+        "processes": distributed.world(),
+    }
+
+
+class RunFolder:
+    """Files of one training run.
+
+    config.yaml        the resolved config; `-c RUN_FOLDER` reads it
+    environment.json   command, versions, machine
+    labels.txt         class names, a line each
+    log.jsonl          one JSON object a line: train, eval, resume, stop, end
+    scalars/           VisualDL
+    latest.safetensors everything needed to go on exactly
+    best.pdparams      weights with the best primary metric; last.pdparams: of the last evaluation
+    eval/              tables and pictures of the last evaluation
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / RUN_CONFIG
+        self.labels = path / LABELS
+        self.best = path / BEST_WEIGHTS
+        self.last = path / "last.pdparams"
+        self.latest = path / LATEST_STATE
+        self.eval = path / "eval"
+        self._writer: Any = None
+
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The folder that a config's run goes into: `<output_dir>/<name of the config file>`."""
+        if in_run_folder(config.path):
+            return cls(config.path.parent)
+        return cls(Path(config.run.output_dir) / config.path.stem)
+
+    def start(self, config: Config, labels: tuple[str, ...], resuming: bool) -> None:
+        """Make the folder and write what is known before the first step (in one process of a job).
+
+        Raises:
+            UserError: it already holds a run and this is not its continuation.
+        """
+        if not resuming and (self.latest.exists() or self.best.exists()):
+            raise UserError(
+                f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
+                "or write elsewhere: give the YAML file it came from, and -o Global.output_dir=FOLDER"
+            )
+        if not distributed.is_main():
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed in the middle of a write
+                unfinished.unlink()
+            if not resuming:  # of a run that ended before it saved anything
+                (self.path / "log.jsonl").unlink(missing_ok=True)
+            atomic_write_text(self.config, dump_config(config))
+            atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))
+            atomic_write_text(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"run folder {self.path}: cannot be written ({error.strerror})") from error
+
+    def log(self, event: str, values: Mapping[str, Any]) -> None:
+        """Append an event to log.jsonl, if this process is the one that does."""
+        if not distributed.is_main():
+            return
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write VisualDL scalars, if this process is the one that does."""
+        if not distributed.is_main():
+            return
+        if self._writer is None:
+            with upstream.quiet_import():
+                from visualdl import LogWriter
+            self._writer = LogWriter(logdir=str(self.path / "scalars"))
+        for tag, value in values.items():
+            self._writer.add_scalar(tag=tag, value=float(value), step=step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The events of a log.jsonl, oldest first.
+
+    Left out are a line cut short by a crash, and steps that a run had taken but not saved when it was killed: they are
+    taken again after the resume.
+    """
+    events: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if event["event"] == "resume":
+            events = [earlier for earlier in events if earlier["step"] <= event["step"]]
+        events.append(event)
+    return events

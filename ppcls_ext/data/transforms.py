@@ -1,0 +1,109 @@
+"""Transform lists as PaddleClas writes them: `- ResizeImage: {resize_short: 256}`.
+
+The operations are PaddleClas's. Decoding is done before them (`ppcls_ext.core.images`), so `DecodeImage` is only read
+for its options. A size of `auto` is taken from `Global.image_shape`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext import upstream
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import call_checked
+
+Transform = Callable[[Any], Any]
+
+# Test-time crop of the paper: short edge 256 for a 224 crop.
+CROP_RATIO = 224 / 256
+
+
+def resolve_sizes(
+    ops: Sequence[Any], image_shape: Sequence[int], where: str = "transforms"
+) -> list[dict[str, dict[str, Any]]]:
+    """The operations with every `auto` size replaced by a number, for inputs of `image_shape` (C, H, W)."""
+    _, height, width = image_shape
+    resolved = []
+    for name, arguments in named_ops(ops, where):
+        filled = dict(arguments)
+        if filled.get("size") == "auto":
+            # ResizeImage and CropImage take (w, h); RandCropImage hands its size to OpenCV, which wants (w, h) too.
+            filled["size"] = height if height == width else [width, height]
+        if filled.get("resize_short") == "auto" and height == width:
+            filled["resize_short"] = round(height / CROP_RATIO)
+        elif filled.get("resize_short") == "auto":  # by the short edge, the crop might be larger than the image
+            del filled["resize_short"]
+            filled["size"] = [round(width / CROP_RATIO), round(height / CROP_RATIO)]
+        resolved.append({name: filled})
+    return resolved
+
+
+def named_ops(ops: Sequence[Any] | None, where: str) -> list[tuple[str, dict[str, Any]]]:
+    """A transform list as (name, arguments) pairs; UserError if it is not a list of one-key mappings."""
+    if not isinstance(ops, (list, tuple)):
+        raise UserError(f"{where}: expected a list of operations, got {ops!r}")
+    pairs = []
+    for place, item in enumerate(ops):
+        if isinstance(item, str):
+            item = {item: None}
+        if not isinstance(item, dict) or len(item) != 1:
+            raise UserError(
+                f"{where}.{place}: expected one operation, such as 'RandFlipImage: {{flip_code: 1}}', got {item!r}"
+            )
+        name, arguments = next(iter(item.items()))
+        if not isinstance(arguments, (dict, type(None))):
+            raise UserError(f"{where}.{place}.{name}: expected arguments as key: value, got {arguments!r}")
+        pairs.append((name, dict(arguments or {})))
+    return pairs
+
+
+def _fraction(text: Any) -> Any:
+    """PaddleClas writes `scale: 1.0/255.0` and evaluates it as Python; only a quotient of numbers is read here."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", text) if isinstance(text, str) else None
+    try:
+        return float(match[1]) / float(match[2]) if match else text
+    except (ValueError, ZeroDivisionError):
+        return text
+
+
+def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | None = None) -> list[Transform]:
+    """Build the operations of a list, in order, without `DecodeImage`.
+
+    Raises:
+        UserError: an unknown operation or argument.
+    """
+    preprocess = upstream.ppcls("data.preprocess")
+    known = {n: f for n, f in vars(preprocess).items() if isinstance(f, type) and n[0].isupper()}
+    built = []
+    for place, (name, arguments) in enumerate(named_ops(ops, where)):
+        here = f"{where}.{place}.{name}"
+        if name == "DecodeImage":
+            for key, value in arguments.items():
+                expected = {"to_rgb": True, "to_np": False, "channel_first": False}
+                if key not in expected or value != expected[key]:
+                    raise UserError(f"{here}.{key}: {value}: images are decoded to RGB, height x width x channels")
+            continue
+        if name not in known:
+            raise UserError(f"{here}: no such operation; {nearest(name, known)}")
+        if name == "NormalizeImage":
+            arguments["scale"] = _fraction(arguments.get("scale"))
+            if isinstance(arguments["scale"], str):
+                raise UserError(f"{here}.scale: '{arguments['scale']}' is not a number or a quotient such as 1.0/255.0")
+        given = {"class_num": class_num} if class_num is not None and "class_num" not in arguments else {}
+        built.append(call_checked(known[name], arguments, here, given))
+    return built
+
+
+def apply(image: np.ndarray, transforms: Sequence[Transform]) -> np.ndarray:
+    """Run the transforms on uint8 [H, W, 3]; gives float32 [3, H, W], contiguous."""
+    data: Any = image
+    for transform in transforms:
+        data = transform(data)
+    array = np.asarray(data, np.float32)
+    if array.ndim == 3 and array.shape[0] != 3 and array.shape[2] == 3:
+        array = array.transpose(2, 0, 1)
+    return np.ascontiguousarray(array)

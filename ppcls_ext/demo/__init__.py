@@ -1,0 +1,1 @@
+"""What the demos of the three tasks have in common."""

@@ -1,0 +1,157 @@
+"""`make demo`: PP-LCNet trained, evaluated, exported and run with oneDNN on real images, in minutes, no download.
+
+Writes below `output/demo/` of the current folder. The demos of the other tasks are made of the same steps.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ppcls_ext.core.config import BEST_WEIGHTS, Config, load_config
+from ppcls_ext.core.device import set_threads
+from ppcls_ext.core.display import say
+from ppcls_ext.core.errors import CheckFailed, UserError
+
+ROOT = Path("output") / "demo"
+TRUNK = ROOT / "classification" / BEST_WEIGHTS  # what the other demos start from
+MADE_BY = "made_by_the_demo"  # marks folders that a later demo may replace
+SHOWN = 24  # predictions in the picture
+HELD_OUT = 5  # every fifth digit is for evaluation
+
+
+def fresh_folder(folder: Path) -> Path:
+    """An empty folder for a demo; what an earlier demo left there is removed, anything else is not touched.
+
+    Raises:
+        UserError: the folder holds something that no demo made.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MADE_BY).is_file():
+            raise UserError(f"demo folder {folder}: it holds something else; run the demo from another folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MADE_BY).touch()
+    return folder
+
+
+def make_digits(folder: Path) -> None:
+    """Write scikit-learn's 1,797 handwritten digits as PNG files, `train/<digit>/` and `val/<digit>/`."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        split = "val" if number % HELD_OUT == 0 else "train"
+        file = folder / split / str(label) / f"{number:04d}.png"
+        grey = np.uint8(255 - image * 255 / 16)  # 16 grey levels, dark ink on white
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC)).save(file)
+
+
+def run_steps(
+    config: Config, images: Callable[[], Sequence[str]], metric: str, goal: float, columns: int = 6
+) -> dict[str, Path]:
+    """Train, evaluate, export and predict with oneDNN; gives where everything is.
+
+    Args:
+        images: files to predict on, for the picture.
+        metric, goal: what the demo promises to exceed.
+    Raises:
+        CheckFailed: the result is not above `goal`.
+    """
+    from ppcls_ext.core.pictures import contact_sheet, draw_curves, save_image
+    from ppcls_ext.core.run_folder import read_log
+    from ppcls_ext.deploy.evaluate import evaluate
+    from ppcls_ext.deploy.export import export
+    from ppcls_ext.deploy.infer import open_exported, predict
+    from ppcls_ext.training.trainer import train
+
+    begin = time.monotonic()
+    say("1/4  train")
+    run = train(config)
+    curves = run.path / "training.png"
+    draw_curves(curves, read_log(run.path / "log.jsonl"), metric)
+
+    say("\n2/4  evaluate")
+    trained = load_config(run.path)
+    value = evaluate(trained)[metric]
+
+    say("\n3/4  export, and check every engine against dygraph")
+    exported = export(trained)
+
+    say("\n4/4  predict with Paddle Inference and oneDNN")
+    engine, inference, batch = open_exported(exported, "onednn", 1, {})
+    results = predict(images(), engine, inference, batch if batch > 0 else 1, [])
+    pictures = [inference.draw(image, result) for _, image, result in results]
+    sheet = run.path / "predictions.png"
+    save_image(sheet, contact_sheet(pictures, columns))
+
+    say(f"\n{metric} {value:.4f} in {time.monotonic() - begin:.0f} s")
+    places = {"run folder": run.path, "training curve": curves, "predictions": sheet, "exported model": exported}
+    for name, place in places.items():
+        say(f"  {name + ':':16} {place}")
+    if value <= goal:
+        raise CheckFailed(f"demo: {metric} is {value:.4f}, it should be above {goal}")
+    return places
+
+
+def run_demo(
+    root: Path,
+    task: str,
+    config_name: str,
+    make_data: Callable[[Path], None],
+    images: Callable[[Path], Sequence[str]],
+    metric: str,
+    goal: float,
+    try_it: str,
+    columns: int = 6,
+    trunk: Path | None = None,
+) -> int:
+    """A whole demo in `root`; gives the exit status.
+
+    Args:
+        task: names the run folder below `root`.
+        make_data: writes the data set into a folder.
+        images: files of that folder to predict on, for the picture.
+        metric, goal: what the demo promises to exceed.
+        try_it: images and flags of a command to try at the end; `{data}` stands for the folder of the data.
+        trunk: weights to start from, where they are there.
+    """
+    try:
+        folder = fresh_folder(root)
+        data = folder / "data"
+        make_data(data)
+        overrides = [f"Global.data_root={data}", f"Global.output_dir={folder}"]
+        if trunk is not None and trunk.is_file():
+            overrides.append(f"Global.pretrained_model={trunk}")
+        elif trunk is not None:
+            say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
+        config = load_config(config_name, overrides)
+        set_threads(config.run.threads)
+        config.path = Path(f"{task}.yaml")
+        places = run_steps(config, lambda: images(data), metric, goal, columns)
+        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {try_it.format(data=data)}")
+    except (UserError, CheckFailed) as error:
+        say(f"{root.name}: {error}")
+        return error.exit_status
+    return 0
+
+
+def some_digits(data: Path) -> list[str]:
+    files = sorted(str(f) for f in (data / "val").rglob("*.png"))
+    return [files[i] for i in np.linspace(0, len(files) - 1, SHOWN).astype(int)]
+
+
+def main() -> int:
+    return run_demo(ROOT, "classification", "demo", make_digits, some_digits, "top1", 0.95, "{data}/val/7 --topk 3")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

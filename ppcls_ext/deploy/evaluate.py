@@ -1,0 +1,94 @@
+"""Evaluate the weights of a config or run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from paddle import nn
+
+from ppcls_ext.core.config import Config
+from ppcls_ext.core.device import set_device
+from ppcls_ext.core.display import bar, out, say, show_table
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.expect import verify
+from ppcls_ext.core.images import check_images
+from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.tasks.eval_report import read_per_class
+from ppcls_ext.tasks.task import Task, make_task
+
+SHOWN_ROWS = 100  # per-class tables longer than this are only written
+
+
+def build_with_weights(task: Task, command: str) -> nn.Layer:
+    """The network of a config, with the weights that `Global.pretrained_model` names, in eval mode.
+
+    Raises:
+        UserError: no weights are named, or they are of another network.
+    """
+    path = task.run.pretrained_model
+    if not path:
+        raise UserError(
+            f"{command} needs weights: give a run folder (-c output/NAME) or -o Global.pretrained_model=FILE.pdparams"
+        )
+    set_device(task.run.device)
+    seed_all(task.run.seed)
+    model = task.build_model()
+    for note in task.load_trained(model, path):
+        say(note)
+    model.eval()
+    return model
+
+
+def evaluate(
+    config: Config, folder: Path | None = None, as_json: bool = False, draw: Path | None = None
+) -> dict[str, float]:
+    """Evaluate, show metrics and the per-class table, and write the report.
+
+    Args:
+        folder: where the report goes; default: `eval/` in the run folder.
+        as_json: print the metrics as JSON on stdout instead of tables.
+        draw: a folder for pictures of the results, one for each image.
+    Raises:
+        UserError: bad config, data or weights. CheckFailed: a result other than `Expect` states.
+    """
+    task = make_task(config)
+    model = task.made_fast(build_with_weights(task, "eval"))
+    folder = folder or RunFolder.of(config).eval
+    loader = task.eval_loader()
+    check_images(task.image_paths("Eval"), 0.0, task.run.seed)
+    images = len(loader.dataset)
+    with bar(images, "eval") as progress:
+        metrics = task.evaluate(model, progress.advance, folder)
+    if as_json:
+        out.print_json(json.dumps({"images": images, **metrics}))
+    else:
+        columns, rows = read_per_class(folder)
+        if len(rows) <= SHOWN_ROWS:
+            show_table("per class", columns, rows)
+        show_table(f"{images} images", ("metric", "value"), list(metrics.items()))
+    say(f"report: {folder}")
+    if draw is not None:
+        draw_results(task, model, draw)
+    for line in verify(config.get("Expect"), metrics, images):
+        say(line)
+    return metrics
+
+
+def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
+    """Write what `infer --draw` writes for every image of the evaluation split."""
+    from ppcls_ext.deploy.export import dygraph_outputs
+    from ppcls_ext.deploy.infer import predict
+
+    deployment = task.drawn(model)
+    deployment.model.eval()
+    inference = task.inference(deployment.recipe)
+    paths = task.image_paths("Eval")
+    batch = deployment.inputs[0].shape[0]
+    with bar(len(paths), "draw") as progress:
+        results = predict(paths, lambda inputs: dygraph_outputs(deployment.model, inputs), inference, batch, [])
+        for number, (path, image, result) in enumerate(results, start=1):
+            inference.write(folder, f"{number:04d}_{Path(path).stem}", image, result)
+            progress.advance()
+    say(f"pictures: {folder}")

@@ -1,0 +1,215 @@
+"""Export for Paddle Inference: both formats, batch norm folded, a recipe beside them, and proof that they work."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+import yaml
+from paddle import nn
+from paddle.static import InputSpec
+
+from ppcls_ext import __version__, upstream
+from ppcls_ext.core.config import Config
+from ppcls_ext.core.display import bar, say
+from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.deploy.evaluate import build_with_weights
+from ppcls_ext.deploy.parity import Parity, check_parity, worse
+from ppcls_ext.models.folding import fold_batch_norm
+from ppcls_ext.runtime.engine import ENGINES, FORMATS, engine_class
+from ppcls_ext.tasks.task import Deployment, Task, make_task
+
+RECIPE = "inference.yml"
+OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
+ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
+
+# The outputs of these must equal dygraph's. OpenVINO is an extra: its row is reported, and does not fail an export.
+REQUIRED_ENGINES = ("native", "onednn", "onnxruntime")
+
+# What `--formats` may be, and what is written for it.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "both": ("json", "pdmodel"),
+    "json": ("json",),
+    "pdmodel": ("pdmodel",),
+    "onnx": ("json", "onnx"),  # made from the json format
+    "all": tuple(FORMATS),
+}
+
+
+def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
+    """Trace the deployment's model and write it at `prefix` in one of Paddle's two formats."""
+    spec = [InputSpec([None if n == -1 else n for n in i.shape], i.dtype, i.name) for i in deployment.inputs]
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    if model_format == "json":
+        graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
+        with upstream.quiet_import():
+            paddle.jit.save(graph, str(prefix))
+    else:
+        with upstream.legacy_graph(), upstream.quiet_import():
+            graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
+            paddle.jit.save(graph, str(prefix))
+
+
+def save_onnx(folder: Path) -> None:
+    """Translate the json format in `folder` to ONNX."""
+    model, params = (str(folder / name) for name in FORMATS["json"])
+    target = folder / FORMATS["onnx"][0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        upstream.paddle2onnx().export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
+    except Exception as error:  # its parser raises whatever it meets
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CheckFailed(
+            f"export: paddle2onnx cannot translate this network ({lines[0]}); use --formats both"
+        ) from error
+    if not target.is_file():  # it reports some failures on stdout only
+        raise CheckFailed("export: paddle2onnx wrote no file for this network; use --formats both")
+
+
+def save_formats(deployment: Deployment, folder: Path, formats: Sequence[str]) -> None:
+    """Write the deployment's model in each of the formats."""
+    for model_format in formats:
+        if model_format == "onnx":
+            save_onnx(folder)
+        else:
+            save_graph(deployment, folder / FORMATS[model_format][0].rsplit(".", 1)[0], model_format)
+
+
+def write_recipe(
+    task: Task,
+    deployment: Deployment,
+    folder: Path,
+    formats: Sequence[str],
+    folded: bool,
+    checked: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `inference.yml`.
+
+    Args:
+        checked: what a check of the graphs found, if one was made.
+    """
+    recipe = {
+        "task": task.name,
+        "network": task.config["Arch"]["name"],
+        "made_by": {"pplcnet": __version__, "paddlepaddle": paddle.__version__},
+        "formats": {f: FORMATS[f][0] for f in formats},
+        "batch_norm_folded": folded,
+        "inputs": [{"name": i.name, "shape": list(i.shape), "dtype": i.dtype} for i in deployment.inputs],
+        "outputs": list(deployment.outputs),
+        **deployment.recipe,
+        "checked": checked,
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+
+
+def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
+    """Outputs of `model` as arrays for arrays."""
+    with paddle.no_grad():
+        outputs = model(*(paddle.to_tensor(array) for array in inputs))
+    return [t.numpy() for t in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+
+
+def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
+    """Export the weights of a config or run folder; gives the folder written.
+
+    The export is made beside its place and moved there when its check has passed; one that fails is kept as
+    `<folder>.rejected`, and an earlier export stays as it was.
+    Raises:
+        UserError: bad config or weights. CheckFailed: an engine crashes or gives another output than dygraph.
+    """
+    chosen = CHOICES[formats]
+    if "onnx" in chosen:
+        upstream.paddle2onnx()
+    task = make_task(config)
+    folder = Path(config.run.save_inference_dir or RunFolder.of(config).path / "inference")
+    if folder.is_file() or (folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())):
+        raise UserError(
+            f"export folder {folder}: it holds something else; choose another with -o Global.save_inference_dir"
+        )
+    deployment = task.deployment(build_with_weights(task, "export"))
+    forms = [deployment] if deployment.also is None else [deployment, deployment.also]
+    for form in forms:
+        form.model.eval()
+
+    fixed = deployment.inputs[0].shape[0]
+    batches = [deployment.samples(n) for n in (ANY_BATCH_TRIED if fixed == -1 else (fixed,))]
+    expected = [[dygraph_outputs(form.model, batch) for batch in batches] for form in forms]
+    if fold:
+        fold_batch_norm(deployment.model, *(paddle.to_tensor(array) for array in batches[0]))
+
+    work = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+        checks: list[Parity] = []
+        for form, place, outputs in zip(forms, (work, Path(scratch)), expected, strict=False):
+            save_formats(form, place, chosen)
+            found = _check(place, chosen, batches, outputs, form)
+            checks = [worse(a, b) for a, b in zip(checks or found, found, strict=True)]
+    checked = {
+        "tolerance": deployment.tolerance,
+        "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
+    }
+    write_recipe(task, deployment, work, chosen, fold, checked)
+
+    failed = [c for c in checks if c.engine in REQUIRED_ENGINES and not c.holds(deployment.tolerance)]
+    for check in checks:
+        say(_line(check, deployment.tolerance))
+    if failed:
+        rejected = folder.with_name(f"{folder.name}.rejected")
+        shutil.rmtree(rejected, ignore_errors=True)
+        work.rename(rejected)
+        raise CheckFailed(
+            f"export: {_line(failed[0], deployment.tolerance)}; {_way_out(failed, checks)}; kept as {rejected}"
+        )
+    _swap(work, folder)
+    say(f"exported to {folder}")
+    return folder
+
+
+def _check(
+    folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
+) -> list[Parity]:
+    """Run each format in `folder` on each engine that runs it."""
+    kinds = {name: engine_class(name) for name in ENGINES}
+    pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
+    checks = []
+    with bar(len(pairs), "check") as progress:
+        for model_format, engine in pairs:
+            checks.append(check_parity(folder, model_format, engine, batches, expected, deployment.compare))
+            progress.advance()
+    return checks
+
+
+def _swap(new: Path, place: Path) -> None:
+    """Put `new` at `place`; at no moment are both gone."""
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _line(check: Parity, tolerance: float) -> str:
+    name = f"{check.model_format} on {check.engine}"
+    if check.difference is None:
+        return f"{name}: {check.reason}"
+    verdict = "equals dygraph" if check.holds(tolerance) else "differs from dygraph"
+    return f"{name}: {verdict} (largest difference {check.difference:.1e}, tolerance {tolerance:.0e})"
+
+
+def _way_out(failed: Sequence[Parity], checks: Sequence[Parity]) -> str:
+    """What someone can do whose export failed like this."""
+    bad = {(c.model_format, c.engine) for c in failed}
+    good_formats = [f for f in FORMATS if any(c.model_format == f for c in checks) and not any(f == b for b, _ in bad)]
+    if good_formats:
+        return f"export only the format that works: --formats {good_formats[0]}"
+    if {e for _, e in bad} == {"onednn"}:
+        return "use engine native, which gives dygraph's output, or another Paddle version for oneDNN"
+    return "try --no-fold; if that fails too, this network cannot run on this version of Paddle Inference"

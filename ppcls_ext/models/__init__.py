@@ -1,0 +1,1 @@
+"""Networks: PP-LCNet as data and layers, every name that `Arch` may have, weights, counting, folding, CPU kernels."""

@@ -1,0 +1,167 @@
+"""Classification networks by name: ours, and every backbone of PaddleClas for comparison."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddle import nn
+
+from ppcls_ext import upstream
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.models.lcnet import PPLCNet
+from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, STAGES, LCNetSpec
+from ppcls_ext.models.weights import load_into, read_weights
+
+ARCHS = Registry("architecture")
+
+EVEN_RATES = (1.0,) * (1 + len(STAGES))
+
+
+@functools.cache
+def theseus_class() -> type[PPLCNet]:
+    """PPLCNet with PaddleClas's layer surgery (`stop_after`, `return_stages`), which its recipes may ask for."""
+    theseus = upstream.ppcls("arch.backbone.base.theseus_layer").TheseusLayer
+    return type("PPLCNet", (PPLCNet, theseus), {"__module__": __name__, "__doc__": PPLCNet.__doc__})
+
+
+def build_named(
+    name: str,
+    pretrained: bool | str = False,
+    use_ssld: bool = False,
+    class_num: int = 1000,
+    dropout_prob: float | None = None,
+    class_expand: int | None = None,
+    use_last_conv: bool = True,
+    lr_mult_list: Sequence[float] = EVEN_RATES,
+    stride_list: Sequence[int] | None = None,
+    return_patterns: Sequence[str] | None = None,
+    return_stages: bool | int | Sequence[int] | None = None,
+) -> PPLCNet:
+    """Build the network `name` of `ppcls_ext.models.spec.SPECS` with the keyword arguments of PaddleClas's factories.
+
+    Args:
+        pretrained: a `.pdparams` path, or True to download the public ImageNet weights.
+        use_ssld: accepted for PaddleClas's configs; the public SSLD weights have to be given as a path.
+        dropout_prob, class_expand, use_last_conv, stride_list: changes to the named spec.
+    """
+    spec = SPECS[name]
+    if not use_last_conv:
+        spec = spec.replace(last_width=0, dropout=0.0)
+    if class_expand is not None and use_last_conv:
+        spec = spec.replace(last_width=class_expand)
+    if dropout_prob is not None and use_last_conv:
+        spec = spec.replace(dropout=dropout_prob)
+    if stride_list is not None:
+        spec = spec.replace(strides=tuple(stride_list))
+    model = theseus_class()(spec, class_num, lr_mult_list)
+    model.init_res(list(STAGES), return_patterns=return_patterns, return_stages=return_stages)
+    if pretrained is True and use_ssld:
+        raise UserError("Arch.use_ssld: download the SSLD weights and give their path as Arch.pretrained")
+    load_public(model, name, pretrained)
+    return model
+
+
+def load_public(model: nn.Layer, name: str, pretrained: bool | str) -> None:
+    """Act on a factory's `pretrained`: False does nothing, True downloads the public weights, a path is loaded."""
+    if pretrained:
+        path = upstream.download_ppcls_weights(name) if pretrained is True else Path(str(pretrained))
+        load_into(model, read_weights(path), path)
+
+
+def build_spec(
+    scale: float = 1.0,
+    act: str = "hardswish",
+    se: str = LAST_TWO,
+    kernel5: str = LAST_SEVEN,
+    last_width: int = BASE_LAST_WIDTH,
+    dropout: float = 0.2,
+    class_num: int = 1000,
+    lr_mult_list: Sequence[float] = EVEN_RATES,
+) -> PPLCNet:
+    """Build a network of the family from the fields of its spec: `Arch: {name: PPLCNet, scale: 0.4, se: ...}`."""
+    spec = LCNetSpec(scale, act, str(se), str(kernel5), last_width, dropout)
+    return theseus_class()(spec, class_num, lr_mult_list)
+
+
+def _factory(name: str) -> Callable[..., PPLCNet]:
+    @functools.wraps(build_named)
+    def build(*args: Any, **kwargs: Any) -> PPLCNet:
+        return build_named(name, *args, **kwargs)
+
+    signature = inspect.signature(build_named)
+    build.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    build.__name__ = build.__qualname__ = name
+    return build
+
+
+for _name in SPECS:
+    ARCHS.register(_name, _factory(_name))
+ARCHS.register("PPLCNet", build_spec)
+
+
+def register_with_paddleclas(arch: Any) -> None:
+    """Put our factories where PaddleClas looks names up: `ppcls.arch` and `ppcls.arch.backbone`.
+
+    The names of the eight scales are PaddleClas's own too, and are meant to be replaced. Any other name that
+    is taken there by something else raises KeyError, which names the owner.
+    """
+    for name in SPECS:
+        owner = getattr(arch, name, None)
+        theirs = getattr(owner, "__module__", "").startswith(("ppcls.", "paddleclas."))
+        if owner is not None and owner is not ARCHS[name] and not theirs:
+            raise KeyError(f"architecture '{name}' is already registered by {owner.__module__}.{owner.__qualname__}")
+        setattr(arch, name, ARCHS[name])
+        setattr(arch.backbone, name, ARCHS[name])
+
+
+def known_archs() -> dict[str, Callable[..., Any]]:
+    """Every name that `Arch.name` may have, with its factory; ours come first."""
+    backbone = upstream.ppcls("arch.backbone")
+    theirs = {
+        name: factory
+        for name, factory in vars(backbone).items()
+        if callable(factory)
+        and name[0].isupper()
+        and getattr(factory, "__module__", "").startswith("ppcls.arch.backbone")
+    }
+    return {**theirs, **ARCHS}
+
+
+def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Layer:
+    """Build the network that an `Arch` section describes.
+
+    Args:
+        arch: `name` and the factory's keyword arguments.
+        class_num: classes of the head, where the section leaves it to the data.
+    Raises:
+        UserError: an unknown name or key, or a value that the network refuses.
+    """
+    kwargs = dict(arch)
+    name = kwargs.pop("name", None)
+    if name is None:
+        raise UserError("Arch.name is missing: say which network to build, such as PPLCNet_x1_0")
+    if name in ARCHS:
+        factory = ARCHS[name]
+    else:
+        names = known_archs()
+        if name not in names:
+            raise UserError(f"Arch.name: no network '{name}'; {nearest(name, names)}")
+        factory = names[name]
+    if class_num is not None:
+        kwargs["class_num"] = class_num
+    if name in ARCHS:
+        return call_checked(factory, kwargs, "Arch")
+    pretrained = kwargs.pop("pretrained", False)  # not for PaddleClas, which would unpickle the file
+    # PaddleClas's factories forward **kwargs to a class: their signature cannot tell a wrong key from a right one.
+    try:
+        with upstream.parameter_names_may_repeat():
+            model = factory(**kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"Arch: {name} refuses {kwargs}: {' '.join(str(error).split())}") from error
+    load_public(model, name, pretrained)
+    return model

@@ -1,0 +1,262 @@
+"""Weights and training state on disk: written atomically, read without executing what a file holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import safetensors
+import safetensors.numpy
+from paddle import nn
+from paddle.base import unique_name
+
+from ppcls_ext import upstream
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.spec import BLOCKS, SCALES, LCNetSpec
+
+Weights = dict[str, np.ndarray]
+
+# The only things that the pickle of a .pdparams file may name: what NumPy needs to rebuild an array.
+_ALLOWED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    ("collections", "OrderedDict"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+        return super().find_class(module, name)
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file at a temporary name beside `path`, then put it at `path` in one step.
+
+    A crash at any moment leaves either the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def numpy_state(model: nn.Layer) -> Weights:
+    """Parameters and buffers by their structured name."""
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def save_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Write `path` (.pdparams) in the format of `paddle.save`, which PaddleClas and Paddle read too."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            pickle.dump({name: np.ascontiguousarray(w) for name, w in weights.items()}, file, protocol=4)
+
+    atomic_write(path, write)
+
+
+def find_weights(path: Path | str) -> Path:
+    """The weights file that `path` names, with or without its ending.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(path)
+    for candidate in (path, Path(f"{path}.pdparams"), Path(f"{path}.safetensors")):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"weights {path}: no such file (nor with .pdparams or .safetensors at its end)")
+
+
+def read_weights(path: Path | str) -> Weights:
+    """Read a `.pdparams` file, or the model in a training state (`.safetensors`). Executes nothing of the file.
+
+    Raises:
+        UserError: a missing or damaged file, or one that asks to execute code.
+    """
+    path = find_weights(path)
+    if path.suffix == ".safetensors":
+        tensors, _ = read_state(path)
+        return {name[len("model/") :]: t for name, t in tensors.items() if name.startswith("model/")} or tensors
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except Exception as error:  # a hostile or damaged pickle raises anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"weights {path}: not loaded, {reason}; only plain tensors are read") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"weights {path}: holds a {type(content).__name__}, not named tensors")
+    weights = {}
+    for name, value in content.items():
+        if name == "StructuredToParameterName@@":  # a table that paddle.save adds
+            continue
+        if isinstance(value, tuple) and len(value) == 2:  # (parameter name, array), as older Paddle wrote
+            value = value[1]
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufc":  # numbers only
+            raise UserError(f"weights {path}: '{name}' is not a plain tensor")
+        weights[str(name)] = value
+    return weights
+
+
+def describe(weights: Mapping[str, Any]) -> str:
+    """What a set of named tensors is, for a message: scale and classes of a PP-LCNet, else its number of tensors."""
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    last = shapes.get("blocks6.1.pw_conv.conv.weight")
+    if last is None:
+        return f"a network of {len(shapes)} tensors"
+    scales = [s for s in SCALES if LCNetSpec(scale=s).width(BLOCKS[-1].width) == last[0]]
+    scale = f"PPLCNet {scales[0]}x" if scales else f"PPLCNet with {last[0]} last channels"
+    head = shapes.get("fc.weight")
+    return f"{scale} with {head[1]} classes" if head else f"{scale} without a head"
+
+
+def head_names(model: nn.Layer) -> set[str]:
+    """Names of the parameters of the last linear layer, which depends on the number of classes."""
+    heads = [name for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)]
+    return {f"{heads[-1]}.weight", f"{heads[-1]}.bias"} if heads else set()
+
+
+def load_into(
+    model: nn.Layer,
+    weights: Mapping[str, np.ndarray],
+    source: Path | str,
+    new_head: bool = False,
+    head: Collection[str] | None = None,
+) -> list[str]:
+    """Set every parameter and buffer of `model` from `weights`; all must be there with the same shape.
+
+    Args:
+        source: where the weights come from, for messages.
+        new_head: the head may differ and then keeps its initial values.
+        head: names of the head's parameters; default: those of the last linear layer.
+    Returns:
+        names left at their initial values (of the head; empty without `new_head`).
+    Raises:
+        UserError: the weights are of another network. The model is unchanged.
+    """
+    own = model.state_dict()
+    wrong = [n for n in own if n not in weights or tuple(weights[n].shape) != tuple(own[n].shape)]
+    extra = [n for n in weights if n not in own]
+    head = head_names(model) if head is None else set(head)
+    if wrong and set(wrong) <= head and not extra:
+        if not new_head:
+            raise UserError(
+                f"weights {source}: {describe(weights)}, but the model is {describe(own)}; "
+                "to keep the trunk and start a new head: -o Global.new_head=True"
+            )
+    elif wrong or extra:
+        name = (wrong or extra)[0]
+        theirs = list(weights[name].shape) if name in weights else "absent"
+        ours = list(own[name].shape) if name in own else "absent"
+        raise UserError(
+            f"weights {source}: {describe(weights)}, but the model is {describe(own)} "
+            f"('{name}': {theirs} in the file, {ours} in the model); use the weights of the same network"
+        )
+    # Paddle warns of every name that is left out: those keep what they have.
+    model.set_state_dict({n: tensor if n in wrong else weights[n] for n, tensor in own.items()})
+    return wrong
+
+
+def load_trunk(backbone: nn.Layer, weights: Mapping[str, np.ndarray], source: Path | str) -> None:
+    """Set a headless backbone from classification weights: its own tensors must all be there, the head's are left out.
+
+    Raises:
+        UserError: the weights are of another network. The backbone is unchanged.
+    """
+    own = backbone.state_dict()
+    load_into(backbone, {n: w for n, w in weights.items() if n in own} or dict(weights), source)
+
+
+def save_state(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
+    """Write a training state (tensors, and JSON-able `info`) as one `.safetensors` file, atomically."""
+    arrays = {name: np.ascontiguousarray(t) for name, t in tensors.items()}
+    metadata = {"info": json.dumps(info)}
+    atomic_write(path, lambda temporary: safetensors.numpy.save_file(arrays, temporary, metadata))
+
+
+def read_state(path: Path) -> tuple[Weights, dict[str, Any]]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    if not path.is_file():
+        raise UserError(f"training state {path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get("info", "{}"))  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"training state {path}: damaged or not a .safetensors file ({error})") from error
+
+
+def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Weights:
+    """Accumulators of `optimizer`, keyed by the model's structured names.
+
+    Paddle keys them by parameter names that depend on what else the process has built before, and silently
+    ignores those it does not know: under structured names a resume finds every one, or fails.
+    """
+    structured = {p.name: name for name, p in model.named_parameters()}
+    state = {}
+    for key, value in optimizer.state_dict().items():
+        if isinstance(value, paddle.Tensor):
+            owner = max((n for n in structured if key.startswith(n + "_")), key=len)
+            # At its end is a number: how many optimizers the process had before.
+            accumulator = key[len(owner) + 1 :].rsplit("_", 1)[0]
+            state[f"{structured[owner]}/{accumulator}"] = value.numpy()
+    return state
+
+
+def load_optimizer_state(
+    model: nn.Layer, optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray]
+) -> None:
+    """Put back what `optimizer_state` gave. Learning-rate schedulers are left alone.
+
+    Raises:
+        UserError: the state is of another network.
+    """
+    own = dict(model.named_parameters())
+    made = {key.rsplit("_", 1)[0]: key for key, v in optimizer.state_dict().items() if isinstance(v, paddle.Tensor)}
+    renamed = {}
+    for key, value in state.items():
+        name, accumulator = key.rsplit("/", 1)
+        if name not in own:
+            raise UserError(f"training state: it has an optimizer value for '{name}', which the model does not have")
+        # Accumulators are as large as their parameter, or a single number (powers of Adam's betas).
+        if value.size != 1 and list(value.shape) != list(own[name].shape):
+            raise UserError(
+                f"training state: the optimizer value for '{name}' is {list(value.shape)}, "
+                f"but the parameter is {list(own[name].shape)}"
+            )
+        paddle_name = f"{own[name].name}_{accumulator}"
+        # An optimizer makes its accumulators, and numbers their names, only at its first step.
+        following = f"{paddle_name}_{unique_name.generator.ids[paddle_name]}"
+        renamed[made.get(paddle_name, following)] = paddle.to_tensor(value)
+    scheduler = optimizer.state_dict().get("LR_Scheduler")
+    if scheduler is not None:
+        renamed["LR_Scheduler"] = scheduler
+    upstream.restore_state(optimizer, renamed)

@@ -1,0 +1,292 @@
+"""The paper's tables on this machine: every network built, counted and timed, and runs of training read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext import upstream
+from ppcls_ext.bench.benchmark import Settings, run_benchmark
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.core.config import Config, load_config
+from ppcls_ext.core.display import bar, say
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.run_folder import RunFolder, environment
+from ppcls_ext.models.spec import SPECS
+from ppcls_ext.models.weights import atomic_write_text
+from ppcls_ext.paper.networks import Network, build, network_of
+from ppcls_ext.paper.report.page import write_reports
+from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
+from ppcls_ext.runtime.engine import ENGINES, FORMATS, INSTALL_EXTRAS, engine_class
+
+RAW = "reproduce.json"  # in the folder of the report
+
+Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
+
+# What `quick` measures instead of the procedures' values: enough to see that everything works.
+QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
+
+# For the estimate: what a subject takes beside being measured (its process, parity, warm-up), and building a network.
+OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, and where.
+
+    Attributes:
+        out: folder of the reports.
+        work: folder that networks are exported to, and found in by the next run.
+        runs: run folders to take accuracies from.
+        resume: keep the timings that an earlier run left in `out`, where they were made with the same settings.
+    """
+
+    tables: tuple[int, ...]
+    engines: tuple[str, ...]
+    threads: int
+    out: Path
+    work: Path
+    runs: tuple[Path, ...] = ()
+    quick: bool = False
+    resume: bool = False
+
+    def settings(self, variant: Variant) -> Settings:
+        values: dict[str, Any] = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
+        return Settings(**(QUICK if self.quick else values))
+
+    def parts(self) -> Iterator[tuple[int, Variant, str]]:
+        """What is measured together, interleaved: a table at one input size on one engine."""
+        for number in self.tables:
+            for variant in procedure(number).variants:
+                for engine in self.engines:
+                    yield number, variant, engine
+
+
+def networks_of(number: int, variant: Variant) -> list[Network]:
+    """The different networks of a table at an input size; the one that ratios are taken to comes first."""
+    rows = [table(number).reference_row, *table(number).rows]
+    return list(dict.fromkeys(network_of(row, procedure(number), variant) for row in rows))
+
+
+def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+    """Measure, and write reproduce.json, .md and .html into `plan.out`, after every part; gives the JSON's content.
+
+    A network that cannot be built or run is a row with its reason.
+    Raises:
+        UserError: an unknown table or engine, a run folder that is none, or a file in place of a folder.
+    """
+    if not plan.tables:
+        raise UserError(f"--tables: none is given; the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
+    for number in plan.tables:
+        if number not in NUMBERS:
+            raise UserError(f"--tables {number}: the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
+    formats = formats_for(plan.engines)
+    document: dict[str, Any] = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "tables": list(plan.tables),
+        "engines": list(plan.engines),
+        "threads": plan.threads,
+        "quick": plan.quick,
+        "runs": [read_run(folder) for folder in plan.runs],
+        "networks": {},
+        "benchmarks": earlier_benchmarks(plan) if plan.resume else [],
+    }
+    for flag, folder in (("--out", plan.out), ("--work", plan.work)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{flag} {folder}: this folder cannot be made ({error.strerror}); give another") from error
+    done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
+    parts = [part for part in plan.parts() if (part[0], part[1].name, part[2]) not in done]
+    networks = {n.name: n for number, variant, _ in plan.parts() for n in networks_of(number, variant)}
+    say(f"{len(networks)} networks, {len(parts)} benchmarks: {_estimate(plan, parts, networks)}")
+    with bar(len(networks), "build") as progress:
+        for network in networks.values():
+            document["networks"][network.name] = _built(network, plan.work, formats)
+            progress.advance(1, network.name)
+    save(plan.out, document)
+    for place, (number, variant, engine) in enumerate(parts, start=1):
+        say(f"{place}/{len(parts)}: Table {number} at {variant.name} on {engine}")
+        ready = [n for n in networks_of(number, variant) if "failure" not in document["networks"][n.name]]
+        report = _measured(ready, engine, plan, variant, benchmark)
+        document["benchmarks"].append({"table": number, "variant": variant.name, "engine": engine, **report})
+        save(plan.out, document)
+    say(f"report: {plan.out / 'reproduce.html'}, reproduce.md, {RAW}")
+    return document
+
+
+def formats_for(engines: Sequence[str]) -> list[str]:
+    """The model formats that the engines run. Raises UserError for none, or one that is unknown or not installed."""
+    if not engines:
+        raise UserError(f"--engines: none is given; known: {', '.join(ENGINES)}")
+    needed = {engine_class(engine).formats[0] for engine in engines}
+    for engine in engines:
+        if not engine_class(engine).installed():
+            raise UserError(
+                f"--engines {engine}: it needs the package {engine_class(engine).package}: {INSTALL_EXTRAS}"
+            )
+    if "onnx" in needed:
+        upstream.paddle2onnx()
+        needed.add("json")  # which it is made from
+    return [name for name in FORMATS if name in needed]
+
+
+def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: dict[str, Network]) -> str:
+    """How long it will take, in words."""
+    seconds = 0.0
+    for number, variant, _ in parts:
+        settings = plan.settings(variant)
+        each = settings.seconds + OPENING_SECONDS * len(settings.shares())
+        seconds += each * len(networks_of(number, variant))
+    new = sum(not (plan.work / name).is_dir() for name in networks)
+    return f"about {(seconds + new * BUILDING_SECONDS) / 60:.0f} minutes on a quiet machine"
+
+
+def _built(network: Network, work: Path, formats: Sequence[str]) -> dict[str, Any]:
+    """What the report says about a network; `failure` where it cannot be built."""
+    entry: dict[str, Any] = {"config": network.config, "overrides": list(network.overrides)}
+    try:
+        return entry | identity_of(network.load()) | asdict(build(network, work, formats))
+    except Exception as error:  # whatever the suites raise is the row's reason, and the other rows go on
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        say(f"{network.name}: not built: {reason}")
+        return entry | {"failure": f"not built, {reason}"}
+
+
+def _measured(
+    networks: Sequence[Network], engine: str, plan: Plan, variant: Variant, benchmark: Benchmark
+) -> dict[str, Any]:
+    """A benchmark's report as `report`, without the folders of models, or why there is none as `failure`."""
+    if not networks:
+        return {"failure": "no network could be built"}
+    subjects = [Subject(plan.work / n.name, engine, n.name, plan.threads) for n in networks]
+    try:
+        report = benchmark(subjects, plan.settings(variant))
+    except Exception as error:  # as above: the other tables go on
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        say(f"not measured: {reason}")
+        return {"failure": reason}
+    for row in report["results"]:
+        row.pop("model", None)
+    return {"report": report}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def save(out: Path, document: dict[str, Any]) -> None:
+    """Write the raw values, and the reports made from them."""
+    atomic_write_text(out / RAW, json.dumps(document, indent=1) + "\n")
+    write_reports(out, document)
+
+
+def render(out: Path) -> None:
+    """Write the reports in `out` again from its raw values; nothing is measured. Raises UserError if there are none."""
+    write_reports(out, _read_raw(out))
+
+
+# Keys of the environment in which an earlier benchmark must have been made to stand beside new ones.
+SAME = ("cpu", "usable_cores", "packages")
+
+
+def earlier_benchmarks(plan: Plan) -> list[dict[str, Any]]:
+    """The benchmarks of `plan.out` that this plan would make again: same machine, versions, settings and networks."""
+    if not (plan.out / RAW).is_file():
+        return []
+    old, now = _read_raw(plan.out), environment()
+    if old["threads"] != plan.threads or any(old["environment"].get(key) != now[key] for key in SAME):
+        return []
+    planned = {(number, variant.name, engine): variant for number, variant, engine in plan.parts()}
+    failed = {name for name, entry in old["networks"].items() if "failure" in entry}
+    kept = []
+    for earlier in old["benchmarks"]:
+        variant = planned.get((earlier["table"], earlier["variant"], earlier["engine"]))
+        if variant is None or "report" not in earlier:
+            continue
+        measured = {row["label"] for row in earlier["report"]["results"]}
+        # A row that came to the table since is in neither.
+        complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
+        if complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json"):
+            kept.append(earlier)
+    return kept
+
+
+# What the report is made from, and its type in JSON.
+PARTS = {
+    "created": str,
+    "environment": dict,
+    "tables": list,
+    "engines": list,
+    "threads": int,
+    "quick": bool,
+    "runs": list,
+    "networks": dict,
+    "benchmarks": list,
+}
+
+
+def _read_raw(out: Path) -> dict[str, Any]:
+    file = out / RAW
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); give another --out") from error
+    if not isinstance(document, dict) or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items()):
+        raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
+    return document
+
+
+# Keys of an `Arch` section that do not change the network.
+NEUTRAL = ("class_num", "pretrained", "use_ssld")
+
+
+def identity_of(config: Config) -> dict[str, Any]:
+    """By what a run is recognised as one of a network, as plain data; equal for two names of one PP-LCNet."""
+    arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
+    if set(arch) == {"name"} and arch["name"] in SPECS:
+        arch = dataclasses.asdict(SPECS[arch["name"]])
+    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.run.image_shape[1:]}))
+    return plain
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's network and its last evaluation, as plain data; `metrics` is None where it has not been evaluated.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--runs {folder}: no such folder; give run folders of pplcnet train")
+    run = RunFolder(folder)
+    if not run.config.is_file() or not run.labels.is_file():
+        raise UserError(f"--runs {folder}: no run of pplcnet train in it; give its run folder")
+    config = load_config(folder)
+    metrics = read_metrics(run.eval / "metrics.json")
+    return {
+        "name": folder.resolve().name,
+        **identity_of(config),
+        "distilled": config.get("Distill") is not None,
+        "classes": len(run.labels.read_text(encoding="utf-8").splitlines()),
+        "images": None if metrics is None else metrics.pop("images"),
+        "metrics": metrics,
+    }
+
+
+def read_metrics(file: Path) -> dict[str, Any] | None:
+    """What `pplcnet eval` wrote; None where it has not. Raises UserError for something else."""
+    if not file.is_file():
+        return None
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); run pplcnet eval again") from error
+    if not isinstance(metrics, dict) or "images" not in metrics:
+        raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
+    return metrics

@@ -1,0 +1,1 @@
+"""Training: the loop, optimizers, averaging, precision, freezing, distillation, and exact resume."""

@@ -1,0 +1,55 @@
+"""Growing memory is told from memory that settles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppcls_ext.bench.benchmark import Settings
+from ppcls_ext.bench.session import Session, Subject
+from ppcls_ext.bench.soak import SHAPES, grows, soak, varying_shapes
+from ppcls_ext.core.errors import UserError
+
+
+def test_what_counts_as_growing() -> None:
+    assert grows([100 + 2 * k for k in range(20)])
+    assert not grows([100.0] * 20)
+    assert not grows([100 + 30 * (1 - 0.5**k) for k in range(20)])  # settles
+    assert not grows([100.0] * 9 + [140.0] * 11)  # one step
+    assert not grows([100 + 0.3 * k for k in range(20)])  # within what allocators keep
+
+
+def test_many_shapes_are_tried(exported: Path) -> None:
+    shapes = varying_shapes(Subject(exported), seed=0)
+    assert len({str(s) for s in shapes}) == SHAPES  # the size is fixed, so the batch varies
+    assert shapes[0][0]["shape"][1:] == [3, 48, 48]
+
+
+def test_onednn_is_steady_at_one_size_and_at_many(exported: Path) -> None:
+    found = soak(Subject(exported, "onednn"), Settings(warmup=2), 40)
+    assert len(found["fixed"]["rss_mb"]) == 20
+    assert not found["fixed"]["grows"]
+    assert not found["varying"]["grows"]
+
+
+def test_as_many_runs_as_were_asked_for(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"turn": 0, "vary": 0}
+
+    class Counting(Session):
+        def __call__(self, command: str, **arguments: Any) -> Any:
+            if command == "turn":
+                asked["turn"] += arguments["calls"]
+            elif command == "vary":
+                asked["vary"] += len(arguments["shapes"])
+            return super().__call__(command, **arguments)
+
+    monkeypatch.setattr("ppcls_ext.bench.soak.Session", Counting)
+    soak(Subject(exported, "native"), Settings(warmup=1), 33)
+    assert asked == {"turn": 1 + 33, "vary": SHAPES + 33}  # after warming up
+
+
+def test_too_few_runs_are_refused(exported: Path) -> None:
+    with pytest.raises(UserError, match="at least 20"):
+        soak(Subject(exported), Settings(), 10)

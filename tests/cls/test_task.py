@@ -1,0 +1,71 @@
+"""`ppcls_ext.cls.task`: what losses make of labels that are smoothed or mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+
+from ppcls_ext.cls.task import Classification, build_losses
+from ppcls_ext.core.config import load_config
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.training.trainer import train
+from tests.helpers.runs import config_of, log_of, write_config
+
+MIX = "DataLoader.Train.dataset.batch_transform_ops=[{%s: {alpha: 0.4}}]"
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("epsilon", [None, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy_takes_labels_hard_soft_and_smoothed(epsilon: float | None, soft: bool) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((4, 5)).astype(np.float32)
+    hard = np.array([[0], [3], [1], [4]])
+    target = np.eye(5, dtype=np.float32)[hard[:, 0]]
+    if soft:
+        target = 0.7 * target + 0.3 * target[::-1]
+    ((weight, loss),) = build_losses([{"CELoss": {"weight": 1.0, "epsilon": epsilon}}], "Loss.Train")
+    value = weight * float(loss(paddle.to_tensor(logits), paddle.to_tensor(target if soft else hard))["CELoss"])
+    smooth = target * (1 - (epsilon or 0)) + (epsilon or 0) / 5
+    assert value == pytest.approx(float(-(smooth * log_softmax(logits)).sum(-1).mean()), rel=1e-5)
+
+
+def test_a_smoothing_that_paddleclas_would_ignore_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Loss\.Train\.0\.CELoss\.epsilon: expected 0 to below 1, got 2"):
+        build_losses([{"CELoss": {"epsilon": 2}}], "Loss.Train")
+
+
+def task_of(data: Path, tmp_path: Path, *overrides: str) -> Classification:
+    return Classification(load_config(write_config(tmp_path / "run.yaml", config_of(data, tmp_path)), overrides))
+
+
+@pytest.mark.parametrize("name", ["MixupOperator", "CutmixOperator"])
+def test_a_mixed_batch_is_the_plain_one_mixed_with_itself(name: str, data: Path, tmp_path: Path) -> None:
+    loaders = [task_of(data, tmp_path, *o).train_loader() for o in ([], [MIX % name])]
+    for epoch in (0, 1):
+        (plain, labels), (mixed, targets) = (next(loader.epoch(epoch)) for loader in loaders)
+        assert (mixed.dtype, targets.dtype) == (paddle.float32, paddle.float32)
+        assert tuple(targets.shape) == (8, 3)
+        np.testing.assert_allclose(targets.sum(-1), 1, rtol=1e-6)
+        own = np.take_along_axis(targets.numpy(), labels.numpy(), 1).min()  # the share of the image's own label
+        assert own < 1
+        same = np.isclose(mixed.numpy(), plain.numpy()).mean()
+        assert same < 1 if name == "MixupOperator" else same == pytest.approx(own, abs=0.35)
+        again = next(loaders[1].epoch(epoch))
+        np.testing.assert_array_equal(again[0], mixed)  # a function of (seed, epoch, batch)
+
+
+@pytest.mark.parametrize("name", ["MixupOperator", "CutmixOperator"])
+def test_a_network_learns_from_mixed_batches(name: str, data: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "run.yaml", config_of(data, tmp_path / "output"))
+    run = train(load_config(path, [MIX % name, "Global.image_shape=[3,32,32]"])).path
+    losses: dict[int, Any] = {e["epoch"]: e for e in log_of(run, "train")}
+    assert losses[4]["loss"] < losses[1]["loss"]
+    assert "top1" not in losses[1]

@@ -1,0 +1,143 @@
+"""Exports work on every engine, say what is in them, and a bad one never takes the place of a good one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppcls_ext.bench.benchmark import Settings
+from ppcls_ext.bench.operators import profile
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.core.config import load_config, read_yaml
+from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.deploy import parity
+from ppcls_ext.deploy.export import export
+from ppcls_ext.deploy.parity import Parity, check_parity
+from ppcls_ext.runtime.engine import ENGINES, engine_class, open_engine
+from tests.helpers.runs import overrides
+
+Fails = Callable[..., str]
+
+
+def test_recipe_says_what_a_program_needs(exported: Path) -> None:
+    recipe = read_yaml(exported / "inference.yml")
+    assert recipe["task"] == "classification"
+    assert recipe["labels"] == ["blue", "green", "red"]
+    assert recipe["inputs"] == [{"name": "x", "shape": [-1, 3, 48, 48], "dtype": "float32"}]
+    assert recipe["preprocess"]["transforms"][0] == {"ResizeImage": {"size": 48}}
+    checked = recipe["checked"]["max_difference_from_dygraph"]
+    assert set(checked) == {"json/native", "json/onednn", "pdmodel/native", "pdmodel/onednn", "pdmodel/openvino"}
+    for pair, difference in checked.items():
+        assert 0 <= difference <= recipe["checked"]["tolerance"], pair
+    for file in recipe["formats"].values():
+        assert (exported / file).is_file()
+
+
+@pytest.mark.parametrize("engine", ["native", "onednn", "openvino"])
+def test_engines_give_scores_for_any_batch(exported: Path, engine: str) -> None:
+    run = open_engine(engine, exported)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 3, 48, 48)).astype(np.float32)
+    (whole,) = run([x])
+    (single,) = run([x[2:3]])
+    assert whole.shape == (5, 3)
+    np.testing.assert_allclose(whole.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(single[0], whole[2], rtol=1e-4, atol=1e-6)
+
+
+def test_openvino_refuses_the_format_on_which_paddle_would_not_use_it(exported: Path) -> None:
+    with pytest.raises(UserError, match="runs pdmodel, not json"):
+        open_engine("openvino", exported, model_format="json")
+
+
+def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None:
+    config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'one'}", "Export.batch=2"])
+    folder = export(config, formats="json")
+    assert read_yaml(folder / "inference.yml")["inputs"][0]["shape"][0] == 2
+    assert not (folder / "legacy").exists()
+    with pytest.raises(UserError, match=r"needs the pdmodel format; export again"):
+        open_engine("openvino", folder)
+
+
+def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'inference'}"])
+    folder = export(config, formats="json")
+    before = (folder / "inference.pdiparams").read_bytes()
+
+    def sabotage(model: object, *inputs: object) -> int:
+        next(p for n, p in model.named_parameters() if n.endswith("fc.bias")).set_value(np.float32([9, 0, 0]))  # type: ignore[attr-defined]
+        return 0
+
+    monkeypatch.setattr("ppcls_ext.deploy.export.fold_batch_norm", sabotage)
+    with pytest.raises(CheckFailed, match="json on native: differs from dygraph") as caught:
+        export(config, formats="json")
+    assert "try --no-fold" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (folder / "inference.pdiparams").read_bytes() == before
+    assert (tmp_path / "inference.rejected" / "inference.json").is_file()
+
+
+def test_a_crash_of_onednn_is_one_line_with_the_way_out(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    real = subprocess.run
+
+    def crashing(command: list[str], **kwargs: object) -> subprocess.CompletedProcess[str]:
+        if '"engine": "onednn"' in Path(command[-1]).read_text():
+            return subprocess.CompletedProcess(command, -signal.SIGSEGV, "", "")
+        return real(command, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(parity.subprocess, "run", crashing)
+    place = overrides(f"Global.save_inference_dir={tmp_path / 'out'}")
+    message = fails("export", "-c", trained, *place, "--formats", "json", status=1, lines=None)
+    assert "json on onednn: crashed with SIGSEGV" in message
+    assert "use engine native" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_failure_of_the_process_is_reported(tmp_path: Path) -> None:
+    x = [[np.zeros((1, 3, 4, 4), np.float32)]]
+    result = check_parity(tmp_path, "json", "native", x, x, lambda a, b: 0.0)
+    assert result.difference is None
+    assert "no such file" in result.reason
+    assert not result.holds(1.0)
+
+
+def test_not_finite_outputs_do_not_count_as_equal() -> None:
+    assert not Parity("json", "native", float("nan"), "").holds(1.0)
+
+
+def test_a_folder_of_something_else_is_left_alone(trained: Path, tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("...")
+    message = fails(
+        "export", "-c", trained, *overrides(f"Global.save_inference_dir={tmp_path / 'precious'}"), lines=None
+    )
+    assert "it holds something else" in message
+    assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+
+
+def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_path: Path, fails: Fails) -> None:
+    place = overrides(f"Global.save_inference_dir={tmp_path / 'out'}")
+    if importlib.util.find_spec("paddle2onnx") is None:
+        assert "needs the package paddle2onnx" in fails("export", "-c", trained, *place, "--formats", "onnx")
+        assert not (tmp_path / "out").exists()
+        return
+    folder = export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}"]), formats="onnx")
+    recipe = read_yaml(folder / "inference.yml")
+    assert set(recipe["formats"]) == {"json", "onnx"}
+    checked = recipe["checked"]["max_difference_from_dygraph"]
+    installed = {f"onnx/{name}" for name in ENGINES if "onnx" in engine_class(name).formats}
+    assert set(checked) == {"json/native", "json/onednn", *(i for i in installed if engine_class(i[5:]).installed())}
+    for name in ("onnxruntime", "openvino-onnx"):
+        if engine_class(name).installed():
+            operators = profile(Subject(folder, name), Settings(warmup=1))["operators"]
+            counted = [op for op in operators if op["gflops"] is not None]
+            assert len(counted) >= 1 + 2 * 13 + 1, name  # the stem, two convolutions in each block, the classifier

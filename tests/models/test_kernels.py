@@ -1,0 +1,234 @@
+"""`ppcls_ext.models.kernels`: values and gradients are Paddle's, threads change nothing, the rest goes to Paddle."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppcls_ext.core.config import load_config
+from ppcls_ext.models.factory import build_arch
+from ppcls_ext.models.kernels import FastBiasConv2D, FastDepthwiseConv2D, FastHardswish, Geometry, Layout, speed_up
+from ppcls_ext.models.weights import numpy_state
+from ppcls_ext.tasks.task import make_task
+
+# Channels, size, kernel, stride, padding, dilation: those of the networks, and everything that is unlike them.
+CASES = {
+    "3x3": (8, (28, 28), 3, 1, 1, 1),
+    "5x5, stride 2": (6, (14, 14), 5, 2, 2, 1),
+    "stride 2, odd size": (5, (15, 9), 3, 2, 1, 1),
+    "dilated": (4, (17, 17), 3, 1, 2, 2),
+    "stride and dilation": (5, (13, 19), 3, 3, 1, 2),
+    "not square": (3, (12, 20), (3, 5), (2, 1), (0, 2), (1, 3)),
+    "no padding, last rows unread": (3, (18, 18), 3, 2, 0, 3),
+    "more padding than kernel": (2, (4, 4), 3, 1, 3, 1),
+    "1x1": (4, (5, 5), 1, 1, 0, 1),
+    "a plane of one": (4, (1, 1), 3, 1, 1, 1),
+}
+
+
+def outputs_and_gradients(layer: nn.Layer, x: np.ndarray) -> list[np.ndarray]:
+    x = paddle.to_tensor(x, stop_gradient=False)
+    layer.clear_gradients()
+    out = layer(x)
+    factors = np.random.default_rng(1).standard_normal(out.shape).astype(np.float32)
+    (out * paddle.to_tensor(factors)).sum().backward()
+    return [out.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in layer.parameters())]
+
+
+def sample(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("bias", [None, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_a_depthwise_convolution_is_paddles(case: str, threads: int, bias: bool | None) -> None:
+    channels, size, *geometry = CASES[case]
+    layer = nn.Conv2D(channels, channels, *geometry, groups=channels, bias_attr=bias)
+    x = sample(3, channels, *size)
+    expected = outputs_and_gradients(layer, x)
+    found = outputs_and_gradients(speed_up(layer, threads), x)
+    assert type(layer) is FastDepthwiseConv2D
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_hardswish_is_paddles(threads: int) -> None:
+    x = np.concatenate([sample(2, 5, 7, scale=3.0).ravel(), np.array([-3, 3, 0, 1e30, -1e30], np.float32)])
+    expected = outputs_and_gradients(nn.Hardswish(), x)
+    found = outputs_and_gradients(speed_up(nn.Sequential(nn.Hardswish()), threads), x)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_number_stays_so() -> None:
+    network = speed_up(nn.Sequential(nn.Conv2D(2, 2, 3, padding=1, groups=2), nn.Hardswish()), 1)
+    x = sample(1, 2, 4, 4)
+    x[0, 0, 0, 0] = np.nan
+    assert np.isnan(network(paddle.to_tensor(x)).numpy()[0, 0]).any()
+    x[0, 0, 0, 0] = np.inf
+    assert not np.isfinite(network(paddle.to_tensor(x)).numpy()[0, 0]).all()
+
+
+def test_a_network_trains_as_with_paddles_kernels_on_any_number_of_threads() -> None:
+    images, labels = paddle.to_tensor(sample(4, 3, 64, 64)), paddle.to_tensor([0, 1, 2, 3])
+
+    def trained(threads: int | None) -> tuple[list[float], dict[str, np.ndarray]]:
+        paddle.seed(0)
+        with paddle.utils.unique_name.guard():
+            model = build_arch({"name": "PPLCNet_x0_25"}, 4)
+        if threads:
+            speed_up(model, threads)
+        optimizer = paddle.optimizer.Momentum(0.05, parameters=model.parameters())
+        losses = []
+        for _ in range(4):
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            losses.append(float(loss))
+        return losses, numpy_state(model)
+
+    theirs, one, three = trained(None), trained(1), trained(3)
+    assert one[0] == three[0]
+    assert one[1].keys() == theirs[1].keys()
+    assert all(np.array_equal(one[1][name], three[1][name]) for name in one[1])
+    np.testing.assert_allclose(one[0], theirs[0], rtol=1e-3)
+    assert theirs[0][-1] < theirs[0][0]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_only_what_wants_a_gradient_gets_one(frozen: bool) -> None:
+    layer = speed_up(nn.Conv2D(3, 3, 3, groups=3), 1)
+    layer.weight.stop_gradient = layer.bias.stop_gradient = frozen
+    x = paddle.to_tensor(sample(1, 3, 5, 5), stop_gradient=not frozen)
+    layer(x).sum().backward()
+    assert (x.grad is not None) is frozen
+    assert (layer.weight.grad is not None) is (layer.bias.grad is not None) is not frozen
+
+
+OTHERS = {
+    "multiplier": (4, 8, 3, {"groups": 4}),
+    "groups": (4, 4, 3, {"groups": 2, "stride": 2}),
+    "dense": (4, 6, 1, {}),
+    "SAME": (4, 4, 3, {"padding": "SAME", "groups": 4}),
+    "one-sided": (4, 4, 3, {"padding": [1, 2, 0, 1], "groups": 4}),
+    "reflect": (4, 4, 3, {"padding": 1, "groups": 4, "padding_mode": "reflect"}),
+    "NHWC": (4, 4, 3, {"groups": 4, "data_format": "NHWC"}),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_convolutions_stay_paddles(case: str) -> None:
+    *sizes, options = OTHERS[case]
+    layer = nn.Conv2D(*sizes, bias_attr=False, **options)
+    assert Geometry.of(layer) is None
+    assert type(speed_up(layer, 1)) is nn.Conv2D
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", OTHERS)
+def test_their_biases_are_added_as_paddle_does(case: str, threads: int) -> None:
+    *sizes, options = OTHERS[case]
+    layer = nn.Conv2D(*sizes, **options)
+    x = sample(2, 4, 9, 4) if case == "NHWC" else sample(2, 4, 9, 7)
+    expected = outputs_and_gradients(layer, x)
+    assert (type(speed_up(layer, threads)) is FastBiasConv2D) is (case not in ("reflect", "NHWC"))
+    for one, other in zip(outputs_and_gradients(layer, x), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_other_dtypes_and_traced_graphs_go_to_paddle(tmp_path: Path) -> None:
+    layer = speed_up(nn.Conv2D(2, 2, 3, groups=2), 1).to(dtype="float64")
+    assert layer(paddle.ones([1, 2, 4, 4], "float64")).dtype == paddle.float64
+    network = nn.Sequential(nn.Conv2D(2, 2, 3, groups=2), nn.Hardswish())
+    network.eval()
+    x = paddle.to_tensor(sample(1, 2, 6, 6))
+    expected = network(x).numpy()
+    paddle.jit.save(speed_up(network, 1), str(tmp_path / "n"), [paddle.static.InputSpec([1, 2, 6, 6], "float32")])
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "n"))(x).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_paddle_refuses_is_refused_by_paddle() -> None:
+    layer = speed_up(nn.Conv2D(8, 8, 3, groups=8, bias_attr=False), 1)
+    with pytest.raises(ValueError, match="number of input's channels"):
+        layer(paddle.ones([2, 4, 6, 6]))
+    with pytest.raises(ValueError, match="4-D"):
+        layer(paddle.ones([8, 6, 6]))
+
+
+def test_the_default_dtype_does_not_reach_the_kernels() -> None:
+    network = nn.Sequential(nn.Conv2D(4, 4, 3, padding=1, groups=4, bias_attr=False), nn.Hardswish())
+    x = sample(1, 4, 6, 6)
+    expected = outputs_and_gradients(network, x)
+    speed_up(network, 1)
+    paddle.set_default_dtype("float64")
+    try:
+        found = outputs_and_gradients(network, x)
+    finally:
+        paddle.set_default_dtype("float32")
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_view_that_is_not_contiguous_keeps_its_gradient() -> None:
+    layer = nn.Conv2D(8, 8, 3, padding=1, groups=8)
+
+    def gradient() -> np.ndarray:
+        x = paddle.to_tensor(sample(2, 5, 6, 8), stop_gradient=False)
+        view = x.transpose([0, 3, 1, 2])
+        assert not view.is_contiguous()
+        layer(view).square().sum().backward()
+        return np.asarray(x.grad.numpy())
+
+    expected = gradient()
+    speed_up(layer, 2)
+    np.testing.assert_allclose(gradient(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    layer = speed_up(nn.Hardswish(), 2)
+    x = paddle.to_tensor(sample(4, 4))
+    layer(x)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that hangs
+        try:
+            layer(x)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_kernel_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        Layout.of(Geometry((5, 5), (1, 1), (0, 0), (1, 1)), (4, 9))
+
+
+def test_a_copied_network_is_its_own() -> None:
+    network = speed_up(nn.Sequential(nn.Conv2D(2, 2, 3, groups=2)), 1)
+    twin = copy.deepcopy(network)
+    twin[0].weight.set_value(paddle.zeros_like(twin[0].weight))
+    x = paddle.to_tensor(sample(1, 2, 4, 4))
+    assert not np.array_equal(network(x).numpy(), twin(x).numpy())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_config_says_which_kernels(wanted: bool) -> None:
+    task: Any = make_task(load_config("PPLCNet_x0_25", ["Global.device=cpu", f"Global.fast_cpu={wanted}"]))
+    paddle.set_device("cpu")
+    model = task.made_fast(build_arch({"name": "PPLCNet_x0_25"}, 4))
+    kinds = {type(layer) for layer in model.sublayers()}
+    assert ({FastDepthwiseConv2D, FastHardswish} <= kinds) is wanted
+    assert (nn.Hardswish in kinds) is not wanted

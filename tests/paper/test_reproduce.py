@@ -1,0 +1,302 @@
+"""`pplcnet reproduce`: what is built and measured, what is kept, and what becomes of failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppcls_ext.bench.benchmark import Settings
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.cli.main import main
+from ppcls_ext.core.config import load_config
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.spec import SPECS, scale_name
+from ppcls_ext.paper.networks import MADE, build, network_of
+from ppcls_ext.paper.reproduce import (
+    QUICK,
+    RAW,
+    Plan,
+    earlier_benchmarks,
+    formats_for,
+    identity_of,
+    networks_of,
+    read_metrics,
+    read_run,
+    render,
+    reproduce,
+)
+from ppcls_ext.paper.tables import NUMBERS, Row, Variant, procedure, table
+from ppcls_ext.runtime.engine import FORMATS, engine_class
+from ppcls_ext.tasks.task import make_task
+
+Fails = Callable[..., str]
+
+PLACES = [(number, variant) for number in NUMBERS for variant in procedure(number).variants]
+(TABLE_8_SIZE,) = procedure(8).variants
+TABLE_8 = [network.name for network in networks_of(8, TABLE_8_SIZE)]
+
+
+class FakeBenchmark:
+    """Gives every subject a latency, and remembers what it was asked. One engine may fail."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.calls: list[tuple[list[Subject], Settings]] = []
+        self.failing = failing
+
+    def __call__(self, subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        self.calls.append((list(subjects), settings))
+        if subjects[0].engine == self.failing:
+            raise RuntimeError("no such luck\nsecond line")
+        results = [
+            {
+                "label": subject.name,
+                "model": str(subject.model),
+                "failure": None,
+                "warnings": [],
+                "ms": {"median": 1.0 + place},
+                "ratio_to_first": {"ratio": 1.0 + place, "low": 1.0, "high": 2.0},
+            }
+            for place, subject in enumerate(subjects)
+        ]
+        return {
+            "command": "pplcnet reproduce",
+            "created": "2021-09-01",
+            "results": results,
+            "warnings": [],
+            "machine": {"cpu": "a CPU"},
+            "versions": {},
+            "settings": settings.model_dump(mode="json"),
+        }
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The networks of Table 8, built. Read only."""
+    folder = tmp_path_factory.mktemp("networks")
+    for network in networks_of(8, TABLE_8_SIZE):
+        build(network, folder, ["json"])
+    return folder
+
+
+def plan_of(out: Path, work: Path, **changes: Any) -> Plan:
+    values: dict[str, Any] = {"tables": (8,), "engines": ("onednn",), "threads": 1, "out": out, "work": work}
+    return Plan(**values | changes)
+
+
+@pytest.mark.parametrize(("number", "variant"), PLACES, ids=[f"{n}-{v.name}" for n, v in PLACES])
+def test_the_network_of_a_row_is_the_one_it_names_and_needs_no_data(number: int, variant: Variant) -> None:
+    for row in table(number).rows:
+        task = make_task(network_of(row, procedure(number), variant).load())
+        height, width = map(int, variant.name.split("x"))
+        arch = task.config["Arch"]
+        if row.arch:
+            assert arch["name"] == row.arch
+            assert task.run.image_shape == (3, height, width)
+        else:
+            assert arch["backbone"]["scale"] == row.scale
+            assert (row.backbone or "").startswith(arch["backbone"]["name"])
+        assert len(task.labels()) == procedure(number).classes
+
+
+@pytest.mark.parametrize(("number", "variant"), [p for p in PLACES if p[0] in (2, 4, 5)])
+def test_networks_have_the_input_of_their_variant(number: int, variant: Variant) -> None:
+    task = make_task(networks_of(number, variant)[0].load())
+    (entry,) = task.deployment(task.build_model()).inputs
+    assert entry.shape == (1, 3, *map(int, variant.name.split("x")))
+
+
+def test_rows_of_one_network_share_it_and_the_reference_comes_first() -> None:
+    for number, variant in PLACES:
+        networks = networks_of(number, variant)
+        assert networks[0] == network_of(table(number).reference_row, procedure(number), variant)
+        assert len({n.name for n in networks}) == len(networks)
+    assert len(networks_of(2, procedure(2).variants[0])) == len(table(2).rows) - 3  # the distilled ones
+
+
+def test_an_ablation_more_is_a_row_more() -> None:
+    row = Row(label="mine", source="", conditions="", arch="PPLCNet_x0_5_no_se")
+    network = network_of(row, procedure(9), procedure(9).variants[0])
+    assert identity_of(network.load())["arch"] == asdict(SPECS["PPLCNet_x0_5_no_se"]) | {"strides": [2, 2, 2, 2, 2]}
+
+
+def test_parts_are_measured_one_after_the_other(work: Path, tmp_path: Path) -> None:
+    fake = FakeBenchmark()
+    document = reproduce(plan_of(tmp_path, work, engines=("onednn", "native"), threads=3), fake)
+    assert [[s.name for s in subjects] for subjects, _ in fake.calls] == [TABLE_8, TABLE_8]
+    assert [{(s.engine, s.threads, s.batch) for s in subjects} for subjects, _ in fake.calls] == [
+        {("onednn", 3, 1)},
+        {("native", 3, 1)},
+    ]
+    for subjects, settings in fake.calls:
+        asked = (settings.rounds, settings.seconds, settings.warmup)
+        assert asked == (TABLE_8_SIZE.rounds, TABLE_8_SIZE.seconds, TABLE_8_SIZE.warmup)
+        assert all((s.model / FORMATS["json"][0]).is_file() for s in subjects)
+    text = (tmp_path / RAW).read_text()
+    assert json.loads(text) == document
+    assert str(work) not in text
+    assert document["networks"][TABLE_8[0]]["params"] == 1_879_576
+    for name in ("reproduce.html", "reproduce.md"):
+        assert "5x5 1111111000000" in (tmp_path / name).read_text()
+
+
+def test_formats_are_those_that_the_engines_run() -> None:
+    assert formats_for(["onednn", "native"]) == ["json"]
+    assert formats_for(["openvino"]) == ["pdmodel"]
+    assert formats_for(["openvino", "onednn"]) == ["json", "pdmodel"]
+
+
+@pytest.mark.skipif(not engine_class("onnxruntime").installed(), reason="ONNX is an extra")
+def test_onnx_is_made_from_json() -> None:
+    assert formats_for(["onnxruntime"]) == ["json", "onnx"]
+
+
+@pytest.mark.skipif(engine_class("onnxruntime").installed(), reason="ONNX is installed here")
+def test_an_engine_that_is_not_installed_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="--engines onnxruntime: it needs the package onnxruntime"):
+        formats_for(["onednn", "onnxruntime"])
+
+
+def test_networks_are_built_once(work: Path, tmp_path: Path) -> None:
+    (network, *_) = networks_of(8, TABLE_8_SIZE)
+    made = work / network.name / MADE
+    before = made.stat().st_mtime_ns
+    assert asdict(build(network, work, ["json"])) == json.loads(made.read_text())["built"]
+    assert made.stat().st_mtime_ns == before
+
+
+def test_a_network_that_cannot_be_built_is_a_row_with_its_reason(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    reference, broken, other = TABLE_8
+    for name in (reference, other):
+        (tmp_path / "work" / name).symlink_to(work / name)
+    (tmp_path / "work" / broken).write_text("in the way")
+    fake = FakeBenchmark()
+    document = reproduce(plan_of(tmp_path / "out", tmp_path / "work"), fake)
+    assert document["networks"][broken]["failure"].startswith("not built, ")
+    ((subjects, _),) = fake.calls
+    assert [s.name for s in subjects] == [reference, other]
+    assert "not run: not built, " in (tmp_path / "out" / "reproduce.md").read_text()
+
+
+def test_a_benchmark_that_fails_does_not_stop_the_others(work: Path, tmp_path: Path) -> None:
+    document = reproduce(plan_of(tmp_path, work, engines=("native", "onednn")), FakeBenchmark("native"))
+    failed, fine = document["benchmarks"]
+    assert failed["failure"] == "RuntimeError: no such luck"
+    assert len(fine["report"]["results"]) == len(TABLE_8)
+    assert "not run: RuntimeError: no such luck" in (tmp_path / "reproduce.md").read_text()
+
+
+def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> None:
+    both = ("native", "onednn")
+    first = reproduce(plan_of(tmp_path, work, engines=both), FakeBenchmark("native"))
+
+    again = FakeBenchmark()
+    second = reproduce(plan_of(tmp_path, work, engines=both, resume=True), again)
+    assert [subjects[0].engine for subjects, _ in again.calls] == ["native"]
+    assert first["benchmarks"][1] in second["benchmarks"]
+
+    nothing, everything, other = FakeBenchmark(), FakeBenchmark(), FakeBenchmark()
+    assert reproduce(plan_of(tmp_path, work, engines=both, resume=True), nothing)["benchmarks"] == second["benchmarks"]
+    reproduce(plan_of(tmp_path, work, engines=both, resume=True, quick=True), other)
+    reproduce(plan_of(tmp_path, work, engines=both), everything)
+    assert [len(fake.calls) for fake in (nothing, other, everything)] == [0, 2, 2]
+    assert other.calls[0][1] == Settings(**QUICK)
+
+    (tmp_path / "reproduce.md").unlink()
+    render(tmp_path)
+    assert "5x5 1111111000000" in (tmp_path / "reproduce.md").read_text()
+
+    (tmp_path / RAW).write_text("[]")
+    with pytest.raises(UserError, match="not a file that reproduce wrote"):
+        render(tmp_path)
+    with pytest.raises(UserError, match="not a file that reproduce wrote"):
+        reproduce(plan_of(tmp_path, work, resume=True), nothing)
+
+
+def test_timings_of_another_machine_or_without_a_new_row_are_not_kept(work: Path, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, work, resume=True)
+    document = reproduce(plan, FakeBenchmark())
+    assert earlier_benchmarks(plan) == document["benchmarks"]
+
+    def keeps(change: Callable[[dict[str, Any]], Any]) -> bool:
+        changed = json.loads(json.dumps(document))
+        change(changed)
+        (tmp_path / RAW).write_text(json.dumps(changed))
+        return bool(earlier_benchmarks(plan))
+
+    def forget_a_row(raw: dict[str, Any]) -> None:
+        raw["benchmarks"][0]["report"]["results"].pop()
+
+    assert keeps(lambda raw: raw)
+    assert not keeps(lambda raw: raw["environment"].update(cpu="another"))
+    assert not keeps(lambda raw: raw["environment"].update(usable_cores=4096))
+    assert not keeps(forget_a_row)
+
+
+def test_render_needs_values(tmp_path: Path, fails: Fails) -> None:
+    assert "reproduce.json: cannot be read" in fails("reproduce", "--render", "--out", tmp_path)
+
+
+def test_runs_are_read_from_their_folders(trained: Path, tmp_path: Path, fails: Fails) -> None:
+    run = read_run(trained)
+    assert (run["name"], run["input"], run["images"], run["classes"]) == ("easy", [48, 48], 15, 3)
+    assert run["arch"] == {"name": "PPLCNet_x0_25", "dropout_prob": 0.1}
+    assert not run["distilled"]
+    assert 0 <= run["metrics"]["top1"] <= 1
+    assert "no such folder" in fails("reproduce", "--runs", tmp_path / "nothing")
+    (tmp_path / "config.yaml").write_text("Global: {}\n")
+    assert "no run of pplcnet train" in fails("reproduce", "--runs", tmp_path)
+
+
+def test_names_of_one_network_are_recognised() -> None:
+    same = [identity_of(load_config("PPLCNet_x1_0", [f"Arch.name={name}"])) for name in (
+        f"PPLCNet_{scale_name(0.5)}", "PPLCNet_x0_5_se_0000000000011", "PPLCNet_x0_5_k5_0000001111111",
+    )]  # fmt: skip
+    assert same[0] == same[1] == same[2]
+    other = identity_of(load_config("PPLCNet_x0_5", ["Arch.dropout_prob=0"]))
+    assert other != same[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clue"),
+    [
+        (["--tables", "1,2"], "tables of results are 2 to 9"),
+        (["--engines", "onedn"], "did you mean 'onednn'?"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], clue: str, tmp_path: Path, fails: Fails) -> None:
+    assert clue in fails("reproduce", *arguments, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_end_to_end(work: Path, tmp_path: Path) -> None:
+    folders = ["--out", str(tmp_path), "--work", str(work)]
+    assert main(["reproduce", "--tables", "8", "--engines", "onednn", "--quick", *folders]) == 0
+    document = json.loads((tmp_path / RAW).read_text())
+    (record,) = document["benchmarks"]
+    assert [row["failure"] for row in record["report"]["results"]] == [None] * 3
+    page = (tmp_path / "reproduce.html").read_text()
+    assert "quick run" in page
+    assert page.count("not run: no run folder given") == len(table(8).rows)
+
+
+def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_built(tmp_path: Path, fails: Fails) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "--out" in fails("reproduce", "--tables", "8", "--out", file)
+    assert "--work" in fails("reproduce", "--tables", "8", "--out", tmp_path / "out", "--work", file)
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    assert read_metrics(file) is None
+    for content, clue in (("{", "cannot be read"), ("[]", "not a file that pplcnet eval wrote")):
+        file.write_text(content)
+        with pytest.raises(UserError, match=clue):
+            read_metrics(file)

@@ -1,0 +1,402 @@
+"""Training: it learns, it repeats, it stops and resumes exactly, and it says early what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppcls_ext.cls.task import Classification
+from ppcls_ext.core.config import Config, load_config
+from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.run_folder import read_log
+from ppcls_ext.models.weights import read_weights
+from ppcls_ext.training.trainer import Stopped, train
+from tests.helpers.runs import SECONDS, assert_same_run, command, config_of, log_of, write_config, write_set
+
+Fails = Callable[..., str]
+
+
+def small(path: Path, data: Path, **changes: Any) -> Path:
+    """A config of three epochs at 32 px, written to `path`; its run goes to `path`'s folder."""
+    config = config_of(data, path.parent / "output")
+    config["Global"] |= {"epochs": 3, "image_shape": [3, 32, 32], **changes.pop("Global", {})}
+    config.update(changes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_config(path, config)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that were never stopped, without and with an average of the weights."""
+    runs = {}
+    for name, changes in (("plain", {}), ("ema", {"EMA": {"decay": 0.9}})):
+        folder = tmp_path_factory.mktemp(name)
+        runs[name] = train(load_config(small(folder / "run.yaml", data, **changes))).path
+    return runs
+
+
+def test_it_learns_an_easy_set(trained: Path) -> None:
+    epochs = {e["epoch"]: e["loss"] for e in log_of(trained, "train")}
+    assert epochs[max(epochs)] < 0.6 * epochs[1]
+    assert max(e["top1"] for e in log_of(trained, "eval")) >= 0.8  # of 15 images; chance is a third
+
+
+def test_the_run_folder_is_complete(trained: Path) -> None:
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "labels.txt",
+        "latest.safetensors",
+        "best.pdparams",
+        "last.pdparams",
+    ):
+        assert (trained / name).stat().st_size > 0, name
+    assert list((trained / "scalars").glob("vdlrecords*"))
+    assert (trained / "eval" / "confusion.png").stat().st_size > 1000
+    assert [e["event"] for e in log_of(trained)][-1] == "end"
+    assert not list(trained.rglob("*.tmp"))
+
+
+def test_two_runs_agree_bit_for_bit_whatever_loads_their_data(
+    whole: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    config = load_config(small(tmp_path / "run.yaml", data), ["DataLoader.Train.loader.num_workers=2"])
+    assert_same_run(train(config).path, whole["plain"])
+
+
+def start(config: Path, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(config), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, text=True, env=environment, **pipes, **settings)
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Until the run has logged `step` steps; the logs of the test's configs have a line each."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "log.jsonl").is_file() and any(e.get("step", 0) >= step for e in log_of(run, "train")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step}: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema"])
+def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    changes = {"EMA": {"decay": 0.9}} if kind == "ema" else {}
+    run = tmp_path / "output" / "run"
+    process = start(small(tmp_path / "run.yaml", data, **changes))
+    wait_for_step(process, run, 15)  # of 12 an epoch: in the middle of the second
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert log_of(run, "stop")[0]["step"] >= 15
+    done = command("train", "--resume", run, check=True)
+    assert done.stderr.splitlines()[2].startswith("resuming ")  # after the two about the data: no warning before it
+    assert_same_run(run, whole[kind])
+
+
+def test_sigterm_to_a_whole_group_leaves_the_loaders_to_the_run(
+    whole: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    path = small(tmp_path / "run.yaml", data)
+    run = tmp_path / "output" / "run"
+    process = start(path, "-o", "DataLoader.Train.loader.num_workers=2", start_new_session=True)
+    wait_for_step(process, run, 15)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1].startswith("stopping after this step")
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["plain"])
+
+
+# `pplcnet ...`, killed while it writes the file sys.argv[1] the sys.argv[2]-th time: the temporary file is there whole,
+# or half of it (sys.argv[3]), and not yet in its place.
+KILLED_IN_A_WRITE = """
+import os, signal, sys
+from ppcls_ext.cli.main import main
+
+name, times, part = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+replace = os.replace
+def replace_or_die(source, target):
+    global times
+    times -= os.path.basename(target) == name
+    if times == 0:
+        os.truncate(source, int(part * os.path.getsize(source)))
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = replace_or_die
+main(sys.argv[4:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "part"),
+    [("latest.safetensors", 2, 0.5), ("latest.safetensors", 3, 1.0), ("last.pdparams", 2, 0.5)],
+)
+def test_a_run_killed_while_it_saves_resumes_exactly(
+    name: str, times: int, part: float, whole: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    path = small(tmp_path / "run.yaml", data)
+    arguments = [name, str(times), str(part), "train", "-c", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-c", KILLED_IN_A_WRITE, *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = tmp_path / "output" / "run"
+    assert len(list(run.glob(f".{name}.*.tmp"))) == 1
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["plain"])
+    assert not list(run.rglob("*.tmp"))
+    steps = [e["step"] for e in read_log(run / "log.jsonl") if e["event"] == "train"]
+    assert steps == list(range(1, 37))  # each once, though some were taken twice
+
+
+def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    path = small(tmp_path / "run.yaml", data)
+    run = tmp_path / "output" / "run"
+    process = start(path)
+    wait_for_step(process, run, 3)
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    train(load_config(path))
+    assert_same_run(run, whole["plain"])
+    assert [e["step"] for e in log_of(run, "train")] == list(range(1, 37))
+
+
+def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "output" / "run"
+    process = start(small(tmp_path / "run.yaml", data))
+    wait_for_step(process, run, 20)
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["plain"])
+
+
+@pytest.fixture(scope="module")
+def by_epoch(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run whose rate changes after each epoch."""
+    return train(load_config(small(tmp_path_factory.mktemp("by") / "run.yaml", data), BY_EPOCH)).path
+
+
+BY_EPOCH = ["Optimizer.lr={name: Piecewise, decay_epochs: [1, 2], values: [0.02, 0.01, 0.005], by_epoch: true}"]
+
+
+@pytest.mark.parametrize("step", [1, 12, 13, 35, 36])
+def test_a_run_stopped_right_after_any_step_resumes_exactly(
+    step: int, by_epoch: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 36 steps, 12 an epoch: after the last of an epoch, the rate and the evaluation are left to do."""
+    taken = 0
+    take = Classification.step
+
+    def stop_in(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(*arguments)
+
+    config = load_config(small(tmp_path / "run.yaml", data), BY_EPOCH)
+    with monkeypatch.context() as patched:
+        patched.setattr(Classification, "step", stop_in)
+        with pytest.raises(Stopped) as stopped:
+            train(config)
+    assert stopped.value.exit_status == 143
+    run = tmp_path / "output" / "run"
+    assert log_of(run, "stop")[0]["step"] == step
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, by_epoch)
+    assert (run / "eval" / "metrics.json").read_text() == (by_epoch / "eval" / "metrics.json").read_text()
+
+
+def test_a_config_of_the_name_that_run_folders_use_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    path = small(tmp_path / "mine" / "config.yaml", data, Global={"iters": 1})
+    text = path.read_text()
+    run = train(load_config(path, ["Optimizer.lr=0.01"])).path
+    assert run == tmp_path / "mine" / "output" / "config"
+    assert path.read_text() == text
+
+
+def test_a_run_of_steps_ends_within_an_epoch(data: Path, tmp_path: Path) -> None:
+    run = train(load_config(small(tmp_path / "run.yaml", data, Global={"iters": 14}))).path
+    assert log_of(run, "end")[0]["step"] == 14
+    assert log_of(run, "eval")[-1]["step"] == 14
+
+
+def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -> None:
+    before = (whole["plain"] / "best.pdparams").read_bytes()
+    message = fails("train", "-c", whole["plain"], lines=None)
+    assert "already holds a run" in message
+    assert "--resume" in message
+    assert (whole["plain"] / "best.pdparams").read_bytes() == before
+
+
+def test_resuming_with_another_batch_is_refused(whole: dict[str, Path]) -> None:
+    overrides = [f"Global.checkpoints={whole['plain']}", "DataLoader.Train.sampler.batch_size=4"]
+    with pytest.raises(UserError, match=r"batch_size 8, this config has 4"):
+        train(load_config(whole["plain"], overrides))
+
+
+def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
+    before = (whole["plain"] / "latest.safetensors").read_bytes()
+    train(load_config(whole["plain"], [f"Global.checkpoints={whole['plain']}"]))
+    assert (whole["plain"] / "latest.safetensors").read_bytes() == before
+
+
+STILL = ["Global.freeze=['*.bn']", "Arch.dropout_prob=0.0"]  # nothing depends on what else is in a batch
+
+
+def test_accumulated_batches_train_as_a_large_one(data: Path, tmp_path: Path) -> None:
+    """96 images: batches of 40, 40, 16, or four times ten of which the last group is ten and six."""
+    runs = []
+    for name, batch, freq in (("large", 40, 1), ("parts", 10, 4)):
+        overrides = [*STILL, f"DataLoader.Train.sampler.batch_size={batch}", f"Global.update_freq={freq}"]
+        overrides += ["Optimizer.lr.base_batch_size=20"]
+        runs.append(train(load_config(small(tmp_path / name / "run.yaml", data), overrides)).path)
+    large, parts = (read_weights(run / "last") for run in runs)
+    for name, weight in large.items():
+        np.testing.assert_allclose(parts[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
+    steps = [[(e["step"], e["lr"]) for e in log_of(run, "train")] for run in runs]
+    assert steps[0] == steps[1]  # the schedule counts steps, and is for the batch of both
+    assert [s for s, _ in steps[0]] == list(range(1, 10))
+    losses = [[e["loss"] for e in log_of(run, "train")] for run in runs]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_accumulation_resumes_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = {"Global": {"update_freq": 2}}
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", data, **change))).path
+    stopped_in_step(19, monkeypatch, load_config(small(tmp_path / "run.yaml", data, **change)))
+    run = tmp_path / "output" / "run"
+    assert log_of(run, "stop")[0]["step"] == 10  # both of its batches are done
+    with pytest.raises(UserError, match="update_freq 2, this config has None"):
+        train(load_config(run, [f"Global.checkpoints={run}", "Global.update_freq=1"]))
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole)
+
+
+def stopped_in_step(call: int, monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+    """Train until a SIGTERM in the forward pass number `call`."""
+    taken, take = 0, Classification.step
+
+    def stop_in(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classification, "step", stop_in)
+        with pytest.raises(Stopped):
+            train(config)
+
+
+def test_training_stops_when_nothing_gets_better_and_a_resume_agrees(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the head is frozen and the rate is next to nothing: the first evaluation stays the best."""
+    overrides = ["Global.freeze=[conv1, 'blocks*', last_conv]", "Optimizer.lr=1e-12", "Optimizer.regularizer=null"]
+    overrides += ["Global.epochs=9", "Global.early_stop=2"]
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", data), overrides)).path
+    assert [e["epoch"] for e in log_of(whole, "eval")] == [1, 2, 3]
+    assert log_of(whole, "end")[0]["step"] == 36
+    assert (whole / "eval" / "metrics.json").is_file()  # that of the last evaluation
+    before = (whole / "latest.safetensors").read_bytes()
+    train(load_config(whole, [f"Global.checkpoints={whole}"]))
+    assert (whole / "latest.safetensors").read_bytes() == before
+    stopped_in_step(30, monkeypatch, load_config(small(tmp_path / "run.yaml", data), overrides))
+    run = tmp_path / "output" / "run"
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole)
+    with pytest.raises(UserError, match="early_stop: it needs evaluation"):
+        train(load_config(small(tmp_path / "a.yaml", data), [*overrides, "Global.eval_during_train=false"]))
+
+
+def test_frozen_layers_and_their_statistics_stay(data: Path, tmp_path: Path) -> None:
+    """Also after an evaluation, which puts the network into eval mode and back."""
+    whole = train(load_config(small(tmp_path / "a.yaml", data, Global={"epochs": 2}))).path
+    frozen = [f"Global.pretrained_model={whole / 'last'}", "Global.freeze=[conv1, blocks2, 'blocks3.*.dw_conv']"]
+    run = train(load_config(small(tmp_path / "b.yaml", data, Global={"epochs": 2}), frozen)).path
+    before, after = read_weights(whole / "last"), read_weights(run / "last")
+    for name in before:
+        inside = name.startswith(("conv1.", "blocks2.")) or (name.startswith("blocks3.") and ".dw_conv." in name)
+        assert np.array_equal(before[name], after[name]) == inside, name
+
+
+def missing(root: Path) -> str:
+    (root / "list.txt").write_text("train/red/00.png 0\ntrain/red/nothing.png 1\n")
+    return "nothing.png"
+
+
+def cut_short(root: Path) -> str:
+    file = root / "train/red/00.png"
+    file.write_bytes(file.read_bytes()[:200])
+    (root / "list.txt").write_text("train/red/00.png 0\ntrain/red/01.png 1\n")
+    return "00.png"
+
+
+def wrong_label(root: Path) -> str:
+    (root / "list.txt").write_text("train/red/00.png 0\n\ntrain/red/01.png 7\n")
+    return "line 3"
+
+
+def empty(root: Path) -> str:
+    (root / "list.txt").write_text("\n")
+    return "split is empty"
+
+
+@pytest.mark.parametrize("spoil", [missing, cut_short, wrong_label, empty])
+@pytest.mark.parametrize("split", ["Train", "Eval"])
+def test_wrong_data_is_found_before_the_first_step(
+    spoil: Callable[[Path], str], split: str, tmp_path: Path, fails: Fails
+) -> None:
+    data = write_set(tmp_path / "images", train=4, val=3)
+    clue = spoil(data)
+    (data / "good.txt").write_text(
+        "".join(f"train/{c}/03.png {i}\n" for i, c in enumerate(("blue", "green", "red"))) * 4
+    )
+    config = config_of(data, tmp_path / "output")
+    config["Arch"]["class_num"] = 3
+    for name, section in config["DataLoader"].items():
+        lists = "list.txt" if name == split else "good.txt"
+        section["dataset"] |= {"name": "ImageNetDataset", "image_root": ".", "cls_label_path": lists}
+    message = fails("train", "-c", write_config(tmp_path / "run.yaml", config), lines=None)
+    assert clue in message
+    assert not (tmp_path / "output").exists()
+
+
+def test_divergence_is_said_and_nothing_saved_is_lost(data: Path, tmp_path: Path) -> None:
+    config = load_config(small(tmp_path / "run.yaml", data), ["Optimizer.lr.learning_rate=1.0e+30"])
+    with pytest.raises(CheckFailed, match="diverged"):
+        train(config)
+
+
+def test_fine_tuning_takes_the_trunk_and_a_new_head(whole: dict[str, Path], tmp_path: Path) -> None:
+    data = write_set(tmp_path / "images", train=4, val=3)
+    for split in ("train", "val"):
+        (data / split / "red").rename(data / split / "another")
+        (data / split / "green").rename(data / "unused")
+        (data / "unused").rename(data / f"unused_{split}")
+    start_from = [f"Global.pretrained_model={whole['plain'] / 'best'}"]
+    with pytest.raises(UserError, match=r"3 classes, but the model is PPLCNet 0.25x with 2 classes.*new_head"):
+        train(load_config(small(tmp_path / "a.yaml", data), start_from))
+    frozen = [*start_from, "Global.new_head=True", "Optimizer.lr.learning_rate=1e-12", "Optimizer.regularizer=null"]
+    tuned = read_weights(train(load_config(small(tmp_path / "b.yaml", data), frozen)).best)
+    source = read_weights(whole["plain"] / "best")
+    assert tuned["fc.weight"].shape == (1280, 2)
+    trunk = "blocks6.1.pw_conv.conv.weight"
+    np.testing.assert_allclose(tuned[trunk], source[trunk], rtol=1e-5)

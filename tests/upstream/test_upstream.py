@@ -1,0 +1,231 @@
+"""`ppcls_ext.upstream`: PaddleClas is found, kept single, kept quiet, and builds our networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppcls_ext import upstream
+from ppcls_ext.core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What a process prints last: who builds PPLCNet_x0_25 under each name of PaddleClas's `arch` that it imported.
+REPORT = """
+import json, sys
+import ppcls.arch
+config = {"Arch": {"name": "PPLCNet_x0_25", "class_num": 3}, "Global": {}}
+names = [name for name in ("ppcls.arch", "paddleclas.ppcls.arch") if name in sys.modules]
+owners = {name: type(sys.modules[name].build_model(config)).__mro__[1].__module__ for name in names}
+import paddleclas.ppcls.data.preprocess.ops.autoaugment as alias
+import ppcls.data.preprocess.ops.autoaugment as real
+finders = sum(type(finder).__name__ == "SuiteFinder" for finder in sys.meta_path)
+print(json.dumps({"owners": owners, "single": alias is real, "finders": finders}))
+"""
+PPCLS_ON_PATH = """
+import importlib.util, sys
+sys.path.append(importlib.util.find_spec("paddleclas").submodule_search_locations[0])
+import ppcls.arch
+import ppcls_ext
+"""
+ORDERS = {
+    "ours first": "import ppcls_ext, ppcls.arch",
+    "ours, then paddleclas": "import ppcls_ext, paddleclas",
+    "paddleclas, then ours": "import paddleclas, ppcls_ext",
+    "ppcls by sys.path, then ours": PPCLS_ON_PATH,
+    "ours, then paddleclas.ppcls": "import ppcls_ext, paddleclas.ppcls.arch",
+    "paddleclas.ppcls, then ours": "import paddleclas.ppcls.arch, ppcls_ext",
+}
+
+
+def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
+    result = run(ORDERS[order] + REPORT)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert set(report["owners"].values()) == {"ppcls_ext.models.lcnet"}
+    assert report["single"]
+    assert report["finders"] == 1
+
+
+def test_imports_are_silent_and_free_of_warnings() -> None:
+    result = run("import ppcls_ext, ppcls.arch, ppcls.data, ppcls.loss, ppcls.optimizer, ppcls.metric", "-W", "error")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
+    # ShuffleNetV2 splits tensors in its forward, and every batch norm tracks statistics in training mode.
+    code = "import ppcls_ext, paddle; from ppcls_ext.models.factory import build_arch; "
+    code += "build_arch({'name': 'ShuffleNetV2_x0_33'})(paddle.zeros([2, 3, 32, 32]))"
+    result = run(code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_importing_the_package_imports_neither_paddle_nor_a_suite() -> None:
+    result = run("import sys, ppcls_ext\nassert not {'paddle', 'ppcls', 'numpy'} & set(sys.modules)")
+    assert result.returncode == 0, result.stderr
+
+
+def test_install_is_repeatable() -> None:
+    upstream.install()
+    upstream.install()
+    assert sum(isinstance(finder, upstream.SuiteFinder) for finder in sys.meta_path) == 1
+
+
+def test_the_finder_leaves_other_modules_alone() -> None:
+    finder = next(f for f in sys.meta_path if isinstance(f, upstream.SuiteFinder))
+    assert finder.find_spec("json") is None
+    assert finder.find_spec("ppcls_other") is None
+    assert finder.find_spec("paddleclas.ppcls_other") is None
+    with pytest.raises(ModuleNotFoundError):
+        __import__("ppcls.no_such_module")
+    with pytest.raises(ModuleNotFoundError):
+        __import__("paddleclas.ppcls.no_such_module")
+
+
+def test_paddleclas_modules_have_one_identity() -> None:
+    for name in ("utils.logger", "data.preprocess", "arch.backbone.legendary_models.pp_lcnet"):
+        with upstream.quiet_import():
+            alias = __import__(f"paddleclas.ppcls.{name}", fromlist=["x"])
+        assert alias is upstream.ppcls(name)
+        assert alias.__spec__.name == f"ppcls.{name}"
+    # Nor does looking a submodule up under the alias make a copy.
+    assert sys.modules["paddleclas.ppcls.arch.backbone"] is sys.modules["ppcls.arch.backbone"]
+
+
+def test_autoaugment_works_on_current_numpy() -> None:
+    auto_augment = upstream.ppcls("data.preprocess").AutoAugment()
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    results = [auto_augment(image) for _ in range(40)]
+    assert {(r.shape, r.dtype) for r in results} == {((32, 32, 3), np.dtype("uint8"))}
+    assert any((r != image).any() for r in results)
+    assert not hasattr(np, "int")  # only that module sees it
+
+
+def test_ppcls_logger_works_without_setup(caplog: pytest.LogCaptureFixture) -> None:
+    upstream.ppcls("utils.logger").warning("something is odd")
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [("ppcls", "WARNING", "something is odd")]
+
+
+def test_a_logger_that_ppcls_has_set_up_is_kept() -> None:
+    class Module:
+        _logger = object()
+
+    before = Module._logger
+    upstream.give_ppcls_a_logger(Module)
+    assert Module._logger is before
+
+
+def test_quiet_import_hides_prints_and_warnings_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as seen, upstream.quiet_import():
+        warnings.simplefilter("ignore")
+        print("banner")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    assert seen == []
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ZeroDivisionError), upstream.quiet_import():
+        1 / 0  # noqa: B018
+
+
+def test_repeated_parameter_names_are_allowed_only_inside() -> None:
+    import paddle
+
+    def build() -> Any:
+        return paddle.nn.Linear(1, 1, weight_attr=paddle.ParamAttr(name="test_upstream_w"))
+
+    build()
+    with upstream.parameter_names_may_repeat():
+        inside = build()
+        with pytest.raises(ValueError, match="test_upstream_w"):
+            build()  # still unique within one network
+    assert inside.weight.name == "test_upstream_w"
+    with pytest.raises(ValueError, match="test_upstream_w"):
+        build()
+
+
+def test_weights_are_fetched_but_not_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def fetch(url: str) -> str:
+        asked.append(url)
+        return str(tmp_path / "file.pdparams")
+
+    monkeypatch.setattr(upstream.ppcls("utils.download"), "get_weights_path_from_url", fetch)
+    names = ("PPLCNet_x1_0", "MobileNetV1", "MobileNetV3_small_x0_35")
+    for name in names:
+        assert upstream.download_ppcls_weights(name) == tmp_path / "file.pdparams"
+    assert [url.rsplit("/", 1)[1] for url in asked] == [f"{name}_pretrained.pdparams" for name in names]
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str) -> str:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(upstream.ppcls("utils.download"), "get_weights_path_from_url", fail)
+    with pytest.raises(
+        UserError, match=r"cannot download https://\S+PPLCNet_x1_0_pretrained\.pdparams \(RuntimeError\)"
+    ):
+        upstream.download_ppcls_weights("PPLCNet_x1_0")
+    with pytest.raises(UserError, match="no public weights are known for PPLCNet_x0_5_no_se"):
+        upstream.download_ppcls_weights("PPLCNet_x0_5_no_se")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "given", "expected"),
+    [
+        ("AuthenticAMD\nflags: fma avx2 bmi2", None, "5"),
+        ("HygonGenuine\nflags: fma avx2 bmi2", None, "5"),
+        ("AuthenticAMD\nflags: fma avx2 bmi2", "4", "4"),
+        ("AuthenticAMD\nflags: fma sse4a", None, None),
+        ("GenuineIntel\nflags: fma avx2 bmi2", None, None),
+    ],
+    ids=["AMD", "Hygon", "said otherwise", "without AVX2", "Intel"],
+)
+def test_mkl_is_told_of_avx2_where_it_does_not_see_it(
+    cpu: str, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: cpu)
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    if given:
+        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
+    upstream.let_mkl_use_avx2()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+
+
+PAGE_FAULTS = """
+import resource, sys
+import paddle
+from ppcls_ext import upstream
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        paddle.nn.functional.relu(x)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+x = paddle.ones([64, 1024, 1024 // 4])
+faults()
+fresh = faults()
+upstream.keep_freed_memory()
+faults()  # the heap grows to what is needed
+print(fresh, faults())
+"""
+
+
+def test_freed_memory_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
+    fresh, kept = map(int, done.stdout.split())
+    assert kept < 0.01 * fresh
