@@ -11,15 +11,16 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.models import lcnet
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+from ppcls_ext.upstream.paddleclas import parameter_names_may_repeat
+from ppcls_ext.upstream.paddledet import ppdet
 
-_workspace = upstream.ppdet("core.workspace")
-_ShapeSpec = upstream.ppdet("modeling.shape_spec").ShapeSpec
-_mobilenet = upstream.ppdet("modeling.backbones.mobilenet_v3")
+_workspace = ppdet("core.workspace")
+_ShapeSpec = ppdet("modeling.shape_spec").ShapeSpec
+_mobilenet = ppdet("modeling.backbones.mobilenet_v3")
 
 BACKBONES = Registry("detection backbone")
 STRIDES = (8, 16, 32)
@@ -79,7 +80,7 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
 
     Its convolutions have no weight decay whatever the optimizer says (`conv_decay=0`), as in the public configs.
     """
-    with upstream.parameter_names_may_repeat():
+    with parameter_names_may_repeat():
         return _mobilenet.MobileNetV3(
             scale=scale,
             model_name="large",

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.pictures import save_image
 from ppcls_ext.demo.scenes import SEEDS, canvas, run_scene_demo
 from ppcls_ext.demo.steps import TRUNK
-from ppcls_ext.models.weights import atomic_write_text
 
 ROOT = Path("output") / "demo-det"
 SIDE = 160  # of a scene, pixels

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from det.boxes import detections, to_image
 from det.transforms import Sample, normalise, resize
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.tasks.task import Inference
+from ppcls_ext.runtime.inference import Inference
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#000075")
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from det.splits import CocoSplit
-from ppcls_ext import upstream
-from ppcls_ext.models.weights import atomic_write_text
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.tasks.eval_report import write_metrics
+from ppcls_ext.upstream.pycocotools import quiet_pycocotools
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PER_CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "AR50")
@@ -41,7 +41,7 @@ class CocoResult:
         truth = _coco(split, [])
         # Ids of our own: in the json they may be text, absent, or 0, which pycocotools takes for "not matched".
         found = _coco(split, rows)
-        with upstream.quiet_pycocotools():
+        with quiet_pycocotools():
             evaluation = COCOeval(truth, found, "bbox")
             evaluation.evaluate()
             evaluation.accumulate()
@@ -113,7 +113,7 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
                     "score": float(score),
                 }
             )
-    with upstream.quiet_pycocotools():
+    with quiet_pycocotools():
         coco = COCO()
         coco.dataset = {
             "images": [{"id": p, "width": r.size[0], "height": r.size[1]} for p, r in enumerate(split.records)],

@@ -22,22 +22,22 @@ from paddle.nn import functional
 from det.backbones import build_backbone
 from det.sections import ArchSection, NmsSection
 from det.transforms import Sample
-from ppcls_ext import upstream
 from ppcls_ext.core import distributed
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.upstream.paddledet import ppdet, sums_over_processes
 
-_pico_head: Any = upstream.ppdet("modeling.heads.pico_head")
-_gfl_head = upstream.ppdet("modeling.heads.gfl_head")
-_gfocal = upstream.ppdet("modeling.losses.gfocal_loss")
-_iou_loss = upstream.ppdet("modeling.losses.iou_loss")
-_varifocal = upstream.ppdet("modeling.losses.varifocal_loss")
-_lc_pan = upstream.ppdet("modeling.necks.lc_pan")
-_atss = upstream.ppdet("modeling.assigners.atss_assigner")
-_task_aligned = upstream.ppdet("modeling.assigners.task_aligned_assigner")
-_assign_utils = upstream.ppdet("modeling.assigners.utils")
-_bbox_utils = upstream.ppdet("modeling.bbox_utils")
-_batch_operators = upstream.ppdet("data.transform.batch_operators")
-_ops = upstream.ppdet("modeling.ops")
+_pico_head: Any = ppdet("modeling.heads.pico_head")
+_gfl_head = ppdet("modeling.heads.gfl_head")
+_gfocal = ppdet("modeling.losses.gfocal_loss")
+_iou_loss = ppdet("modeling.losses.iou_loss")
+_varifocal = ppdet("modeling.losses.varifocal_loss")
+_lc_pan = ppdet("modeling.necks.lc_pan")
+_atss = ppdet("modeling.assigners.atss_assigner")
+_task_aligned = ppdet("modeling.assigners.task_aligned_assigner")
+_assign_utils = ppdet("modeling.assigners.utils")
+_bbox_utils = ppdet("modeling.bbox_utils")
+_batch_operators = ppdet("data.transform.batch_operators")
+_ops = ppdet("modeling.ops")
 
 REG_MAX = 7  # a side is at most so many strides from the centre of its cell
 GRID_CELL_SCALE = 5  # side of the square that stands for a cell in ATSS, in strides
@@ -74,7 +74,7 @@ class PicoHeadGFL(_pico_head.PicoHead):  # type: ignore[name-defined]
     """PicoHead with the losses of GFL, as it had in September 2021."""
 
     def get_loss(self, outputs: Any, truth: Mapping[str, Any]) -> dict[str, paddle.Tensor]:
-        with upstream.sums_over_processes():
+        with sums_over_processes():
             losses: dict[str, paddle.Tensor] = _gfl_head.GFLHead.get_loss(self, outputs, truth)
         # A part of the whole batch's loss; the mean over processes is to be the loss.
         return {name: value * distributed.world() for name, value in losses.items()}

@@ -33,10 +33,14 @@ from det.transforms import (
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.weights import load_into, load_trunk, read_weights
-from ppcls_ext.tasks.task import SPLIT_NAMES, Deployment, Input, Step, Task, check_class_count, parse_splits
+from ppcls_ext.tasks.classes import check_class_count
+from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.splits import SPLIT_NAMES, parse_splits
+from ppcls_ext.tasks.task import Task
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
     from det.network import PicoDet

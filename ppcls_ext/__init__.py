@@ -4,8 +4,18 @@ Importing this package is cheap and does not import Paddle. It makes PaddleClas'
 `ppcls`, and PaddleClas's `Arch: {name: PPLCNet_x1_0}` build the networks of this package.
 """
 
+from typing import Any
+
 from ppcls_ext import upstream
 
 __version__ = "0.1.0"
 
-upstream.install()
+
+def _put_our_networks_into_paddleclas(arch: Any) -> None:
+    """PaddleClas resolves `Arch.name` by attribute of `ppcls.arch`: ours go there, in place of its own."""
+    from ppcls_ext.models.factory import register_with_paddleclas
+
+    register_with_paddleclas(arch)
+
+
+upstream.install({"ppcls.arch": _put_our_networks_into_paddleclas})

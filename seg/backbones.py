@@ -8,11 +8,11 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.models import lcnet
 from ppcls_ext.models.factory import EVEN_RATES
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+from ppcls_ext.upstream.paddleseg import paddleseg
 
 STEM_STRIDE = 2
 
@@ -66,7 +66,7 @@ def mobilenet_v3_large(scale: float = 1.0, output_stride: int = 32) -> nn.Layer:
     """PaddleSeg's MobileNetV3-large at any scale and output stride (it ships OS 32, and OS 8 at 1x only)."""
     if not isinstance(scale, (int, float)) or not scale > 0:
         raise ValueError(f"scale must be a positive number, got {scale!r}")
-    module = upstream.paddleseg("models.backbones.mobilenetv3")
+    module = paddleseg("models.backbones.mobilenetv3")
     rows = module.NET_CONFIG["large"]
     held = dilate([row[5] for row in rows], output_stride)
     config = [[*row[:5], stride, dilation] for row, (stride, dilation) in zip(rows, held, strict=True)]
@@ -97,7 +97,7 @@ def register_with_paddleseg() -> Any:
     Raises:
         KeyError: another class has that name there; PaddleSeg itself would silently replace it.
     """
-    manager = upstream.paddleseg("cvlibs.manager")
+    manager = paddleseg("cvlibs.manager")
     owner = manager.BACKBONES.components_dict.get("PPLCNet")
     if owner is None:
         manager.BACKBONES.add_component(PPLCNet)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ppcls_ext.models.weights import atomic_write
+from ppcls_ext.core.files import atomic_write
 
 GOLDEN = 0.618034  # of the colour wheel: neighbouring classes get hues far apart
 SHARE = 0.55  # of the colour in an overlay

@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.pictures import save_image
 from ppcls_ext.demo.scenes import SEEDS, canvas, run_scene_demo
-from ppcls_ext.models.weights import atomic_write_text
 from seg.colours import palette, save_labels
 
 ROOT = Path("output") / "demo-seg"

@@ -12,7 +12,7 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.pictures import save_image
-from ppcls_ext.tasks.task import Inference
+from ppcls_ext.runtime.inference import Inference
 from seg.augment import normalize
 from seg.colours import overlay, save_labels
 from seg.sections import Eval, Normalize

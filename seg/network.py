@@ -9,11 +9,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import call_checked
 from ppcls_ext.data.transforms import named_ops
 from ppcls_ext.models.weights import load_into, load_trunk
+from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, register_with_paddleseg
 from seg.sections import IGNORE, Arch
 
@@ -61,7 +61,7 @@ def build_network(arch: Arch, class_num: int, ratios: Sequence[int]) -> nn.Layer
         raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
     register_with_paddleseg()
     backbone = call_checked(BACKBONES[name], options, "Arch.backbone", {"output_stride": arch.output_stride})
-    return upstream.paddleseg("models").DeepLabV3P(
+    return paddleseg("models").DeepLabV3P(
         class_num,
         backbone,
         backbone_indices=LOW_AND_HIGH,
@@ -122,7 +122,7 @@ def build_losses(section: Any, where: str) -> list[tuple[str, float, Loss]]:
         coefficient = arguments.pop("coef", 1.0)
         if not isinstance(coefficient, (int, float)):
             raise UserError(f"{where}.{place}.{name}.coef: expected a number, got {coefficient!r}")
-        kind = getattr(upstream.paddleseg(f"models.losses.{LOSSES[name]}"), name)
+        kind = getattr(paddleseg(f"models.losses.{LOSSES[name]}"), name)
         loss = call_checked(kind, arguments, f"{where}.{place}.{name}", {"ignore_index": IGNORE})
         losses.append((name, float(coefficient), loss))
     if not losses:

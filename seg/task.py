@@ -13,11 +13,14 @@ from paddle import nn
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.weights import read_weights
-from ppcls_ext.tasks.task import SPLIT_NAMES, Deployment, Input, Step, Task, by_split, parse_splits
+from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.splits import SPLIT_NAMES, by_split, parse_splits
+from ppcls_ext.tasks.task import Task
 from seg import cityscapes
 from seg import sections as typed
 from seg.augment import MULTIPLE, SegmentationDataset, collate

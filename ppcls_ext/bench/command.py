@@ -17,7 +17,7 @@ from ppcls_ext.bench.session import Failed, Subject
 from ppcls_ext.bench.soak import check_runs, soak
 from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.models.weights import atomic_write_text
+from ppcls_ext.core.files import atomic_write_text
 
 TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # of a row, in its table
 SHOWN_OPERATORS = 25  # of a profile; the JSON has all

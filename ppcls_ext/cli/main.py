@@ -86,7 +86,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _check_data(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
-    from ppcls_ext.data.faults import check_data
+    from ppcls_ext.tasks.check_data import check_data
 
     return UserError.exit_status if check_data(config, arguments.picture) else 0
 

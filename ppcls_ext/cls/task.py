@@ -12,7 +12,6 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.cls.metrics import Confusion, write_report
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Batch, Config, Section, number, parse
@@ -21,24 +20,20 @@ from ppcls_ext.core.images import read_rgb
 from ppcls_ext.core.pictures import caption
 from ppcls_ext.core.registry import call_checked
 from ppcls_ext.core.seeding import BATCH, SAMPLE, seed_python
+from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.lists import UNLABELLED, ImageList, find_split, read_class_names, read_list, scan_folder
 from ppcls_ext.data.loader import Loader, Place, Sampler, Workers
 from ppcls_ext.data.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import load_into, read_weights
-from ppcls_ext.tasks.task import (
-    SPLIT_NAMES,
-    Deployment,
-    Inference,
-    Input,
-    Step,
-    Task,
-    by_split,
-    check_class_count,
-    parse_splits,
-)
+from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.tasks.classes import check_class_count
+from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.splits import SPLIT_NAMES, by_split, parse_splits
+from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.distillation import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
+from ppcls_ext.upstream.paddleclas import class_map, ppcls
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
 
@@ -196,7 +191,7 @@ class Classification(Task):
         """Class names that a file fixes: of the config, or of the run folder that the config lies in."""
         given = self.infer.PostProcess.class_id_map_file
         files = [self.rooted(s.dataset.class_names) for s in self._loaders.values() if s.dataset.class_names]
-        files += [upstream.class_map(given)] if given else []
+        files += [class_map(given)] if given else []
         names = read_class_names(files[0]) if files else self.saved_labels()
         if names is not None and self._given_count not in (None, len(names)):
             source = files[0] if files else "the run folder's labels.txt"
@@ -415,7 +410,7 @@ class Classification(Task):
         config = self.resolved_with(self.class_num, ("image_root", "cls_label_path", "class_names"))
         names_file = self.infer.PostProcess.class_id_map_file
         if names_file:
-            config["Infer"]["PostProcess"]["class_id_map_file"] = str(upstream.class_map(names_file).resolve())
+            config["Infer"]["PostProcess"]["class_id_map_file"] = str(class_map(names_file).resolve())
         if self.distill is not None:
             distill = config["Distill"]
             if isinstance(distill["teacher"], str):
@@ -503,7 +498,7 @@ def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Ma
     Raises:
         UserError: an unknown loss or key, or an empty list.
     """
-    module = upstream.ppcls("loss")
+    module = ppcls("loss")
     known = {n: f for n, f in vars(module).items() if isinstance(f, type) and f.__module__.startswith("ppcls.loss.")}
     losses = []
     for place, (name, arguments) in enumerate(named_ops(section, where)):

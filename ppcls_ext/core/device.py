@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.upstream.paddle import import_paddle_with_threads
 
 
 def usable_cores() -> int:
@@ -39,7 +39,7 @@ def set_threads(threads: int | None = None) -> int:
         if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
             given = ""  # Paddle's launcher puts 1 there, where nothing is
         threads = int(given) if given.isdigit() and int(given) > 0 else usable_cores()
-    upstream.import_paddle_with_threads(threads)
+    import_paddle_with_threads(threads)
     return threads
 
 

@@ -16,12 +16,12 @@ import paddle
 from paddle import distributed as engine
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.core import display
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.upstream.paddle import join_job
 
 if TYPE_CHECKING:
-    from ppcls_ext.tasks.task import Step
+    from ppcls_ext.core.step import Step
 
 T = TypeVar("T")
 BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
@@ -40,7 +40,7 @@ def start(device: str) -> None:
     if device == "cpu":
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
     paddle.disable_signal_handler()  # prints a C++ trace when the launcher ends us because another process failed
-    upstream.join_job()
+    join_job()
     if not is_main():
         display.mute()
 

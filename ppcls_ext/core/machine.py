@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
         "governor": governor,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "platform": platform.platform(),
-        "mkl_debug_cpu_type": os.environ.get("MKL_DEBUG_CPU_TYPE"),  # see upstream.let_mkl_use_avx2
+        "mkl_debug_cpu_type": os.environ.get("MKL_DEBUG_CPU_TYPE"),  # see ppcls_ext.upstream.paddle.let_mkl_use_avx2
     }
 
 

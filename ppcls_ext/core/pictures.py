@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ppcls_ext.models.weights import atomic_write
+from ppcls_ext.core.files import atomic_write
 
 MARGIN = 3  # around a picture in a sheet, pixels
 CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext import __version__, upstream
+from ppcls_ext import __version__
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import (
     BEST_WEIGHTS,
@@ -26,8 +26,9 @@ from ppcls_ext.core.config import (
 )
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.machine import cpu_model
-from ppcls_ext.models.weights import atomic_write_text
+from ppcls_ext.upstream.imports import quiet_import
 
 PACKAGES = (
     "paddlepaddle",
@@ -129,7 +130,7 @@ class RunFolder:
         if not distributed.is_main():
             return
         if self._writer is None:
-            with upstream.quiet_import():
+            with quiet_import():
                 from visualdl import LogWriter
             self._writer = LogWriter(logdir=str(self.path / "scalars"))
         for tag, value in values.items():

@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.config import Config
-from ppcls_ext.core.display import bar, err, say, show_table
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.display import bar
 from ppcls_ext.core.images import BrokenImage, read_rgb
-from ppcls_ext.core.pictures import contact_sheet, save_image
 
 SHOWN = 20  # findings of one kind that are shown; the rest is counted
 SMALL_CLASS = 10  # training images (or objects) below which a class is pointed out
@@ -82,28 +79,3 @@ class DataReport:
         except BrokenImage:
             return
         self.samples.append(picture(image))
-
-
-def check_data(config: Config, picture: Path | None = None) -> int:
-    """Show the report on a config's data; gives the number of errors.
-
-    Args:
-        picture: where to write a picture of samples.
-    """
-    from ppcls_ext.tasks.task import make_task
-
-    report = make_task(config).check_data()
-    for title, columns, rows in report.tables:
-        show_table(title, columns, rows)
-    for kind, style, findings in (("error", "red", report.errors), ("warning", "yellow", report.warnings)):
-        for text in findings[:SHOWN]:
-            err.print(f"{kind}: {text}", style=style, markup=False)
-        if len(findings) > SHOWN:
-            err.print(f"{kind}: ... and {len(findings) - SHOWN} more", style=style)
-    if picture is not None:
-        if not report.samples:
-            raise UserError("check-data: no image could be read, so there is no picture to write")
-        save_image(picture, contact_sheet(report.samples, max(4, 900 // report.cell), report.cell))
-        say(f"picture: {picture}")
-    say(f"{len(report.errors)} errors, {len(report.warnings)} warnings")
-    return len(report.errors)

@@ -12,12 +12,12 @@ import numpy as np
 import paddle
 import pydantic
 
-from ppcls_ext import upstream
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Section
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.seeding import order
+from ppcls_ext.upstream.paddle import GuardedCollate, GuardedDataset, shut_down_workers, unguarded
 
 
 class Place(NamedTuple):
@@ -161,20 +161,20 @@ class Loader:
                 yield [paddle.to_tensor(array) for array in self.collate([self.dataset[place] for place in places])]
             return
         loader = paddle.io.DataLoader(
-            upstream.GuardedDataset(self.dataset),
+            GuardedDataset(self.dataset, UserError),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=upstream.GuardedCollate(self.collate),
+            collate_fn=GuardedCollate(self.collate, UserError),
             return_list=True,
             use_shared_memory=self.workers.use_shared_memory,
             worker_init_fn=_start_worker,
         )
         iterator = iter(loader)
-        end = functools.partial(upstream.shut_down_workers, iterator)
+        end = functools.partial(shut_down_workers, iterator)
         atexit.register(end)  # where this generator is left open: Python would wait for workers that ignore SIGTERM
         try:
             for guarded in iterator:
-                yield upstream.unguarded(guarded)
+                yield unguarded(guarded)
         finally:
             end()
             atexit.unregister(end)

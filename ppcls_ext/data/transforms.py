@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import call_checked
+from ppcls_ext.upstream.paddleclas import ppcls
 
 Transform = Callable[[Any], Any]
 
@@ -76,7 +76,7 @@ def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | Non
     Raises:
         UserError: an unknown operation or argument.
     """
-    preprocess = upstream.ppcls("data.preprocess")
+    preprocess = ppcls("data.preprocess")
     known = {n: f for n, f in vars(preprocess).items() if isinstance(f, type) and n[0].isupper()}
     built = []
     for place, (name, arguments) in enumerate(named_ops(ops, where)):

@@ -8,37 +8,17 @@ from pathlib import Path
 from paddle import nn
 
 from ppcls_ext.core.config import Config
-from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import bar, out, say, show_table
-from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.deploy.infer import predict
+from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.tasks.eval_report import read_per_class
-from ppcls_ext.tasks.task import Task, make_task
+from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.task import Task
 
 SHOWN_ROWS = 100  # per-class tables longer than this are only written
-
-
-def build_with_weights(task: Task, command: str) -> nn.Layer:
-    """The network of a config, with the weights that `Global.pretrained_model` names, in eval mode.
-
-    Raises:
-        UserError: no weights are named, or they are of another network.
-    """
-    path = task.run.pretrained_model
-    if not path:
-        raise UserError(
-            f"{command} needs weights: give a run folder (-c output/NAME) or -o Global.pretrained_model=FILE.pdparams"
-        )
-    set_device(task.run.device)
-    seed_all(task.run.seed)
-    model = task.build_model()
-    for note in task.load_trained(model, path):
-        say(note)
-    model.eval()
-    return model
 
 
 def evaluate(
@@ -78,9 +58,6 @@ def evaluate(
 
 def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
     """Write what `infer --draw` writes for every image of the evaluation split."""
-    from ppcls_ext.deploy.export import dygraph_outputs
-    from ppcls_ext.deploy.infer import predict
-
     deployment = task.drawn(model)
     deployment.model.eval()
     inference = task.inference(deployment.recipe)

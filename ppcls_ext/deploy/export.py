@@ -10,19 +10,23 @@ from typing import Any
 
 import paddle
 import yaml
-from paddle import nn
 from paddle.static import InputSpec
 
-from ppcls_ext import __version__, upstream
+from ppcls_ext import __version__
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.deploy.evaluate import build_with_weights
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
+from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.models.folding import fold_batch_norm
-from ppcls_ext.runtime.engine import ENGINES, FORMATS, engine_class
-from ppcls_ext.tasks.task import Deployment, Task, make_task
+from ppcls_ext.runtime.engine import ENGINES, FORMATS, INSTALL_ONNX, engine_class
+from ppcls_ext.tasks.deployment import Deployment
+from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.task import Task
+from ppcls_ext.upstream.imports import quiet_import
+from ppcls_ext.upstream.onnx import paddle2onnx
+from ppcls_ext.upstream.paddle import legacy_graph
 
 RECIPE = "inference.yml"
 OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
@@ -47,12 +51,20 @@ def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if model_format == "json":
         graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
-        with upstream.quiet_import():
+        with quiet_import():
             paddle.jit.save(graph, str(prefix))
     else:
-        with upstream.legacy_graph(), upstream.quiet_import():
+        with legacy_graph(), quiet_import():
             graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
             paddle.jit.save(graph, str(prefix))
+
+
+def onnx_converter() -> Any:
+    """The module that writes ONNX. Raises UserError where it is not installed."""
+    try:
+        return paddle2onnx()
+    except ImportError as error:
+        raise UserError(f"ONNX needs the package paddle2onnx: {INSTALL_ONNX}") from error
 
 
 def save_onnx(folder: Path) -> None:
@@ -61,7 +73,7 @@ def save_onnx(folder: Path) -> None:
     target = folder / FORMATS["onnx"][0]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        upstream.paddle2onnx().export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
+        onnx_converter().export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
     except Exception as error:  # its parser raises whatever it meets
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CheckFailed(
@@ -108,13 +120,6 @@ def write_recipe(
     (folder / RECIPE).write_text(text, encoding="utf-8")
 
 
-def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
-    """Outputs of `model` as arrays for arrays."""
-    with paddle.no_grad():
-        outputs = model(*(paddle.to_tensor(array) for array in inputs))
-    return [t.numpy() for t in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
-
-
 def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     """Export the weights of a config or run folder; gives the folder written.
 
@@ -125,7 +130,7 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     """
     chosen = CHOICES[formats]
     if "onnx" in chosen:
-        upstream.paddle2onnx()
+        onnx_converter()
     task = make_task(config)
     folder = Path(config.run.save_inference_dir or RunFolder.of(config).path / "inference")
     if folder.is_file() or (folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())):

@@ -16,10 +16,13 @@ import numpy as np
 from ppcls_ext.core.config import Config, read_yaml
 from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import BrokenImage, find_images, read_rgb
 from ppcls_ext.core.registry import accepted_keys
-from ppcls_ext.models.weights import atomic_write_text
-from ppcls_ext.tasks.task import Inference, Task, load_task, make_task
+from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
+from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.tasks.finding import load_task, make_task
+from ppcls_ext.tasks.task import Task
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -56,9 +59,6 @@ def _with_flags(task: type[Task], recipe: Mapping[str, Any], options: Mapping[st
 
 def open_weights(config: Config, options: Mapping[str, Any]) -> tuple[Run, Inference, int]:
     """The same for the weights of a config or run folder, run by dygraph."""
-    from ppcls_ext.deploy.evaluate import build_with_weights
-    from ppcls_ext.deploy.export import dygraph_outputs
-
     task = make_task(config)
     deployment = task.deployment(build_with_weights(task, "infer"))
     deployment.model.eval()

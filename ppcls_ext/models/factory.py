@@ -10,12 +10,12 @@ from typing import Any
 
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, STAGES, LCNetSpec
 from ppcls_ext.models.weights import load_into, read_weights
+from ppcls_ext.upstream.paddleclas import download, parameter_names_may_repeat, ppcls, public_weights
 
 ARCHS = Registry("architecture")
 
@@ -25,7 +25,7 @@ EVEN_RATES = (1.0,) * (1 + len(STAGES))
 @functools.cache
 def theseus_class() -> type[PPLCNet]:
     """PPLCNet with PaddleClas's layer surgery (`stop_after`, `return_stages`), which its recipes may ask for."""
-    theseus = upstream.ppcls("arch.backbone.base.theseus_layer").TheseusLayer
+    theseus = ppcls("arch.backbone.base.theseus_layer").TheseusLayer
     return type("PPLCNet", (PPLCNet, theseus), {"__module__": __name__, "__doc__": PPLCNet.__doc__})
 
 
@@ -69,8 +69,22 @@ def build_named(
 def load_public(model: nn.Layer, name: str, pretrained: bool | str) -> None:
     """Act on a factory's `pretrained`: False does nothing, True downloads the public weights, a path is loaded."""
     if pretrained:
-        path = upstream.download_ppcls_weights(name) if pretrained is True else Path(str(pretrained))
+        path = download_weights(name) if pretrained is True else Path(str(pretrained))
         load_into(model, read_weights(path), path)
+
+
+def download_weights(name: str) -> Path:
+    """Fetch the public weights of a network; gives the local file. Raises UserError where that cannot be done."""
+    url = public_weights(name)
+    if url is None:
+        raise UserError(f"Arch.pretrained: no public weights are known for {name}; give the path of a .pdparams file")
+    try:
+        return download(url)
+    except ConnectionError as error:
+        raise UserError(
+            f"cannot download {url} ({error}); fetch it elsewhere and give its path with "
+            "-o Global.pretrained_model=FILE"
+        ) from error
 
 
 def build_spec(
@@ -121,7 +135,7 @@ def register_with_paddleclas(arch: Any) -> None:
 
 def known_archs() -> dict[str, Callable[..., Any]]:
     """Every name that `Arch.name` may have, with its factory; ours come first."""
-    backbone = upstream.ppcls("arch.backbone")
+    backbone = ppcls("arch.backbone")
     theirs = {
         name: factory
         for name, factory in vars(backbone).items()
@@ -159,7 +173,7 @@ def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Laye
     pretrained = kwargs.pop("pretrained", False)  # not for PaddleClas, which would unpickle the file
     # PaddleClas's factories forward **kwargs to a class: their signature cannot tell a wrong key from a right one.
     try:
-        with upstream.parameter_names_may_repeat():
+        with parameter_names_may_repeat():
             model = factory(**kwargs)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Arch: {name} refuses {kwargs}: {' '.join(str(error).split())}") from error

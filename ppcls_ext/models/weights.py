@@ -1,23 +1,19 @@
-"""Weights and training state on disk: written atomically, read without executing what a file holds."""
+"""Weights on disk: written atomically, read without executing what a file holds, and loaded into networks."""
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 import safetensors
 import safetensors.numpy
 from paddle import nn
-from paddle.base import unique_name
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write
 from ppcls_ext.models.spec import BLOCKS, SCALES, LCNetSpec
 
 Weights = dict[str, np.ndarray]
@@ -42,26 +38,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
         return super().find_class(module, name)
-
-
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file at a temporary name beside `path`, then put it at `path` in one step.
-
-    A crash at any moment leaves either the old file or the new one, never a part.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def numpy_state(model: nn.Layer) -> Weights:
@@ -100,7 +76,7 @@ def read_weights(path: Path | str) -> Weights:
     """
     path = find_weights(path)
     if path.suffix == ".safetensors":
-        tensors, _ = read_state(path)
+        tensors, _ = read_safetensors(path, "weights")
         return {name[len("model/") :]: t for name, t in tensors.items() if name.startswith("model/")} or tensors
     try:
         with open(path, "rb") as file:
@@ -191,72 +167,16 @@ def load_trunk(backbone: nn.Layer, weights: Mapping[str, np.ndarray], source: Pa
     load_into(backbone, {n: w for n, w in weights.items() if n in own} or dict(weights), source)
 
 
-def save_state(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
-    """Write a training state (tensors, and JSON-able `info`) as one `.safetensors` file, atomically."""
-    arrays = {name: np.ascontiguousarray(t) for name, t in tensors.items()}
-    metadata = {"info": json.dumps(info)}
-    atomic_write(path, lambda temporary: safetensors.numpy.save_file(arrays, temporary, metadata))
-
-
-def read_state(path: Path) -> tuple[Weights, dict[str, Any]]:
-    """Read what `save_state` wrote.
+def read_safetensors(path: Path, what: str) -> tuple[Weights, dict[str, str]]:
+    """The tensors and the metadata of a `.safetensors` file; `what` it is, for messages.
 
     Raises:
         UserError: a missing or damaged file.
     """
     if not path.is_file():
-        raise UserError(f"training state {path}: no such file")
+        raise UserError(f"{what} {path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get("info", "{}"))  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"training state {path}: damaged or not a .safetensors file ({error})") from error
-
-
-def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Weights:
-    """Accumulators of `optimizer`, keyed by the model's structured names.
-
-    Paddle keys them by parameter names that depend on what else the process has built before, and silently
-    ignores those it does not know: under structured names a resume finds every one, or fails.
-    """
-    structured = {p.name: name for name, p in model.named_parameters()}
-    state = {}
-    for key, value in optimizer.state_dict().items():
-        if isinstance(value, paddle.Tensor):
-            owner = max((n for n in structured if key.startswith(n + "_")), key=len)
-            # At its end is a number: how many optimizers the process had before.
-            accumulator = key[len(owner) + 1 :].rsplit("_", 1)[0]
-            state[f"{structured[owner]}/{accumulator}"] = value.numpy()
-    return state
-
-
-def load_optimizer_state(
-    model: nn.Layer, optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray]
-) -> None:
-    """Put back what `optimizer_state` gave. Learning-rate schedulers are left alone.
-
-    Raises:
-        UserError: the state is of another network.
-    """
-    own = dict(model.named_parameters())
-    made = {key.rsplit("_", 1)[0]: key for key, v in optimizer.state_dict().items() if isinstance(v, paddle.Tensor)}
-    renamed = {}
-    for key, value in state.items():
-        name, accumulator = key.rsplit("/", 1)
-        if name not in own:
-            raise UserError(f"training state: it has an optimizer value for '{name}', which the model does not have")
-        # Accumulators are as large as their parameter, or a single number (powers of Adam's betas).
-        if value.size != 1 and list(value.shape) != list(own[name].shape):
-            raise UserError(
-                f"training state: the optimizer value for '{name}' is {list(value.shape)}, "
-                f"but the parameter is {list(own[name].shape)}"
-            )
-        paddle_name = f"{own[name].name}_{accumulator}"
-        # An optimizer makes its accumulators, and numbers their names, only at its first step.
-        following = f"{paddle_name}_{unique_name.generator.ids[paddle_name]}"
-        renamed[made.get(paddle_name, following)] = paddle.to_tensor(value)
-    scheduler = optimizer.state_dict().get("LR_Scheduler")
-    if scheduler is not None:
-        renamed["LR_Scheduler"] = scheduler
-    upstream.restore_state(optimizer, renamed)
+        raise UserError(f"{what} {path}: damaged or not a .safetensors file ({error})") from error

@@ -13,14 +13,15 @@ import paddle
 from ppcls_ext import __version__
 from ppcls_ext.core.config import Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.seeding import seed_all
 from ppcls_ext.deploy.export import save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.counting import count
 from ppcls_ext.models.folding import fold_batch_norm
-from ppcls_ext.models.weights import atomic_write_text
 from ppcls_ext.paper.tables import Procedure, Row, Variant
-from ppcls_ext.tasks.task import Input, make_task
+from ppcls_ext.tasks.deployment import Input
+from ppcls_ext.tasks.finding import make_task
 
 MADE = "network.json"  # in the folder of a network, written last
 

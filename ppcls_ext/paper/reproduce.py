@@ -10,19 +10,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext import upstream
 from ppcls_ext.bench.benchmark import Settings, run_benchmark
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import RunFolder, environment
+from ppcls_ext.deploy.export import onnx_converter
 from ppcls_ext.models.spec import SPECS
-from ppcls_ext.models.weights import atomic_write_text
 from ppcls_ext.paper.networks import Network, build, network_of
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
-from ppcls_ext.runtime.engine import ENGINES, FORMATS, INSTALL_EXTRAS, engine_class
+from ppcls_ext.runtime.engine import ENGINES, FORMATS, INSTALL_ONNX, engine_class
 
 RAW = "reproduce.json"  # in the folder of the report
 
@@ -128,11 +128,9 @@ def formats_for(engines: Sequence[str]) -> list[str]:
     needed = {engine_class(engine).formats[0] for engine in engines}
     for engine in engines:
         if not engine_class(engine).installed():
-            raise UserError(
-                f"--engines {engine}: it needs the package {engine_class(engine).package}: {INSTALL_EXTRAS}"
-            )
+            raise UserError(f"--engines {engine}: it needs the package {engine_class(engine).package}: {INSTALL_ONNX}")
     if "onnx" in needed:
-        upstream.paddle2onnx()
+        onnx_converter()
         needed.add("json")  # which it is made from
     return [name for name in FORMATS if name in needed]
 

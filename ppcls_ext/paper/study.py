@@ -20,10 +20,10 @@ from scipy import stats
 from ppcls_ext.core.config import LATEST_STATE, Config, Section, dump_config, find_config, load_config, parse, read_yaml
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import environment, read_log
-from ppcls_ext.models.weights import atomic_write_text
 from ppcls_ext.paper.tables import table
-from ppcls_ext.tasks.task import load_task
+from ppcls_ext.tasks.finding import load_task
 from ppcls_ext.training.trainer import train
 
 SETTINGS = "settings.yaml"  # beside a run folder: the config that the study asked for

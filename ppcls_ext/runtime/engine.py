@@ -33,7 +33,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 FOREIGN_PDMODEL = ("inference.pdmodel", "inference.pdiparams")
 
 # How to get the packages of the engines that run ONNX.
-INSTALL_EXTRAS = "python -m pip install --require-hashes --no-deps -r requirements-onnx.lock"
+INSTALL_ONNX = "python -m pip install --require-hashes --no-deps -r requirements-onnx.lock"
 
 ENGINES = Registry("engine")
 
@@ -228,7 +228,7 @@ class OnnxEngine(Engine):
     @classmethod
     def library(cls) -> Any:
         if not cls.installed():
-            raise UserError(f"engine {cls.name} needs the package {cls.package}: {INSTALL_EXTRAS}")
+            raise UserError(f"engine {cls.name} needs the package {cls.package}: {INSTALL_ONNX}")
         return super().library()
 
     def __init__(self, folder: Path, threads: int, model_format: str | None) -> None:

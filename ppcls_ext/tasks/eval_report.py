@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.core.display import UNDEFINED
-from ppcls_ext.models.weights import atomic_write, atomic_write_text
+from ppcls_ext.core.files import atomic_write, atomic_write_text
 
 PER_CLASS = "per_class.csv"
 SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names

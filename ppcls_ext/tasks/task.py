@@ -4,157 +4,23 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar
 
-import numpy as np
 import paddle
 from paddle import nn
 
-from ppcls_ext import upstream
-from ppcls_ext.core.config import LABELS, Config, Section, check_sections, in_run_folder, mapping, parse
+from ppcls_ext.core.config import LABELS, Config, check_sections, in_run_folder
 from ppcls_ext.core.device import kernel_threads
-from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import read_expected
-from ppcls_ext.core.pictures import save_image
+from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
-
-ENTRY_POINTS = "pplcnet.tasks"
-SPLIT_NAMES = {"Train": "train", "Eval": "val"}  # in configs, and in folders and files of data
-
-
-class Step(NamedTuple):
-    """What one forward pass in training gives.
-
-    Attributes:
-        losses: scalars; `loss` is the one to minimise.
-        stats: means over the batch to show beside the losses, as scalars.
-        images: how many images the batch had.
-        weight: of how many things (images, pixels) losses and stats are means, so that several processes can be put
-            together; default: of images. Where losses are already normalised over all processes it is 1.
-    """
-
-    losses: Mapping[str, paddle.Tensor]
-    stats: Mapping[str, paddle.Tensor | float]
-    images: int
-    weight: paddle.Tensor | float | None = None
-
-
-class Input(NamedTuple):
-    """An input of an exported network; -1 in `shape` is any size."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class Deployment(NamedTuple):
-    """What export needs: a layer that does all of inference in the graph, and what goes around it.
-
-    Attributes:
-        model: in eval mode; takes `inputs` in order and returns a tensor or a list of tensors.
-        inputs: of the exported graph.
-        outputs: their names, in order.
-        recipe: pre- and postprocessing and labels, as plain data for `inference.yml`.
-        samples: `samples(n)` gives realistic inputs of batch n, one array for each of `inputs`.
-        compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
-            must be at most `tolerance`.
-        tolerance: of `compare`, in words and number.
-        also: another form of the same network on the same inputs, which is exported, checked and thrown away: where
-            `model` hides most of what it computes, as a class map the logits, or gives nothing where nothing is found.
-    """
-
-    model: nn.Layer
-    inputs: Sequence[Input]
-    outputs: Sequence[str]
-    recipe: Mapping[str, Any]
-    samples: Callable[[int], list[np.ndarray]]
-    compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
-    tolerance: float
-    also: Deployment | None = None
-
-
-class Inference(abc.ABC):
-    """What goes around an exported network: from an image to arrays, from arrays to a result.
-
-    Built from `inference.yml` alone, so it works where neither the config nor the training data are.
-    """
-
-    columns: ClassVar[tuple[str, ...]]  # of `rows`
-    forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv")  # what `infer --format` may be
-
-    @abc.abstractmethod
-    def __init__(self, recipe: Mapping[str, Any]) -> None:
-        """Further keyword arguments of a task's own are flags of `infer` (`--topk`, `--threshold`)."""
-
-    @abc.abstractmethod
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
-        """The network's inputs, without the batch axis, for uint8 RGB [H, W, 3]."""
-
-    def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
-        """The outputs of a batch as one list for each image, without the batch axis."""
-        return [[output[k] for output in outputs] for k in range(images)]
-
-    @abc.abstractmethod
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
-        """The JSON-able result for one image from its outputs, without the batch axis."""
-
-    @abc.abstractmethod
-    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """The result as table rows."""
-
-    @abc.abstractmethod
-    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
-        """A picture of the result, uint8 RGB."""
-
-    def write(self, folder: Path, name: str, image: np.ndarray, result: Mapping[str, Any]) -> None:
-        """Write the files that `infer --draw` leaves for an image."""
-        save_image(folder / f"{name}.png", self.draw(image, result))
-
-    def document(self, form: str, results: Sequence[Mapping[str, Any]]) -> Any:
-        """All results as one JSON-able document; each has its file under `image`."""
-        return list(results)
-
-
-S = TypeVar("S", bound=Section)
-
-
-class Splits(dict[str, S]):
-    """The `DataLoader` section: a typed section for each split it has. One it does not have is a UserError."""
-
-    def __missing__(self, split: str) -> S:
-        raise UserError(f"DataLoader.{split} is missing")
-
-
-def parse_splits(config: Config, kind: type[S]) -> Splits[S]:
-    """The `DataLoader` section as a typed section for each split.
-
-    Raises:
-        UserError: an unknown split, or what `parse` raises.
-    """
-    loaders = by_split(config, "DataLoader")
-    return Splits({name: parse(kind, values, f"DataLoader.{name}") for name, values in loaders.items()})
-
-
-def by_split(config: Config, section: str) -> Mapping[str, Any]:
-    """A section whose keys are splits. Raises UserError for another key."""
-    values = mapping(config.get(section), section)
-    for name in values:
-        if name not in SPLIT_NAMES:
-            raise UserError(f"{section}.{name}: unknown split; {nearest(name, SPLIT_NAMES)}")
-    return values
-
-
-def check_class_count(given: int | None, found: int, source: object) -> None:
-    """Raise UserError if `Arch.class_num` is a number other than that of the classes in the data."""
-    if given is not None and given != found:
-        raise UserError(
-            f"Arch.class_num is {given}, but {source} has {found} classes; "
-            "-o Arch.class_num=auto takes the number from the data"
-        )
+from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.tasks.deployment import Deployment
+from ppcls_ext.upstream.paddle import keep_freed_memory
 
 
 class Task(abc.ABC):
@@ -193,7 +59,7 @@ class Task(abc.ABC):
         if self.run.fast_cpu and paddle.get_device() == "cpu":
             from ppcls_ext.models import kernels as cpu_kernels  # where it is needed: it loads a compiler
 
-            upstream.keep_freed_memory()
+            keep_freed_memory()
             cpu_kernels.speed_up(model, kernel_threads())
         return model
 
@@ -288,22 +154,3 @@ class Task(abc.ABC):
         if not in_run_folder(self.config.path) or not file.is_file():
             return None
         return tuple(file.read_text(encoding="utf-8").splitlines())
-
-
-def load_task(name: str) -> type[Task]:
-    """The class of the task that a config names in `Global.task`.
-
-    Raises:
-        UserError: no installed package announces it.
-    """
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in found:
-        raise UserError(f"Global.task: no task '{name}'; {nearest(name, found)}")
-    task = found[name].load()
-    if not (isinstance(task, type) and issubclass(task, Task)):
-        raise TypeError(f"entry point {ENTRY_POINTS}:{name} gives {task!r}, not a Task")
-    return task
-
-
-def make_task(config: Config) -> Task:
-    return load_task(config.run.task)(config)

@@ -27,9 +27,10 @@ from paddle.nn import functional
 from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, load_config
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.factory import build_arch
-from ppcls_ext.models.weights import atomic_write_text, find_weights, head_names, load_into, read_weights
+from ppcls_ext.models.weights import find_weights, head_names, load_into, read_weights
 
 SAVE_SECONDS = 30.0  # between two notes of how far a cache is filled: what a kill can cost
 

@@ -14,10 +14,10 @@ from typing import Any
 import paddle
 from paddle import nn, optimizer
 
-from ppcls_ext import upstream
 from ppcls_ext.core.config import mapping, number
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.upstream.paddleclas import ppcls
 
 OPTIMIZERS = Registry("optimizer")
 
@@ -122,7 +122,7 @@ def build_schedule(
         raise UserError(f"Optimizer.lr: expected a number or {{name: Cosine, learning_rate: ...}}, got {lr!r}")
     settings = dict(lr)
     _check_numbers(settings, "Optimizer.lr")
-    known = upstream.ppcls("optimizer.learning_rate")
+    known = ppcls("optimizer.learning_rate")
     names = {n: f for n, f in vars(known).items() if isinstance(f, type) and f.__module__ == known.__name__}
     name = settings.pop("name", "Constant")
     if name not in names:

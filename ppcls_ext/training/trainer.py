@@ -18,7 +18,6 @@ import paddle
 import pydantic
 from paddle import nn
 
-from ppcls_ext import upstream
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import LATEST_STATE, Config, Section, parse
 from ppcls_ext.core.device import set_device
@@ -28,20 +27,15 @@ from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.seeding import STEP, seed_all, seed_paddle
-from ppcls_ext.models.weights import (
-    Weights,
-    load_into,
-    load_optimizer_state,
-    numpy_state,
-    optimizer_state,
-    read_state,
-    save_state,
-    save_weights,
-)
-from ppcls_ext.tasks.task import Step, Task, make_task
+from ppcls_ext.core.step import Step
+from ppcls_ext.models.weights import Weights, load_into, numpy_state, save_weights
+from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.freezing import freeze
 from ppcls_ext.training.optimizers import Schedule, build_optimizer, build_schedule, lr_of
 from ppcls_ext.training.precision import AMP, Precision
+from ppcls_ext.training.state import load_optimizer_state, optimizer_state, read_state, save_state
+from ppcls_ext.upstream.paddle import restore_state
 
 
 class EMA(Section):
@@ -207,7 +201,7 @@ class Trainer:
         if self.average is not None:
             self.average.load(_part(tensors, "ema/"))
         self.precision.load(info.get("precision", {}))
-        upstream.restore_state(self.schedule.lr, info["schedule"])
+        restore_state(self.schedule.lr, info["schedule"])
         self.position = Position(**info["position"])
         self.folder = RunFolder(path.parent)
         say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from ppcls_ext import upstream
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import Config, dump_config, find_config, load_config, merge, override, shipped_configs
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.transforms import apply, build_transforms
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
+from ppcls_ext.upstream.paddleclas import ppcls
 from tests.helpers.runs import config_of, overrides, write_config
 
 SHIPPED = {name: file for name, file in shipped_configs().items() if file.parent.name == "configs"}
@@ -442,8 +442,8 @@ def test_a_standard_paddleclas_config_is_accepted_unchanged(
 def test_the_standard_config_is_paddleclas_own() -> None:
     """PaddleClas's own builders accept what the test above reads."""
     theirs = yaml.safe_load(PADDLECLAS)
-    assert upstream.ppcls("arch").build_model(theirs) is not None
-    data = upstream.ppcls("data")
+    assert ppcls("arch").build_model(theirs) is not None
+    data = ppcls("data")
     for ops in (theirs["DataLoader"][split]["dataset"]["transform_ops"] for split in ("Train", "Eval")):
         assert len(data.create_operators(ops)) == 4
     assert len(data.create_operators(theirs["Infer"]["transforms"])) == 5

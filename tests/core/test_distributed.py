@@ -17,7 +17,8 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.distributed import share
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.loader import Loader, Sampler, Workers
-from ppcls_ext.models.weights import read_state, read_weights
+from ppcls_ext.models.weights import read_weights
+from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import train
 from tests.data.test_loader import Draws, batches, stack
 from tests.helpers.runs import (

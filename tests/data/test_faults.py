@@ -12,7 +12,8 @@ from PIL import Image
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.faults import SHOWN, DataReport, check_data
+from ppcls_ext.data.faults import SHOWN, DataReport
+from ppcls_ext.tasks.check_data import check_data
 from tests.helpers.runs import config_of, write_config
 
 

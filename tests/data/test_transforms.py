@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.transforms import apply, build_transforms, named_ops, resolve_sizes
+from ppcls_ext.upstream.paddleclas import ppcls
 
 NORMALIZE = {"NormalizeImage": {"scale": "1.0/255.0", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2], "order": ""}}
 EVAL = [
@@ -101,7 +101,7 @@ def test_a_batch_is_mixed_with_the_class_count_of_the_config() -> None:
     batch = [(np.full((3, 8, 8), k, np.float32), np.array([k])) for k in range(4)]
     mixed = mix(batch)
     assert len(mixed) == 4
-    (preprocess_mix,) = [upstream.ppcls("data.preprocess").MixupOperator(class_num=4, alpha=0.2)]
+    (preprocess_mix,) = [ppcls("data.preprocess").MixupOperator(class_num=4, alpha=0.2)]
     np.random.seed(0)
     for ours, theirs in zip(mixed, preprocess_mix(batch), strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])

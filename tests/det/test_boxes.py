@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 
 from det.boxes import detections, iou, largest_difference, to_image
-from ppcls_ext import upstream
+from ppcls_ext.upstream.paddledet import ppdet
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_detections_equal_the_operator() -> None:
 def test_repaired_nms_of_ppdet_equals_the_operator_in_dygraph() -> None:
     rng = np.random.default_rng(1)
     boxes, scores = random_boxes(rng, 50)[None], rng.random((1, 2, 50)).astype(np.float32)
-    nms = upstream.ppdet("modeling.ops").multiclass_nms
+    nms = ppdet("modeling.ops").multiclass_nms
     rows, counts, _ = nms(paddle.to_tensor(boxes), paddle.to_tensor(scores), 0.3, 100, 20, 0.5)
     np.testing.assert_allclose(detections(scores[0], boxes[0], 0.3, 0.5, 100, 20), best_first(rows.numpy()), rtol=1e-6)
     assert counts.tolist() == [len(rows)]

@@ -13,15 +13,15 @@ from det.backbones import build_backbone
 from det.demo import make_scenes
 from det.task import Detection
 from det.transforms import Sample
-from ppcls_ext import upstream
 from ppcls_ext.core.config import load_config, shipped_configs
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.counting import count
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.models.weights import load_trunk, numpy_state, save_weights
-from ppcls_ext.tasks.task import make_task
+from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
+from ppcls_ext.upstream.paddledet import ppdet
 
 CONFIGS = [name for name in shipped_configs() if name.startswith("det/")]
 TABLE_4 = {  # trainable parameters with 80 classes, counted by PaddleDetection's own constructors
@@ -53,7 +53,7 @@ def test_every_scale_and_ablation_is_a_backbone(name: str) -> None:
 
 
 def test_ppdet_creates_our_backbone_by_name_and_nothing_can_take_it() -> None:
-    workspace = upstream.ppdet("core.workspace")
+    workspace = ppdet("core.workspace")
     section = workspace.global_config["PPLCNet"]  # where PaddleDetection's YAML goes
     section.update(scale=0.25, feature_strides=[4, 32])
     try:

@@ -14,11 +14,13 @@ from det.demo import make_scenes
 from det.network import _atss, _task_aligned
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.run_folder import RunFolder, read_log
-from ppcls_ext.deploy.evaluate import build_with_weights, evaluate
-from ppcls_ext.deploy.export import dygraph_outputs, export
+from ppcls_ext.deploy.evaluate import evaluate
+from ppcls_ext.deploy.export import export
 from ppcls_ext.deploy.infer import infer, open_exported, open_weights
-from ppcls_ext.models.weights import read_state, read_weights
-from ppcls_ext.tasks.task import make_task
+from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
+from ppcls_ext.models.weights import read_weights
+from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import train
 from tests.helpers.runs import log_of, trained_alone_and_in_two
 
@@ -179,7 +181,7 @@ def stop_after(config: Config, steps: int) -> None:
     import os
     import signal
 
-    from ppcls_ext.tasks.task import make_task
+    from ppcls_ext.tasks.finding import make_task
     from ppcls_ext.training.trainer import Stopped, Trainer
 
     task = make_task(config)

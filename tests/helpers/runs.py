@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
-from ppcls_ext.models.weights import read_state, read_weights
+from ppcls_ext.models.weights import read_weights
+from ppcls_ext.training.state import read_state
 
 CLASSES = ("blue", "green", "red")
 ROOT = Path(__file__).resolve().parents[2]

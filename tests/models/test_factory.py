@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import yaml
 
-from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.factory import ARCHS, build_arch, known_archs, register_with_paddleclas
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.spec import ALL, SPECS, STAGES
 from ppcls_ext.models.weights import numpy_state, save_weights
+from ppcls_ext.upstream.paddleclas import ppcls
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 
 
 @pytest.fixture(scope="module")
 def ppcls_arch() -> Any:
-    return upstream.ppcls("arch")
+    return ppcls("arch")
 
 
 @pytest.mark.parametrize("name", SPECS)

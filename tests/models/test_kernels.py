@@ -17,7 +17,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.kernels import FastBiasConv2D, FastDepthwiseConv2D, FastHardswish, Geometry, Layout, speed_up
 from ppcls_ext.models.weights import numpy_state
-from ppcls_ext.tasks.task import make_task
+from ppcls_ext.tasks.finding import make_task
 
 # Channels, size, kernel, stride, padding, dilation: those of the networks, and everything that is unlike them.
 CASES = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppcls_ext import upstream
 from ppcls_ext.models.spec import BLOCKS, SCALES, SPECS, STAGES, LCNetSpec, scale_name
+from ppcls_ext.upstream.paddleclas import ppcls
 from tests.models.test_spec import ABLATIONS
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
@@ -50,7 +50,7 @@ def seeded(spec: LCNetSpec, class_num: int = 10, **options: Any) -> PPLCNet:
 
 @pytest.fixture(scope="module")
 def theirs() -> Any:
-    return upstream.ppcls("arch.backbone.legendary_models.pp_lcnet")
+    return ppcls("arch.backbone.legendary_models.pp_lcnet")
 
 
 @pytest.mark.parametrize("scale", SCALES)

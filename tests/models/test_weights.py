@@ -17,9 +17,12 @@ from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 from paddle import nn  # isort: skip
 
+from ppcls_ext.core.files import atomic_write, atomic_write_text  # isort: skip
 from ppcls_ext.models.weights import (  # isort: skip
-    atomic_write, atomic_write_text, find_weights, load_into, load_optimizer_state, load_trunk, numpy_state,
-    optimizer_state, read_state, read_weights, save_state, save_weights,
+    find_weights, load_into, load_trunk, numpy_state, read_weights, save_weights,
+)  # fmt: skip
+from ppcls_ext.training.state import (  # isort: skip
+    load_optimizer_state, optimizer_state, read_state, save_state,
 )  # fmt: skip
 from ppcls_ext.models.lcnet import PPLCNet  # isort: skip
 

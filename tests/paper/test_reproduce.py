@@ -32,7 +32,7 @@ from ppcls_ext.paper.reproduce import (
 )
 from ppcls_ext.paper.tables import NUMBERS, Row, Variant, procedure, table
 from ppcls_ext.runtime.engine import FORMATS, engine_class
-from ppcls_ext.tasks.task import make_task
+from ppcls_ext.tasks.finding import make_task
 
 Fails = Callable[..., str]
 

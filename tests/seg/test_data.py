@@ -10,8 +10,8 @@ from PIL import Image
 
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.faults import check_data
 from ppcls_ext.data.loader import Place
+from ppcls_ext.tasks.check_data import check_data
 from seg.augment import SegmentationDataset, crop_and_flip
 from seg.cityscapes import NAMES
 from seg.masks import Rules, count_classes, read_mask, read_pair

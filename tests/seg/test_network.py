@@ -8,7 +8,6 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext import upstream
 from ppcls_ext.core.config import load_config, shipped_configs
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.factory import build_arch
@@ -16,6 +15,7 @@ from ppcls_ext.models.spec import SPECS
 from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.paper.tables import table
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
+from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_paddleseg
 from seg.network import LOSSES, aspp_ratios, build_losses, build_network
 from seg.sections import Arch
@@ -228,5 +228,5 @@ def test_polynomial_decay_ends_at_the_last_step() -> None:
 
 def test_importing_paddleseg_leaves_numpy_as_it_was() -> None:
     before = np.get_printoptions()
-    upstream.paddleseg("models")
+    paddleseg("models")
     assert np.get_printoptions() == before

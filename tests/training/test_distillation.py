@@ -18,7 +18,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.lists import UNLABELLED
 from ppcls_ext.models.weights import numpy_state, read_weights, save_weights
-from ppcls_ext.tasks.task import make_task
+from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.distillation import DIVERGENCES, Cache
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.runs import assert_same_run, config_of, log_of, write_config

@@ -15,6 +15,10 @@ import pytest
 
 from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.factory import download_weights
+from ppcls_ext.upstream.imports import RepairingFinder, quiet_import
+from ppcls_ext.upstream.paddle import let_mkl_use_avx2
+from ppcls_ext.upstream.paddleclas import give_ppcls_a_logger, parameter_names_may_repeat, ppcls
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +31,7 @@ names = [name for name in ("ppcls.arch", "paddleclas.ppcls.arch") if name in sys
 owners = {name: type(sys.modules[name].build_model(config)).__mro__[1].__module__ for name in names}
 import paddleclas.ppcls.data.preprocess.ops.autoaugment as alias
 import ppcls.data.preprocess.ops.autoaugment as real
-finders = sum(type(finder).__name__ == "SuiteFinder" for finder in sys.meta_path)
+finders = sum(type(finder).__name__ == "PpclsFinder" for finder in sys.meta_path)
 print(json.dumps({"owners": owners, "single": alias is real, "finders": finders}))
 """
 PPCLS_ON_PATH = """
@@ -80,13 +84,13 @@ def test_importing_the_package_imports_neither_paddle_nor_a_suite() -> None:
 
 
 def test_install_is_repeatable() -> None:
-    upstream.install()
-    upstream.install()
-    assert sum(isinstance(finder, upstream.SuiteFinder) for finder in sys.meta_path) == 1
+    upstream.install({})
+    upstream.install({})
+    assert sum(isinstance(finder, RepairingFinder) for finder in sys.meta_path) == 1
 
 
 def test_the_finder_leaves_other_modules_alone() -> None:
-    finder = next(f for f in sys.meta_path if isinstance(f, upstream.SuiteFinder))
+    finder = next(f for f in sys.meta_path if isinstance(f, RepairingFinder))
     assert finder.find_spec("json") is None
     assert finder.find_spec("ppcls_other") is None
     assert finder.find_spec("paddleclas.ppcls_other") is None
@@ -98,16 +102,16 @@ def test_the_finder_leaves_other_modules_alone() -> None:
 
 def test_paddleclas_modules_have_one_identity() -> None:
     for name in ("utils.logger", "data.preprocess", "arch.backbone.legendary_models.pp_lcnet"):
-        with upstream.quiet_import():
+        with quiet_import():
             alias = __import__(f"paddleclas.ppcls.{name}", fromlist=["x"])
-        assert alias is upstream.ppcls(name)
+        assert alias is ppcls(name)
         assert alias.__spec__.name == f"ppcls.{name}"
     # Nor does looking a submodule up under the alias make a copy.
     assert sys.modules["paddleclas.ppcls.arch.backbone"] is sys.modules["ppcls.arch.backbone"]
 
 
 def test_autoaugment_works_on_current_numpy() -> None:
-    auto_augment = upstream.ppcls("data.preprocess").AutoAugment()
+    auto_augment = ppcls("data.preprocess").AutoAugment()
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     results = [auto_augment(image) for _ in range(40)]
     assert {(r.shape, r.dtype) for r in results} == {((32, 32, 3), np.dtype("uint8"))}
@@ -116,7 +120,7 @@ def test_autoaugment_works_on_current_numpy() -> None:
 
 
 def test_ppcls_logger_works_without_setup(caplog: pytest.LogCaptureFixture) -> None:
-    upstream.ppcls("utils.logger").warning("something is odd")
+    ppcls("utils.logger").warning("something is odd")
     assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [("ppcls", "WARNING", "something is odd")]
 
 
@@ -125,18 +129,18 @@ def test_a_logger_that_ppcls_has_set_up_is_kept() -> None:
         _logger = object()
 
     before = Module._logger
-    upstream.give_ppcls_a_logger(Module)
+    give_ppcls_a_logger(Module)
     assert Module._logger is before
 
 
 def test_quiet_import_hides_prints_and_warnings_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings(record=True) as seen, upstream.quiet_import():
+    with warnings.catch_warnings(record=True) as seen, quiet_import():
         warnings.simplefilter("ignore")
         print("banner")
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert seen == []
     assert capsys.readouterr().out == ""
-    with pytest.raises(ZeroDivisionError), upstream.quiet_import():
+    with pytest.raises(ZeroDivisionError), quiet_import():
         1 / 0  # noqa: B018
 
 
@@ -147,7 +151,7 @@ def test_repeated_parameter_names_are_allowed_only_inside() -> None:
         return paddle.nn.Linear(1, 1, weight_attr=paddle.ParamAttr(name="test_upstream_w"))
 
     build()
-    with upstream.parameter_names_may_repeat():
+    with parameter_names_may_repeat():
         inside = build()
         with pytest.raises(ValueError, match="test_upstream_w"):
             build()  # still unique within one network
@@ -163,10 +167,10 @@ def test_weights_are_fetched_but_not_opened(monkeypatch: pytest.MonkeyPatch, tmp
         asked.append(url)
         return str(tmp_path / "file.pdparams")
 
-    monkeypatch.setattr(upstream.ppcls("utils.download"), "get_weights_path_from_url", fetch)
+    monkeypatch.setattr(ppcls("utils.download"), "get_weights_path_from_url", fetch)
     names = ("PPLCNet_x1_0", "MobileNetV1", "MobileNetV3_small_x0_35")
     for name in names:
-        assert upstream.download_ppcls_weights(name) == tmp_path / "file.pdparams"
+        assert download_weights(name) == tmp_path / "file.pdparams"
     assert [url.rsplit("/", 1)[1] for url in asked] == [f"{name}_pretrained.pdparams" for name in names]
 
 
@@ -174,13 +178,13 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(url: str) -> str:
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(upstream.ppcls("utils.download"), "get_weights_path_from_url", fail)
+    monkeypatch.setattr(ppcls("utils.download"), "get_weights_path_from_url", fail)
     with pytest.raises(
         UserError, match=r"cannot download https://\S+PPLCNet_x1_0_pretrained\.pdparams \(RuntimeError\)"
     ):
-        upstream.download_ppcls_weights("PPLCNet_x1_0")
+        download_weights("PPLCNet_x1_0")
     with pytest.raises(UserError, match="no public weights are known for PPLCNet_x0_5_no_se"):
-        upstream.download_ppcls_weights("PPLCNet_x0_5_no_se")
+        download_weights("PPLCNet_x0_5_no_se")
 
 
 @pytest.mark.parametrize(
@@ -201,14 +205,14 @@ def test_mkl_is_told_of_avx2_where_it_does_not_see_it(
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
     if given:
         monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
-    upstream.let_mkl_use_avx2()
+    let_mkl_use_avx2()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
 
 
 PAGE_FAULTS = """
 import resource, sys
 import paddle
-from ppcls_ext import upstream
+from ppcls_ext.upstream.paddle import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -219,7 +223,7 @@ def faults():
 x = paddle.ones([64, 1024, 1024 // 4])
 faults()
 fresh = faults()
-upstream.keep_freed_memory()
+keep_freed_memory()
 faults()  # the heap grows to what is needed
 print(fresh, faults())
 """

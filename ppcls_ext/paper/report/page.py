@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import jinja2
 
+from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.models.counting import RULE
-from ppcls_ext.models.weights import atomic_write_text
 from ppcls_ext.paper.report.cells import FIELDS, Document, Part, counts_of, part_of
 from ppcls_ext.paper.report.figure import draw_figure
 from ppcls_ext.paper.report.findings import Agreement, agreements_of, findings_of, listed, missing_of

@@ -1,0 +1,42 @@
+"""A trained network in dygraph: what evaluation, export and prediction start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ppcls_ext.core.device import set_device
+from ppcls_ext.core.display import say
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.tasks.task import Task
+
+
+def build_with_weights(task: Task, command: str) -> nn.Layer:
+    """The network of a config, with the weights that `Global.pretrained_model` names, in eval mode.
+
+    Raises:
+        UserError: no weights are named, or they are of another network.
+    """
+    path = task.run.pretrained_model
+    if not path:
+        raise UserError(
+            f"{command} needs weights: give a run folder (-c output/NAME) or -o Global.pretrained_model=FILE.pdparams"
+        )
+    set_device(task.run.device)
+    seed_all(task.run.seed)
+    model = task.build_model()
+    for note in task.load_trained(model, path):
+        say(note)
+    model.eval()
+    return model
+
+
+def dygraph_outputs(model: nn.Layer, inputs: Sequence[Any]) -> list[Any]:
+    """Outputs of `model` as arrays for arrays."""
+    with paddle.no_grad():
+        outputs = model(*(paddle.to_tensor(array) for array in inputs))
+    return [t.numpy() for t in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]

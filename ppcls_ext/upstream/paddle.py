@@ -1,0 +1,204 @@
+"""Workarounds for PaddlePaddle itself."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import io
+import os
+import pickle
+import platform
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def silence_paddle_warnings() -> None:
+    """paddle 3.2.2 warns on import that ccache (for building C++ extensions) is absent, and on each batch norm
+    in training that it tracks statistics, and on the first `split` that PyTorch's differs. None of them tells
+    a user of this package anything. Go when Paddle stops.
+    """
+    warnings.filterwarnings("ignore", message="No ccache found")
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
+
+
+def let_mkl_use_avx2() -> None:
+    """The MKL inside paddle 3.2.2 (mklml of 2019) takes a path of long ago on processors that are not Intel's.
+    `MKL_DEBUG_CPU_TYPE=5` names AVX2; MKL reads it at its first product. Can go with another BLAS in the wheel.
+    """
+    try:
+        cpu = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return  # not Linux: another wheel, with another BLAS
+    if ("AuthenticAMD" in cpu or "HygonGenuine" in cpu) and " avx2 " in cpu:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+def keep_freed_memory() -> None:
+    """paddle 3.2.2 asks the system for each tensor on the CPU and gives it back at once, so that every layer of every
+    step touches pages that the kernel has to clear first. Here the C library keeps what was freed, for the rest of
+    the process. Can go when Paddle caches memory on the CPU as it does on a GPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        # No allocation in mappings of their own, and no return of the heap's free end (M_MMAP_MAX, M_TRIM_THRESHOLD).
+        ctypes.CDLL(None).mallopt(-4, 0)
+        ctypes.CDLL(None).mallopt(-1, -1)
+
+
+def import_paddle_with_threads(threads: int) -> None:
+    """paddle 3.2.2 prints two lines of warning on stderr at import when OMP_NUM_THREADS is above 1, about data
+    parallel training on OpenBLAS builds; the published wheels use MKL. Can go when Paddle warns only then.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("GLOG_minloglevel", "2")  # saving a .pdmodel logs a line otherwise; errors still show
+    with contextlib.redirect_stderr(io.StringIO()):
+        importlib.import_module("paddle")
+
+
+def join_job() -> None:
+    """`paddle.distributed.init_parallel_env()`; paddle 3.2.2 prints flags that nobody has modified on stderr.
+    The redirection can go when it does not.
+    """
+    import paddle
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        paddle.distributed.init_parallel_env()
+
+
+class GuardedDataset:
+    """A dataset whose failures are samples, for `paddle.io.DataLoader` with workers.
+
+    paddle 3.2.2 does not bring an exception of a worker to the one who iterates: it ends in "Blocking queue is
+    killed" or a hang. So failures travel as values: `GuardedCollate` begins each batch with a status, one byte or
+    a pickled exception, and `unguarded` takes it off. Can go when the loader raises what its workers raised.
+
+    Args:
+        expected: exceptions that travel as they are; others become a RuntimeError with the worker's traceback.
+    """
+
+    def __init__(self, dataset: Any, expected: type[Exception]) -> None:
+        self.dataset, self.expected = dataset, expected
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Any) -> Any:
+        try:
+            return self.dataset[place]
+        except Exception as error:
+            return _portable(error, self.expected)
+
+
+class GuardedCollate:
+    """A collate function that puts the status before the batch; see `GuardedDataset`."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any], expected: type[Exception]) -> None:
+        self.collate, self.expected = collate, expected
+
+    def __call__(self, samples: list[Any]) -> list[Any]:
+        import numpy as np
+
+        failure = next((sample for sample in samples if isinstance(sample, Exception)), None)
+        if failure is None:
+            try:
+                return [np.zeros(1, np.uint8), *self.collate(samples)]
+            except Exception as error:
+                failure = _portable(error, self.expected)
+        return [np.frombuffer(pickle.dumps(failure), np.uint8).copy()]
+
+
+def _portable(error: Exception, expected: type[Exception]) -> Exception:
+    """An exception that can be pickled and says as much in another process."""
+    return error if isinstance(error, expected) else RuntimeError("".join(traceback.format_exception(error)))
+
+
+def unguarded(guarded: Sequence[Any]) -> list[Any]:
+    """The batch without its status; raises what a worker raised. See `GuardedDataset`."""
+    status, *batch = guarded
+    if len(status) > 1:
+        raise pickle.loads(status.numpy().tobytes())  # put there by our own worker
+    return batch
+
+
+WORKER_SECONDS = 2.0  # for a worker to end by itself
+
+
+def shut_down_workers(iterator: Any) -> None:
+    """paddle 3.2.2: an iterator of `paddle.io.DataLoader` that is left before its end keeps its worker processes
+    until it is collected as garbage; if the program ends first, their end is reported as a crash. And a worker that
+    is still writing a batch that nobody reads never ends: it is waited for a little, then killed.
+    Can go when the iterator has a public `close`.
+    """
+    workers = list(iterator._workers)
+    iterator._try_shutdown_all(timeout=WORKER_SECONDS)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+
+
+def restore_state(holder: Any, state: dict[str, Any]) -> None:
+    """`holder.set_state_dict(state)` for a schedule, or an optimizer that has one.
+
+    paddle 3.2.2: a warm-up puts the state of the schedule inside it back, then warns that this part of the
+    state was not used. Can go when LinearWarmup.set_state_dict takes out what it has used.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There are some unused values in state_dict")
+        holder.set_state_dict(state)
+
+
+@contextlib.contextmanager
+def legacy_graph() -> Iterator[None]:
+    """`with legacy_graph(): paddle.jit.save(...)` writes the format before PIR (.pdmodel).
+
+    paddle 3.2.2 turned some 30 functions (`base/dygraph/generated_tensor_methods_patch.py`: multiply, matmul,
+    sqrt, sigmoid, ...) into calls that know only PIR: under its own guard they fail with "multiply(): argument
+    (position 1) must be Value, but got Variable". Those that the suites' networks call are appended as operators
+    here; operators such as `x * y` are not affected. Can go when the guard covers these functions, or with .pdmodel.
+    """
+    import paddle
+    from paddle.base.framework import Variable
+    from paddle.base.layer_helper import LayerHelper
+
+    def appended(kind: str, real: Callable[..., Any], x: Any, y: Any = None, **attributes: Any) -> Any:
+        if not isinstance(x, Variable):
+            return real(x) if y is None else real(x, y)
+        helper = LayerHelper(kind)
+        result = helper.create_variable_for_type_inference(x.dtype)
+        inputs = {"X": x} if y is None else {"X": x, "Y": y}
+        helper.append_op(type=kind, inputs=inputs, outputs={"Out": result}, attrs=attributes)
+        return result
+
+    def replacement(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        if name == "matmul":
+            return lambda x, y, transpose_x=False, transpose_y=False, name=None: appended(
+                "matmul_v2", real, x, y, trans_x=transpose_x, trans_y=transpose_y
+            )
+        kind = kinds[name]
+        if name in ("sigmoid", "sqrt"):
+            return lambda x, name=None: appended(kind, real, x)
+        return lambda x, y, name=None: appended(kind, real, x, y)
+
+    kinds = {
+        "multiply": "elementwise_mul",
+        "maximum": "elementwise_max",
+        "minimum": "elementwise_min",
+        "matmul": "matmul_v2",
+        "sigmoid": "sigmoid",
+        "sqrt": "sqrt",
+    }
+    places = [(m, n) for m in (paddle, paddle.tensor, paddle.nn.functional, Variable) for n in kinds if hasattr(m, n)]
+    saved = [getattr(place, name) for place, name in places]
+    try:
+        for (place, name), real in zip(places, saved, strict=True):
+            setattr(place, name, paddle.jit.not_to_static(replacement(name, real)))
+        with paddle.pir_utils.DygraphOldIrGuard():
+            yield
+    finally:
+        for (place, name), real in zip(places, saved, strict=True):
+            setattr(place, name, real)

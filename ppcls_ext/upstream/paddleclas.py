@@ -1,0 +1,174 @@
+"""Workarounds for PaddleClas."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import logging
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.upstream.imports import quiet_import
+
+
+def ppcls(name: str) -> Any:
+    """The module `ppcls.<name>` of PaddleClas, imported without its noise."""
+    with quiet_import():
+        return importlib.import_module(f"ppcls.{name}")
+
+
+class PpclsFinder(importlib.abc.MetaPathFinder):
+    """Finds PaddleClas's `ppcls` and keeps it a single module.
+
+    paddleclas 2.4.2 ships `ppcls` inside `paddleclas`, whose import prints a banner and edits sys.path to make
+    `ppcls` importable; `paddleclas.ppcls` is then a second copy of every module. Here `ppcls` is found without
+    importing `paddleclas`, and `paddleclas.ppcls` is the same modules under their other name.
+    Can go when PaddleClas publishes `ppcls` as a package of its own.
+    """
+
+    ALIAS = "paddleclas.ppcls"
+
+    def __init__(self) -> None:
+        self._busy = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name == self.ALIAS or name.startswith(self.ALIAS + "."):
+            return importlib.machinery.ModuleSpec(name, _AliasLoader(name[len("paddleclas.") :]), is_package=True)
+        if name != "ppcls" or self._busy:
+            return None
+        self._busy = True
+        try:
+            return importlib.util.find_spec("ppcls") or _ppcls_inside_paddleclas()
+        finally:
+            self._busy = False
+
+
+def find_ppcls() -> None:
+    """Make `ppcls` importable, once; see `PpclsFinder`."""
+    if not any(isinstance(finder, PpclsFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, PpclsFinder())
+
+
+def _ppcls_inside_paddleclas() -> importlib.machinery.ModuleSpec | None:
+    package = importlib.util.find_spec("paddleclas")
+    if package is None or not package.submodule_search_locations:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "ppcls"
+    return importlib.util.spec_from_file_location(
+        "ppcls", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+
+
+class _AliasLoader(importlib.abc.Loader):
+    """Gives the module of another name."""
+
+    def __init__(self, real_name: str) -> None:
+        self.real_name = real_name
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        module = importlib.import_module(self.real_name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has just replaced it by the alias's
+
+
+def give_ppcls_a_logger(logger_module: Any) -> None:
+    """paddleclas 2.4.2: `ppcls.utils.logger` fails on None unless `init_logger` ran, which prints to stdout.
+    Its messages go to the standard logger "ppcls" instead, warnings and up to stderr as usual.
+    """
+    if logger_module._logger is None:
+        logger_module._logger = logging.getLogger("ppcls")
+
+
+class _NumpyWithInt(types.ModuleType):
+    """NumPy as a module that still has `int`."""
+
+    int = int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("numpy"), name)
+
+
+def give_autoaugment_np_int(autoaugment: Any) -> None:
+    """paddleclas 2.4.2: AutoAugment uses `np.int`, gone since NumPy 1.24. Can go with a release that does not."""
+    autoaugment.np = _NumpyWithInt("numpy")
+
+
+def take_soft_labels_as_they_are(celoss: Any) -> None:
+    """paddleclas 2.4.2: without `epsilon`, CELoss sends soft labels, as of mixed batches, through a softmax, which
+    makes them nearly uniform: a mixture 0.9 / 0.1 of two of 1000 classes becomes 0.0025 / 0.0011 / 0.001 ....
+    Can go with a release that does not.
+    """
+    from paddle.nn import functional
+
+    hard = celoss.CELoss.forward
+
+    def forward(self: Any, x: Any, label: Any) -> dict[str, Any]:
+        logits = x["logits"] if isinstance(x, dict) else x
+        if self.epsilon is None and tuple(label.shape) == tuple(logits.shape):
+            return {"CELoss": functional.cross_entropy(logits, label, soft_label=True)}
+        return hard(self, x, label)
+
+    celoss.CELoss.forward = forward
+
+
+@contextlib.contextmanager
+def parameter_names_may_repeat() -> Iterator[None]:
+    """Networks built inside may use parameter names that an earlier network of the process has.
+
+    PaddleClas's MobileNetV2, ShuffleNetV2 and others (paddleclas 2.4.2) name parameters themselves, and Paddle
+    refuses a name for good once it was used: without this, a process can build only one of each family.
+    Can go when PaddleClas leaves the names to Paddle.
+    """
+    from paddle.utils import unique_name
+
+    generator, checker = unique_name.switch()
+    unique_name.switch(generator)  # generated names stay unique; the checker is new and knows no name
+    try:
+        yield
+    finally:
+        unique_name.switch(generator, checker)
+
+
+def class_map(path: str) -> Path:
+    """The file that `class_id_map_file` names. PaddleClas's configs say `ppcls/utils/imagenet1k_label_list.txt`,
+    which is there in a checkout of PaddleClas; elsewhere it is the one in the installed package.
+    """
+    if not Path(path).is_file() and path.startswith("ppcls/"):
+        shipped = Path(ppcls("utils").__file__).parent.parent / path.removeprefix("ppcls/")
+        if shipped.is_file():
+            return shipped
+    return Path(path)
+
+
+def public_weights(arch_name: str) -> str | None:
+    """Where PaddleClas publishes the weights of an architecture; None where it names none."""
+    for module_name in ("pp_lcnet", "mobilenet_v1", "mobilenet_v3"):
+        urls: dict[str, str] = ppcls(f"arch.backbone.legendary_models.{module_name}").MODEL_URLS
+        if arch_name in urls:
+            return urls[arch_name]
+    return None
+
+
+def download(url: str) -> Path:
+    """Fetch public weights with PaddleClas's downloader; gives the local file.
+
+    PaddleClas would unpickle the file right away, which executes what it holds: here it is only fetched.
+
+    Raises:
+        ConnectionError: whatever the downloader's HTTP client has raised.
+    """
+    try:
+        return Path(ppcls("utils.download").get_weights_path_from_url(url))
+    except Exception as error:
+        raise ConnectionError(type(error).__name__) from error
