@@ -23,14 +23,15 @@ import psutil
 import pydantic
 
 from ppcls_ext import __version__
-from ppcls_ext.bench.session import Failed, Session, Subject, input_shapes, model_format
+from ppcls_ext.bench.session import Session, Subject, input_shapes, model_format
 from ppcls_ext.bench.worker import NULL
 from ppcls_ext.core.config import Section
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval, Watch, machine
-from ppcls_ext.runtime.engine import engine_class
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.process import EngineFailed
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
 LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
@@ -78,11 +79,11 @@ def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> f
 
 
 def output_warnings(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[str]:
-    """What the outputs for two different inputs say against timing this model. Raises Failed if not finite."""
+    """What the outputs for two different inputs say against timing this model. Raises EngineFailed if not finite."""
     warnings = []
     floats = [(a, b) for a, b in zip(one, other, strict=True) if np.issubdtype(a.dtype, np.floating)]
     if not all(np.isfinite(a).all() for a, _ in floats):
-        raise Failed("it gives numbers that are not finite")
+        raise EngineFailed("it gives numbers that are not finite")
     tiny = np.finfo(np.float32).tiny
     if any(((a != 0) & (np.abs(a) < tiny)).any() for a, _ in floats):
         warnings.append("its outputs hold denormal numbers, which slow some engines several times")
@@ -109,7 +110,7 @@ class Reference:
             try:
                 session.open(self._settings.seed)
                 self._known[key] = session("outputs", inputs=shapes, seed=self._settings.seed)
-            except Failed:
+            except EngineFailed:
                 self._known[key] = None  # its own row, where there is one, says why
             finally:
                 session.close()
@@ -169,7 +170,7 @@ def harness_overhead_us(settings: Settings) -> float:
     """Microseconds that timing itself adds to a call: the median of an engine that does nothing."""
     session = Session(Subject(Path(), NULL), settings.pin)
     try:
-        session("open", folder="", engine=NULL, model_format=None, threads=1, streams=1, inputs=[], seed=0)
+        session("start", folder="", engine=NULL, model_format=None, threads=1, streams=1, inputs=[], seed=0)
         return float(np.median(session("turn", calls=NULL_CALLS)["ns"]) / 1e3)
     finally:
         session.close()
@@ -203,7 +204,9 @@ class Run:
         if reference is not None:
             self.parity = difference(found, reference)
             if self.parity is not None and self.parity > PARITY_TOLERANCE:
-                raise Failed(f"its output differs from the native engine's by {self.parity:.1e} of the largest value")
+                raise EngineFailed(
+                    f"its output differs from the native engine's by {self.parity:.1e} of the largest value"
+                )
         if first and reference is None:
             self.warnings.append("not compared: the native engine does not run this model")
         elif first and self.parity is None:
@@ -290,7 +293,7 @@ def failing(run: Run) -> Iterator[None]:
     """What fails inside is a failure of this run, and no more."""
     try:
         yield
-    except Failed as failed:
+    except EngineFailed as failed:
         run.fail(str(failed))
 
 

@@ -13,11 +13,12 @@ from typing import Any
 from ppcls_ext.bench.benchmark import CONFIDENCE, Settings, run_benchmark
 from ppcls_ext.bench.changes import compare, read_report
 from ppcls_ext.bench.operators import profile
-from ppcls_ext.bench.session import Failed, Subject
+from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.soak import check_runs, soak
 from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.runtime.process import EngineFailed
 
 TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # of a row, in its table
 SHOWN_OPERATORS = 25  # of a profile; the JSON has all
@@ -182,14 +183,14 @@ def benchmark(
             try:
                 report["profiles"].append(profile(subject, settings))
                 show_profile(report["profiles"][-1])
-            except Failed as failed:
+            except EngineFailed as failed:
                 say(f"profile: {failed}")
     if soak_runs is not None:
         report["soak"] = []
         for subject in works:
             try:
                 result = soak(subject, settings, soak_runs)
-            except Failed as failed:
+            except EngineFailed as failed:
                 problems.append(f"soak: {name_of(asdict(subject) | {'label': subject.name})}: {failed}")
                 continue
             report["soak"].append(result)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.bench.benchmark import Settings
-from ppcls_ext.bench.session import Failed, Session, Subject
+from ppcls_ext.bench.counters import PRINTING
+from ppcls_ext.bench.session import Session, Subject
 from ppcls_ext.bench.worker import CALL_MARK
-from ppcls_ext.runtime.engine import engine_class
+from ppcls_ext.runtime.process import EngineFailed
 
 CALLS = 30
 
@@ -88,15 +89,15 @@ def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
 
     `covered` is the share of the latency that the operators account for; the rest is the engine around them.
     Raises:
-        Failed: the engine has no counters, or does not run.
+        EngineFailed: the engine has no counters, or does not run.
     """
     subject = replace(subject, streams=1)  # operators of several would be timed while they wait for each other
-    kind = engine_class(subject.engine)
-    session = Session(subject, settings.pin, verbose=kind.verbose_log)
+    prints = subject.engine in PRINTING
+    session = Session(subject, settings.pin, verbose=prints)
     try:
         session.open(settings.seed)
         latency = float(np.median(session("turn", calls=CALLS, discarded=settings.warmup)["ns"]) / 1e6)
-        if kind.verbose_log:
+        if prints:
             session("marked", calls=CALLS)
             calls = read_verbose(session.output())
         else:
@@ -107,7 +108,7 @@ def profile(subject: Subject, settings: Settings) -> dict[str, Any]:
     finally:
         session.close()
     if not calls or not calls[-1]:
-        raise Failed(f"engine {subject.engine} told no operator times")
+        raise EngineFailed(f"engine {subject.engine} told no operator times")
     rows = operators(calls, peak)
     return {
         "label": subject.name,

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +11,12 @@ import psutil
 
 from ppcls_ext.core.config import read_yaml
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.runtime.engine import FORMATS, engine_class
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.process import EngineProcess
 
 RECIPE = "inference.yml"  # as export writes it
 DTYPES = ("float32", "float64", "int32", "int64")  # of inputs
-ANSWER_SECONDS = 600.0  # an engine that takes longer for one command hangs
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Subject:
 
     Attributes:
         model: folder that export wrote, or any folder with inference.pdmodel and inference.pdiparams.
-        engine: a name of `ppcls_ext.runtime.engine.ENGINES`.
+        engine: a name of `ppcls_ext.runtime.engines.ENGINES`.
         label: for reports; default: the folder's name (that of the run, where the folder is `inference`).
         threads: of the CPU, for each stream.
         batch: images in a call.
@@ -52,58 +47,18 @@ class Subject:
         return self.label or (folder.parent.name if folder.name == "inference" else folder.name)
 
 
-class Failed(Exception):
-    """A subject cannot be measured; the message is one line."""
-
-
-class Session:
-    """A subject's process, seen from here, bound to the cores `pin`, if any.
-
-    Raises Failed whenever the engine fails, hangs or crashes.
-    """
+class Session(EngineProcess):
+    """A subject's process, seen from here, bound to the cores `pin`, if any."""
 
     def __init__(self, subject: Subject, pin: Sequence[int] = (), verbose: bool = False) -> None:
+        super().__init__(subject.threads, "ppcls_ext.bench.worker", pin, verbose)
         self.subject = subject
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in close
-        ours, theirs = Pipe()
-        self._pipe = ours
-        package = str(Path(__file__).resolve().parents[2])
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
-            "OMP_NUM_THREADS": str(subject.threads),
-            "GLOG_minloglevel": "2",
-            "ONEDNN_VERBOSE": "1" if verbose else "0",
-        }
-        cores = ",".join(map(str, pin))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ppcls_ext.bench.worker", str(theirs.fileno()), cores],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        theirs.close()
-
-    def __call__(self, command: str, **arguments: Any) -> Any:
-        try:
-            self._pipe.send((command, arguments))
-            if not self._pipe.poll(ANSWER_SECONDS):
-                raise Failed(f"no answer within {ANSWER_SECONDS:.0f} s")
-            status, value = self._pipe.recv()
-        except (EOFError, ConnectionError) as error:
-            code = self._process.wait()
-            ending = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-            raise Failed(ending) from error
-        if status == "failed":
-            raise Failed(value)
-        return value
 
     def open(self, seed: int) -> dict[str, float]:
+        """Load the model and run it once; milliseconds and resident megabytes."""
         subject = self.subject
         opened: dict[str, float] = self(
-            "open",
+            "start",
             folder=str(subject.model),
             engine=subject.engine,
             model_format=model_format(subject),
@@ -114,30 +69,12 @@ class Session:
         )
         return opened
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def cpu_seconds(self) -> float:
         """Processor time that the process has used so far, its threads included; 0 where it is gone."""
         try:
-            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+            return float(sum(psutil.Process(self.pid).cpu_times()[:2]))
         except psutil.NoSuchProcess:
             return 0.0
-
-    def output(self) -> str:
-        """What the process has written on stdout."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
-
-    def close(self) -> None:
-        self._pipe.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
 
 
 def model_format(subject: Subject) -> str:

@@ -17,7 +17,9 @@ READINGS = 20  # of the resident memory, over a phase
 # What may still come in the second half of a phase: allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
-SHAPES = 24  # different ones in the varying phase: more than the engines' caches hold (engine.ONEDNN_CACHED_SHAPES)
+SHAPES = (
+    24  # different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine)
+)
 STEP = 32  # sizes are multiples of it: the stride of the networks
 
 
@@ -56,7 +58,7 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
     """Run `runs` times at the subject's size, then `runs` times at varying sizes; resident megabytes all along.
 
     Raises:
-        Failed: the engine does not run. UserError: see `check_runs`.
+        EngineFailed: the engine does not run. UserError: see `check_runs`.
     """
     check_runs(runs)
     subject = replace(subject, streams=1)  # a run is a call of one predictor

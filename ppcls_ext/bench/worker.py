@@ -1,26 +1,22 @@
-"""The process in which one engine runs one model while it is measured; `ppcls_ext.bench.session` starts it.
-
-It obeys commands that come over a pipe: (name, keyword arguments) -> ("ok", value) or ("failed", reason).
-"""
+"""The process in which one engine runs one model while it is measured; `ppcls_ext.bench.session` starts it."""
 
 from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.bench.counters import operator_times
 from ppcls_ext.core.machine import peak_gflops
-from ppcls_ext.runtime.engine import engine_class, open_engine
+from ppcls_ext.runtime.engines import engine_class, open_engine
+from ppcls_ext.runtime.worker import Worker, main
 
 NULL = "null"  # an engine that does nothing: what it seems to cost is what measuring costs
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -44,10 +40,11 @@ def timed(run: Runner, inputs: Sequence[np.ndarray], calls: int) -> list[int]:
     return taken
 
 
-class Worker:
-    """The commands."""
+class BenchWorker(Worker):
+    """The commands of a process that is measured."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.runners: list[Runner] = []
         self.inputs: list[np.ndarray] = []
         self.process = psutil.Process()
@@ -55,7 +52,7 @@ class Worker:
     def rss_mb(self) -> float:
         return float(self.process.memory_info().rss / 2**20)
 
-    def open(
+    def start(
         self,
         folder: str,
         engine: str,
@@ -131,32 +128,12 @@ class Worker:
 
     def counters(self, folder: str, engine: str, threads: int, calls: int) -> list[list[dict[str, Any]]]:
         """Operator times of each of `calls` calls, from the engine's own counters."""
-        return engine_class(engine).operator_times(Path(folder), threads, self.inputs, calls)
+        return operator_times(engine, Path(folder), threads, self.inputs, calls)
 
     def peak(self, threads: int) -> float:
         """GFLOP/s of a matrix product in this process, so on the cores that it is bound to."""
         return peak_gflops(threads)
 
 
-def serve(pipe: Connection) -> None:
-    worker = Worker()
-    while True:
-        try:
-            name, arguments = pipe.recv()
-        except EOFError:  # the benchmark has ended
-            return
-        try:
-            pipe.send(("ok", getattr(worker, name)(**arguments)))
-        except UserError as error:
-            pipe.send(("failed", str(error)))
-        except Exception as error:  # a failed engine is a row of the report, with its reason
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            pipe.send(("failed", f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:300]))
-
-
 if __name__ == "__main__":
-    if sys.argv[2]:
-        os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
-    serve(Connection(int(sys.argv[1])))
-    sys.stdout.flush()
-    os._exit(0)  # engines of several libraries may crash while a process ends
+    main(BenchWorker())

@@ -16,7 +16,7 @@ from ppcls_ext.core.config import LATEST_STATE, Config, load_config, parse
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import err
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.runtime.engine import ENGINES
+from ppcls_ext.runtime.engines import ENGINES
 
 
 def _config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -20,7 +20,9 @@ from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.models.folding import fold_batch_norm
-from ppcls_ext.runtime.engine import ENGINES, FORMATS, INSTALL_ONNX, engine_class
+from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.onnx import INSTALL_ONNX
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task

@@ -34,7 +34,7 @@ def open_exported(folder: Path, engine: str, threads: int, options: Mapping[str,
         UserError: not an exported folder, or an engine that cannot run it.
     """
     from ppcls_ext.deploy.export import RECIPE
-    from ppcls_ext.runtime.engine import open_engine
+    from ppcls_ext.runtime.engines import open_engine
 
     if not (folder / RECIPE).is_file():
         raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.runtime.engine import read_arrays, write_arrays
+from ppcls_ext.runtime.process import EngineFailed, EngineProcess
 
 Arrays = list[np.ndarray]
 SECONDS = 300  # an engine that takes longer for a handful of inputs hangs
@@ -49,28 +43,12 @@ def check_parity(
     compare: Callable[[Arrays, Arrays], float],
 ) -> Parity:
     """Run `batches` through an engine and measure the worst difference from `expected`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        write_arrays(work / "inputs.npz", batches)
-        job = {
-            "folder": str(folder.resolve()),
-            "engine": engine,
-            "format": model_format,
-            "threads": 1,
-            "inputs": str(work / "inputs.npz"),
-            "outputs": str(work / "outputs.npz"),
-        }
-        (work / "job.json").write_text(json.dumps(job))
-        command = [sys.executable, "-m", "ppcls_ext.runtime.engine", str(work / "job.json")]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=work, env=_environment()
-            )
-        except subprocess.TimeoutExpired:
-            return Parity(model_format, engine, None, f"no answer within {SECONDS} s")
-        if done.returncode != 0:
-            return Parity(model_format, engine, None, _reason(done))
-        found = read_arrays(work / "outputs.npz")
+    try:
+        with EngineProcess(threads=1, seconds=SECONDS) as process:
+            process("open", folder=str(folder.resolve()), engine=engine, model_format=model_format, threads=1)
+            found = process("run", batches=batches)
+    except EngineFailed as failed:
+        return Parity(model_format, engine, None, str(failed))
     for ours, theirs in zip(found, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             if not np.isfinite(a).all():
@@ -78,20 +56,3 @@ def check_parity(
             if a.ndim != b.ndim:
                 return Parity(model_format, engine, None, f"it gives shape {list(a.shape)} instead of {list(b.shape)}")
     return Parity(model_format, engine, max(compare(f, e) for f, e in zip(found, expected, strict=True)), "")
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, in which the package is found also where it is not installed."""
-    package = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-
-
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """One line for why the process failed: its signal, and the line of its output that says most."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line or "not support" in line]
-    text = (telling or lines or [""])[-1]
-    if done.returncode < 0:
-        crash = signal.Signals(-done.returncode).name
-        return f"crashed with {crash}" + (f" ({text[:200]})" if telling else "")
-    return text[:300] or f"exit status {done.returncode}"

@@ -65,7 +65,7 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     """Export a network into the folder `work / network.name`, or read what is there of this version and config.
 
     Args:
-        formats: of `ppcls_ext.runtime.engine.FORMATS`.
+        formats: of `ppcls_ext.runtime.engines.base.FORMATS`.
     Raises:
         UserError: see `load_config` and `make_task`. CheckFailed: see `give_realistic_statistics`.
     """

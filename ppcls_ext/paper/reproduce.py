@@ -22,7 +22,9 @@ from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.networks import Network, build, network_of
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
-from ppcls_ext.runtime.engine import ENGINES, FORMATS, INSTALL_ONNX, engine_class
+from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.onnx import INSTALL_ONNX
 
 RAW = "reproduce.json"  # in the folder of the report
 

@@ -24,10 +24,11 @@ from ppcls_ext.bench.benchmark import (
 )
 from ppcls_ext.bench.changes import compare
 from ppcls_ext.bench.command import name_of, subjects_from
-from ppcls_ext.bench.session import Failed, Session, Subject, input_shapes
+from ppcls_ext.bench.session import Session, Subject, input_shapes
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval
+from ppcls_ext.runtime.process import EngineFailed
 
 QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
 Fails = Callable[..., str]
@@ -102,7 +103,7 @@ def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
     session = Session(Subject(exported))
     session.open(0)
     os.kill(session._process.pid, signal.SIGKILL)
-    with pytest.raises(Failed, match="crashed with SIGKILL"):
+    with pytest.raises(EngineFailed, match="crashed with SIGKILL"):
         session("turn", calls=1)
     session.close()
 
@@ -157,7 +158,7 @@ def test_outputs_that_falsify_timings_are_named() -> None:
     assert output_warnings([a], [b]) == []
     assert "same output" in output_warnings([a], [a])[0]
     assert "denormal" in output_warnings([np.float32([1e-40, 1])], [b])[0]
-    with pytest.raises(Failed, match="not finite"):
+    with pytest.raises(EngineFailed, match="not finite"):
         output_warnings([np.float32([np.nan, 1])], [b])
 
 

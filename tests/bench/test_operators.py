@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.bench.benchmark import Settings
+from ppcls_ext.bench.counters import operator_flops
 from ppcls_ext.bench.operators import operators, problem_flops, profile, read_verbose
-from ppcls_ext.bench.session import Failed, Subject
+from ppcls_ext.bench.session import Subject
 from ppcls_ext.core.machine import peak_gflops
-from ppcls_ext.runtime.engine import operator_flops
+from ppcls_ext.runtime.process import EngineFailed
 
 
 @pytest.mark.parametrize(
@@ -87,5 +88,5 @@ def test_the_peak_is_a_plausible_number_of_a_processor() -> None:
 
 
 def test_an_engine_without_counters_says_so(exported: Path) -> None:
-    with pytest.raises(Failed, match="does not tell the time of its operators"):
+    with pytest.raises(EngineFailed, match="does not tell the time of its operators"):
         profile(Subject(exported, "native"), Settings(warmup=2))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.deploy import parity
 from ppcls_ext.deploy.export import export
 from ppcls_ext.deploy.parity import Parity, check_parity
-from ppcls_ext.runtime.engine import ENGINES, engine_class, open_engine
+from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
+from ppcls_ext.runtime.process import EngineProcess
 from tests.helpers.runs import overrides
 
 Fails = Callable[..., str]
@@ -87,14 +88,13 @@ def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monk
 def test_a_crash_of_onednn_is_one_line_with_the_way_out(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
-    real = subprocess.run
+    class Crashing(EngineProcess):
+        def __call__(self, command: str, **arguments: Any) -> Any:
+            if arguments.get("engine") == "onednn":
+                os.kill(self.pid, signal.SIGSEGV)
+            return super().__call__(command, **arguments)
 
-    def crashing(command: list[str], **kwargs: object) -> subprocess.CompletedProcess[str]:
-        if '"engine": "onednn"' in Path(command[-1]).read_text():
-            return subprocess.CompletedProcess(command, -signal.SIGSEGV, "", "")
-        return real(command, **kwargs)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(parity.subprocess, "run", crashing)
+    monkeypatch.setattr(parity, "EngineProcess", Crashing)
     place = overrides(f"Global.save_inference_dir={tmp_path / 'out'}")
     message = fails("export", "-c", trained, *place, "--formats", "json", status=1, lines=None)
     assert "json on onednn: crashed with SIGSEGV" in message

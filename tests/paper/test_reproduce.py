@@ -31,7 +31,8 @@ from ppcls_ext.paper.reproduce import (
     reproduce,
 )
 from ppcls_ext.paper.tables import NUMBERS, Row, Variant, procedure, table
-from ppcls_ext.runtime.engine import FORMATS, engine_class
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.tasks.finding import make_task
 
 Fails = Callable[..., str]
