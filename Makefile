@@ -24,7 +24,7 @@ help: ## this list
 	@echo "PYTHON=... picks the Python that makes $(VENV) (3.10, 3.11 or 3.12)"
 
 demo: $(READY) ## the classification demo, end to end on the CPU
-	@$(BIN)/python -m ppcls_ext.demo.steps
+	@$(BIN)/python -m ppcls_ext.cls.demo
 
 demo-det: $(READY) ## the detection demo, end to end on the CPU (better after `make demo`)
 	@$(BIN)/python -m det.demo

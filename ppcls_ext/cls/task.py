@@ -5,142 +5,37 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import paddle
-import pydantic
 from paddle import nn
 
+from ppcls_ext.cls.dataset import ClassificationDataset, Collate
+from ppcls_ext.cls.inference import ClassificationInference
 from ppcls_ext.cls.metrics import Confusion, write_report
+from ppcls_ext.cls.network import build_losses
+from ppcls_ext.cls.sections import ExportSection, InferSection, LoaderSection
+from ppcls_ext.cls.splits import UNLABELLED, ImageList, find_split, read_list, scan_folder
 from ppcls_ext.core import distributed
-from ppcls_ext.core.config import Batch, Config, Section, number, parse
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.images import read_rgb
+from ppcls_ext.core.config import Config, parse
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pictures import caption
-from ppcls_ext.core.registry import call_checked
-from ppcls_ext.core.seeding import BATCH, SAMPLE, seed_python
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
-from ppcls_ext.data.lists import UNLABELLED, ImageList, find_split, read_class_names, read_list, scan_folder
-from ppcls_ext.data.loader import Loader, Place, Sampler, Workers
-from ppcls_ext.data.transforms import Transform, apply, build_transforms, named_ops, resolve_sizes
+from ppcls_ext.data.lists import read_class_names
+from ppcls_ext.data.loader import Loader
+from ppcls_ext.data.transforms import build_transforms, named_ops, resolve_sizes
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import load_into, read_weights
-from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.tasks.classes import check_class_count
 from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.tasks.splits import SPLIT_NAMES, by_split, parse_splits
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.distillation import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
-from ppcls_ext.upstream.paddleclas import class_map, ppcls
+from ppcls_ext.upstream.paddleclas import class_map
 
 SHOWN_SAMPLES = 12  # of each split in the picture of check-data
-
-
-class DatasetSection(Section):
-    """`DataLoader.<split>.dataset`.
-
-    `ImageNetDataset` reads a list file (`cls_label_path`, PaddleClas's way) or, without one, class folders below
-    `image_root`. `ImageFolder` finds the split in `Global.data_root` by itself (see `image_lists.find_split`).
-    """
-
-    name: Literal["ImageNetDataset", "ImageFolder"] = "ImageNetDataset"
-    image_root: str | None = None
-    cls_label_path: str | None = None
-    delimiter: str | None = None
-    class_names: str | None = None  # file of class names
-    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of ImageFolder, where the data has no split
-    transform_ops: list[Any] | None = None
-    batch_transform_ops: list[Any] | None = None
-
-
-class LoaderSection(Section):
-    """`DataLoader.<split>`."""
-
-    dataset: DatasetSection
-    sampler: Sampler = Sampler()
-    loader: Workers = Workers()
-
-
-class TopkSection(Section):
-    """`Infer.PostProcess`."""
-
-    name: Literal["Topk"] = "Topk"
-    topk: int = pydantic.Field(default=5, ge=1)
-    class_id_map_file: str | None = None  # PaddleClas's file of class names
-
-
-class InferSection(Section):
-    """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
-
-    infer_imgs: str | list[str] | None = None
-    batch_size: int = pydantic.Field(default=1, ge=1)  # of `infer -c`, unless --batch says otherwise
-    transforms: list[Any] | None = None  # default: those of DataLoader.Eval
-    PostProcess: TopkSection = TopkSection()
-
-
-class ExportSection(Section):
-    """`Export`."""
-
-    batch: Batch = -1  # -1: any
-
-
-class ClassificationDataset:
-    """Decoded and transformed images with their labels.
-
-    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
-    the seed and the place.
-    """
-
-    def __init__(
-        self, images: ImageList, transforms: Sequence[Transform], seed: int, repeat: int | None = None
-    ) -> None:
-        """`repeat`: what is random in epoch e is that of epoch e % repeat."""
-        self.images, self.transforms, self.seed, self.repeat = images, transforms, seed, repeat
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
-        epoch, index, _ = place
-        seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
-        path = self.images.paths[index]
-        image = read_rgb(path)
-        try:
-            array = apply(image, self.transforms)
-        except Exception as error:  # an operation that cannot work on this image, whichever it is
-            height, width = image.shape[:2]
-            raise UserError(
-                f"image {path} ({width}x{height}): the transforms fail with {type(error).__name__}: {error}"
-            ) from error
-        return array, self.images.labels[index : index + 1], place
-
-
-class _Collate:
-    """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it.
-
-    Labels are int64 [N, 1], or float32 [N, classes] once mixed. With `places`, the places int64 [N, 2] come last.
-    """
-
-    def __init__(self, operations: Sequence[Transform], seed: int, places: bool = False) -> None:
-        self.operations, self.seed, self.places = operations, seed, places
-
-    def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, Place]]) -> list[np.ndarray]:
-        shapes = {image.shape for image, _, _ in samples}
-        if len(shapes) > 1:
-            raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
-        pairs: list[Any] = [(image, label) for image, label, _ in samples]
-        epoch, _, first = samples[0][2]
-        seed_python(self.seed, BATCH, epoch, first)
-        for operation in self.operations:
-            pairs = operation(pairs)
-        images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
-        images = images.astype(np.float32, copy=False)  # PaddleClas mixes in float64, and labels to [N, 1, classes]
-        if labels.dtype.kind == "f":
-            labels = labels.reshape(len(labels), -1).astype(np.float32)
-        places = [np.array([place for *_, place in samples], np.int64)] if self.places else []
-        return [images, labels, *places]
 
 
 class Classification(Task):
@@ -152,6 +47,7 @@ class Classification(Task):
         "Expect",
     )  # fmt: skip
     primary = "top1"
+    inference = ClassificationInference
     metric_names = ("top1", "top5", "loss")
 
     def __init__(self, config: Config) -> None:
@@ -261,7 +157,7 @@ class Classification(Task):
         sampler = section.sampler
         if split == "Eval" or whole:
             sampler = sampler.in_order()
-        collate = _Collate(batch_ops, self.run.seed, cached)
+        collate = Collate(batch_ops, self.run.seed, cached)
         share = {"part": 0, "parts": 1} if whole else {}
         return Loader(dataset, sampler, section.loader, collate, self.run.seed, **share)
 
@@ -460,55 +356,3 @@ class Classification(Task):
             compare=lambda ours, theirs: float(np.abs(np.log(ours[0] + 1e-8) - np.log(theirs[0] + 1e-8)).max()),
             tolerance=1e-3,
         )
-
-
-class ClassificationInference(Inference):
-    """Image to the best classes."""
-
-    columns = ("rank", "label", "class", "score")
-
-    def __init__(self, recipe: Mapping[str, Any], topk: int | None = None) -> None:
-        self.labels: list[str] = recipe["labels"]
-        self.topk = min(topk or recipe["postprocess"]["topk"], len(self.labels))
-        self.transforms = build_transforms(recipe["preprocess"]["transforms"], "preprocess.transforms")
-
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
-        return [apply(image, self.transforms)]
-
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
-        (scores,) = outputs
-        best = np.argsort(-scores, kind="stable")[: self.topk]
-        return {"predictions": [{"class": int(k), "label": self.labels[k], "score": float(scores[k])} for k in best]}
-
-    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        found = result["predictions"]
-        return [(rank, p["label"], p["class"], p["score"]) for rank, p in enumerate(found, start=1)]
-
-    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
-        best = result["predictions"][0]
-        return caption(image, f"{best['label']} {best['score']:.2f}")
-
-
-Classification.inference = ClassificationInference
-
-
-def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
-    """PaddleClas's losses of a `Loss` list, each with its weight.
-
-    Raises:
-        UserError: an unknown loss or key, or an empty list.
-    """
-    module = ppcls("loss")
-    known = {n: f for n, f in vars(module).items() if isinstance(f, type) and f.__module__.startswith("ppcls.loss.")}
-    losses = []
-    for place, (name, arguments) in enumerate(named_ops(section, where)):
-        if name not in known:
-            raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
-        weight = number(arguments.pop("weight", 1.0), f"{where}.{place}.{name}.weight")
-        if name == "CELoss" and not 0 <= number(arguments.get("epsilon") or 0, f"{where}.{place}.CELoss.epsilon") < 1:
-            # PaddleClas would train without smoothing, and not say so.
-            raise UserError(f"{where}.{place}.CELoss.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
-        losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
-    if not losses:
-        raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")
-    return losses

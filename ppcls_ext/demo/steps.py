@@ -1,19 +1,11 @@
-"""`make demo`: PP-LCNet trained, evaluated, exported and run with oneDNN on real images, in minutes, no download.
-
-Writes below `output/demo/` of the current folder. The demos of the other tasks are made of the same steps.
-"""
+"""The steps that the demos of the three tasks are made of. They write below `output/demo/` of the current folder."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import cv2
-import numpy as np
-from PIL import Image
 
 from ppcls_ext.core.config import BEST_WEIGHTS, Config, load_config
 from ppcls_ext.core.device import set_threads
@@ -23,8 +15,6 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 ROOT = Path("output") / "demo"
 TRUNK = ROOT / "classification" / BEST_WEIGHTS  # what the other demos start from
 MADE_BY = "made_by_the_demo"  # marks folders that a later demo may replace
-SHOWN = 24  # predictions in the picture
-HELD_OUT = 5  # every fifth digit is for evaluation
 
 
 def fresh_folder(folder: Path) -> Path:
@@ -40,19 +30,6 @@ def fresh_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MADE_BY).touch()
     return folder
-
-
-def make_digits(folder: Path) -> None:
-    """Write scikit-learn's 1,797 handwritten digits as PNG files, `train/<digit>/` and `val/<digit>/`."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        split = "val" if number % HELD_OUT == 0 else "train"
-        file = folder / split / str(label) / f"{number:04d}.png"
-        grey = np.uint8(255 - image * 255 / 16)  # 16 grey levels, dark ink on white
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC)).save(file)
 
 
 def run_steps(
@@ -142,16 +119,3 @@ def run_demo(
         say(f"{root.name}: {error}")
         return error.exit_status
     return 0
-
-
-def some_digits(data: Path) -> list[str]:
-    files = sorted(str(f) for f in (data / "val").rglob("*.png"))
-    return [files[i] for i in np.linspace(0, len(files) - 1, SHOWN).astype(int)]
-
-
-def main() -> int:
-    return run_demo(ROOT, "classification", "demo", make_digits, some_digits, "top1", 0.95, "{data}/val/7 --topk 3")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.cls.task import Classification, build_losses
+from ppcls_ext.cls.network import build_losses
+from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.training.trainer import train

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ppcls_ext.cls.splits import UNLABELLED, find_split, read_list, scan_folder
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.lists import UNLABELLED, find_split, read_class_names, read_list, scan_folder
+from ppcls_ext.data.lists import read_class_names
 from tests.helpers.runs import CLASSES, write_split
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import paddle
 import pytest
 
+from ppcls_ext.cls.splits import UNLABELLED
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.lists import UNLABELLED
 from ppcls_ext.models.weights import numpy_state, read_weights, save_weights
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.distillation import DIVERGENCES, Cache

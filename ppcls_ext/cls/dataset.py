@@ -1,0 +1,72 @@
+"""Samples and batches: what the training step and the evaluation get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext.cls.splits import ImageList
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import read_rgb
+from ppcls_ext.core.seeding import BATCH, SAMPLE, seed_python
+from ppcls_ext.data.loader import Place
+from ppcls_ext.data.transforms import Transform, apply
+
+
+class ClassificationDataset:
+    """Decoded and transformed images with their labels.
+
+    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
+    the seed and the place.
+    """
+
+    def __init__(
+        self, images: ImageList, transforms: Sequence[Transform], seed: int, repeat: int | None = None
+    ) -> None:
+        """`repeat`: what is random in epoch e is that of epoch e % repeat."""
+        self.images, self.transforms, self.seed, self.repeat = images, transforms, seed, repeat
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
+        epoch, index, _ = place
+        seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
+        path = self.images.paths[index]
+        image = read_rgb(path)
+        try:
+            array = apply(image, self.transforms)
+        except Exception as error:  # an operation that cannot work on this image, whichever it is
+            height, width = image.shape[:2]
+            raise UserError(
+                f"image {path} ({width}x{height}): the transforms fail with {type(error).__name__}: {error}"
+            ) from error
+        return array, self.images.labels[index : index + 1], place
+
+
+class Collate:
+    """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it.
+
+    Labels are int64 [N, 1], or float32 [N, classes] once mixed. With `places`, the places int64 [N, 3] come last.
+    """
+
+    def __init__(self, operations: Sequence[Transform], seed: int, places: bool = False) -> None:
+        self.operations, self.seed, self.places = operations, seed, places
+
+    def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, Place]]) -> list[np.ndarray]:
+        shapes = {image.shape for image, _, _ in samples}
+        if len(shapes) > 1:
+            raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
+        pairs: list[Any] = [(image, label) for image, label, _ in samples]
+        epoch, _, first = samples[0][2]
+        seed_python(self.seed, BATCH, epoch, first)
+        for operation in self.operations:
+            pairs = operation(pairs)
+        images, labels = (np.stack([np.asarray(column) for column in columns]) for columns in zip(*pairs, strict=True))
+        images = images.astype(np.float32, copy=False)  # PaddleClas mixes in float64, and labels to [N, 1, classes]
+        if labels.dtype.kind == "f":
+            labels = labels.reshape(len(labels), -1).astype(np.float32)
+        places = [np.array([place for *_, place in samples], np.int64)] if self.places else []
+        return [images, labels, *places]

@@ -1,0 +1,58 @@
+"""The typed sections of a classification config. Names are PaddleClas's, where it has them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.data.loader import Sampler, Workers
+
+
+class DatasetSection(Section):
+    """`DataLoader.<split>.dataset`.
+
+    `ImageNetDataset` reads a list file (`cls_label_path`, PaddleClas's way) or, without one, class folders below
+    `image_root`. `ImageFolder` finds the split in `Global.data_root` by itself (see `image_lists.find_split`).
+    """
+
+    name: Literal["ImageNetDataset", "ImageFolder"] = "ImageNetDataset"
+    image_root: str | None = None
+    cls_label_path: str | None = None
+    delimiter: str | None = None
+    class_names: str | None = None  # file of class names
+    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of ImageFolder, where the data has no split
+    transform_ops: list[Any] | None = None
+    batch_transform_ops: list[Any] | None = None
+
+
+class LoaderSection(Section):
+    """`DataLoader.<split>`."""
+
+    dataset: DatasetSection
+    sampler: Sampler = Sampler()
+    loader: Workers = Workers()
+
+
+class TopkSection(Section):
+    """`Infer.PostProcess`."""
+
+    name: Literal["Topk"] = "Topk"
+    topk: int = pydantic.Field(default=5, ge=1)
+    class_id_map_file: str | None = None  # PaddleClas's file of class names
+
+
+class InferSection(Section):
+    """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
+
+    infer_imgs: str | list[str] | None = None
+    batch_size: int = pydantic.Field(default=1, ge=1)  # of `infer -c`, unless --batch says otherwise
+    transforms: list[Any] | None = None  # default: those of DataLoader.Eval
+    PostProcess: TopkSection = TopkSection()
+
+
+class ExportSection(Section):
+    """`Export`."""
+
+    batch: Batch = -1  # -1: any

@@ -1,0 +1,151 @@
+"""Which images belong to a split, with which labels: ImageNet-style list files or class folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import ENDINGS
+from ppcls_ext.data.lists import class_file_beside, held_out, read_class_names, read_lines
+
+UNLABELLED = -1  # the label of an image that has none
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images of one split.
+
+    Attributes:
+        paths: of each image.
+        labels: int64 [len(paths)], each in [0, classes), or `UNLABELLED`.
+        class_names: one for each class; of lists without a class file, the numbers as text.
+        source: the list file or folder, for messages.
+    """
+
+    paths: Sequence[str]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_list(
+    list_path: Path,
+    image_root: Path,
+    delimiter: str | None = None,
+    class_names: Sequence[str] | None = None,
+    count: int | None = None,
+    unlabelled: bool = False,
+) -> ImageList:
+    """Read lines `path label`; paths are relative to `image_root` and may hold spaces.
+
+    Args:
+        delimiter: between path and label; None is white space.
+        class_names: known names; else those of a class file beside the list, else the numbers.
+        count: number of classes; else that of the names, else one more than the largest label.
+        unlabelled: a line that does not end in a number is a path alone.
+    Raises:
+        UserError: no such file, a line that is not `path label` (with its number), a label that is not a class
+            (with its number), or no line at all.
+    """
+    if class_names is None and (class_file := class_file_beside(list_path)) is not None:
+        class_names = read_class_names(class_file)
+    if count is None and class_names is not None:
+        count = len(class_names)
+    paths, labels = [], []
+    for number, line in enumerate(read_lines(list_path, "image list"), start=1):
+        if not line.strip():
+            continue
+        where = f"image list {list_path}, line {number}"
+        parts = line.strip().rsplit(delimiter, 1)
+        if unlabelled and not (len(parts) == 2 and re.fullmatch(r"\s*[-+]?\d+", parts[1])):
+            paths.append(str(image_root / line.strip()))
+            labels.append(UNLABELLED)
+            continue
+        if len(parts) != 2:
+            raise UserError(f"{where}: expected 'path{delimiter or ' '}label', got '{line.strip()}'")
+        name, label = parts
+        try:
+            value = int(label)
+        except ValueError:
+            raise UserError(f"{where}: label '{label}' is not a whole number") from None
+        if value < 0 or (count is not None and value >= count):
+            top = f" to {count - 1}" if count is not None else " and up"
+            raise UserError(f"{where}: label {value} is out of range, labels go from 0{top}")
+        paths.append(str(image_root / name.strip()))
+        labels.append(value)
+    if not paths:
+        raise UserError(f"image list {list_path}: no lines, the split is empty")
+    count = count or max(labels) + 1
+    if count == 0:
+        raise UserError(
+            f"image list {list_path}: no line has a label, so the classes are unknown; give their number or their "
+            "names: -o Arch.class_num=N, or DataLoader.Train.dataset.class_names"
+        )
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
+    return ImageList(paths, np.array(labels, np.int64), names, str(list_path))
+
+
+def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageList:
+    """Find images in class folders `root/<class>/**`; classes are numbered in order of their names.
+
+    Args:
+        class_names: known classes (of the training split); a folder of another name is an error.
+    Raises:
+        UserError: no such folder, no class folders, or no images.
+    """
+    if not root.is_dir():
+        raise UserError(f"image folder {root}: no such folder")
+    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if not folders:
+        raise UserError(f"image folder {root}: expected a folder for each class inside it")
+    names = tuple(class_names) if class_names is not None else tuple(f.name for f in folders)
+    paths, labels = [], []
+    for folder in folders:
+        if folder.name not in names:
+            raise UserError(
+                f"image folder {folder}: '{folder.name}' is not a class of the training split ({', '.join(names)})"
+            )
+        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
+        if class_names is None and not files:
+            raise UserError(f"image folder {folder}: no images ({', '.join(ENDINGS)}); remove the folder or fill it")
+        paths += [str(f) for f in files]
+        labels += [names.index(folder.name)] * len(files)
+    if not paths:
+        raise UserError(f"image folder {root}: no images ({', '.join(ENDINGS)}), the split is empty")
+    return ImageList(paths, np.array(labels, np.int64), names, str(root))
+
+
+def find_split(
+    root: Path,
+    split: str,
+    val_fraction: float,
+    class_names: Sequence[str] | None = None,
+    count: int | None = None,
+    unlabelled: bool = False,
+) -> ImageList:
+    """The images of `split` ('train' or 'val') in someone's own folder.
+
+    Looked for, in this order: `<split>_list.txt` or `<split>.txt` with class names beside it; class folders below
+    `<split>/`; class folders right in `root`, of which `val_fraction` are held out for 'val'.
+    Raises:
+        UserError: none of these is there, or what `read_list` and `scan_folder` raise.
+    """
+    for list_path in (root / f"{split}_list.txt", root / f"{split}.txt"):
+        if list_path.is_file():
+            return read_list(list_path, root, None, class_names, count, unlabelled)
+    if (root / split).is_dir():
+        return scan_folder(root / split, class_names)
+    kinds = ("{}", "{}_list.txt", "{}.txt")
+    if any((root / kind.format(other)).exists() for other in ("train", "val") for kind in kinds):
+        raise UserError(f"Global.data_root {root}: neither {split}_list.txt nor a folder {split}/ is in it")
+    images = scan_folder(root, class_names)
+    mine = held_out(images.paths, root, val_fraction, split)
+    return ImageList([images.paths[k] for k in mine], images.labels[mine], images.class_names, images.source)
