@@ -40,9 +40,10 @@ demo-all: $(READY) ## the three demos, one after the other
 test: lint ## lint, types and all tests (ARGS="-k name" is given to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and the layers of the packages
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 onnx: $(READY) ## ONNX export, ONNX Runtime and OpenVINO, into .venv
 	@$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements-onnx.lock

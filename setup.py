@@ -20,10 +20,10 @@ CONFIGS = "configs"  # here in the checkout, <site-packages>/ppcls_ext/configs i
 
 
 def version() -> str:
-    text = (ROOT / "ppcls_ext" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "ppcls_ext" / "core" / "version.py").read_text(encoding="utf-8")
     match = re.search(r"""^__version__(?:\s*:\s*\w+)?\s*=\s*["']([^"']+)["']""", text, re.MULTILINE)
     if match is None:
-        raise SystemExit('ppcls_ext/__init__.py has no line __version__ = "..."')
+        raise SystemExit('ppcls_ext/core/version.py has no line __version__ = "..."')
     return match[1]
 
 

@@ -7,8 +7,9 @@ Importing this package is cheap and does not import Paddle. It makes PaddleClas'
 from typing import Any
 
 from ppcls_ext import upstream
+from ppcls_ext.core.version import __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]
 
 
 def _put_our_networks_into_paddleclas(arch: Any) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 import psutil
 import pydantic
 
-from ppcls_ext import __version__
 from ppcls_ext.bench.session import Session, Subject, input_shapes, model_format
 from ppcls_ext.bench.worker import NULL
 from ppcls_ext.core.config import Section
@@ -30,6 +29,7 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval, Watch, machine
+from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.process import EngineFailed
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ppcls_ext import __version__
 from ppcls_ext.core.config import LATEST_STATE, Config, load_config, parse
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import err
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import ENGINES
 
 

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext import __version__
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import (
     BEST_WEIGHTS,
@@ -28,6 +27,7 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.machine import cpu_model
+from ppcls_ext.core.version import __version__
 from ppcls_ext.upstream.imports import quiet_import
 
 PACKAGES = (

@@ -12,11 +12,11 @@ import paddle
 import yaml
 from paddle.static import InputSpec
 
-from ppcls_ext import __version__
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.models.folding import fold_batch_norm

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import paddle
 
-from ppcls_ext import __version__
 from ppcls_ext.core.config import Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.export import save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.counting import count
