@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from ppcls_ext.bench.benchmark import (
-    Settings,
     difference,
     harness_overhead_us,
     output_warnings,
@@ -25,6 +24,7 @@ from ppcls_ext.bench.benchmark import (
 from ppcls_ext.bench.changes import compare
 from ppcls_ext.bench.command import name_of, subjects_from
 from ppcls_ext.bench.session import Session, Subject, input_shapes
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.counters import operator_flops
 from ppcls_ext.bench.operators import operators, problem_flops, profile, read_verbose
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.machine import peak_gflops
 from ppcls_ext.runtime.process import EngineFailed
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.session import Session, Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.soak import SHAPES, grows, soak, varying_shapes
 from ppcls_ext.core.errors import UserError
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import load_config, read_yaml
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.deploy import parity

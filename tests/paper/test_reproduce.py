@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
