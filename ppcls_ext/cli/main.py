@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 
 from ppcls_ext.cli import benchmark, check_data, configs, eval, export, infer, reproduce, study, train
 from ppcls_ext.core.display import err
-from ppcls_ext.core.errors import CheckFailed, UserError, nearest
+from ppcls_ext.core.errors import CheckFailed, PeerLost, UserError, nearest
 from ppcls_ext.core.version import __version__
 
 
@@ -118,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(run(arguments))
     except (UserError, CheckFailed) as error:
         err.print(f"pplcnet {command}: {error}", markup=False, style="red")
+        if isinstance(error, PeerLost):
+            from ppcls_ext.core.distributed import wait_for_launcher
+
+            wait_for_launcher()
         return error.exit_status
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         sys.stderr.close()

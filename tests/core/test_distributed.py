@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.helpers.runs import (
     launched,
     log_of,
     ran,
+    wait_until,
     write_config,
     write_set,
 )
@@ -111,41 +114,85 @@ def test_two_processes_with_half_the_batch_give_the_curve_of_one(
     assert len(lines) == len(set(lines))  # and logs
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def pid_of(rank: int, launcher: int) -> int | None:
+    """The process of that number which a launcher has started, if it has by now."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            if f"PADDLE_TRAINER_ID={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                return int(child)
+    return None
+
+
+def errors_in(file: Path) -> list[str]:
+    """The lines of a log or of an output with which a command of ours fails."""
+    assert "Traceback" not in file.read_text()
+    return [line for line in file.read_text().splitlines() if line.startswith("pplcnet train: ")]
+
+
+Job = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def job(odd: Path, trained: Path, tmp_path: Path) -> Iterator[Job]:
+    """Starts the training of `alone` in two processes, which send themselves `SIGNALS` (see `cut_batches.py`).
+
+    What the job says goes to `output.txt`, the processes' logs to `log`, the run to `run`.
+    """
+    config = settle(odd, tmp_path, "run", trained / "best.pdparams", 2, EPOCHS)
+    line = launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config)
+    with contextlib.ExitStack() as started:
+
+        def start(signals: str) -> subprocess.Popen[bytes]:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "SIGNALS": signals}
+            output = started.enter_context((tmp_path / "output.txt").open("w"))
+            launcher = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            started.callback(end, launcher)
+            return launcher
+
+        yield start
+
+
+def end(launcher: subprocess.Popen[bytes]) -> None:
+    """End a launcher whatever state it is in; it ends its processes."""
+    launcher.send_signal(signal.SIGCONT)
+    launcher.terminate()
+    launcher.wait(SECONDS)
 
 
 def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_saved(
-    alone: Path, odd: Path, trained: Path, tmp_path: Path
+    job: Job, alone: Path, tmp_path: Path
 ) -> None:
-    config = settle(odd, tmp_path, "run", trained / "best.pdparams", 2, EPOCHS)
-    line = launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    job = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    state = tmp_path / "run" / "latest.safetensors"
-    deadline = time.monotonic() + SECONDS
-    while not state.exists() and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    processes = {rank: pid for pid in children(job.pid) if (rank := rank_of(pid)) is not None}
-    os.kill(processes[1], signal.SIGKILL)
-    said, _ = job.communicate(timeout=SECONDS)
-    assert job.returncode != 0
-    assert "Traceback" not in said
-    (message,) = [text for text in said.splitlines() if text.startswith("pplcnet train: ")]
+    """The other one finds out before the launcher does. Slow: a job of two processes, and the one that goes on."""
+    launcher = job("1:10:SIGKILL")
+    wait_until(lambda: pid_of(1, launcher.pid))
+    launcher.send_signal(signal.SIGSTOP)
+    log = tmp_path / "log" / "workerlog.0"
+    wait_until(lambda: log.exists() and errors_in(log))
+    time.sleep(1)  # enough to end in: what has ended is shown by the launcher twice
+    launcher.send_signal(signal.SIGCONT)
+    assert launcher.wait(SECONDS) != 0
+    (message,) = errors_in(tmp_path / "output.txt")
     assert "another process of this job ended" in message
     assert "--resume" in message
-    _, info = read_state(state)
-    assert 0 < info["position"]["epoch"] < EPOCHS
+    _, info = read_state(tmp_path / "run" / "latest.safetensors")
+    assert info["position"]["epoch"] == 2
     resume = ["train", "--resume", str(tmp_path / "run"), "-o", "DataLoader.Train.sampler.batch_size=4"]
     ran([sys.executable, str(CUT_BATCHES), *resume])
     assert_same_curve(tmp_path / "run", alone)
 
 
-def rank_of(pid: int) -> int | None:
-    """The number of a process in its job."""
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    found = [v for v in variables if v.startswith(b"PADDLE_TRAINER_ID=")]
-    return int(found[0].split(b"=")[1]) if found else None
+def test_a_process_that_the_launcher_ends_for_a_killed_one_says_why_in_its_log(job: Job, tmp_path: Path) -> None:
+    """The launcher finds out before the other process does. Slow: a job of two processes."""
+    launcher = job("1:10:SIGKILL,0:10:SIGSTOP")
+    output = tmp_path / "output.txt"
+    wait_until(lambda: pid_of(0, launcher.pid))
+    other = pid_of(0, launcher.pid)
+    wait_until(lambda: "Container failed" in output.read_text())
+    os.kill(other, signal.SIGCONT)
+    assert launcher.wait(SECONDS) != 0
+    (message,) = errors_in(tmp_path / "log" / "workerlog.0")
+    assert "another process of this job ended" in message
+    assert errors_in(output) == []  # the launcher, which names the process that was killed, follows no log any more
 
 
 def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,14 @@ def config_of(data: Path, out: Path) -> dict[str, Any]:
 def write_config(path: Path, config: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    """Wait for something that another process does; fails where it does not come within `SECONDS`."""
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, f"nothing happened in {SECONDS} seconds"
+        time.sleep(0.02)
 
 
 def overrides(*assignments: str) -> list[str]:
