@@ -38,7 +38,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_of(data, folder / "output")
     config["Global"] |= {"use_visualdl": True, "epochs": 14}
     config["DataLoader"]["Train"]["sampler"]["batch_size"] = 16
-    config["Optimizer"]["lr"]["learning_rate"] = 0.08
+    config["Optimizer"]["lr"]["learning_rate"] = 0.02
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main(["train", "-c", str(write_config(folder / "easy.yaml", config))]) == 0

@@ -30,8 +30,8 @@ NORMALIZE = {"NormalizeImage": {"scale": "1.0/255.0", "mean": [0.5] * 3, "std": 
 
 def picture(kind: int, rng: np.random.Generator, size: tuple[int, int] = (48, 48)) -> np.ndarray:
     """A noisy colour, uint8 RGB, in which channel `2 - kind` is the brightest: blue, green, red."""
-    image = rng.integers(0, 90, 3) + rng.integers(0, 40, (*size, 3))
-    image[..., 2 - kind] += 120
+    image = rng.integers(0, 40, 3) + rng.integers(0, 40, (*size, 3))
+    image[..., 2 - kind] += 160
     return image.astype(np.uint8)
 
 
