@@ -161,11 +161,12 @@ class Detection(Task):
         dataset = DetectionDataset(self.train_split, ops, self.run.seed)
         if not any(len(record.boxes) for record in self.train_split.records):
             raise UserError(f"annotations {self.train_split.source}: no usable box in it, so there is nothing to learn")
-        collate = TrainCollate(self.size, resizing, self._targets, self.run.seed)
+        collate = TrainCollate(self.size, resizing, self.targets, self.run.seed)
         return Loader(dataset, section.sampler, section.loader, collate, self.run.seed)
 
     @functools.cached_property
-    def _targets(self) -> Any:
+    def targets(self) -> Any:
+        """What makes the arrays that the recipe's losses take from a batch's boxes, by `names`."""
         from det.backbones import strides_of
         from det.network import GflTargets, TalTargets
 
@@ -230,7 +231,7 @@ class Detection(Task):
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, *targets = batch
-        losses = model.losses(images, dict(zip(self._targets.names, targets, strict=True)))
+        losses = model.losses(images, dict(zip(self.targets.names, targets, strict=True)))
         losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
         return Step(losses, {}, len(images), weight=1.0)
 

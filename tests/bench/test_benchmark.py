@@ -15,7 +15,6 @@ import pytest
 
 from ppcls_ext.bench.benchmark import (
     difference,
-    harness_overhead_us,
     output_warnings,
     ratio_interval,
     run_benchmark,
@@ -28,14 +27,11 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval
+from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.process import EngineFailed
 
 QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
 Fails = Callable[..., str]
-
-
-def test_the_harness_adds_less_than_20_microseconds_a_call() -> None:
-    assert 0 < harness_overhead_us(Settings()) < 20
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +87,19 @@ def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
 
 
 def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor time that counts as ours is that of all calls: with a hundred times as many it is more."""
     used: list[float] = []
     monkeypatch.setattr("ppcls_ext.core.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
-    monkeypatch.setattr("ppcls_ext.bench.benchmark.DISCARDED", 100)
-    found = run_benchmark([Subject(exported, "native")], Settings(rounds=2, processes=1, iterations=2, warmup=1))
-    milliseconds = found["results"][0]["ms"]["min"]
-    assert used[0] > 0.5 * 2 * 100 * milliseconds / 1e3
+    for discarded in (0, 200):
+        monkeypatch.setattr("ppcls_ext.bench.benchmark.DISCARDED", discarded)
+        run_benchmark([Subject(exported, "native")], Settings(rounds=2, processes=1, iterations=2, warmup=1))
+    assert used[1] > 3 * used[0]
 
 
 def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
     session = Session(Subject(exported))
     session.open(0)
-    os.kill(session._process.pid, signal.SIGKILL)
+    os.kill(session.pid, signal.SIGKILL)
     with pytest.raises(EngineFailed, match="crashed with SIGKILL"):
         session("turn", calls=1)
     session.close()
@@ -244,7 +241,9 @@ def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -
     assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", -1)
     assert "benchmark.seconds" in fails("benchmark", "-m", exported, "--seconds", "inf")
     needs = fails("benchmark", "-m", exported, "--engine", "onnxruntime", "--rounds", 2, status=1, lines=None)
-    assert "needs the package onnxruntime" in needs or "export again with pplcnet export --formats onnx" in needs
+    installed = engine_class("onnxruntime").installed()
+    clue = "export again with pplcnet export --formats onnx" if installed else "needs the package onnxruntime"
+    assert clue in needs
 
 
 def test_flags_are_checked_before_anything_is_measured(

@@ -109,7 +109,7 @@ def step(task: Detection, side: int, boxes: int) -> dict[str, float]:
     found = np.concatenate([corners, corners + side / 3], axis=1).astype(np.float32)
     empty = Sample(images[0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     samples = [empty, Sample(images[1], found, np.arange(boxes, dtype=np.int64))]
-    targets = task._targets(images, samples, 0)
+    targets = task.targets(images, samples, 0)
     result = task.step(model, [paddle.to_tensor(a) for a in (images, *targets)])
     result.losses["loss"].backward()
     assert all(p.grad is None or bool(paddle.isfinite(p.grad).all()) for p in model.parameters())

@@ -134,12 +134,18 @@ def test_a_logger_that_ppcls_has_set_up_is_kept() -> None:
 
 
 def test_quiet_import_hides_prints_and_warnings_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings(record=True) as seen, quiet_import():
-        warnings.simplefilter("ignore")
+    def speak() -> None:
         print("banner")
         warnings.warn("old", DeprecationWarning, stacklevel=1)
-    assert seen == []
-    assert capsys.readouterr().out == ""
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with quiet_import():
+            speak()
+        assert (seen, capsys.readouterr().out) == ([], "")
+        speak()  # only inside
+    assert [str(warning.message) for warning in seen] == ["old"]
+    assert capsys.readouterr().out == "banner\n"
     with pytest.raises(ZeroDivisionError), quiet_import():
         1 / 0  # noqa: B018
 
