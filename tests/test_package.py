@@ -53,6 +53,7 @@ def run(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=100, env=environment, check=False, cwd="/")
 
 
+@pytest.mark.slow
 def test_modules_of_the_core_raise_no_warning() -> None:
     modules = [f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for f in CORE]
     names = ", ".join(m.removesuffix(".__init__") for m in modules)
@@ -69,6 +70,7 @@ def test_sources_compile_without_a_warning(file: Path) -> None:
         compile(file.read_text(encoding="utf-8"), str(file), "exec")
 
 
+@pytest.mark.slow
 def test_all_warnings_as_errors_do_not_stop_the_command(trained: Path, data: Path, tmp_path: Path) -> None:
     """`python -W error` around a whole evaluation: neither our code nor what it silences raises."""
     done = subprocess.run(
@@ -82,12 +84,14 @@ def test_all_warnings_as_errors_do_not_stop_the_command(trained: Path, data: Pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_commands_say_nothing_but_their_own(trained: Path, data: Path, tmp_path: Path) -> None:
     done = command("eval", "-c", trained, "--save-dir", tmp_path / "r", "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [f"weights from {trained / 'best.pdparams'}", f"report: {tmp_path / 'r'}"]
 
 
+@pytest.mark.slow
 def test_version_and_help_need_no_paddle() -> None:
     done = run(
         "import sys; from ppcls_ext.cli.main import build_parser; build_parser(); print('paddle' in sys.modules)"

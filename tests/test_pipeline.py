@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ppcls_ext.models.weights import read_weights
 from tests.helpers.runs import command, overrides, write_set
+
+pytestmark = pytest.mark.slow
 
 
 def test_train_eval_export_infer_from_another_folder(tmp_path: Path) -> None:

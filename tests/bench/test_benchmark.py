@@ -49,6 +49,7 @@ def report(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return run_benchmark(subjects, QUICK)
 
 
+@pytest.mark.slow
 def test_every_subject_has_its_row_and_a_failed_one_its_reason(report: dict[str, Any]) -> None:
     native, onednn, openvino, broken = report["results"]
     assert [native["engine"], onednn["label"], onednn["batch"], openvino["streams"]] == ["native", "ours", 2, 2]
@@ -70,6 +71,7 @@ def test_every_subject_has_its_row_and_a_failed_one_its_reason(report: dict[str,
     assert (native["format"], openvino["format"]) == ("json", "pdmodel")
 
 
+@pytest.mark.slow
 def test_a_report_says_where_and_how_it_was_measured(report: dict[str, Any]) -> None:
     assert report["machine"]["cpu"]
     assert report["machine"]["usable_cores"] >= 1
@@ -80,12 +82,14 @@ def test_a_report_says_where_and_how_it_was_measured(report: dict[str, Any]) -> 
     json.dumps(report)
 
 
+@pytest.mark.slow
 def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
     core = min(os.sched_getaffinity(0))
     found = run_benchmark([Subject(exported, threads=2)], Settings(rounds=2, iterations=2, warmup=1, pin=(core,)))
     assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
 
 
+@pytest.mark.slow
 def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor time that counts as ours is that of all calls: with a hundred times as many it is more."""
     used: list[float] = []
@@ -96,6 +100,7 @@ def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkey
     assert used[1] > 3 * used[0]
 
 
+@pytest.mark.slow
 def test_a_crash_is_a_failure_with_the_signal(exported: Path) -> None:
     session = Session(Subject(exported))
     session.open(0)
@@ -159,6 +164,7 @@ def test_outputs_that_falsify_timings_are_named() -> None:
         output_warnings([np.float32([np.nan, 1])], [b])
 
 
+@pytest.mark.slow
 def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
     assert input_shapes(Subject(exported, batch=3)) == [{"shape": [3, 3, 48, 48], "dtype": "float32"}]
     with pytest.raises(UserError, match="its input is fixed at"):
@@ -223,6 +229,7 @@ def test_folders_of_one_name_are_told_apart_and_sweeps_in_sentences(tmp_path: Pa
     assert name_of(found) == "n on native, 2 threads, batch 4"
 
 
+@pytest.mark.slow
 def test_the_command_writes_json_and_compares(exported: Path, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "report.json"
     command = ["benchmark", "-m", str(exported), "--engine", "onednn", "openvino", "--rounds", "2", "--iterations", "4"]
@@ -233,6 +240,7 @@ def test_the_command_writes_json_and_compares(exported: Path, tmp_path: Path, ca
     assert {r["engine"] for r in json.loads(file.read_text())["results"]} == {"onednn", "openvino"}
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -> None:
     assert "did you mean 'onednn'?" in fails("benchmark", "-m", exported, "--engine", "onedn")
     assert "no such folder" in fails("benchmark", "-m", tmp_path / "nowhere")
@@ -246,6 +254,7 @@ def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -
     assert clue in needs
 
 
+@pytest.mark.slow
 def test_flags_are_checked_before_anything_is_measured(
     exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:

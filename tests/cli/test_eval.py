@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ppcls_ext.models.weights import save_weights
 from tests.helpers.runs import overrides
+
+pytestmark = pytest.mark.slow
 
 Fails = Callable[..., str]
 

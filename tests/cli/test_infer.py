@@ -17,6 +17,8 @@ from ppcls_ext.tasks.finding import load_task
 from tests.helpers.help import help_of
 from tests.helpers.runs import command, overrides
 
+pytestmark = pytest.mark.slow
+
 Fails = Callable[..., str]
 TASKS = ("classification", "detection", "segmentation")
 

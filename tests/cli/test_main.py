@@ -73,6 +73,7 @@ def test_flags_are_in_groups_with_help_and_one_vocabulary_of_values(command: Com
             assert set(metavars) <= METAVARS
 
 
+@pytest.mark.slow
 def test_the_parser_is_built_without_heavy_imports() -> None:
     heavy = ("paddle", "cv2", "scipy", "matplotlib", "pandas", "sklearn", "psutil")
     code = (

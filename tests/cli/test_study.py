@@ -27,6 +27,7 @@ def test_a_config_is_not_a_study(given: str, fails: Fails) -> None:
     assert f"study {given}: this file is not a study; known: studies/distillation" in message
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_not_a_study(trained: Path, fails: Fails) -> None:
     assert f"study {trained}: this file is not a study" in fails("study", "-c", trained)
 

@@ -18,6 +18,7 @@ def test_every_command_has_a_script() -> None:
     assert sorted(f"{command.NAME.replace('-', '_')}.py" for command in COMMANDS) == SCRIPTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_tools_run_from_any_folder(script: str, tmp_path: Path) -> None:
     line = [sys.executable, str(ROOT / "tools" / script), "--help"]

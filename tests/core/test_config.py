@@ -146,6 +146,7 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
         find_config("PPLCNet_1_0.yaml")
 
 
+@pytest.mark.slow
 def test_a_run_folder_gives_its_config_and_best_weights(trained: Path, tmp_path: Path) -> None:
     config = load_config(trained)
     assert config.path == trained / "config.yaml"
@@ -414,6 +415,7 @@ Metric:
 """
 
 
+@pytest.mark.slow
 def test_a_standard_paddleclas_config_is_accepted_unchanged(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.process import EngineProcess
 from tests.helpers.runs import overrides
 
+pytestmark = pytest.mark.slow
+
 Fails = Callable[..., str]
 
 

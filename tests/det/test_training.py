@@ -24,6 +24,8 @@ from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import train
 from tests.helpers.runs import log_of, trained_alone_and_in_two
 
+pytestmark = pytest.mark.slow
+
 AP50_REACHED = 0.3  # of one class of digits, in the steps below; a network that learned nothing has 0
 
 

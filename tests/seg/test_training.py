@@ -28,6 +28,8 @@ from seg.metrics import PixelConfusion
 from seg.task import Segmentation
 from tests.helpers.runs import log_of, trained_alone_and_in_two
 
+pytestmark = pytest.mark.slow
+
 MIOU_REACHED = 0.7  # of shape against background; a network that learned nothing has 0.45
 
 

@@ -23,6 +23,8 @@ from ppcls_ext.training.distillation import DIVERGENCES
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.runs import assert_same_run, config_of, log_of, write_config
 
+pytestmark = pytest.mark.slow
+
 Fails = Callable[..., str]
 
 

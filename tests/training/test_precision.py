@@ -19,6 +19,7 @@ from ppcls_ext.training.trainer import train
 from tests.helpers.runs import config_of, write_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", [{}, {"use_amp": True, "level": "O1", "scale_loss": 128.0}])
 def test_it_is_refused_on_the_cpu_in_one_line(section: dict[str, Any], data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path / "output")

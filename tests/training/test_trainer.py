@@ -22,6 +22,8 @@ from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.runs import SECONDS, assert_same_run, command, config_of, log_of, write_config, write_set
 
+pytestmark = pytest.mark.slow
+
 Fails = Callable[..., str]
 
 

@@ -55,6 +55,7 @@ def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
     result = run(ORDERS[order] + REPORT)
@@ -65,11 +66,13 @@ def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
     assert report["finders"] == 1
 
 
+@pytest.mark.slow
 def test_imports_are_silent_and_free_of_warnings() -> None:
     result = run("import ppcls_ext, ppcls.arch, ppcls.data, ppcls.loss, ppcls.optimizer, ppcls.metric", "-W", "error")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
     # ShuffleNetV2 splits tensors in its forward, and every batch norm tracks statistics in training mode.
     code = "import ppcls_ext, paddle; from ppcls_ext.models.factory import build_arch; "
@@ -78,6 +81,7 @@ def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_neither_paddle_nor_a_suite() -> None:
     result = run("import sys, ppcls_ext\nassert not {'paddle', 'ppcls', 'numpy'} & set(sys.modules)")
     assert result.returncode == 0, result.stderr
@@ -235,6 +239,7 @@ print(fresh, faults())
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
     fresh, kept = map(int, done.stdout.split())
