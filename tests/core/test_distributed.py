@@ -22,7 +22,7 @@ from ppcls_ext.data.loader import Loader, Sampler, Workers
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import train
-from tests.data.test_loader import Draws, batches, stack
+from tests.helpers.loaders import Draws, batches, stack
 from tests.helpers.runs import (
     CUT_BATCHES,
     ROOT,
@@ -100,6 +100,7 @@ def alone(odd: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return output / "one"
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_give_the_curve_of_one(
     alone: Path, odd: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def end(launcher: subprocess.Popen[bytes]) -> None:
     launcher.wait(SECONDS)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_saved(
     job: Job, alone: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +183,7 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_sav
     assert_same_curve(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_process_that_the_launcher_ends_for_a_killed_one_says_why_in_its_log(job: Job, tmp_path: Path) -> None:
     """The launcher finds out before the other process does. Slow: a job of two processes."""
     launcher = job("1:10:SIGKILL,0:10:SIGSTOP")
@@ -195,6 +198,7 @@ def test_a_process_that_the_launcher_ends_for_a_killed_one_says_why_in_its_log(j
     assert errors_in(output) == []  # the launcher, which names the process that was killed, follows no log any more
 
 
+@pytest.mark.slow
 def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Path) -> None:
     """Of the first layer, whose input does not depend on other statistics, that is the mean of the whole batch."""
     # One step of the same batch, with the layers as they are.
@@ -218,6 +222,7 @@ def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Pat
     np.testing.assert_allclose(two["_variance"], one["_variance"], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_ends_all_with_its_reason(odd: Path, tmp_path: Path) -> None:
     data = write_set(tmp_path / "images", train=5, val=3)
     config = config_of(data, tmp_path)
