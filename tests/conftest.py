@@ -13,7 +13,8 @@ import pytest
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.cli.main import main
 from ppcls_ext.training.trainer import Trainer
-from tests.helpers.runs import config_of, overrides, write_config, write_set
+from tests.helpers.configs import config_of, overrides, write_config
+from tests.helpers.sets import write_set
 
 
 @pytest.fixture(scope="session", autouse=True)

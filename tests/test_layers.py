@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from importlinter.cli import lint_imports
 
-from tests.helpers.runs import ROOT
+from tests.helpers.processes import ROOT
 
 # What trains, checks configs or draws tables: none of it may be needed to run an exported model.
 TRAINING_ONLY = ("paddle", "ppcls", "pydantic", "rich", "matplotlib", "scipy", "sklearn", "numba", "safetensors")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import ROOT, command
+from tests.helpers.processes import ROOT, command
 
 CORE = sorted((ROOT / "ppcls_ext").rglob("*.py"))
 SUITES = {"det", "seg", "ppdet", "paddleseg"}

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from ppcls_ext.models.weights import read_weights
-from tests.helpers.runs import command, overrides, write_set
+from tests.helpers.configs import overrides
+from tests.helpers.processes import command
+from tests.helpers.sets import write_set
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.models.weights import save_weights
-from tests.helpers.runs import overrides
+from tests.helpers.configs import overrides
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,9 @@ from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.registry import accepted_keys
 from ppcls_ext.tasks.finding import load_task
+from tests.helpers.configs import overrides
 from tests.helpers.help import help_of
-from tests.helpers.runs import command, overrides
+from tests.helpers.processes import command
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.cli.main import COMMANDS
-from tests.helpers.runs import ROOT
+from tests.helpers.processes import ROOT
 
 SCRIPTS = sorted(file.name for file in (ROOT / "tools").glob("*.py"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import overrides
+from tests.helpers.configs import overrides
 
 Fails = Callable[..., str]
 

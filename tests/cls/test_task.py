@@ -13,7 +13,7 @@ from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.seeding import seed_all
-from tests.helpers.runs import config_of, write_config
+from tests.helpers.configs import config_of, write_config
 
 MIX = "DataLoader.Train.dataset.batch_transform_ops=[{%s: {alpha: 0.4}}]"
 

@@ -16,7 +16,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.transforms import apply, build_transforms
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddleclas import ppcls
-from tests.helpers.runs import config_of, overrides, write_config
+from tests.helpers.configs import config_of, overrides, write_config
 
 SHIPPED = {name: file for name, file in shipped_configs().items() if file.parent.name == "configs"}
 

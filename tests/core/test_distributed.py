@@ -22,20 +22,11 @@ from ppcls_ext.data.loader import Loader, Sampler, Workers
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import train
+from tests.helpers.configs import config_of, write_config
 from tests.helpers.loaders import Draws, batches, stack
-from tests.helpers.runs import (
-    CUT_BATCHES,
-    ROOT,
-    SECONDS,
-    assert_same_curve,
-    config_of,
-    launched,
-    log_of,
-    ran,
-    wait_until,
-    write_config,
-    write_set,
-)
+from tests.helpers.processes import CUT_BATCHES, ROOT, SECONDS, launched, ran, wait_until
+from tests.helpers.runs import assert_same_curve, log_of
+from tests.helpers.sets import write_set
 
 
 def parts_of(count: int, batch: int, parts: int, **sampler: Any) -> list[Loader]:

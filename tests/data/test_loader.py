@@ -13,7 +13,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.core.seeding import derive, order
 from tests.helpers.loaders import batches, make
-from tests.helpers.runs import ROOT, SECONDS
+from tests.helpers.processes import ROOT, SECONDS
 
 
 @pytest.mark.slow

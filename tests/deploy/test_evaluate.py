@@ -18,7 +18,7 @@ from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.expect import verify
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.tasks.eval_report import read_per_class, write_metrics
-from tests.helpers.runs import overrides
+from tests.helpers.configs import overrides
 
 Fails = Callable[..., str]
 

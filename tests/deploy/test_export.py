@@ -22,7 +22,7 @@ from ppcls_ext.deploy.export import export
 from ppcls_ext.deploy.parity import Parity, check_parity
 from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.process import EngineProcess
-from tests.helpers.runs import overrides
+from tests.helpers.configs import overrides
 
 pytestmark = pytest.mark.slow
 

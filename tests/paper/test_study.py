@@ -23,7 +23,9 @@ from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.study import Study, compare
 from ppcls_ext.paper.tables import table
 from ppcls_ext.training.trainer import Stopped
-from tests.helpers.runs import ROOT, assert_same_run, config_of, log_of, write_config
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.processes import ROOT
+from tests.helpers.runs import assert_same_run, log_of
 
 Fails = Callable[..., str]
 FILES = sorted((ROOT / "configs" / STUDIES).glob("*.yaml"))

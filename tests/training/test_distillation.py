@@ -21,7 +21,8 @@ from ppcls_ext.models.weights import numpy_state, read_weights, save_weights
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.distillation import DIVERGENCES
 from ppcls_ext.training.trainer import Stopped, train
-from tests.helpers.runs import assert_same_run, config_of, log_of, write_config
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.runs import assert_same_run, log_of
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.training.precision import AMP, Precision
 from ppcls_ext.training.trainer import train
-from tests.helpers.runs import config_of, write_config
+from tests.helpers.configs import config_of, write_config
 
 
 @pytest.mark.slow

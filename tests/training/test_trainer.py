@@ -20,7 +20,10 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.trainer import Stopped, train
-from tests.helpers.runs import SECONDS, assert_same_run, command, config_of, log_of, write_config, write_set
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.processes import SECONDS, command
+from tests.helpers.runs import assert_same_run, log_of
+from tests.helpers.sets import write_set
 
 pytestmark = pytest.mark.slow
 
