@@ -72,7 +72,10 @@ def test_sources_compile_without_a_warning(file: Path) -> None:
 
 @pytest.mark.slow
 def test_all_warnings_as_errors_do_not_stop_the_command(trained: Path, data: Path, tmp_path: Path) -> None:
-    """`python -W error` around a whole evaluation: neither our code nor what it silences raises."""
+    """`python -W error` around a whole evaluation: neither our code nor what it silences raises.
+
+    Slow: a fresh process evaluates.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ppcls_ext.cli", "eval", "-c", str(trained), "--save-dir", str(tmp_path)],
         capture_output=True,
@@ -86,6 +89,7 @@ def test_all_warnings_as_errors_do_not_stop_the_command(trained: Path, data: Pat
 
 @pytest.mark.slow
 def test_commands_say_nothing_but_their_own(trained: Path, data: Path, tmp_path: Path) -> None:
+    """Slow: a fresh process evaluates."""
     done = command("eval", "-c", trained, "--save-dir", tmp_path / "r", "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [f"weights from {trained / 'best.pdparams'}", f"report: {tmp_path / 'r'}"]

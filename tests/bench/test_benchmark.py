@@ -91,7 +91,10 @@ def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
 
 @pytest.mark.slow
 def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor time that counts as ours is that of all calls: with a hundred times as many it is more."""
+    """The processor time that counts as ours is that of all calls: with a hundred times as many it is more.
+
+    Slow: two benchmarks, each with its processes.
+    """
     used: list[float] = []
     monkeypatch.setattr("ppcls_ext.core.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
     for discarded in (0, 200):
@@ -166,6 +169,7 @@ def test_outputs_that_falsify_timings_are_named() -> None:
 
 @pytest.mark.slow
 def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
+    """Slow: a folder for each case is measured in processes of its own."""
     assert input_shapes(Subject(exported, batch=3)) == [{"shape": [3, 3, 48, 48], "dtype": "float32"}]
     with pytest.raises(UserError, match="its input is fixed at"):
         input_shapes(Subject(exported, size=(64, 64)))

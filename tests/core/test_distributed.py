@@ -95,6 +95,7 @@ def alone(odd: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_two_processes_with_half_the_batch_give_the_curve_of_one(
     alone: Path, odd: Path, trained: Path, tmp_path: Path
 ) -> None:
+    """Slow: a job of two processes beside a run of one."""
     config = settle(odd, tmp_path, "two", trained / "best.pdparams", 2, EPOCHS)
     done = ran(launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config))
     assert "2 processes, a batch of 4 in all" in done.stdout
@@ -126,7 +127,7 @@ Job = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def job(odd: Path, trained: Path, tmp_path: Path) -> Iterator[Job]:
-    """Starts the training of `alone` in two processes, which send themselves `SIGNALS` (see `cut_batches.py`).
+    """Starts the training of `alone` in two processes, which send themselves `SIGNALS` (see `signals.py`).
 
     What the job says goes to `output.txt`, the processes' logs to `log`, the run to `run`.
     """
@@ -191,7 +192,10 @@ def test_a_process_that_the_launcher_ends_for_a_killed_one_says_why_in_its_log(j
 
 @pytest.mark.slow
 def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Path) -> None:
-    """Of the first layer, whose input does not depend on other statistics, that is the mean of the whole batch."""
+    """Of the first layer, whose input does not depend on other statistics, that is the mean of the whole batch.
+
+    Slow: a job of two processes.
+    """
     # One step of the same batch, with the layers as they are.
     first = {}
     for processes, batch in ((1, 8), (2, 4)):
@@ -215,6 +219,7 @@ def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_what_one_process_cannot_read_ends_all_with_its_reason(odd: Path, tmp_path: Path) -> None:
+    """Slow: a job of two processes."""
     data = write_set(tmp_path / "images", train=5, val=3)
     config = config_of(data, tmp_path)
     config["Global"] |= {"threads": 1, "check_seconds": 0, "eval_during_train": False}

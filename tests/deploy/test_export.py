@@ -61,6 +61,7 @@ def test_openvino_refuses_the_format_on_which_paddle_would_not_use_it(exported: 
 
 
 def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None:
+    """Slow: an export is checked on every engine."""
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'one'}", "Export.batch=2"])
     folder = export(config, formats="json")
     assert read_yaml(folder / "inference.yml")["inputs"][0]["shape"][0] == 2
@@ -70,6 +71,7 @@ def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None
 
 
 def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: two exports are checked on every engine."""
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'inference'}"])
     folder = export(config, formats="json")
     before = (folder / "inference.pdiparams").read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CUT_BATCHES = ROOT / "tests" / "helpers" / "cut_batches.py"
+SIGNALS = ROOT / "tests" / "helpers" / "signals.py"
 SECONDS = 120  # no command of these tests takes a quarter of it
 
 

@@ -283,6 +283,7 @@ def test_wrong_arguments(arguments: list[str], clue: str, tmp_path: Path, fails:
 
 @pytest.mark.slow
 def test_end_to_end(work: Path, tmp_path: Path) -> None:
+    """Slow: three networks are built, exported and measured."""
     folders = ["--out", str(tmp_path), "--work", str(work)]
     assert main(["reproduce", "--tables", "8", "--engines", "onednn", "--quick", *folders]) == 0
     document = json.loads((tmp_path / RAW).read_text())

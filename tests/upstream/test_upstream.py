@@ -58,6 +58,7 @@ def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
+    """Slow: each order needs a fresh process that imports Paddle."""
     result = run(ORDERS[order] + REPORT)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
@@ -68,6 +69,7 @@ def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
 
 @pytest.mark.slow
 def test_imports_are_silent_and_free_of_warnings() -> None:
+    """Slow: a fresh process imports Paddle and PaddleClas."""
     result = run("import ppcls_ext, ppcls.arch, ppcls.data, ppcls.loss, ppcls.optimizer, ppcls.metric", "-W", "error")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -75,6 +77,7 @@ def test_imports_are_silent_and_free_of_warnings() -> None:
 @pytest.mark.slow
 def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
     # ShuffleNetV2 splits tensors in its forward, and every batch norm tracks statistics in training mode.
+    """Slow: a fresh process imports Paddle."""
     code = "import ppcls_ext, paddle; from ppcls_ext.models.factory import build_arch; "
     code += "build_arch({'name': 'ShuffleNetV2_x0_33'})(paddle.zeros([2, 3, 32, 32]))"
     result = run(code)
