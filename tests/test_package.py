@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import ROOT, command
+from tests.helpers.processes import ROOT, SECONDS, command
 
 CORE = sorted((ROOT / "ppcls_ext").rglob("*.py"))
 SUITES = {"det", "seg", "ppdet", "paddleseg"}
@@ -50,7 +50,7 @@ def test_the_scan_sees_imports(tmp_path: Path) -> None:
 def run(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     line = [sys.executable, *flags, "-c", code]
-    return subprocess.run(line, capture_output=True, text=True, timeout=100, env=environment, check=False, cwd="/")
+    return subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False, cwd="/")
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_all_warnings_as_errors_do_not_stop_the_command(trained: Path, data: Pat
         [sys.executable, "-W", "error", "-m", "ppcls_ext.cli", "eval", "-c", str(trained), "--save-dir", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=SECONDS,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )

@@ -16,6 +16,7 @@ from ppcls_ext.cli import main as command_line
 from ppcls_ext.cli.main import COMMANDS, Command, build_parser, main
 from ppcls_ext.core.errors import CheckFailed, UserError
 from tests.helpers.help import help_of
+from tests.helpers.processes import SECONDS
 
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
@@ -80,7 +81,7 @@ def test_the_parser_is_built_without_heavy_imports() -> None:
         "import sys; from ppcls_ext.cli.main import build_parser; build_parser(); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -19,8 +19,7 @@ from ppcls_ext.models.factory import download_weights
 from ppcls_ext.upstream.imports import RepairingFinder, quiet_import
 from ppcls_ext.upstream.paddle import let_mkl_use_avx2
 from ppcls_ext.upstream.paddleclas import give_ppcls_a_logger, parameter_names_may_repeat, ppcls
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.processes import ROOT, SECONDS
 
 # What a process prints last: who builds PPLCNet_x0_25 under each name of PaddleClas's `arch` that it imported.
 REPORT = """
@@ -52,7 +51,7 @@ ORDERS = {
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *options, "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 @pytest.mark.slow
