@@ -14,10 +14,10 @@ from paddle import nn
 
 from det.task import Detection
 from det.weights import load_detector
-from ppcls_ext import upstream
 from ppcls_ext.core.config import load_config, shipped_configs
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.weights import Weights, numpy_state, save_weights
+from ppcls_ext.upstream.paddledet import ppdet
 
 
 class Size(NamedTuple):
@@ -59,10 +59,10 @@ def task(size: str, side: int = 320, *overrides: str) -> Detection:
 
 def of_paddledet(size: Size) -> nn.Layer:
     """The network of a public row, of PaddleDetection's own classes with the options of its `picodet_v2.yml`."""
-    head = upstream.ppdet("modeling.heads.pico_head")
-    backbone = upstream.ppdet("modeling.backbones.lcnet").LCNet(scale=size.scale, feature_maps=[3, 4, 5])
+    head = ppdet("modeling.heads.pico_head")
+    backbone = ppdet("modeling.backbones.lcnet").LCNet(scale=size.scale, feature_maps=[3, 4, 5])
     # Its default list of scales grows with every network that is built (paddledet 2.6.0).
-    neck = upstream.ppdet("modeling.necks.lc_pan").LCPAN(
+    neck = ppdet("modeling.necks.lc_pan").LCPAN(
         [shape.channels for shape in backbone.out_shape],
         size.width,
         num_features=4,
@@ -76,8 +76,8 @@ def of_paddledet(size: Size) -> nn.Layer:
         share_cls_reg=True,
         use_se=True,
     )
-    loss = upstream.ppdet("modeling.losses.varifocal_loss").VarifocalLoss(use_sigmoid=False)
-    return upstream.ppdet("modeling.architectures.picodet").PicoDet(
+    loss = ppdet("modeling.losses.varifocal_loss").VarifocalLoss(use_sigmoid=False)
+    return ppdet("modeling.architectures.picodet").PicoDet(
         backbone,
         neck,
         head.PicoHeadV2(
