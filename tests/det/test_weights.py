@@ -191,6 +191,14 @@ def test_a_public_file_of_another_network_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_segmentation_network_is_no_detector(detector: nn.Layer, tmp_path: Path) -> None:
+    state = {n: t.numpy() for n, t in detector.state_dict().items() if n.startswith("backbone.")}
+    save_weights(tmp_path / "w.pdparams", {**state, "head.decoder.conv.weight": np.zeros((3, 8, 1, 1), np.float32)})
+    with pytest.raises(UserError, match=r"'conv1\.conv\.weight': absent in the file") as caught:
+        task("xs").load_pretrained(task("xs").build_model(), str(tmp_path / "w.pdparams"))
+    assert "\n" not in str(caught.value)
+
+
 def test_public_is_the_file_that_the_config_names(
     detector: nn.Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

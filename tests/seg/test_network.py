@@ -90,6 +90,17 @@ def test_a_segmentation_file_that_does_not_fit_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_the_backbone_of_a_detector_is_taken(tmp_path: Path) -> None:
+    trunk = numpy_state(PPLCNet(0.25))
+    detector = {f"backbone.{name}": value for name, value in trunk.items()}
+    save_weights(tmp_path / "w.pdparams", {**detector, "head.head_cls0.weight": np.zeros((5, 64, 1, 1), np.float32)})
+    task = Segmentation(load_config("seg/my_masks", ["Arch.class_num=3", "Arch.backbone.scale=0.25"]))
+    model = task.build_model()
+    assert "the head starts anew" in task.load_pretrained(model, str(tmp_path / "w.pdparams"))[0]
+    for name, value in numpy_state(model.backbone).items():
+        assert np.array_equal(value, trunk[name]), name
+
+
 def test_a_new_head_keeps_everything_else_of_a_segmentation_network(tmp_path: Path) -> None:
     three = Segmentation(load_config("seg/my_masks", ["Arch.class_num=3", "Arch.backbone.scale=0.25"]))
     whole = numpy_state(three.build_model())
