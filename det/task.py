@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from det.checks import check_splits
 from det.dataset import DetectionDataset, EvalCollate, TrainCollate
 from det.inference import DetectionInference, split_rows
 from det.metrics import METRICS, CocoResult
-from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection
+from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection, ResizeSection
 from det.splits import CocoSplit, Findings, check_coco, read_coco, read_record_image
 from det.transforms import (
     BATCH_TRANSFORMS,
@@ -36,7 +36,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
-from ppcls_ext.models.weights import load_into, load_trunk, read_weights
+from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.classes import check_class_count
 from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.tasks.splits import SPLIT_NAMES, parse_splits
@@ -48,15 +48,11 @@ if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what tr
 PARITY_TOLERANCE = 1e-4  # of a score, and of a corner in units of the input's longer side
 
 
-def _is_detector(weights: Mapping[str, np.ndarray]) -> bool:
-    return any(name.startswith("head.head_cls") for name in weights)
-
-
 class Detection(Task):
     """See `Task`. Metrics: COCO's `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`."""
 
     name = "detection"
-    sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "NMS", "Infer", "Export", "Expect")
+    sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "Resize", "NMS", "Infer", "Export", "Expect")
     primary = "AP"
     inference = DetectionInference
     metric_names = METRICS
@@ -65,6 +61,7 @@ class Detection(Task):
         super().__init__(config)
         self._loaders = parse_splits(config, LoaderSection)
         self.arch = parse(ArchSection, config.get("Arch"), "Arch")
+        self.interpolation = parse(ResizeSection, config.get("Resize"), "Resize").interpolation
         self.nms = parse(NmsSection, config.get("NMS"), "NMS")
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self.export = parse(ExportSection, config.get("Export"), "Export")
@@ -161,7 +158,7 @@ class Detection(Task):
         dataset = DetectionDataset(self.train_split, ops, self.run.seed)
         if not any(len(record.boxes) for record in self.train_split.records):
             raise UserError(f"annotations {self.train_split.source}: no usable box in it, so there is nothing to learn")
-        collate = TrainCollate(self.size, resizing, self.targets, self.run.seed)
+        collate = TrainCollate(self.size, self.interpolation, resizing, self.targets, self.run.seed)
         return Loader(dataset, section.sampler, section.loader, collate, self.run.seed)
 
     @functools.cached_property
@@ -179,7 +176,7 @@ class Detection(Task):
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
         sampler = section.sampler.in_order()
         dataset = DetectionDataset(self.eval_split, [], self.run.seed)
-        return Loader(dataset, sampler, section.loader, EvalCollate(self.size), self.run.seed)
+        return Loader(dataset, sampler, section.loader, EvalCollate(self.size, self.interpolation), self.run.seed)
 
     def eval_loader(self) -> Loader:
         return self._eval_loader
@@ -209,24 +206,28 @@ class Detection(Task):
         return build_picodet(self.arch, self.class_num, self.run.epochs, self.size)
 
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
-        """A detector's weights, or those of a classification network for the backbone."""
-        from det.backbones import from_classifier
+        """A detector's weights (`public`: those of `Arch.public_weights`), or a classifier's for the backbone."""
+        from det import weights as fitting
 
+        path = fitting.find_public(self.arch) if path == fitting.PUBLIC else path
         weights = read_weights(path)
-        if _is_detector(weights):
-            fresh = load_into(model, weights, path, self.run.new_head, model.head_names())
+        if fitting.is_detector(weights):
+            fresh = fitting.load_detector(model, weights, path, self.run.new_head)
             return [f"weights from {path}" + (f"; new: {', '.join(fresh)}" if fresh else "")]
-        load_trunk(model.backbone, from_classifier(model.backbone, weights), path)
+        fitting.load_classifier(model, weights, path)
         return [f"backbone from the classification weights {path}; neck and head are new"]
 
     def load_trained(self, model: nn.Layer, path: str) -> list[str]:
+        from det import weights as fitting
+
+        path = fitting.find_public(self.arch) if path == fitting.PUBLIC else path
         weights = read_weights(path)
-        if not _is_detector(weights):
+        if not fitting.is_detector(weights):
             raise UserError(
                 f"weights {path}: they are not a detector's; train from them first, "
                 "with -o Global.pretrained_model=FILE"
             )
-        load_into(model, weights, path, head=model.head_names())
+        fitting.load_detector(model, weights, path)
         return [f"weights from {path}"]
 
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
@@ -280,7 +281,13 @@ class Detection(Task):
 
         recipe = {
             "network": f"PicoDet {self.arch.recipe}, {self.arch.backbone['name']}",
-            "preprocess": {"resize": list(self.size), "mean": list(MEAN), "std": list(STD), "pixels": "[0, 1], RGB"},
+            "preprocess": {
+                "resize": list(self.size),
+                "interpolation": self.interpolation,
+                "mean": list(MEAN),
+                "std": list(STD),
+                "pixels": "[0, 1], RGB",
+            },
             "postprocess": {
                 "nms_in_graph": self.export.nms,
                 "threshold": self.infer.threshold,
@@ -313,7 +320,7 @@ class Detection(Task):
             return [np.random.default_rng(0).standard_normal((count, 3, *self.size)).astype(np.float32)]
         picked = [records[k % len(records)] for k in range(count)]
         samples = [Sample(read_record_image(r), r.boxes, r.classes) for r in picked]
-        return [np.stack([normalise(resize(sample, self.size).image) for sample in samples])]
+        return [np.stack([normalise(resize(sample, self.size, self.interpolation).image) for sample in samples])]
 
     def _compare_raw(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
         scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))

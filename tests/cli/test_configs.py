@@ -42,7 +42,7 @@ def test_every_file_says_what_it_is_in_a_line(shipped) -> None:
 
 
 def test_a_word_filters_names_tasks_and_texts_in_capitals_or_not(capfd: pytest.CaptureFixture[str]) -> None:
-    assert listed(["my_coco"], capfd) == {"detection": ["det/my_coco"]}
+    assert listed(["my_coco"], capfd) == {"detection": ["det/my_coco", "det/my_coco_from_coco"]}
     assert list(listed(["SEGMENTATION"], capfd)) == ["segmentation"]
     assert listed(["Squeeze-and"], capfd) == {"studies": ["studies/table7"]}
 

@@ -120,8 +120,9 @@ def step(task: Detection, side: int, boxes: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_and_trains_a_step(name: str) -> None:
-    task = Detection(load_config(name, ["Arch.class_num=80", "Global.image_shape=[3,96,96]"]))
-    losses = step(task, 96, 3)
+    side = 192 if load_config(name)["Arch"]["recipe"] == "tal" else 96
+    task = Detection(load_config(name, ["Arch.class_num=80", f"Global.image_shape=[3,{side},{side}]"]))
+    losses = step(task, side, 3)
     assert losses["box_loss"] > 0
     schedule = build_schedule(lr_of(task.config["Optimizer"]), task.run.epochs, 523, 224)
     build_optimizer(task.config["Optimizer"], task.build_model(), schedule)
