@@ -28,8 +28,11 @@ def version() -> str:
 
 
 def readme() -> str:
+    """The README without links into the checkout, since those lead nowhere on the page of a package index."""
     path = ROOT / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = re.sub(r"!\[[^\]]*\]\((?!\w+://)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]+)\]\((?!\w+://)[^)]*\)", r"\1", text)
 
 
 def config_files() -> list[str]:
