@@ -12,7 +12,6 @@ from distutils.core import run_setup
 from pathlib import Path
 
 import pytest
-import setuptools  # noqa: F401  (before distutils, which it provides)
 
 from ppcls_ext.cli.main import build_parser
 from ppcls_ext.core.config import Global, load_config, shipped_configs, shipped_studies
@@ -125,7 +124,7 @@ def status_of(words: list[str]) -> int | str | None:
 @each_page
 def test_commands_are_understood(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in command_lines(page):
-        if words[0].startswith("COMMAND"):
+        if not words or words[0].startswith("COMMAND"):
             continue
         line = words if words[1:] or words == ["configs"] else [*words, "--help"]  # a command that is only named
         refused = status_of(line)
