@@ -167,7 +167,7 @@ def test_files_modules_and_targets_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = "\n".join([*SPAN.findall(without_fences(page)), *(block for _, block in FENCE.findall(text))])
     shipped = {**shipped_configs(), **shipped_studies()}
-    for path in re.findall(rf"(?<![\w/.])((?:{FOLDERS})/[\w/.*-]*)", code):
+    for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.*-]*)", code):
         whole = path.rstrip(".")
         there = any(ROOT.glob(whole.rstrip("/"))) or any((ROOT / "configs").glob(f"{whole}.yaml"))
         assert there or whole in shipped or page.name in whole, f"{page.name}: {path}"
