@@ -142,7 +142,7 @@ def test_configs_that_commands_name_ship_or_are_the_reader_s(page: Path) -> None
             own = name.startswith("output/") or name.isupper() or (name.endswith(".yaml") and "configs/" not in name)
             assert own or name in shipped or (ROOT / name).is_file(), f"{page.name}: {flag} {name}"
             if name in shipped_configs() and words[0] != "study":
-                _ = load_config(name, overrides).run  # what overrides change is checked as the command does it
+                load_config(name, overrides)  # reads the overrides as the command does
 
 
 @each_page
@@ -170,7 +170,7 @@ def test_files_modules_and_targets_exist(page: Path) -> None:
     for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.*-]*)", code):
         whole = path.rstrip(".")
         there = any(ROOT.glob(whole.rstrip("/"))) or any((ROOT / "configs").glob(f"{whole}.yaml"))
-        assert there or whole in shipped or page.name in whole, f"{page.name}: {path}"
+        assert there or whole in shipped, f"{page.name}: {path}"
     for dotted in re.findall(r"(?<![\w/.])((?:ppcls_ext|det|seg)(?:\.[A-Za-z_]\w*)+)", code):
         assert is_module_or_name(dotted), f"{page.name}: {dotted}"
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
