@@ -15,7 +15,7 @@ import pytest
 
 from ppcls_ext.cli.main import build_parser
 from ppcls_ext.core.config import Global, load_config, shipped_configs, shipped_studies
-from tests.helpers.runs import ROOT
+from tests.helpers.processes import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README_LINES = 130
