@@ -12,13 +12,13 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.seeding import SAMPLE
 from ppcls_ext.data.loader import Place
 from seg.masks import Rules, read_pair
-from seg.sections import IGNORE, Augment, Normalize
+from seg.sections import IGNORE, AugmentSection, NormalizeSection
 from seg.splits import PairList
 
 MULTIPLE = 32  # the network's largest stride: padded to it, its maps lie on the image's grid
 
 
-def normalize(image: np.ndarray, settings: Normalize) -> np.ndarray:
+def normalize(image: np.ndarray, settings: NormalizeSection) -> np.ndarray:
     """uint8 RGB [H, W, 3] to float32 [3, H, W], contiguous."""
     mean, std = (np.array(values, np.float32) * 255 for values in (settings.mean, settings.std))
     return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))
@@ -28,7 +28,7 @@ def crop_and_flip(
     image: np.ndarray,
     mask: np.ndarray,
     size: tuple[int, int],
-    settings: Augment,
+    settings: AugmentSection,
     fill: Sequence[float],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +79,9 @@ class SegmentationDataset:
         self,
         pairs: PairList,
         rules: Rules,
-        normalization: Normalize,
+        normalization: NormalizeSection,
         seed: int,
-        augment: Augment | None = None,
+        augment: AugmentSection | None = None,
         size: tuple[int, int] = (0, 0),
     ) -> None:
         self.pairs, self.rules, self.normalization = pairs, rules, normalization

@@ -15,7 +15,7 @@ from ppcls_ext.data.transforms import named_ops
 from ppcls_ext.models.weights import load_into, load_trunk
 from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, register_with_paddleseg
-from seg.sections import IGNORE, Arch
+from seg.sections import IGNORE, ArchSection
 
 LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
 ASPP_CHANNELS = 256  # PaddleSeg's decoder takes no other number
@@ -46,7 +46,7 @@ def aspp_ratios(crop: tuple[int, int], output_stride: int) -> tuple[int, int, in
     return 1, first, second, third
 
 
-def build_network(arch: Arch, class_num: int, ratios: Sequence[int]) -> nn.Layer:
+def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> nn.Layer:
     """Build the network of an `Arch` section, with these dilations in its ASPP.
 
     Shapes: float32 [N, 3, H, W], RGB, normalised, to a list of one float32 [N, class_num, H, W] of logits.

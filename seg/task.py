@@ -22,7 +22,6 @@ from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.tasks.splits import SPLIT_NAMES, by_split, parse_splits
 from ppcls_ext.tasks.task import Task
 from seg import cityscapes
-from seg import sections as typed
 from seg.augment import MULTIPLE, SegmentationDataset, collate
 from seg.checks import report_on
 from seg.colours import palette
@@ -30,6 +29,16 @@ from seg.inference import EvaluatedNetwork, ExportedNetwork, SegmentationInferen
 from seg.masks import Rules, check_pairs, count_classes
 from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
+from seg.sections import (
+    IGNORE,
+    ArchSection,
+    EvalSection,
+    ExportSection,
+    InferSection,
+    LoaderSection,
+    MasksSection,
+    NormalizeSection,
+)
 from seg.splits import PairList, find_cityscapes, find_pairs, read_pairs
 
 # Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
@@ -50,16 +59,16 @@ class Segmentation(Task):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._loaders = parse_splits(config, typed.LoaderSection)
+        self._loaders = parse_splits(config, LoaderSection)
         self._losses = by_split(config, "Loss")
-        self.arch = parse(typed.Arch, config.get("Arch"), "Arch")
-        self.masks = parse(typed.Masks, config.get("Masks"), "Masks")
-        self.normalization = parse(typed.Normalize, config.get("Normalize"), "Normalize")
-        self.eval = parse(typed.Eval, config.get("Eval"), "Eval")
-        self.infer = parse(typed.Infer, config.get("Infer"), "Infer")
-        self.export = parse(typed.Export, config.get("Export"), "Export")
-        if isinstance(self.arch.class_num, int) and not 2 <= self.arch.class_num < typed.IGNORE:
-            raise UserError(f"Arch.class_num: {self.arch.class_num} is not between 2 and {typed.IGNORE - 1}")
+        self.arch = parse(ArchSection, config.get("Arch"), "Arch")
+        self.masks = parse(MasksSection, config.get("Masks"), "Masks")
+        self.normalization = parse(NormalizeSection, config.get("Normalize"), "Normalize")
+        self.eval = parse(EvalSection, config.get("Eval"), "Eval")
+        self.infer = parse(InferSection, config.get("Infer"), "Infer")
+        self.export = parse(ExportSection, config.get("Export"), "Export")
+        if isinstance(self.arch.class_num, int) and not 2 <= self.arch.class_num < IGNORE:
+            raise UserError(f"Arch.class_num: {self.arch.class_num} is not between 2 and {IGNORE - 1}")
         if self.export.size is not None and any(side % MULTIPLE for side in self.export.size):
             raise UserError(f"Export.size: sides must be multiples of {MULTIPLE}, got {list(self.export.size)}")
         if self.eval.mode == "sliding" and self.eval.stride is not None:
@@ -226,7 +235,7 @@ class Segmentation(Task):
         losses = {name: coefficient * loss(logits, labels) for name, coefficient, loss in self._train_losses}
         losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
         with paddle.no_grad():
-            counted = labels != typed.IGNORE
+            counted = labels != IGNORE
             hit = (logits.argmax(1) == labels).logical_and(counted).astype("float32").sum()
             pixels = counted.astype("float32").sum()
             accuracy = hit / pixels.clip(min=1.0)

@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 
 from seg.augment import MULTIPLE
-from seg.sections import Eval
+from seg.sections import EvalSection
 
 Network = Callable[[paddle.Tensor], paddle.Tensor]  # float32 [N, 3, H, W] to logits [N, C, H, W]
 
@@ -45,7 +45,9 @@ def sliding(network: Network, x: paddle.Tensor, window: tuple[int, int], stride:
     return total / count
 
 
-def class_map(network: Network, x: paddle.Tensor, settings: Eval, default_window: tuple[int, int]) -> paddle.Tensor:
+def class_map(
+    network: Network, x: paddle.Tensor, settings: EvalSection, default_window: tuple[int, int]
+) -> paddle.Tensor:
     """The best class of each pixel, int32 [N, H, W], by an `Eval` section.
 
     With flips or several scales, probabilities are averaged.
