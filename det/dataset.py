@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from det.splits import CocoSplit, read_record_image
-from det.transforms import BatchRandomResize, Sample, Transform, normalise, resize
+from det.transforms import BatchRandomResize, Sample, Transform, resize
+from ppcls_ext.core.pixels import normalize
 from ppcls_ext.core.seeding import BATCH, SAMPLE
 from ppcls_ext.data.loader import Place
 
@@ -54,7 +55,7 @@ class TrainCollate:
         for operation in self.resizing:
             size, interpolation = operation(rng)
         resized = [resize(sample, size, interpolation) for sample, _ in samples]
-        images = np.stack([normalise(sample.image) for sample in resized])
+        images = np.stack([normalize(sample.image) for sample in resized])
         return [images, *self.targets(images, resized, epoch)]
 
 
@@ -65,5 +66,5 @@ class EvalCollate:
         self.size = size
 
     def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
-        images = [normalise(resize(sample, self.size).image) for sample, _ in samples]
+        images = [normalize(resize(sample, self.size).image) for sample, _ in samples]
         return [np.stack(images), np.array([place.number for _, place in samples], np.int64)]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.exif import upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
@@ -270,7 +271,7 @@ def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int,
     if width is None and height is None:
         try:
             with Image.open(file) as image:
-                return _upright(image)
+                return upright_size(image)
         except OSError as error:
             findings.add(NO_SIZE, str(error))
             return None
@@ -278,12 +279,6 @@ def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int,
         findings.add(SIZE, f"image {info['id']} has {width} x {height}")
         return None
     return width, height
-
-
-def _upright(image: Image.Image) -> tuple[int, int]:
-    """(width, height) after turning by the EXIF orientation, of which 5 to 8 are by a quarter; decodes nothing."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return image.size[::-1] if turned else image.size
 
 
 def _record(
@@ -335,7 +330,7 @@ def has_its_size(record: Record) -> bool:
     """
     try:
         with Image.open(record.path) as image:
-            return record.size in (image.size, _upright(image))
+            return record.size in (image.size, upright_size(image))
     except OSError:
         return True
 

@@ -21,21 +21,19 @@ from det.sections import ArchSection, ExportSection, InferSection, LoaderSection
 from det.splits import CocoSplit, Findings, check_coco, read_coco, read_record_image
 from det.transforms import (
     BATCH_TRANSFORMS,
-    MEAN,
-    SIZE_STEP,
-    STD,
     TRANSFORMS,
     Sample,
     build_ops,
-    normalise,
     resize,
 )
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
+from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import load_into, load_trunk, read_weights
 from ppcls_ext.tasks.classes import check_class_count
 from ppcls_ext.tasks.deployment import Deployment, Input
@@ -69,8 +67,8 @@ class Detection(Task):
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self.export = parse(ExportSection, config.get("Export"), "Export")
         self.size = (self.run.image_shape[1], self.run.image_shape[2])  # height, width
-        if min(self.size) < SIZE_STEP or self.size[0] % SIZE_STEP or self.size[1] % SIZE_STEP:
-            raise UserError(f"Global.image_shape: sides must be multiples of {SIZE_STEP}, got {self.size}")
+        if min(self.size) < LARGEST_STRIDE or self.size[0] % LARGEST_STRIDE or self.size[1] % LARGEST_STRIDE:
+            raise UserError(f"Global.image_shape: sides must be multiples of {LARGEST_STRIDE}, got {self.size}")
 
     # Data
 
@@ -279,7 +277,12 @@ class Detection(Task):
 
         recipe = {
             "network": f"PicoDet {self.arch.recipe}, {self.arch.backbone['name']}",
-            "preprocess": {"resize": list(self.size), "mean": list(MEAN), "std": list(STD), "pixels": "[0, 1], RGB"},
+            "preprocess": {
+                "resize": list(self.size),
+                "mean": list(IMAGENET_MEAN),
+                "std": list(IMAGENET_STD),
+                "pixels": "[0, 1], RGB",
+            },
             "postprocess": {
                 "nms_in_graph": self.export.nms,
                 "threshold": self.infer.threshold,
@@ -312,7 +315,7 @@ class Detection(Task):
             return [np.random.default_rng(0).standard_normal((count, 3, *self.size)).astype(np.float32)]
         picked = [records[k % len(records)] for k in range(count)]
         samples = [Sample(read_record_image(r), r.boxes, r.classes) for r in picked]
-        return [np.stack([normalise(resize(sample, self.size).image) for sample in samples])]
+        return [np.stack([normalize(resize(sample, self.size).image) for sample in samples])]
 
     def _compare_raw(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
         scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))

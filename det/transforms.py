@@ -11,13 +11,9 @@ import numpy as np
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.data.transforms import named_ops
+from ppcls_ext.models.spec import LARGEST_STRIDE
 
-# Of ImageNet, for pixels in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-
-SIZE_STEP = 32  # the coarsest stride: input sides are multiples of it
 
 
 class Sample(NamedTuple):
@@ -200,9 +196,9 @@ class BatchRandomResize:
         random_interp: bool = True,
     ) -> None:
         if target_size == "auto":
-            steps = range(-2 * SIZE_STEP, 3 * SIZE_STEP, SIZE_STEP)
+            steps = range(-2 * LARGEST_STRIDE, 3 * LARGEST_STRIDE, LARGEST_STRIDE)
             sizes = [(image_shape[1] + s, image_shape[2] + s) for s in steps]
-            self.sizes = [size for size in sizes if min(size) >= SIZE_STEP]
+            self.sizes = [size for size in sizes if min(size) >= LARGEST_STRIDE]
         else:
             if not isinstance(target_size, (list, tuple)) or not target_size:
                 raise ValueError(f"target_size: expected auto or a list of sizes, got {target_size!r}")
@@ -215,9 +211,11 @@ class BatchRandomResize:
         if (
             not isinstance(sides, (list, tuple))
             or len(sides) != 2
-            or not all(isinstance(side, int) and side >= SIZE_STEP and side % SIZE_STEP == 0 for side in sides)
+            or not all(
+                isinstance(side, int) and side >= LARGEST_STRIDE and side % LARGEST_STRIDE == 0 for side in sides
+            )
         ):
-            raise ValueError(f"target_size: sides must be multiples of {SIZE_STEP}, got {given!r}")
+            raise ValueError(f"target_size: sides must be multiples of {LARGEST_STRIDE}, got {given!r}")
         return sides[0], sides[1]
 
     def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
@@ -248,9 +246,3 @@ def resize(sample: Sample, size: tuple[int, int], interpolation: int = cv2.INTER
     image = cv2.resize(np.ascontiguousarray(sample.image), size[::-1], interpolation=interpolation)
     scale = np.array([size[1] / width, size[0] / height] * 2, np.float32)
     return Sample(image, sample.boxes * scale, sample.classes)
-
-
-def normalise(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] to float32 [3, H, W] of about zero mean and unit deviation."""
-    mean, std = np.float32(255) * np.array([MEAN, STD], np.float32)
-    return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))

@@ -9,10 +9,11 @@ import numpy as np
 
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.exif import AS_STORED, orientation_of
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.data.faults import DataReport
 from seg.colours import overlay
-from seg.masks import Rules, orientation, read_mask, read_pair
+from seg.masks import Rules, read_mask, read_pair
 from seg.sections import IGNORE
 from seg.splits import PairList
 
@@ -97,7 +98,7 @@ def _count(
 
 def _is_turned(path: str) -> bool:
     try:
-        return orientation(path) != 1
+        return orientation_of(path) != AS_STORED
     except OSError:  # Pillow cannot read it; `check_files` says what is wrong with it
         return False
 

@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.pictures import save_image
+from ppcls_ext.core.pixels import normalize
 from ppcls_ext.runtime.inference import Inference
-from seg.augment import normalize
 from seg.colours import overlay, save_labels
 from seg.sections import EvalSection, NormalizeSection
 from seg.views import class_map
@@ -105,7 +105,7 @@ class SegmentationInference(Inference):
             shrinks = height * width < image.shape[0] * image.shape[1]
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             image = cv2.resize(image, (width, height), interpolation=method)
-        array = normalize(image, self.normalization)
+        array = normalize(image, self.normalization.mean, self.normalization.std)
         if self.size is None:  # as in evaluation
             array = np.pad(array, ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple)))
         return [array]

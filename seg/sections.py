@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
+from ppcls_ext.models.spec import LARGEST_STRIDE
 
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # height, width
 
@@ -97,7 +96,9 @@ class InferSection(Section):
     """`Infer`."""
 
     infer_imgs: str | list[str] | None = None
-    max_side: int | None = pydantic.Field(default=None, ge=32)  # larger images are shrunk to it for the network
+    max_side: int | None = pydantic.Field(
+        default=None, ge=LARGEST_STRIDE
+    )  # larger images are shrunk to it for the network
 
 
 class ExportSection(Section):

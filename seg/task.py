@@ -17,14 +17,15 @@ from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.data.loader import Loader
+from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.tasks.splits import SPLIT_NAMES, by_split, parse_splits
 from ppcls_ext.tasks.task import Task
 from seg import cityscapes
-from seg.augment import MULTIPLE, SegmentationDataset, collate
 from seg.checks import report_on
 from seg.colours import palette
+from seg.dataset import SegmentationDataset, collate
 from seg.inference import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
 from seg.masks import Rules, check_pairs, count_classes
 from seg.metrics import METRICS, PixelConfusion, write_report
@@ -69,8 +70,8 @@ class Segmentation(Task):
         self.export = parse(ExportSection, config.get("Export"), "Export")
         if isinstance(self.arch.class_num, int) and not 2 <= self.arch.class_num < IGNORE:
             raise UserError(f"Arch.class_num: {self.arch.class_num} is not between 2 and {IGNORE - 1}")
-        if self.export.size is not None and any(side % MULTIPLE for side in self.export.size):
-            raise UserError(f"Export.size: sides must be multiples of {MULTIPLE}, got {list(self.export.size)}")
+        if self.export.size is not None and any(side % LARGEST_STRIDE for side in self.export.size):
+            raise UserError(f"Export.size: sides must be multiples of {LARGEST_STRIDE}, got {list(self.export.size)}")
         if self.eval.mode == "sliding" and self.eval.stride is not None:
             window = self.eval.window or self.crop
             if any(s > w for s, w in zip(self.eval.stride, window, strict=True)):
@@ -279,7 +280,7 @@ class Segmentation(Task):
                 "std": list(self.normalization.std),
                 "size": None if export.size is None else list(export.size),
                 "max_side": self.infer.max_side,
-                "multiple": MULTIPLE,
+                "multiple": LARGEST_STRIDE,
             },
             "postprocess": {"palette": [list(colour) for colour in self.colours()]},
             "labels": list(self.labels()),

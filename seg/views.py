@@ -10,7 +10,7 @@ from collections.abc import Callable
 import paddle
 import paddle.nn.functional as F
 
-from seg.augment import MULTIPLE
+from ppcls_ext.models.spec import LARGEST_STRIDE
 from seg.sections import EvalSection
 
 Network = Callable[[paddle.Tensor], paddle.Tensor]  # float32 [N, 3, H, W] to logits [N, C, H, W]
@@ -19,7 +19,7 @@ Network = Callable[[paddle.Tensor], paddle.Tensor]  # float32 [N, 3, H, W] to lo
 def whole(network: Network, x: paddle.Tensor) -> paddle.Tensor:
     """Logits of images of any size, padded right and below to the network's stride with zeros, the mean colour."""
     height, width = x.shape[-2:]
-    padded = F.pad(x, [0, -width % MULTIPLE, 0, -height % MULTIPLE])
+    padded = F.pad(x, [0, -width % LARGEST_STRIDE, 0, -height % LARGEST_STRIDE])
     return network(padded)[:, :, :height, :width]
 
 

@@ -12,9 +12,9 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import KaimingNormal
 from paddle.regularizer import L2Decay
 
-from ppcls_ext.models.spec import BASE_STEM_WIDTH, BLOCKS, STAGES, LCNetSpec
+from ppcls_ext.models.spec import BASE_STEM_WIDTH, BLOCKS, LARGEST_STRIDE, STAGES, LCNetSpec
 
-FEATURE_STRIDES = (4, 8, 16, 32)
+FEATURE_STRIDES = (4, 8, 16, LARGEST_STRIDE)
 ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
 
 
@@ -194,7 +194,7 @@ class PPLCNet(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if self.fc is None:
             raise TypeError("this PPLCNet was built with class_num=0 and has no head: call features()")
-        x = self.avg_pool(self.features(x)[FEATURE_STRIDES[-1]])
+        x = self.avg_pool(self.features(x)[LARGEST_STRIDE])
         if self.last_conv is not None:
             x = self.dropout(self.act(self.last_conv(x)))
         return self.fc(self.flatten(x))

@@ -12,12 +12,13 @@ from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.loader import Place
 from ppcls_ext.tasks.check_data import check_data
-from seg.augment import SegmentationDataset, crop_and_flip
 from seg.cityscapes import NAMES
+from seg.dataset import SegmentationDataset
 from seg.masks import Rules, count_classes, read_mask, read_pair
 from seg.sections import IGNORE, AugmentSection, NormalizeSection
 from seg.splits import PairList, find_cityscapes, find_pairs, read_pairs
 from seg.task import Segmentation
+from seg.transforms import crop_and_flip
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:
