@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import Registry, call_checked
-from ppcls_ext.data.transforms import named_ops
+from ppcls_ext.core.operations import read_operations
+from ppcls_ext.core.registry import Registry
 from ppcls_ext.models.spec import LARGEST_STRIDE
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
@@ -231,13 +230,7 @@ BATCH_TRANSFORMS.register(BatchRandomResize.__name__, BatchRandomResize)
 
 def build_ops(ops: Sequence[Any] | None, registry: Registry, where: str, **given: Any) -> list[Any]:
     """The operations of a list. Raises UserError for an unknown operation or argument."""
-    built = []
-    for place, (name, arguments) in enumerate(named_ops(ops or [], where)):
-        here = f"{where}.{place}.{name}"
-        if name not in registry:
-            raise UserError(f"{here}: no such operation; {nearest(name, registry)}")
-        built.append(call_checked(registry[name], arguments, here, given))
-    return built
+    return [operation.build(registry, given=given) for operation in read_operations(ops or [], where)]
 
 
 def resize(sample: Sample, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> Sample:

@@ -20,12 +20,13 @@ from ppcls_ext.cls.splits import UNLABELLED, ImageList, find_split, read_list, s
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.pictures import caption
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.data.loader import Loader
-from ppcls_ext.data.transforms import build_transforms, named_ops, resolve_sizes
+from ppcls_ext.data.transforms import build_transforms, resolve_sizes
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.tasks.classes import check_class_count
@@ -64,7 +65,7 @@ class Classification(Task):
     def _check_metric(metric: Mapping[str, Any]) -> None:
         """`Metric` may name what is always reported anyway; anything else would be silently missing."""
         for split, items in metric.items():
-            for name, _ in named_ops(items, f"Metric.{split}"):
+            for name, *_ in read_operations(items, f"Metric.{split}"):
                 if name != "TopkAcc":
                     raise UserError(
                         f"Metric.{split}.{name}: not computed by this toolkit; it reports TopkAcc (top-1, top-5)"

@@ -129,6 +129,8 @@ def test_unknown_keys_are_answered_with_the_nearest() -> None:
     for name in ("PPLCNet", "MobileNetV3_large"):
         with pytest.raises(UserError, match=r"Arch.backbone: scale must be a positive number, got 'big'"):
             build_network(ArchSection(backbone={"name": name, "scale": "big"}), 2, RATIOS)
+    with pytest.raises(UserError, match=r"Loss.Train.0.DiceLoss.coef: expected a number, got True"):
+        build_losses([{"DiceLoss": {"coef": True}}], "Loss.Train")
     with pytest.raises(UserError, match="did you mean 'output_stride'"):
         Segmentation(load_config("seg/my_masks", ["Arch.output_strid=8"]))
 
