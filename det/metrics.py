@@ -58,12 +58,12 @@ class CocoResult:
 
         The first IoU is 0.5; -1 stands for no object.
         """
-        objects = np.zeros(len(self.split.names), int)
+        objects = np.zeros(len(self.split.class_names), int)
         for record in self.split.records:
             for number, _, _, crowd in record.truth:
                 objects[number] += not crowd
         table = []
-        for number, name in enumerate(self.split.names):
+        for number, name in enumerate(self.split.class_names):
             own = precision[:, :, number, 0, -1]
             parts = (own, own[0], recall[0, number, 0, -1])
             means = [float(part[part > -1].mean()) if (part > -1).any() else float("nan") for part in parts]
@@ -117,7 +117,7 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
         coco = COCO()
         coco.dataset = {
             "images": [{"id": p, "width": r.size[0], "height": r.size[1]} for p, r in enumerate(split.records)],
-            "categories": [{"id": number, "name": name} for number, name in enumerate(split.names)],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(split.class_names)],
             "annotations": annotations,
         }
         coco.createIndex()

@@ -97,14 +97,14 @@ class CocoSplit:
 
     Attributes:
         source: the json, for messages.
-        names: of the classes, in order of their numbers.
+        class_names: in order of the class numbers.
         category_ids: of the classes in this json (a class that it does not have: None).
         left_out: annotations that are wrong and not among the records.
     """
 
     source: str
     records: Sequence[Record]
-    names: tuple[str, ...]
+    class_names: tuple[str, ...]
     category_ids: tuple[int | None, ...]
     left_out: int
 
@@ -115,7 +115,7 @@ class CocoSplit:
     def box_counts(self) -> np.ndarray:
         """Boxes of each class, int64 [classes]."""
         classes = [record.classes for record in self.records]
-        return np.bincount(np.concatenate([np.zeros(0, np.int64), *classes]), minlength=len(self.names))
+        return np.bincount(np.concatenate([np.zeros(0, np.int64), *classes]), minlength=len(self.class_names))
 
 
 def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:

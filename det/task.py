@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +12,13 @@ import paddle
 from paddle import nn
 
 from det.boxes import largest_difference, to_image
-from det.checks import check_splits
-from det.dataset import DetectionDataset, EvalCollate, TrainCollate
+from det.checks import check_data
+from det.data import DetectionData
 from det.inference import DetectionInference, split_rows
 from det.metrics import METRICS, CocoResult
-from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection
-from det.splits import CocoSplit, Findings, check_coco, read_coco, read_record_image
-from det.transforms import (
-    BATCH_TRANSFORMS,
-    TRANSFORMS,
-    Sample,
-    build_ops,
-    resize,
-)
+from det.sections import ArchSection, ExportSection, InferSection, NmsSection
+from det.splits import read_record_image
+from det.transforms import Sample, resize
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
@@ -35,9 +28,7 @@ from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import load_into, load_trunk, read_weights
-from ppcls_ext.tasks.classes import check_class_count
 from ppcls_ext.tasks.deployment import Deployment, Input
-from ppcls_ext.tasks.splits import SPLIT_NAMES, parse_splits
 from ppcls_ext.tasks.task import Task
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
@@ -58,109 +49,23 @@ class Detection(Task):
     primary = "AP"
     inference = DetectionInference
     metric_names = METRICS
+    data: DetectionData
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._loaders = parse_splits(config, LoaderSection)
         self.arch = parse(ArchSection, config.get("Arch"), "Arch")
         self.nms = parse(NmsSection, config.get("NMS"), "NMS")
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self.export = parse(ExportSection, config.get("Export"), "Export")
-        self.size = (self.run.image_shape[1], self.run.image_shape[2])  # height, width
+        self.data = DetectionData(config, self.arch)
+        self.size = self.data.size
         if min(self.size) < LARGEST_STRIDE or self.size[0] % LARGEST_STRIDE or self.size[1] % LARGEST_STRIDE:
             raise UserError(f"Global.image_shape: sides must be multiples of {LARGEST_STRIDE}, got {self.size}")
 
     # Data
 
-    def _json_of(self, split: str) -> tuple[Path, Path, Path | None]:
-        """The annotation file of a split, the root of the data, and the folder of images, if given."""
-        dataset, root = self._loaders[split].dataset, self.data_root()
-        path = dataset.anno_path or f"annotations/instances_{SPLIT_NAMES[split]}.json"
-        return root / path, root, None if dataset.image_dir is None else root / dataset.image_dir
-
-    @functools.cached_property
-    def _given_names(self) -> tuple[str, ...] | None:
-        """Class names of the run folder that the config lies in."""
-        names = self.saved_labels()
-        if names is not None and isinstance(self.arch.class_num, int) and self.arch.class_num != len(names):
-            raise UserError(
-                f"Arch.class_num is {self.arch.class_num}, but the run folder's labels.txt has {len(names)} lines"
-            )
-        return names
-
-    def _split(self, split: str, names: tuple[str, ...] | None) -> CocoSplit:
-        path, root, image_dir = self._json_of(split)
-        read = read_coco(path, root, SPLIT_NAMES[split], image_dir, names)
-        given = self.arch.class_num if isinstance(self.arch.class_num, int) else None
-        check_class_count(given, len(read.names), path)
-        return read
-
-    @functools.cached_property
-    def train_split(self) -> CocoSplit:
-        return self._split("Train", self._given_names)
-
-    @functools.cached_property
-    def eval_split(self) -> CocoSplit:
-        """Its classes are those of the training split, where that is there and nothing else fixes them."""
-        names = self._given_names
-        if names is None and not isinstance(self.arch.class_num, int):
-            names = self.train_split.names
-        split = self._split("Eval", names)
-        if not any(len(record.boxes) for record in split.records):  # crowds do not count
-            raise UserError(f"annotations {split.source}: no usable box in it, so there is nothing to evaluate on")
-        return split
-
-    @functools.cached_property
-    def _known_split(self) -> CocoSplit:
-        """A split to take the classes from: one that has been read, else the training split, if it is there."""
-        read = [vars(self)[name] for name in ("train_split", "eval_split") if name in vars(self)]
-        if read:
-            return read[0]
-        return self.eval_split if self._splits_there() == ["Eval"] else self.train_split
-
-    @functools.cached_property
-    def class_num(self) -> int:
-        return self.arch.class_num if isinstance(self.arch.class_num, int) else len(self.labels())
-
-    def labels(self) -> tuple[str, ...]:
-        if self._given_names is not None:
-            return self._given_names
-        if isinstance(self.arch.class_num, int) and not self._splits_there():
-            return tuple(map(str, range(self.arch.class_num)))
-        return self._known_split.names
-
-    def _splits_there(self) -> list[str]:
-        """Splits whose annotations are there: neither export nor prediction needs any."""
-        there = []
-        for split in self._loaders:
-            with contextlib.suppress(UserError):
-                if self._json_of(split)[0].is_file():
-                    there.append(split)
-        return there
-
-    def _category_ids(self) -> list[int]:
-        """Ids for COCO results; 1, 2, ... where neither the config nor data say."""
-        if self.infer.category_ids is not None and len(self.infer.category_ids) == self.class_num:
-            return list(self.infer.category_ids)
-        if self._given_names is not None or not self._splits_there():
-            return list(range(1, self.class_num + 1))
-        return [number if number is not None else 0 for number in self._known_split.category_ids]
-
     def train_loader(self) -> Loader:
-        section = self._loaders.get("Train", LoaderSection())
-        where = "DataLoader.Train.dataset"
-        ops = build_ops(section.dataset.transform_ops, TRANSFORMS, f"{where}.transform_ops")
-        resizing = build_ops(
-            section.dataset.batch_transform_ops,
-            BATCH_TRANSFORMS,
-            f"{where}.batch_transform_ops",
-            image_shape=self.run.image_shape,
-        )
-        dataset = DetectionDataset(self.train_split, ops, self.run.seed)
-        if not any(len(record.boxes) for record in self.train_split.records):
-            raise UserError(f"annotations {self.train_split.source}: no usable box in it, so there is nothing to learn")
-        collate = TrainCollate(self.size, resizing, self._targets, self.run.seed)
-        return Loader(dataset, section.sampler, section.loader, collate, self.run.seed)
+        return self.data.make_train_loader(self._targets)
 
     @functools.cached_property
     def _targets(self) -> Any:
@@ -169,32 +74,8 @@ class Detection(Task):
 
         return GflTargets(self.class_num, strides_of(self.arch.backbone)) if self.arch.recipe == "gfl" else TalTargets()
 
-    @functools.cached_property
-    def _eval_loader(self) -> Loader:
-        section = self._loaders.get("Eval", LoaderSection())
-        if section.dataset.transform_ops or section.dataset.batch_transform_ops:
-            raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        sampler = section.sampler.in_order()
-        dataset = DetectionDataset(self.eval_split, [], self.run.seed)
-        return Loader(dataset, sampler, section.loader, EvalCollate(self.size), self.run.seed)
-
-    def eval_loader(self) -> Loader:
-        return self._eval_loader
-
-    def image_paths(self, split: str) -> Sequence[str]:
-        return (self.train_split if split == "Train" else self.eval_split).paths
-
     def check_data(self) -> DataReport:
-        names: list[tuple[str, ...]] = [] if self._given_names is None else [self._given_names]
-
-        def read(split: str) -> tuple[CocoSplit, Findings]:
-            path, root, image_dir = self._json_of(split)
-            found = check_coco(path, root, SPLIT_NAMES[split], image_dir, names[0] if names else None)
-            names.append(found[0].names)
-            return found
-
-        readers = {split: functools.partial(read, split) for split in SPLIT_NAMES if split in self._loaders}
-        return check_splits(readers, self.size, self.run.seed)
+        return check_data(self.data)
 
     # Model and losses
 
@@ -239,15 +120,15 @@ class Detection(Task):
 
         detector = WithNms(model, self.nms)
         detector.eval()
-        own: dict[int, np.ndarray] = {}
+        split, own = self.data.eval_split, dict[int, np.ndarray]()
         with paddle.no_grad():
-            for images, places in self.eval_loader().epoch():
+            for images, indices in self.eval_loader().epoch():
                 found = split_rows([output.numpy() for output in detector(images)])
-                for rows, place in zip(found, places.tolist(), strict=True):
-                    own[place] = to_image(rows, self.size[::-1], self.eval_split.records[place].size)
+                for rows, index in zip(found, indices.tolist(), strict=True):
+                    own[index] = to_image(rows, self.size[::-1], split.records[index].size)
                 advance(len(images))
-        every = {place: rows for part in distributed.gathered(own) for place, rows in part.items()}
-        result = CocoResult(self.eval_split, [every[place] for place in range(len(self.eval_split.records))])
+        every = {index: rows for part in distributed.gathered(own) for index, rows in part.items()}
+        result = CocoResult(split, [every[index] for index in range(len(split.records))])
         if folder is not None:
             result.write(folder)
         return result.metrics
@@ -256,20 +137,22 @@ class Detection(Task):
 
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ())
-        config["Infer"] = {**(config.get("Infer") or {}), "category_ids": self._category_ids()}
+        config["Infer"] = {
+            **(config.get("Infer") or {}),
+            "category_ids": self.data.category_ids(self.infer.category_ids),
+        }
         return config
 
     def notes(self) -> list[str]:
-        splits = [vars(self)[name] for name in ("eval_split", "train_split") if name in vars(self)]
         notes = [
             f"annotations {split.source}: boxes that are wrong and not used: {split.left_out}; check-data shows them"
-            for split in splits
+            for split in self.data.splits_read()
             if split.left_out
         ]
-        if not isinstance(self.arch.class_num, int):
+        if self.data.classes.fixed is None:
             names = self.labels()
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            notes.append(f"{len(names)} classes found in {self.train_split.source}: {shown}")
+            notes.append(f"{len(names)} classes found in {self.data.train_split.source}: {shown}")
         return notes
 
     def deployment(self, model: nn.Layer) -> Deployment:
@@ -289,7 +172,7 @@ class Detection(Task):
                 **self.nms.model_dump(),
             },
             "labels": list(self.labels()),
-            "category_ids": self._category_ids(),
+            "category_ids": self.data.category_ids(self.infer.category_ids),
         }
         raw = Deployment(
             model=model,
@@ -310,7 +193,7 @@ class Detection(Task):
     def _parity_inputs(self, count: int) -> list[np.ndarray]:
         """Images of the evaluation split, on which there is something to find; where it is not there, noise."""
         try:
-            records = self.eval_split.records
+            records = self.data.eval_split.records
         except UserError:
             return [np.random.default_rng(0).standard_normal((count, 3, *self.size)).astype(np.float32)]
         picked = [records[k % len(records)] for k in range(count)]

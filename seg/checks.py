@@ -13,6 +13,7 @@ from ppcls_ext.core.exif import AS_STORED, orientation_of
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.data.faults import DataReport
 from seg.colours import overlay
+from seg.data import SegmentationData
 from seg.masks import Rules, read_mask, read_pair
 from seg.sections import IGNORE
 from seg.splits import PairList
@@ -21,7 +22,29 @@ SHOWN_SAMPLES = 12  # of each split in the picture
 FEW_PIXELS = 0.001  # share of the training pixels below which a class is pointed out
 
 
-def report_on(
+def check_data(data: SegmentationData) -> DataReport:
+    """The report on the splits of a config; without a number of classes nothing can be said about masks."""
+    splits: dict[str, PairList] = {}
+    faults = []
+    for split in data.loaders:
+        try:
+            splits[split] = data.split(split)
+        except UserError as error:
+            faults.append(str(error))
+    try:
+        names, colours = data.classes.names, data.colours()
+    except UserError as error:
+        report = DataReport()
+        for text in dict.fromkeys([*faults, str(error)]):
+            report.error(text)
+        return report
+    rules = {split: data.rules(pairs, data.classes.count) for split, pairs in splits.items()}
+    report = check_splits(splits, rules, names, colours, data.run.seed)
+    report.errors[:0] = faults
+    return report
+
+
+def check_splits(
     splits: Mapping[str, PairList],
     rules: Mapping[str, Rules],
     names: Sequence[str],

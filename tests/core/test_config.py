@@ -429,7 +429,7 @@ def test_a_standard_paddleclas_config_is_accepted_unchanged(
     assert len(task.labels()) == 1000
     assert task.labels()[1].startswith("goldfish")  # the map ships with PaddleClas, and is found there
     assert task.build_model().spec.scale == 1.0
-    assert task.train_images.labels.tolist() == [998, 997, 996]
+    assert task.data.train_split.labels.tolist() == [998, 997, 996]
     (batch,) = task.eval_loader().epoch()
     assert batch[0].shape == [3, 3, 224, 224]
     image = np.random.default_rng(0).integers(0, 256, (300, 280, 3)).astype(np.uint8)

@@ -66,7 +66,7 @@ def test_a_student_learns_from_the_teacher_without_a_label(trained: Path, data: 
     unlabelled += [f"DataLoader.Train.dataset.cls_label_path={tmp_path / 'paths.txt'}"]
     config = load_config(path, unlabelled)
     task = make_task(config)
-    assert set(task.train_images.labels) == {UNLABELLED}  # type: ignore[attr-defined]
+    assert set(task.data.train_split.labels) == {UNLABELLED}  # type: ignore[attr-defined]
     run = train(config).path
     first, last = log_of(run, "train")[0], log_of(run, "train")[-1]
     assert "top1" not in last
@@ -126,9 +126,9 @@ def test_a_hit_in_the_cache_is_the_teachers_output(cached: tuple[Path, Path], tr
     assert np.load(folder / "logits.npy", mmap_mode="r").dtype == np.float16
     for epoch in (0, 1, 2):  # of three epochs of training, the last repeats the first
         images, _, places = next(task.train_loader().epoch(epoch))
-        direct = task._teacher.logits(images)
-        assert isinstance(task._cache, Cache)
-        hit = paddle.to_tensor(task._cache.logits(places.numpy()))
+        direct = task.distillation.teacher.logits(images)
+        assert isinstance(task.distillation.cache, Cache)
+        hit = paddle.to_tensor(task.distillation.cache.logits(places.numpy()))
         np.testing.assert_allclose(
             paddle.nn.functional.softmax(hit), paddle.nn.functional.softmax(direct), atol=1e-3, rtol=1e-2
         )
