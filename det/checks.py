@@ -35,7 +35,7 @@ def check_data(data: DetectionData) -> DataReport:
         return found
 
     readers = {split: functools.partial(read, split) for split in SPLIT_NAMES if split in data.loaders}
-    return check_splits(readers, data.size, data.run.seed)
+    return check_splits(readers, data.size, data.global_section.seed)
 
 
 def check_splits(

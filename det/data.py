@@ -23,7 +23,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
 
     def __init__(self, config: Config, arch: ArchSection) -> None:
         super().__init__(config, LoaderSection, arch.class_num)
-        self.size = (self.run.image_shape[1], self.run.image_shape[2])  # height, width
+        self.size = (self.global_section.image_shape[1], self.global_section.image_shape[2])  # height, width
 
     def annotations(self, split: str) -> tuple[Path, Path, Path | None]:
         """The annotation file of a split, the root of the data, and the folder of images, if given."""
@@ -96,9 +96,9 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
             section.dataset.batch_transform_ops,
             BATCH_TRANSFORMS,
             f"{where}.batch_transform_ops",
-            image_shape=self.run.image_shape,
+            image_shape=self.global_section.image_shape,
         )
-        split, seed = self.train_split, self.run.seed
+        split, seed = self.train_split, self.global_section.seed
         if not any(len(record.boxes) for record in split.records):
             raise UserError(f"annotations {split.source}: no usable box in it, so there is nothing to learn")
         collate = TrainCollate(self.size, resizing, targets, seed)
@@ -109,5 +109,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
         section = self.loaders.get("Eval", LoaderSection())
         if section.dataset.transform_ops or section.dataset.batch_transform_ops:
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        dataset = DetectionDataset(self.eval_split, [], self.run.seed)
-        return Loader(dataset, section.sampler.in_order(), section.loader, EvalCollate(self.size), self.run.seed)
+        dataset = DetectionDataset(self.eval_split, [], self.global_section.seed)
+        return Loader(
+            dataset, section.sampler.in_order(), section.loader, EvalCollate(self.size), self.global_section.seed
+        )

@@ -82,9 +82,9 @@ class Detection(Task):
     def build_model(self) -> PicoDet:
         from det.network import build_picodet
 
-        if self.arch.recipe == "tal" and self.run.iters and self.arch.static_epochs is None:
+        if self.arch.recipe == "tal" and self.global_section.iters and self.arch.static_epochs is None:
             raise UserError("Arch.static_epochs: recipe tal needs it where Global.iters is given instead of epochs")
-        return build_picodet(self.arch, self.class_num, self.run.epochs, self.size)
+        return build_picodet(self.arch, self.class_num, self.global_section.epochs, self.size)
 
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         """A detector's weights, or those of a classification network for the backbone."""
@@ -92,7 +92,7 @@ class Detection(Task):
 
         weights = read_weights(path)
         if _is_detector(weights):
-            fresh = load_into(model, weights, path, self.run.new_head, model.head_names())
+            fresh = load_into(model, weights, path, self.global_section.new_head, model.head_names())
             return [f"weights from {path}" + (f"; new: {', '.join(fresh)}" if fresh else "")]
         load_trunk(model.backbone, from_classifier(model.backbone, weights), path)
         return [f"backbone from the classification weights {path}; neck and head are new"]

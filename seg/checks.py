@@ -39,7 +39,7 @@ def check_data(data: SegmentationData) -> DataReport:
             report.error(text)
         return report
     rules = {split: data.rules(pairs, data.classes.count) for split, pairs in splits.items()}
-    report = check_splits(splits, rules, names, colours, data.run.seed)
+    report = check_splits(splits, rules, names, colours, data.global_section.seed)
     report.errors[:0] = faults
     return report
 

@@ -27,7 +27,10 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
     def __init__(self, config: Config, arch: ArchSection, masks: MasksSection, normalization: NormalizeSection) -> None:
         super().__init__(config, LoaderSection, arch.class_num)
         self.masks, self.normalization = masks, normalization
-        self.crop = (self.run.image_shape[1], self.run.image_shape[2])  # height, width of training samples
+        self.crop = (
+            self.global_section.image_shape[1],
+            self.global_section.image_shape[2],
+        )  # height, width of training samples
 
     def read_split(self, split: str, names: tuple[str, ...] | None) -> PairList:
         """Pair the images of a split with their masks; `names` changes nothing, masks hold numbers.
@@ -88,7 +91,7 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
         dataset = self.loaders["Train"].dataset
         if dataset.name == "MaskList":
             return dataset.list_path is not None and self.rooted(dataset.list_path).is_file()
-        return self.run.data_root is not None and Path(self.run.data_root).is_dir()
+        return self.global_section.data_root is not None and Path(self.global_section.data_root).is_dir()
 
     def rules(self, pairs: PairList, class_num: int | None) -> Rules:
         """How the masks of a split are read; `class_num` None accepts any class."""
@@ -105,7 +108,7 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
         Raises:
             UserError: wrong data; masks are looked at for a quarter of `Global.check_seconds`.
         """
-        section, pairs, seed = self.loaders[split], self.split(split), self.run.seed
+        section, pairs, seed = self.loaders[split], self.split(split), self.global_section.seed
         rules = self.rules(pairs, self.classes.count)
         sampler = section.sampler
         if split == "Train":
@@ -115,7 +118,7 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
             dataset = SegmentationDataset(pairs, rules, self.normalization, seed)
             sampler = sampler.in_order()
         # Images are checked by the core before training; this is for what only masks can have wrong.
-        check_pairs(pairs, rules, self.run.check_seconds / 4, seed)
+        check_pairs(pairs, rules, self.global_section.check_seconds / 4, seed)
         return Loader(dataset, sampler, section.loader, collate, seed)
 
     def make_eval_loader(self) -> Loader:

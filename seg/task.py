@@ -100,7 +100,7 @@ class Segmentation(Task):
         """A segmentation network's weights, or those of a classification network (or a detector) for the backbone."""
         weights = read_weights(path)
         if is_whole(weights):
-            fresh = load_whole(model, weights, path, self.run.new_head)
+            fresh = load_whole(model, weights, path, self.global_section.new_head)
             return [f"weights from {path}" + ("; new last layer" if fresh else "")]
         load_backbone(model, weights, path)
         return [f"backbone from {path}; the head starts anew"]
@@ -152,7 +152,7 @@ class Segmentation(Task):
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ("list_path", "image_root"))
         config["Arch"]["aspp_ratios"] = list(self.aspp_ratios)
-        if self.run.data_root is None and self.masks.class_names:
+        if self.global_section.data_root is None and self.masks.class_names:
             config["Masks"]["class_names"] = str(Path(self.masks.class_names).resolve())
         return config
 

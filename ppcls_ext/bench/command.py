@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.bench.benchmark import CONFIDENCE, Settings, run_benchmark
-from ppcls_ext.bench.changes import compare, read_report
+from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.soak import check_runs, soak
@@ -116,7 +116,7 @@ def show_soak(result: Mapping[str, Any]) -> None:
 
 
 def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    changes, rows = compare(old, new)
+    changes, rows = compare_reports(old, new)
     for change in changes:
         say(f"changed: {change}")
 

@@ -33,7 +33,7 @@ def _config_arguments(parser: argparse.ArgumentParser, required: bool = True) ->
 
 def _load(arguments: argparse.Namespace) -> Config:
     config = load_config(arguments.config, arguments.override)
-    set_threads(config.run.threads)
+    set_threads(config.global_section.threads)
     return config
 
 

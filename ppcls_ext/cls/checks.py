@@ -36,7 +36,7 @@ def check_data(data: ClassificationData) -> DataReport:
     report.check_files({split: images.paths for split, images in splits.items()})
     _count_labels(report, splits)
     for images in splits.values():
-        _add_samples(report, images, data.run.seed)
+        _add_samples(report, images, data.global_section.seed)
     return report
 
 

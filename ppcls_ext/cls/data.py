@@ -79,7 +79,7 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
     def transform_ops(self, split: str) -> list[dict[str, dict[str, Any]]]:
         """The operations of a split as the config lists them, with every `auto` size filled in."""
         ops = self.loaders[split].dataset.transform_ops or []
-        return resolve_sizes(ops, self.run.image_shape, f"DataLoader.{split}.dataset.transform_ops")
+        return resolve_sizes(ops, self.global_section.image_shape, f"DataLoader.{split}.dataset.transform_ops")
 
     @property
     def mixes_batches(self) -> bool:
@@ -98,7 +98,7 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
                 Batches then end with the key of each sample.
             whole: every image in order, in this process alone.
         """
-        section, seed = self.loaders[split], self.run.seed
+        section, seed = self.loaders[split], self.global_section.seed
         where = f"DataLoader.{split}.dataset"
         transforms = build_transforms(self.transform_ops(split), f"{where}.transform_ops")
         dataset = ClassificationDataset(self.split(split), transforms, *(cached or (seed, None)))

@@ -88,7 +88,7 @@ class Classification(Task):
         return build_arch(self.config.get("Arch") or {}, self.class_num)
 
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
-        fresh = load_into(model, read_weights(path), path, self.run.new_head)
+        fresh = load_into(model, read_weights(path), path, self.global_section.new_head)
         return [f"weights from {path}" + (f"; new head: {', '.join(fresh)}" if fresh else "")]
 
     @functools.cached_property
@@ -162,12 +162,12 @@ class Classification(Task):
             if "Eval" not in self.data.loaders:
                 raise UserError("Infer.transforms is missing, and there is no DataLoader.Eval to take them from")
             ops = self.data.loaders["Eval"].dataset.transform_ops or []
-        resolved = resolve_sizes(ops, self.run.image_shape, "Infer.transforms")
+        resolved = resolve_sizes(ops, self.global_section.image_shape, "Infer.transforms")
         build_transforms(resolved, "Infer.transforms")
         return resolved
 
     def deployment(self, model: nn.Layer) -> Deployment:
-        shape = tuple(self.run.image_shape)
+        shape = tuple(self.global_section.image_shape)
         recipe = {
             "preprocess": {"transforms": self.preprocessing(), "image_shape": list(shape)},
             "postprocess": {"topk": min(self.infer.PostProcess.topk, self.class_num)},

@@ -142,7 +142,7 @@ class Config(dict[str, Any]):
     path: Path
 
     @property
-    def run(self) -> Global:
+    def global_section(self) -> Global:
         """The checked `Global` section."""
         return parse(Global, self["Global"], "Global")
 
@@ -333,7 +333,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         value = config["Global"].pop(key, None)
         if value not in neutral:
             raise UserError(f"Global.{key}: {value} is not supported by this toolkit; leave it out")
-    config["Global"] = config.run.model_dump(mode="json")
+    config["Global"] = config.global_section.model_dump(mode="json")
     return config
 
 

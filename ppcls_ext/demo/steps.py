@@ -111,7 +111,7 @@ def run_demo(
         elif trunk is not None:
             say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
         config = load_config(config_name, overrides)
-        set_threads(config.run.threads)
+        set_threads(config.global_section.threads)
         config.path = Path(f"{task}.yaml")
         places = run_steps(config, lambda: images(data), metric, goal, columns)
         say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {try_it.format(data=data)}")

@@ -252,7 +252,7 @@ def identity_of(config: Config) -> dict[str, Any]:
     arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
     if set(arch) == {"name"} and arch["name"] in SPECS:
         arch = dataclasses.asdict(SPECS[arch["name"]])
-    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.run.image_shape[1:]}))
+    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.global_section.image_shape[1:]}))
     return plain
 
 

@@ -144,7 +144,7 @@ class Study:
         # Seed by seed, so that a study that is not finished yet compares variants with the same seeds.
         self.wanted = {(name, seed): self._config(name, seed) for seed in self.seeds for name in variants}
         first = next(iter(self.wanted.values()))
-        self.metric = self.section.metric or load_task(first.run.task).primary
+        self.metric = self.section.metric or load_task(first.global_section.task).primary
 
     def _config(self, variant: str, seed: int) -> Config:
         given = [*self.section.overrides, *self.variants[variant], *self.overrides]
@@ -237,7 +237,7 @@ class Study:
         """What was trained, on what, with what: a line each, without the machine's paths."""
         first = next(iter(self.wanted.values()))
         here = environment()
-        shape, epochs = first.run.image_shape, first.run.epochs
+        shape, epochs = first.global_section.image_shape, first.global_section.epochs
         overrides = " ".join(f"-o {_portable(o)}" for o in [*self.section.overrides, *self.overrides])
         return [
             f"config {_portable(str(self.base))} {overrides}".rstrip(),

@@ -28,7 +28,7 @@ class TaskData(abc.ABC, Generic[L, T]):
     """
 
     def __init__(self, config: Config, section: type[L], class_num: Any, hint: str = "") -> None:
-        self.config, self.run = config, config.run
+        self.config, self.global_section = config, config.global_section
         self.loaders = parse_splits(config, section)
         self.classes = Classes(class_num, self.given_names, self.found_names, hint)
 
@@ -98,13 +98,13 @@ class TaskData(abc.ABC, Generic[L, T]):
 
     def rooted(self, path: str) -> Path:
         """A path of the config: relative to `Global.data_root`, where that is given."""
-        return Path(self.run.data_root or "", path)
+        return Path(self.global_section.data_root or "", path)
 
     def root(self) -> Path:
         """`Global.data_root`. Raises UserError if it is not given or no folder."""
-        if self.run.data_root is None:
+        if self.global_section.data_root is None:
             raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
+        root = Path(self.global_section.data_root)
         if not root.is_dir():
             raise UserError(f"Global.data_root {root}: no such folder")
         return root

@@ -27,4 +27,4 @@ def load_task(name: str) -> type[Task]:
 
 
 def make_task(config: Config) -> Task:
-    return load_task(config.run.task)(config)
+    return load_task(config.global_section.task)(config)

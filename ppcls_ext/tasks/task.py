@@ -38,7 +38,7 @@ class Task(abc.ABC):
         check_sections(config, self.sections)
         read_expected(config.get("Expect"), self.metric_names)
         self.config = config
-        self.run = config.run
+        self.global_section = config.global_section
 
     @abc.abstractmethod
     def train_loader(self) -> Loader:
@@ -67,7 +67,7 @@ class Task(abc.ABC):
 
     def made_fast(self, model: nn.Layer) -> nn.Layer:
         """A network that is trained or evaluated in this process: on a CPU with our kernels (`Global.fast_cpu`)."""
-        if self.run.fast_cpu and paddle.get_device() == "cpu":
+        if self.global_section.fast_cpu and paddle.get_device() == "cpu":
             from ppcls_ext.models import kernels as cpu_kernels  # where it is needed: it loads a compiler
 
             keep_freed_memory()
@@ -131,10 +131,10 @@ class Task(abc.ABC):
         config = copy.deepcopy(self.config)
         config.path = self.config.path
         config.setdefault("Arch", {})["class_num"] = class_num
-        run = config["Global"]
-        run["pretrained_model"] = None
-        if run["data_root"] is not None:
-            run["data_root"] = str(Path(run["data_root"]).resolve())
+        section = config["Global"]
+        section["pretrained_model"] = None
+        if section["data_root"] is not None:
+            section["data_root"] = str(Path(section["data_root"]).resolve())
         else:
             for loader in (config.get("DataLoader") or {}).values():
                 for key in path_keys:

@@ -101,8 +101,10 @@ def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:
                 "{name: NETWORK, pretrained: FILE}"
             )
         config = load_config(folder)
-        if config.run.task != "classification":
-            raise UserError(f"Distill.teacher {teacher}: a run of {config.run.task}; the teacher has to classify")
+        if config.global_section.task != "classification":
+            raise UserError(
+                f"Distill.teacher {teacher}: a run of {config.global_section.task}; the teacher has to classify"
+            )
         arch, weights = dict(config["Arch"]), folder / BEST_WEIGHTS
         labels = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
         arch.pop("pretrained", None)

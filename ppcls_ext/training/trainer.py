@@ -38,26 +38,28 @@ class Trainer:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.run = task.run
-        self.device = set_device(self.run.device)
+        self.global_section = task.global_section
+        self.device = set_device(self.global_section.device)
         distributed.start(self.device)
         self.loader = task.train_loader()
         self.loader.check_shares()
-        self.eval_loader = task.eval_loader() if self.run.eval_during_train else None
+        self.eval_loader = task.eval_loader() if self.global_section.eval_during_train else None
         self.folder = RunFolder.of(task.config)
-        if self.run.early_stop and self.eval_loader is None:
+        if self.global_section.early_stop and self.eval_loader is None:
             raise UserError("Global.early_stop: it needs evaluation; -o Global.eval_during_train=true")
-        steps = math.ceil(len(self.loader) / self.run.update_freq)  # of the optimizer
-        self.epochs = math.ceil(self.run.iters / steps) if self.run.iters else self.run.epochs
-        self.last_step = self.run.iters or self.epochs * steps
-        batch = self.loader.batch_size * self.run.update_freq
+        steps = math.ceil(len(self.loader) / self.global_section.update_freq)  # of the optimizer
+        self.epochs = (
+            math.ceil(self.global_section.iters / steps) if self.global_section.iters else self.global_section.epochs
+        )
+        self.last_step = self.global_section.iters or self.epochs * steps
+        batch = self.loader.batch_size * self.global_section.update_freq
         lr = lr_of(task.config.get("Optimizer"))
-        self.schedule: Schedule = build_schedule(lr, self.epochs, steps, batch, self.run.iters)
-        seed_all(self.run.seed)
+        self.schedule: Schedule = build_schedule(lr, self.epochs, steps, batch, self.global_section.iters)
+        seed_all(self.global_section.seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
         with paddle.utils.unique_name.guard():
             self.model = distributed.prepare(task.made_fast(task.build_model()), self.device)
-        self.frozen_norms = freeze(self.model, self.run.freeze)
+        self.frozen_norms = freeze(self.model, self.global_section.freeze)
         amp = task.config.get("AMP")
         self.precision = Precision(None if amp is None else parse(AMP, amp, "AMP"), self.device)
         self.optimizer = build_optimizer(task.config.get("Optimizer"), self.model, self.schedule)
@@ -84,16 +86,16 @@ class Trainer:
         for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
             say(note)
         self.task.prepare()
-        if self.run.checkpoints:
-            self._resume(find_state(self.run.checkpoints))
-        elif self.run.pretrained_model:
-            for note in self.task.load_pretrained(self.model, self.run.pretrained_model):
+        if self.global_section.checkpoints:
+            self._resume(find_state(self.global_section.checkpoints))
+        elif self.global_section.pretrained_model:
+            for note in self.task.load_pretrained(self.model, self.global_section.pretrained_model):
                 say(note)
             if self.average is not None:
                 self.average.load(numpy_state(self.model))
         resolved = self.task.resolved()
         resolved["Global"]["checkpoints"] = None
-        self.folder.start(resolved, self.task.labels(), resuming=bool(self.run.checkpoints))
+        self.folder.start(resolved, self.task.labels(), resuming=bool(self.global_section.checkpoints))
 
     def _resume(self, path: Path) -> None:
         self.position = self.checkpoint.load(path)
@@ -146,7 +148,7 @@ class Trainer:
         at = self.position
         self._train_mode()
         self.pending.restart_clock()
-        with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step * self.run.update_freq)) as batches:
+        with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step * self.global_section.update_freq)) as batches:
             self._steps(batches, progress, interrupt)
         if self.schedule.by_epoch:
             self.schedule.lr.step()
@@ -162,7 +164,7 @@ class Trainer:
         counts = distributed.sums([len(batch[0]) for batch in batches])
         own = (distributed.rank(),) if distributed.world() > 1 else ()  # each process drops out units of its own
         for index, batch in enumerate(batches):
-            seed_paddle(self.run.seed, STEP, self.position.total_steps, index, *own)
+            seed_paddle(self.global_section.seed, STEP, self.position.total_steps, index, *own)
             with self.precision.forward():
                 loss, step = distributed.over_all(self.task.step(self.model, batch))
             self.precision.backward(loss * (counts[index] / sum(counts)))
@@ -173,7 +175,7 @@ class Trainer:
         if at.total_steps >= self.last_step:  # stopped at the last step: what comes after it is left to do
             return
         batches = distributed.in_step(batches)
-        while group := list(itertools.islice(batches, self.run.update_freq)):
+        while group := list(itertools.islice(batches, self.global_section.update_freq)):
             self._backward(group)
             distributed.synchronise(self.model)
             self.precision.step(self.optimizer)
@@ -184,7 +186,7 @@ class Trainer:
             if self.average is not None:
                 self.average.update(self.model, at.total_steps)
             values = ""
-            if at.total_steps % self.run.print_batch_step == 0 or at.total_steps == self.last_step:
+            if at.total_steps % self.global_section.print_batch_step == 0 or at.total_steps == self.last_step:
                 values = self._report()
             progress.advance(1, values)
             requested = distributed.largest(interrupt.requested or 0)
@@ -200,7 +202,7 @@ class Trainer:
         means, speed, lr = at.means(), self.pending.images_per_second(), float(self.optimizer.get_lr())
         event = {"epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr, "images_per_s": round(speed, 1)}
         self.folder.log("train", event)
-        if self.run.use_visualdl:
+        if self.global_section.use_visualdl:
             self.folder.scalars({**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr}, at.total_steps)
         # The terms of a loss go to the log alone.
         shown = {name: value for name, value in means.items() if name == "loss" or not name.lower().endswith("loss")}
@@ -212,13 +214,13 @@ class Trainer:
         at.end_epoch()
         finished = at.total_steps >= self.last_step
         metrics: dict[str, float] = {}
-        if self.eval_loader is not None and (at.epoch % self.run.eval_interval == 0 or finished):
+        if self.eval_loader is not None and (at.epoch % self.global_section.eval_interval == 0 or finished):
             metrics = self._evaluate(finished)
         line = f"epoch {at.epoch}/{self.epochs}: {values_text({'loss': means['loss']})}"
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
         say(line)
-        if at.epoch % self.run.save_interval == 0 or finished or at.stopped:
+        if at.epoch % self.global_section.save_interval == 0 or finished or at.stopped:
             self.save_latest()
         return metrics
 
@@ -229,7 +231,9 @@ class Trainer:
         if self.average is not None:
             self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
         main = distributed.is_main()
-        last = finished or (self.run.early_stop is not None and at.stale + 1 >= self.run.early_stop)  # it may be
+        last = finished or (
+            self.global_section.early_stop is not None and at.stale + 1 >= self.global_section.early_stop
+        )  # it may be
         metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if last and main else None)
         weights = numpy_state(self.model)
         if own is not None:
@@ -237,10 +241,10 @@ class Trainer:
         self._train_mode()
         if main:
             save_weights(self.folder.last, weights)
-        if at.rank(metrics[self.task.primary], self.run.early_stop) and main:
+        if at.rank(metrics[self.task.primary], self.global_section.early_stop) and main:
             save_weights(self.folder.best, weights)
         self.folder.log("eval", {"epoch": at.epoch, "step": at.total_steps, **metrics})
-        if self.run.use_visualdl:
+        if self.global_section.use_visualdl:
             self.folder.scalars({f"eval/{k}": v for k, v in metrics.items()}, at.total_steps)
         return metrics
 
@@ -250,12 +254,12 @@ def _fingerprint(trainer: Trainer) -> dict[str, Any]:
     return {
         "task": trainer.task.name,
         "optimizer": dict(trainer.task.config["Optimizer"]).get("name"),
-        "seed": trainer.run.seed,
+        "seed": trainer.global_section.seed,
         "images": len(trainer.loader.dataset),
         "batch_size": trainer.loader.batch_size,
         "ema": trainer.average is not None,
-        **({"update_freq": trainer.run.update_freq} if trainer.run.update_freq > 1 else {}),
-        **({"freeze": list(trainer.run.freeze)} if trainer.run.freeze else {}),
+        **({"update_freq": trainer.global_section.update_freq} if trainer.global_section.update_freq > 1 else {}),
+        **({"freeze": list(trainer.global_section.freeze)} if trainer.global_section.freeze else {}),
         **({"amp": True} if trainer.precision.state() else {}),
         **trainer.task.fingerprint(),
     }
@@ -265,7 +269,7 @@ def _check_images(task: Task, splits: Sequence[str]) -> None:
     """Look for every image of the splits, and decode what `Global.check_seconds` allows. Raises UserError."""
     for split in splits:
         paths = task.image_paths(split)
-        decoded = check_images(paths, task.run.check_seconds / len(splits), task.run.seed)
+        decoded = check_images(paths, task.global_section.check_seconds / len(splits), task.global_section.seed)
         part = "all decoded" if decoded == len(paths) else f"{decoded} of them decoded in the time of check_seconds"
         say(f"{split}: {len(paths)} images, {part}")
 
