@@ -40,9 +40,10 @@ def test_a_base_is_merged_key_by_key(tmp_path: Path) -> None:
     assert "_base_" not in config
 
 
-def test_replace_leaves_nothing_of_the_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["_replace_", "_delete_"])
+def test_replace_leaves_nothing_of_the_base(word: str, tmp_path: Path) -> None:
     lines(tmp_path / "b.yaml", "Optimizer: {name: Momentum, momentum: 0.9, lr: {name: Step, gamma: 1.0}}")
-    lines(tmp_path / "c.yaml", "_base_: b.yaml", "Optimizer: {_replace_: true, name: Adam}", "EMA: {_replace_: true}")
+    lines(tmp_path / "c.yaml", "_base_: b.yaml", f"Optimizer: {{{word}: true, name: Adam}}", f"EMA: {{{word}: true}}")
     config = load_config(tmp_path / "c.yaml")
     assert config["Optimizer"] == {"name": "Adam"}
     assert config["EMA"] == {}  # also where the base has no such section
