@@ -91,8 +91,8 @@ def _check_sizes(report: DataReport, name: str, split: CocoSplit, input_size: tu
 
 
 def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
-    for place in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
-        record = split.records[place]
+    for index in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
+        record = split.records[index]
         try:
             sample = Sample(read_record_image(record), record.boxes, record.classes)
         except BrokenImage:

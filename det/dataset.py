@@ -11,9 +11,9 @@ from det.splits import CocoSplit, read_record_image
 from det.transforms import BatchRandomResize, Sample, Transform, resize
 from ppcls_ext.core.pixels import normalize
 from ppcls_ext.core.seeding import BATCH, SAMPLE
-from ppcls_ext.data.loader import Place
+from ppcls_ext.data.loader import SampleKey
 
-PlacedSample = tuple[Sample, Place]
+KeyedSample = tuple[Sample, SampleKey]
 # From normalised images [N, 3, H, W] and their boxes and classes to the arrays that the losses compare with.
 Targets = Callable[[np.ndarray, Sequence[Sample], int], list[np.ndarray]]
 
@@ -27,13 +27,13 @@ class DetectionDataset:
     def __len__(self) -> int:
         return len(self.split.records)
 
-    def __getitem__(self, place: Place) -> PlacedSample:
-        record = self.split.records[place.number]
+    def __getitem__(self, key: SampleKey) -> KeyedSample:
+        record = self.split.records[key.number]
         sample = Sample(read_record_image(record), record.boxes, record.classes)
-        rng = np.random.default_rng((self.seed, SAMPLE, place.epoch, place.number))
+        rng = np.random.default_rng((self.seed, SAMPLE, key.epoch, key.number))
         for transform in self.transforms:
             sample = transform(sample, rng)
-        return sample, place
+        return sample, key
 
 
 class TrainCollate:
@@ -48,7 +48,7 @@ class TrainCollate:
     ) -> None:
         self.size, self.resizing, self.targets, self.seed = size, resizing, targets, seed
 
-    def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
+    def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
         epoch, _, first = samples[0][1]
         rng = np.random.default_rng((self.seed, BATCH, epoch, first))
         size, interpolation = self.size, cv2.INTER_LINEAR
@@ -65,6 +65,6 @@ class EvalCollate:
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
-    def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
+    def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
         images = [normalize(resize(sample, self.size).image) for sample, _ in samples]
-        return [np.stack(images), np.array([place.number for _, place in samples], np.int64)]
+        return [np.stack(images), np.array([key.number for _, key in samples], np.int64)]

@@ -93,11 +93,11 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
     from pycocotools.coco import COCO
 
     annotations: list[dict[str, Any]] = []
-    for place, record in enumerate(split.records):
+    for index, record in enumerate(split.records):
         if rows:
             objects = [
                 (int(r[0]), (r[2], r[3], r[4] - r[2], r[5] - r[3]), float((r[4] - r[2]) * (r[5] - r[3])), False, r[1])
-                for r in rows[place]
+                for r in rows[index]
             ]
         else:
             objects = [(*item, 1.0) for item in record.truth]
@@ -105,7 +105,7 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": place,
+                    "image_id": index,
                     "category_id": number,
                     "bbox": [float(v) for v in box],
                     "area": area,

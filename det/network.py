@@ -260,11 +260,11 @@ class TalTargets:
         boxes = np.zeros((len(samples), most, 4), np.float32)
         classes = np.zeros((len(samples), most, 1), np.int64)
         mask = np.zeros((len(samples), most, 1), np.float32)
-        for place, sample in enumerate(samples):
+        for index, sample in enumerate(samples):
             count = len(sample.boxes)
-            boxes[place, :count] = sample.boxes
-            classes[place, :count, 0] = sample.classes
-            mask[place, :count] = 1
+            boxes[index, :count] = sample.boxes
+            classes[index, :count, 0] = sample.classes
+            mask[index, :count] = 1
         return [boxes, classes, mask, np.array([epoch], np.int64)]
 
 

@@ -17,7 +17,7 @@ from ppcls_ext.core.exif import upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
-SHOWN_PLACES = 3  # of one kind of finding, in a message
+SHOWN_FINDINGS = 3  # of one kind of finding, in a message
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,27 @@ CUT_OFF = Kind("a box reaches past its image and is cut off there", "warning")
 
 
 class Findings:
-    """What is wrong with an annotation file: the places of each kind.
+    """What is wrong with an annotation file: where each kind of fault is.
 
     Fatal is what nothing can be trained with; what is left out is wrong and not used; a warning is odd, but used.
     """
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self.places: dict[Kind, list[str]] = {}
+        self.found: dict[Kind, list[str]] = {}
 
-    def add(self, kind: Kind, place: str) -> None:
-        self.places.setdefault(kind, []).append(place)
+    def add(self, kind: Kind, where: str) -> None:
+        self.found.setdefault(kind, []).append(where)
 
     def count(self, severity: str) -> int:
-        return sum(len(places) for kind, places in self.places.items() if kind.severity == severity)
+        return sum(len(found) for kind, found in self.found.items() if kind.severity == severity)
 
     def lines(self, severity: str) -> list[str]:
-        """A line for each kind, with the first places and how many there are."""
+        """A line for each kind, with the first few findings and how many there are."""
         return [
-            f"annotations {self.source}: {kind.text}: {'; '.join(places[:SHOWN_PLACES])}"
-            + (f"; ... ({len(places)} in all)" if len(places) > SHOWN_PLACES else "")
-            for kind, places in self.places.items()
+            f"annotations {self.source}: {kind.text}: {'; '.join(found[:SHOWN_FINDINGS])}"
+            + (f"; ... ({len(found)} in all)" if len(found) > SHOWN_FINDINGS else "")
+            for kind, found in self.found.items()
             if kind.severity == severity
         ]
 
@@ -166,11 +166,11 @@ def find_image_dir(root: Path, split: str, content: Mapping[str, Sequence[Mappin
         UserError: none does.
     """
     files = [i["file_name"] for i in content["images"] if isinstance(i.get("file_name"), str)]
-    places = [root / "images" / split, root / split, root / "images", root]
-    for place in places:
-        if any((place / file).is_file() for file in files):
-            return place
-    tried = ", ".join(str(place) for place in places)
+    folders = [root / "images" / split, root / split, root / "images", root]
+    for folder in folders:
+        if any((folder / file).is_file() for file in files):
+            return folder
+    tried = ", ".join(str(folder) for folder in folders)
     what = f"'{files[0]}' and the others are" if files else "no image has a file_name, so none is"
     raise UserError(f"images: {what} in none of {tried}; give DataLoader.*.dataset.image_dir")
 
@@ -216,8 +216,8 @@ def check_coco(
             records.append(_record(image_id, file, size, objects[image_id], class_of, findings))
     if not content["images"]:
         findings.add(NO_IMAGES, "its list 'images' is empty")
-    ids = {number: place for place, number in class_of.items()}
-    category_ids = tuple(ids.get(place) for place in range(len(names)))
+    ids = {number: index for index, number in class_of.items()}
+    category_ids = tuple(ids.get(index) for index in range(len(names)))
     return CocoSplit(str(path), records, names, category_ids, findings.count("left out")), findings
 
 
@@ -244,9 +244,9 @@ def _read_objects(
     """The annotations of each image that make sense by themselves."""
     objects: dict[Any, list[Mapping[str, Any]]] = {image_id: [] for image_id in images}
     known: set[str] = set()
-    for place, item in enumerate(items, start=1):
+    for number, item in enumerate(items, start=1):
         own, image, category, box = (item.get(key) for key in ("id", "image_id", "category_id", "bbox"))
-        where = f"annotation {own}" if "id" in item else f"annotation number {place}"
+        where = f"annotation {own}" if "id" in item else f"annotation number {number}"
         if "id" in item and repr(own) in known:
             findings.add(SECOND_ID, where)
         elif not isinstance(image, (int, str)) or image not in images:

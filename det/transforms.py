@@ -80,8 +80,8 @@ class RandomCrop:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if not len(sample.boxes):
             return sample
-        for place in rng.permutation(len(self.thresholds)):
-            threshold = self.thresholds[place]
+        for index in rng.permutation(len(self.thresholds)):
+            threshold = self.thresholds[index]
             if threshold is None:
                 return sample
             for _ in range(self.num_attempts):
@@ -150,9 +150,9 @@ class RandomDistort:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image = sample.image
         changes = (self._brightness, self._contrast, self._saturation, self._hue)
-        for place in rng.permutation(len(changes)):
+        for index in rng.permutation(len(changes)):
             if rng.random() < self.prob:
-                image = changes[place](image, rng)
+                image = changes[index](image, rng)
         return sample._replace(image=image)
 
     def _brightness(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

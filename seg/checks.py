@@ -137,9 +137,9 @@ def _check_balance(report: DataReport, names: Sequence[str], images: np.ndarray,
 
 
 def _show(report: DataReport, pairs: PairList, rules: Rules, colours: Sequence[Sequence[int]], seed: int) -> None:
-    for place in np.random.default_rng(seed).permutation(len(pairs))[:SHOWN_SAMPLES]:
+    for index in np.random.default_rng(seed).permutation(len(pairs))[:SHOWN_SAMPLES]:
         try:
-            image, mask = read_pair(pairs.images[place], pairs.masks[place], rules)
+            image, mask = read_pair(pairs.images[index], pairs.masks[index], rules)
         except UserError:
             continue  # it is among the errors
         report.samples.append(overlay(image, mask, colours))

@@ -7,7 +7,7 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
 from ppcls_ext.core.seeding import SAMPLE
-from ppcls_ext.data.loader import Place
+from ppcls_ext.data.loader import SampleKey
 from seg.masks import Rules, read_pair
 from seg.sections import AugmentSection, NormalizeSection
 from seg.splits import PairList
@@ -18,7 +18,7 @@ class SegmentationDataset:
     """Normalised images with their masks.
 
     A sample is float32 [3, H, W] and uint8 [H, W] (classes, `IGNORE`). With `augment` it is cropped to `size`, and
-    all that is random in it is a function of the seed and the place; without, it has the image's own size.
+    all that is random in it is a function of the seed and the key; without, it has the image's own size.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class SegmentationDataset:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
-        epoch, index, _ = place
+    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray]:
+        epoch, index, _ = key
         image, mask = read_pair(self.pairs.images[index], self.pairs.masks[index], self.rules)
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, SAMPLE, epoch, index))

@@ -142,10 +142,10 @@ def check_pairs(pairs: PairList, rules: Rules, seconds: float, seed: int) -> Non
     for text in pairs.missing():
         raise UserError(text)
     deadline = time.monotonic() + seconds
-    for place in np.random.default_rng(seed).permutation(len(pairs)):
+    for index in np.random.default_rng(seed).permutation(len(pairs)):
         if time.monotonic() > deadline:
             return
-        read_pair(pairs.images[place], pairs.masks[place], rules)
+        read_pair(pairs.images[index], pairs.masks[index], rules)
 
 
 def count_classes(pairs: PairList, rules: Rules) -> int:

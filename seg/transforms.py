@@ -49,7 +49,7 @@ def distort(image: np.ndarray, spread: float, rng: np.random.Generator) -> np.nd
     """Change brightness, contrast and colour, each with even chance by a factor within 1 +- spread, in random order."""
     changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     picture = Image.fromarray(image)
-    for place in rng.permutation(len(changes)):
+    for index in rng.permutation(len(changes)):
         if rng.random() < 0.5:
-            picture = changes[place](picture).enhance(rng.uniform(1 - spread, 1 + spread))
+            picture = changes[index](picture).enhance(rng.uniform(1 - spread, 1 + spread))
     return np.asarray(picture)

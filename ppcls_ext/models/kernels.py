@@ -310,11 +310,11 @@ def _hardswish_backward(start, end, x, grad, x_grad):
 
 @_Compiled
 def _run(y, column, width, stride, padding, phase):
-    """Of the elements of a row (padded) in the phase of a column: place of the first, its column, and their count."""
+    """Where a padded row has the phase of a column: position and column of the first element, and their count."""
     first = (column - padding[1]) % stride[1]
     at = (first + padding[1]) // stride[1]
-    place = ((y % stride[0] * stride[1] + column) * phase[0] + y // stride[0]) * phase[1] + at
-    return place, first, min((width - first + stride[1] - 1) // stride[1], phase[1] - at)
+    position = ((y % stride[0] * stride[1] + column) * phase[0] + y // stride[0]) * phase[1] + at
+    return position, first, min((width - first + stride[1] - 1) // stride[1], phase[1] - at)
 
 
 @_Compiled
@@ -322,9 +322,9 @@ def _deal(plane, dealt, stride, padding, phase):
     """Deal a plane [H, W] out by phase; the margins of `dealt` stay."""
     for row in range(min(plane.shape[0], phase[0] * stride[0] - padding[0])):
         for column in range(stride[1]):
-            place, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
+            position, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
             for i in range(count):
-                dealt[place + i] = plane[row, first + i * stride[1]]
+                dealt[position + i] = plane[row, first + i * stride[1]]
 
 
 @_Compiled
@@ -333,9 +333,9 @@ def _collect(dealt, plane, stride, padding, phase):
     plane[:] = 0
     for row in range(min(plane.shape[0], phase[0] * stride[0] - padding[0])):
         for column in range(stride[1]):
-            place, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
+            position, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
             for i in range(count):
-                plane[row, first + i * stride[1]] = dealt[place + i]
+                plane[row, first + i * stride[1]] = dealt[position + i]
 
 
 @_Compiled

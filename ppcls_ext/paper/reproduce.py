@@ -80,7 +80,7 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
 
     A network that cannot be built or run is a row with its reason.
     Raises:
-        UserError: an unknown table or engine, a run folder that is none, or a file in place of a folder.
+        UserError: an unknown table or engine, a run folder that is none, or a file in index of a folder.
     """
     if not plan.tables:
         raise UserError(f"--tables: none is given; the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
@@ -113,8 +113,8 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
             document["networks"][network.name] = _built(network, plan.work, formats)
             progress.advance(1, network.name)
     save(plan.out, document)
-    for place, (number, variant, engine) in enumerate(parts, start=1):
-        say(f"{place}/{len(parts)}: Table {number} at {variant.name} on {engine}")
+    for index, (number, variant, engine) in enumerate(parts, start=1):
+        say(f"{index}/{len(parts)}: Table {number} at {variant.name} on {engine}")
         ready = [n for n in networks_of(number, variant) if "failure" not in document["networks"][n.name]]
         report = _measured(ready, engine, plan, variant, benchmark)
         document["benchmarks"].append({"table": number, "variant": variant.name, "engine": engine, **report})

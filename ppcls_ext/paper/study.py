@@ -151,8 +151,8 @@ class Study:
         for key, instead in {"Global.seed": "--seeds", "Global.output_dir": "--output"}.items():
             if any(assignment.partition("=")[0].strip() == key for assignment in given):
                 raise UserError(f"study {self.name}: {key} is set for each run of a study; give {instead} instead")
-        place = [f"Global.seed={seed}", f"Global.output_dir={self.folder(variant, seed)}"]
-        config = load_config(self.base, [*given, *place])
+        own = [f"Global.seed={seed}", f"Global.output_dir={self.folder(variant, seed)}"]
+        config = load_config(self.base, [*given, *own])
         config.pop("Expect", None)  # what the base promises does not hold for its variants
         return config
 

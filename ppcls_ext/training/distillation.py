@@ -207,7 +207,7 @@ class Cache:
         atomic_write_text(self._key_file, json.dumps({**self.key, "done": done}, indent=1) + "\n")
 
     def fill(self, teacher: Teacher, loader: Loader) -> None:
-        """Compute what is missing. `loader` gives images, labels and places (epoch, index) in order of the index.
+        """Compute what is missing. `loader` gives images, labels and sample keys in order of the index.
 
         One process fills at a time, others wait. Stopped at any moment, it goes on near there.
         Raises:
@@ -242,10 +242,10 @@ class Cache:
             progress.advance(done)
             try:
                 for epoch in range(done // images, epochs):
-                    for batch, _, places in loader.epoch(epoch, skip=done % images // loader.sampler.batch_size):
+                    for batch, _, keys in loader.epoch(epoch, skip=done % images // loader.sampler.batch_size):
                         output = teacher.logits(batch).numpy()
-                        logits[epoch, places.numpy()[:, 1]] = output - output.max(-1, keepdims=True)
-                        reached = epoch * images + int(places[-1, 1]) + 1
+                        logits[epoch, keys.numpy()[:, 1]] = output - output.max(-1, keepdims=True)
+                        reached = epoch * images + int(keys[-1, 1]) + 1
                         progress.advance(reached - done)
                         done = reached
                         if time.monotonic() - noted > SAVE_SECONDS:
@@ -256,11 +256,11 @@ class Cache:
                 logits.flush()
                 self._note(done)
 
-    def logits(self, places: np.ndarray) -> np.ndarray:
-        """float32 [N, C] for places int64 [N, 2] (epoch, index)."""
+    def logits(self, keys: np.ndarray) -> np.ndarray:
+        """float32 [N, C] for sample keys int64 [N, 3] (epoch, index, first of the batch)."""
         if self._logits is None:
             self._logits = np.load(self._file, mmap_mode="r")
-        return self._logits[places[:, 0] % self.shape[0], places[:, 1]].astype(np.float32)
+        return self._logits[keys[:, 0] % self.shape[0], keys[:, 1]].astype(np.float32)
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.loader import Place
+from ppcls_ext.data.loader import SampleKey
 from ppcls_ext.tasks.check_data import check_data
 from seg.cityscapes import NAMES
 from seg.dataset import SegmentationDataset
@@ -216,7 +216,7 @@ def test_samples_are_a_function_of_seed_epoch_and_index(folder: Path) -> None:
 
     def sample(seed: int, epoch: int, index: int) -> bytes:
         data = SegmentationDataset(pairs, Rules(2), NormalizeSection(), seed, AugmentSection(distort=0.5), (16, 16))
-        return data[Place(epoch, index, index)][0].tobytes()
+        return data[SampleKey(epoch, index, index)][0].tobytes()
 
     assert sample(0, 1, 2) == sample(0, 1, 2)
     assert len({sample(0, 1, 2), sample(1, 1, 2), sample(0, 2, 2), sample(0, 1, 3)}) == 4

@@ -69,8 +69,8 @@ def measured_latencies(document: Document, number: int, variant: Variant, engine
 
 
 def _record(document: Document, number: int, variant: Variant, engine: str) -> Mapping[str, Any]:
-    place = (number, variant.name, engine)
-    found = (b for b in document["benchmarks"] if (b["table"], b["variant"], b["engine"]) == place)
+    key = (number, variant.name, engine)
+    found = (b for b in document["benchmarks"] if (b["table"], b["variant"], b["engine"]) == key)
     return next(found, {"failure": "stopped before its turn"})
 
 
