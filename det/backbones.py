@@ -57,6 +57,7 @@ class PPLCNet(lcnet.PPLCNet):
         self.feature_strides = tuple(feature_strides)
 
     def forward(self, inputs: Mapping[str, paddle.Tensor]) -> list[paddle.Tensor]:
+        """The maps of the asked strides, finest first; see the class for shapes."""
         maps = self.features(inputs["image"])
         return [maps[stride] for stride in self.feature_strides]
 

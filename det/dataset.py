@@ -49,6 +49,7 @@ class TrainCollate:
         self.size, self.resizing, self.targets, self.seed = size, resizing, targets, seed
 
     def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
+        """Make a batch. What is random in it is a function of the seed and of the key of its first sample."""
         epoch, _, first = samples[0][1]
         rng = np.random.default_rng((self.seed, BATCH, epoch, first))
         size, interpolation = self.size, cv2.INTER_LINEAR
@@ -66,5 +67,6 @@ class EvalCollate:
         self.size = size
 
     def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
+        """Make a batch; every image is resized to the same size."""
         images = [normalize(resize(sample, self.size).image) for sample, _ in samples]
         return [np.stack(images), np.array([key.number for _, key in samples], np.int64)]

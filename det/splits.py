@@ -76,9 +76,11 @@ class Findings:
         self.found: dict[Kind, list[str]] = {}
 
     def add(self, kind: Kind, where: str) -> None:
+        """Note a fault of a kind, and where it is."""
         self.found.setdefault(kind, []).append(where)
 
     def count(self, severity: str) -> int:
+        """The number of faults of a severity."""
         return sum(len(found) for kind, found in self.found.items() if kind.severity == severity)
 
     def lines(self, severity: str) -> list[str]:
@@ -110,6 +112,7 @@ class CocoSplit:
 
     @property
     def paths(self) -> list[str]:
+        """The image file of each record."""
         return [record.path for record in self.records]
 
     def box_counts(self) -> np.ndarray:

@@ -78,6 +78,7 @@ class RandomCrop:
         self.num_attempts = int(_number("num_attempts", num_attempts, 1, 1000))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Crop the image and its boxes; one without boxes stays as it is."""
         if not len(sample.boxes):
             return sample
         for index in rng.permutation(len(self.thresholds)):
@@ -116,6 +117,7 @@ class RandomFlip:
         self.prob = _number("prob", prob, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Flip the image and its boxes, or leave both."""
         if rng.random() >= self.prob:
             return sample
         width = sample.image.shape[1]
@@ -148,6 +150,7 @@ class RandomDistort:
         self.prob = _number("prob", prob, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Change the colours; boxes stay."""
         image = sample.image
         changes = (self._brightness, self._contrast, self._saturation, self._hue)
         for index in rng.permutation(len(changes)):

@@ -75,6 +75,7 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
 
 
 def main() -> int:
+    """Run the demo; gives the exit status."""
     # From scratch: a trunk that has learned digits learns these shapes far more slowly.
     return run_scene_demo(ROOT, "segmentation", "seg/demo", make_scenes, SCENES, "mIoU", GOAL, "--draw masks")
 

@@ -101,6 +101,7 @@ class NativeOutputs:
         self._known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
 
     def __call__(self, subject: Subject) -> list[np.ndarray] | None:
+        """The outputs for the inputs that every engine of the subject gets."""
         shapes = input_shapes(subject)
         key = (subject.model.resolve(), str(shapes))
         if key not in self._known:
@@ -219,14 +220,17 @@ class Measurement:
             self.calls = max(LEAST_CALLS, round(each))
 
     def turn(self) -> None:
+        """Time the calls of one turn, in the process that `start` opened."""
         assert self.session is not None
         self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
 
     def fail(self, reason: str) -> None:
+        """Give up on the subject, for a reason that its row will show."""
         self.failure = reason
         self.close()
 
     def close(self) -> None:
+        """End the process, if there is one."""
         if self.session is not None:
             self.session.close()
             self.session = None
@@ -237,6 +241,7 @@ class Measurement:
         return np.array([turn["ns"] for turn in self.turns], float) / 1e6
 
     def row(self, first: Measurement) -> dict[str, Any]:
+        """The subject's row of the report, JSON-able; ratios are to `first`."""
         subject = self.subject
         row: dict[str, Any] = {
             "label": subject.name,

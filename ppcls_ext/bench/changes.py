@@ -64,6 +64,7 @@ class Change(NamedTuple):
 
     @property
     def new_over_old(self) -> float | None:
+        """The ratio of the two latencies; None where either is missing."""
         return self.new_ms / self.old_ms if self.new_ms and self.old_ms else None
 
 

@@ -43,6 +43,7 @@ def subjects_from(
 
 
 def milliseconds(value: float | None) -> str:
+    """A latency as text."""
     return UNDEFINED if value is None else f"{value:.2f}"
 
 
@@ -105,6 +106,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
 
 
 def show_soak(result: Mapping[str, Any]) -> None:
+    """Show what a soak test found, a line for each phase."""
     for phase in ("fixed", "varying"):
         found = result[phase]
         if found is None:
@@ -116,6 +118,7 @@ def show_soak(result: Mapping[str, Any]) -> None:
 
 
 def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Show what changed between two reports, and the rows that both have."""
     changes, rows = compare_reports(old, new)
     for change in changes:
         say(f"changed: {change}")

@@ -57,6 +57,11 @@ class Collate:
         self.operations, self.seed, self.keyed = operations, seed, keyed
 
     def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, SampleKey]]) -> list[np.ndarray]:
+        """Make a batch. What is random in it is a function of the seed and of the key of its first sample.
+
+        Raises:
+            UserError: the images differ in shape.
+        """
         shapes = {image.shape for image, _, _ in samples}
         if len(shapes) > 1:
             raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")

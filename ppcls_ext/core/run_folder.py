@@ -137,6 +137,7 @@ class RunFolder:
             self._writer.add_scalar(tag=tag, value=float(value), step=step)
 
     def close(self) -> None:
+        """Close the scalars of VisualDL, if there are any."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

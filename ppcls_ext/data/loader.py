@@ -57,6 +57,7 @@ class Workers(Section):
     use_shared_memory: bool = True
 
     def count(self) -> int:
+        """The number of worker processes; 0 loads in the training process."""
         # More than the usable cores only take turns; more than 8 outrun any CPU training.
         return min(8, usable_cores()) if self.num_workers == "auto" else self.num_workers
 

@@ -20,6 +20,8 @@ COUNTED = (*CONVS, nn.Conv2DTranspose, nn.Linear, *BATCH_NORMS)
 
 
 class Count(NamedTuple):
+    """What `count` gives, by `RULE`."""
+
     params: int
     flops: int
 

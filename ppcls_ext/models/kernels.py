@@ -57,6 +57,7 @@ class FastDepthwiseConv2D(nn.Conv2D):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the layer that it replaces; float32 [N, C, H, W] on the CPU goes through our kernel."""
         fits = x.ndim == 4 and x.shape[1] == self._in_channels  # Paddle says what is wrong with another input
         if not fits or not _is_ours(x, self.weight):
             return super().forward(x)
@@ -70,6 +71,7 @@ class FastBiasConv2D(nn.Conv2D):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the layer that it replaces; on the CPU our kernel adds the bias."""
         if x.ndim != 4 or not _is_ours(x, self.weight):
             return super().forward(x)
         sizes = self._stride, self._padding, self._dilation, self._groups
@@ -82,6 +84,7 @@ class FastHardswish(nn.Hardswish):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the layer that it replaces; on the CPU by our kernel."""
         return _Hardswish.apply(x, self.threads) if _is_ours(x) else super().forward(x)
 
 
@@ -105,6 +108,7 @@ class Geometry:
 
 
 def is_plain(layer: nn.Conv2D) -> bool:
+    """Whether a convolution has the layout and the padding that the kernels know."""
     return bool(layer._data_format == "NCHW" and layer._padding_mode == "zeros")
 
 

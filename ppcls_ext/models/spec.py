@@ -86,6 +86,7 @@ class LCNetSpec:
         return round_width(base * self.scale)
 
     def replace(self, **changes: object) -> LCNetSpec:
+        """The spec with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 

@@ -39,6 +39,7 @@ class Network:
     overrides: tuple[str, ...]
 
     def load(self) -> Config:
+        """The config of the network."""
         return load_config(self.config, self.overrides)
 
 

@@ -58,6 +58,7 @@ class Plan:
     resume: bool = False
 
     def settings(self, variant: Variant) -> Settings:
+        """How latencies at a variant are measured."""
         values: dict[str, Any] = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
         return Settings(**(QUICK if self.quick else values))
 

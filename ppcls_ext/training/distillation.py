@@ -148,6 +148,7 @@ class Teacher:
 
     @functools.cached_property
     def model(self) -> nn.Layer:
+        """The network with its weights, in eval mode. Raises UserError if they do not fit."""
         weights = read_weights(self.files.weights)
         with paddle.utils.unique_name.guard():  # does not count among the student's parameter names
             try:
@@ -171,6 +172,7 @@ class Teacher:
             return self.model(images)
 
     def describe(self) -> str:
+        """Its name and weights, for the user."""
         return f"{self.files.arch['name']}, {self.files.weights}"
 
 

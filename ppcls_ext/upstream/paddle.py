@@ -100,6 +100,7 @@ class GuardedCollate:
         self.collate, self.expected = collate, expected
 
     def __call__(self, samples: list[Any]) -> list[Any]:
+        """Collate the samples, or hand on the first failure among them."""
         import numpy as np
 
         failure = next((sample for sample in samples if isinstance(sample, Exception)), None)

@@ -105,6 +105,7 @@ def accuracy_of(document: Document, row: Row, way: Procedure, field: str) -> Cel
 
 
 def columns_of(document: Document, t: Table, way: Procedure) -> tuple[Column, ...]:
+    """The columns that a document has for a table."""
     sizes = [variant.name for variant in way.variants]
     columns = [Column("parameters", "", "parameters")]
     columns += [Column("multiply-adds", size, "multiply-adds") for size in sizes]
@@ -143,6 +144,7 @@ def cells_of(document: Document, t: Table, way: Procedure, row: Row) -> Iterator
 
 
 def part_of(document: Document, number: int) -> Part:
+    """A table of the paper beside what the document measured, with remarks on it."""
     t, way = table(number), procedure(number)
     columns = columns_of(document, t, way)
     rows = tuple((row.label, tuple(cells_of(document, t, way, row))) for row in t.rows)
