@@ -7,6 +7,8 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from det.dataset import DetectionDataset, EvalCollate, Targets, TrainCollate
 from det.sections import ArchSection, LoaderSection
 from det.splits import CocoSplit, read_coco
@@ -40,6 +42,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
                     there.append(split)
         return there
 
+    @override
     def read_split(self, split: str, names: tuple[str, ...] | None) -> CocoSplit:
         """Read a split from its annotation file.
 
@@ -53,12 +56,12 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
             raise UserError(f"annotations {read.source}: no usable box in it, so there is nothing to evaluate on")
         return read
 
+    @override
     def names_of(self, split: CocoSplit) -> tuple[str, ...]:
-        """The class names that a split has."""
         return split.class_names
 
+    @override
     def paths_of(self, split: CocoSplit) -> Sequence[str]:
-        """Every image file of a split."""
         return split.paths
 
     @functools.cached_property
@@ -69,6 +72,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
             return read[0]
         return self.eval_split if self.splits_there() == ["Eval"] else self.train_split
 
+    @override
     def found_names(self) -> tuple[str, ...] | None:
         """The class names of the annotations; None where there are none and the config states their number."""
         if self.classes.fixed is not None and not self.splits_there():
@@ -104,8 +108,8 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
         collate = TrainCollate(self.size, resizing, targets, seed)
         return Loader(DetectionDataset(split, ops, seed), section.sampler, section.loader, collate, seed)
 
+    @override
     def make_eval_loader(self) -> Loader:
-        """See `eval_loader`."""
         section = self.loaders.get("Eval", LoaderSection())
         if section.dataset.transform_ops or section.dataset.batch_transform_ops:
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")

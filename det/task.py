@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 from paddle import nn
+from typing_extensions import override
 
 from det.boxes import largest_difference, to_image
 from det.checks import check_data
@@ -64,6 +65,7 @@ class Detection(Task):
 
     # Data
 
+    @override
     def train_loader(self) -> Loader:
         return self.data.make_train_loader(self._targets)
 
@@ -74,11 +76,13 @@ class Detection(Task):
 
         return GflTargets(self.class_num, strides_of(self.arch.backbone)) if self.arch.recipe == "gfl" else TalTargets()
 
+    @override
     def check_data(self) -> DataReport:
         return check_data(self.data)
 
     # Model and losses
 
+    @override
     def build_model(self) -> PicoDet:
         from det.network import build_picodet
 
@@ -86,6 +90,7 @@ class Detection(Task):
             raise UserError("Arch.static_epochs: recipe tal needs it where Global.iters is given instead of epochs")
         return build_picodet(self.arch, self.class_num, self.global_section.epochs, self.size)
 
+    @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         """A detector's weights, or those of a classification network for the backbone."""
         from det.backbones import from_classifier
@@ -97,6 +102,7 @@ class Detection(Task):
         load_trunk(model.backbone, from_classifier(model.backbone, weights), path)
         return [f"backbone from the classification weights {path}; neck and head are new"]
 
+    @override
     def load_trained(self, model: nn.Layer, path: str) -> list[str]:
         weights = read_weights(path)
         if not _is_detector(weights):
@@ -107,6 +113,7 @@ class Detection(Task):
         load_into(model, weights, path, head=model.head_names())
         return [f"weights from {path}"]
 
+    @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, *targets = batch
         losses = model.losses(images, dict(zip(self._targets.names, targets, strict=True)))
@@ -115,6 +122,7 @@ class Detection(Task):
 
     # Evaluation
 
+    @override
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         from det.network import WithNms
 
@@ -135,6 +143,7 @@ class Detection(Task):
 
     # Config and deployment
 
+    @override
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ())
         config["Infer"] = {
@@ -143,6 +152,7 @@ class Detection(Task):
         }
         return config
 
+    @override
     def notes(self) -> list[str]:
         notes = [
             f"annotations {split.source}: boxes that are wrong and not used: {split.left_out}; check-data shows them"
@@ -155,6 +165,7 @@ class Detection(Task):
             notes.append(f"{len(names)} classes found in {self.data.train_split.source}: {shown}")
         return notes
 
+    @override
     def deployment(self, model: nn.Layer) -> Deployment:
         from det.network import WithNms
 

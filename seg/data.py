@@ -6,6 +6,8 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.lists import read_class_names
@@ -32,6 +34,7 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
             self.global_section.image_shape[2],
         )  # height, width of training samples
 
+    @override
     def read_split(self, split: str, names: tuple[str, ...] | None) -> PairList:
         """Pair the images of a split with their masks; `names` changes nothing, masks hold numbers.
 
@@ -54,20 +57,23 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
         """The split to evaluate on. Raises UserError for missing files."""
         return self.read_split("Eval", None)  # masks hold numbers, whatever the classes are called
 
+    @override
     def names_of(self, split: PairList) -> tuple[str, ...] | None:
         """The class names that lie beside a split."""
         return split.class_names
 
+    @override
     def paths_of(self, split: PairList) -> Sequence[str]:
-        """Every image file of a split."""
         return split.images
 
+    @override
     def given_names(self) -> Names | None:
         """Class names of the config, or of the run folder that it lies in."""
         if self.masks.class_names is not None:
             return Names(read_class_names(self.rooted(self.masks.class_names)), self.masks.class_names)
         return self.saved_names()
 
+    @override
     def found_names(self) -> tuple[str, ...] | None:
         """The class names beside the data; where the config leaves their number open, numbers up to the masks' largest.
 
@@ -121,6 +127,6 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
         check_pairs(pairs, rules, self.global_section.check_seconds / 4, seed)
         return Loader(dataset, sampler, section.loader, collate, seed)
 
+    @override
     def make_eval_loader(self) -> Loader:
-        """See `eval_loader`."""
         return self.make_loader("Eval")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 from paddle import nn
+from typing_extensions import override
 
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
@@ -84,18 +85,22 @@ class Segmentation(Task):
 
     # Data
 
+    @override
     def train_loader(self) -> Loader:
         _ = self._train_losses  # a wrong Loss section is reported before any work begins
         return self.data.make_loader("Train")
 
+    @override
     def check_data(self) -> DataReport:
         return check_data(self.data)
 
     # Model and losses
 
+    @override
     def build_model(self) -> nn.Layer:
         return build_network(self.arch, self.class_num, self.aspp_ratios)
 
+    @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         """A segmentation network's weights, or those of a classification network (or a detector) for the backbone."""
         weights = read_weights(path)
@@ -105,6 +110,7 @@ class Segmentation(Task):
         load_backbone(model, weights, path)
         return [f"backbone from {path}; the head starts anew"]
 
+    @override
     def load_trained(self, model: nn.Layer, path: str) -> list[str]:
         weights = read_weights(path)
         if not is_whole(weights):
@@ -119,6 +125,7 @@ class Segmentation(Task):
     def _train_losses(self) -> list[tuple[str, float, Callable[..., paddle.Tensor]]]:
         return build_losses(self._losses.get("Train"), "Loss.Train")
 
+    @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, masks = batch
         labels = masks.astype("int64")
@@ -134,6 +141,7 @@ class Segmentation(Task):
 
     # Evaluation
 
+    @override
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         network = EvaluatedNetwork(model, self.eval, self.crop)
         network.eval()
@@ -149,6 +157,7 @@ class Segmentation(Task):
 
     # Config and deployment
 
+    @override
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ("list_path", "image_root"))
         config["Arch"]["aspp_ratios"] = list(self.aspp_ratios)
@@ -156,11 +165,13 @@ class Segmentation(Task):
             config["Masks"]["class_names"] = str(Path(self.masks.class_names).resolve())
         return config
 
+    @override
     def notes(self) -> list[str]:
         if self.data.classes.fixed is not None:
             return []
         return [f"{self.class_num} classes found in {self.data.train_split.source}"]
 
+    @override
     def deployment(self, model: nn.Layer) -> Deployment:
         export = self.export
         height, width = export.size or (-1, -1)
@@ -192,6 +203,7 @@ class Segmentation(Task):
             return deployment
         return deployment._replace(also=deployment._replace(model=ExportedNetwork(model, argmax=False)))
 
+    @override
     def drawn(self, model: nn.Layer) -> Deployment:
         exported = self.deployment(model)
         as_evaluated = {**exported.recipe["preprocess"], "size": None, "max_side": None, "multiple": 1}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from ppcls_ext.cls.dataset import ClassificationDataset, Collate
 from ppcls_ext.cls.sections import LoaderSection
 from ppcls_ext.cls.splits import UNLABELLED, ImageList, find_split, read_list, scan_folder
@@ -35,12 +37,14 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
         super().__init__(config, LoaderSection, class_num, hint)
         self.names_file, self.learns_labels = names_file, learns_labels
 
+    @override
     def given_names(self) -> Names | None:
         """Class names of a file that the config names, or of the run folder that it lies in."""
         files = [self.rooted(s.dataset.class_names) for s in self.loaders.values() if s.dataset.class_names]
         files += [class_map(self.names_file)] if self.names_file else []
         return Names(read_class_names(files[0]), str(files[0])) if files else self.saved_names()
 
+    @override
     def found_names(self) -> tuple[str, ...] | None:
         """Those of a split that has been read, or of the training split where their number has to be found."""
         read = self.splits_read()
@@ -48,14 +52,15 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
             return None
         return (read[0] if read else self.train_split).class_names
 
+    @override
     def names_of(self, split: ImageList) -> tuple[str, ...]:
-        """The class names that a split has."""
         return split.class_names
 
+    @override
     def paths_of(self, split: ImageList) -> Sequence[str]:
-        """Every image file of a split."""
         return split.paths
 
+    @override
     def read_split(self, split: str, names: tuple[str, ...] | None) -> ImageList:
         """Read a split from its list file, from class folders, or from where it is found below the data root.
 
@@ -109,6 +114,6 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
         share = {"part": 0, "parts": 1} if whole else {}
         return Loader(dataset, sampler, section.loader, collate, seed, **share)
 
+    @override
     def make_eval_loader(self) -> Loader:
-        """See `eval_loader`."""
         return self.make_loader("Eval")

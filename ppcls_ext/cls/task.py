@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from typing_extensions import override
 
 from ppcls_ext.cls.checks import check_data
 from ppcls_ext.cls.data import ClassificationData
@@ -72,21 +73,24 @@ class Classification(Task):
 
     # Data
 
+    @override
     def train_loader(self) -> Loader:
         """See `Task`; with cached outputs of a teacher, batches end with the keys of their samples."""
         if self._label_share > 0:
             _ = self._train_losses  # a wrong Loss section is reported before any work begins
         return self.data.make_loader("Train", self.distillation.cached_crops if self.distillation else None)
 
+    @override
     def check_data(self) -> DataReport:
-        """See `Task`."""
         return check_data(self.data)
 
     # Model and losses
 
+    @override
     def build_model(self) -> nn.Layer:
         return build_arch(self.config.get("Arch") or {}, self.class_num)
 
+    @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         fresh = load_into(model, read_weights(path), path, self.global_section.new_head)
         return [f"weights from {path}" + (f"; new head: {', '.join(fresh)}" if fresh else "")]
@@ -95,6 +99,7 @@ class Classification(Task):
     def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
         return build_losses(self._losses.get("Train"), "Loss.Train")
 
+    @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         """See `Task`. A batch is images float32 [N, 3, H, W], labels, and sample keys where outputs are cached."""
         images, labels, *keys = batch
@@ -115,17 +120,19 @@ class Classification(Task):
     def _has_hard_labels(self) -> bool:
         return self.data.has_hard_labels()
 
+    @override
     def prepare(self) -> None:
         """Load or run the teacher, where there is one."""
         if self.distillation is not None:
             self.distillation.prepare()
 
+    @override
     def fingerprint(self) -> dict[str, Any]:
-        """See `Task`."""
         return {} if self.distillation is None else self.distillation.fingerprint()
 
     # Evaluation
 
+    @override
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         model.eval()
         confusion = Confusion(self.class_num)
@@ -140,6 +147,7 @@ class Classification(Task):
 
     # Config and deployment
 
+    @override
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ("image_root", "cls_label_path", "class_names"))
         names_file = self.infer.PostProcess.class_id_map_file
@@ -149,8 +157,8 @@ class Classification(Task):
             self.distillation.resolve(config["Distill"])
         return config
 
+    @override
     def notes(self) -> list[str]:
-        """See `Task`."""
         classes = self.data.classes
         notes = [f"{classes.count} classes found in {self.data.train_split.source}"] if classes.fixed is None else []
         return notes if self.distillation is None else [*notes, f"teacher: {self.distillation.teacher.describe()}"]
@@ -166,6 +174,7 @@ class Classification(Task):
         build_transforms(resolved, "Infer.transforms")
         return resolved
 
+    @override
     def deployment(self, model: nn.Layer) -> Deployment:
         shape = tuple(self.global_section.image_shape)
         recipe = {
