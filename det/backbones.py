@@ -40,7 +40,7 @@ class PPLCNet(lcnet.PPLCNet):
     Shapes: `forward` takes {'image': float32 [N, 3, H, W]} and gives float32 [N, C, H/stride, W/stride] each.
     """
 
-    # Without annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
+    # The parameters have no annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
     def __init__(  # type: ignore[no-untyped-def]
         self,
         scale=1.0,

@@ -14,7 +14,7 @@ from ppcls_ext.core.seeding import BATCH, SAMPLE
 from ppcls_ext.data.loader import SampleKey
 
 KeyedSample = tuple[Sample, SampleKey]
-# From normalised images [N, 3, H, W] and their boxes and classes to the arrays that the losses compare with.
+# Makes the arrays that the losses compare with, from normalised images [N, 3, H, W], their boxes and the epoch.
 Targets = Callable[[np.ndarray, Sequence[Sample], int], list[np.ndarray]]
 
 

@@ -54,7 +54,11 @@ class CocoResult:
         ]
 
     def _per_class(self, precision: np.ndarray, recall: np.ndarray) -> list[tuple[str, int, float, float, float]]:
-        """From pycocotools's precision [IoU, recall, class, size, detections an image] and recall [IoU, class, ...].
+        """The table of the classes.
+
+        Args:
+            precision: pycocotools's [IoU, recall, class, size, detections an image].
+            recall: pycocotools's [IoU, class, size, detections an image].
 
         The first IoU is 0.5; -1 stands for no object.
         """

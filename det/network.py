@@ -44,7 +44,7 @@ GRID_CELL_SCALE = 5  # side of the square that stands for a cell in ATSS, in str
 CELL_OFFSET = 0.5
 PRIOR = 0.01  # score of an untrained network
 TAL_LEAST_SIDE = 192  # below, the coarsest map has fewer cells than the 9 that ATSS asks for
-# Of the losses, in the public configs: distribution focal, GIoU.
+# Weights of the losses in the public configs, in the order distribution focal loss, GIoU.
 GFL_WEIGHTS, TAL_WEIGHTS = (0.25, 2.0), (0.5, 2.5)
 LOSS_NAMES = {"loss_qfl": "qfl_loss", "loss_vfl": "vfl_loss", "loss_bbox": "box_loss", "loss_dfl": "dfl_loss"}
 
@@ -105,7 +105,7 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
             labels, targets, quality, _ = self.assigner(
                 scores.detach(), pixels, centres, per_level, *objects, bg_index=self.num_classes
             )
-        # Of all processes, as in GFLHead; at least one positive in the whole batch.
+        # The sum is over all processes, as in GFLHead, and at least 1: a batch may have no positive.
         total = distributed.mean(quality.sum()).clip(min=1.0 / distributed.world())
         flat = [-1, self.num_classes]
         losses = {"loss_vfl": self.loss_vfl(scores.reshape(flat), quality.reshape(flat), avg_factor=total)}

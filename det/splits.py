@@ -42,7 +42,7 @@ class Record:
 
 
 class Kind(NamedTuple):
-    """Of a finding, with the text that says what is wrong."""
+    """A kind of fault: how severe it is, and the text that says what is wrong."""
 
     text: str
     severity: Literal["fatal", "left out", "warning"]

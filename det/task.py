@@ -35,7 +35,7 @@ from ppcls_ext.tasks.task import Task
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
     from det.network import PicoDet
 
-PARITY_TOLERANCE = 1e-4  # of a score, and of a corner in units of the input's longer side
+PARITY_TOLERANCE = 1e-4  # difference of a score, or of a corner in units of the input's longer side
 
 
 def _is_detector(weights: Mapping[str, np.ndarray]) -> bool:
@@ -196,7 +196,7 @@ class Detection(Task):
         )
         if not self.export.nms:
             return raw
-        # Where nothing is found there are no rows to compare: scores and boxes before NMS are compared as well.
+        # Nothing may be found, and then there are no rows to compare: scores and boxes before NMS are compared as well.
         return raw._replace(
             model=WithNms(model, self.nms), outputs=["rows", "counts"], compare=self._compare_rows, also=raw
         )

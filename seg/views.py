@@ -24,7 +24,7 @@ def whole(network: Network, x: paddle.Tensor) -> paddle.Tensor:
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin that cover `length`; the last one ends with it."""
+    """The starts of windows that cover `length`; the last one ends with it."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 

@@ -29,14 +29,19 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval, Watch, machine
+from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.process import EngineFailed
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
 LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
-PARITY_TOLERANCE = 1e-3  # of the largest value of an output; engines order float32 sums differently
-RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then stable to a few percent of its width
+PARITY_TOLERANCE = (
+    1e-3  # share of an output's largest value by which engines may differ, since they order float32 sums differently
+)
+RESAMPLES = (
+    2000  # the bootstrap draws so often that the ends of a 95 % interval are stable to a few percent of its width
+)
 CONFIDENCE = 0.95
 BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
 NULL_CALLS = 2000
@@ -47,13 +52,13 @@ class Settings(Section):
 
     rounds: int = pydantic.Field(default=60, ge=2)  # short ones: a shared machine changes its speed within seconds
     processes: int = pydantic.Field(default=4, ge=1)  # of each subject, one after the other; at most `rounds`
-    # Of measuring for each subject, over all rounds.
+    # How long each subject is measured, over all rounds together.
     seconds: float = pydantic.Field(default=5.0, gt=0, allow_inf_nan=False)
     iterations: int | None = pydantic.Field(None, ge=1)  # calls of each subject over all rounds, instead of seconds
     warmup: int = pydantic.Field(default=20, ge=1)  # calls of each process before its first round
     seed: int = pydantic.Field(default=0, ge=0)  # of inputs, order and bootstrap
     pin: tuple[int, ...] = ()  # cores to bind every subject to
-    # Interquartile range over median that is worth a warning.
+    # Latencies whose interquartile range is a larger share of their median get a warning.
     spread: float = pydantic.Field(default=0.1, gt=0, allow_inf_nan=False)
 
     def shares(self) -> list[int]:
@@ -287,10 +292,10 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
     for subject in subjects:
         engine_class(subject.engine)
         input_shapes(subject)
-    available = os.sched_getaffinity(0)
+    available = usable_cpus()
     for core in settings.pin:
         if core not in available:
-            raise UserError(f"--pin {core}: this process may not use that core; usable: {sorted(available)}")
+            raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
 @contextlib.contextmanager
@@ -306,7 +311,7 @@ def take_turns(measurements: Sequence[Measurement], rounds: int, order: np.rando
     """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
     before, watch = own_seconds(measurements), Watch()
     for _ in range(rounds):
-        # In another order each round: who comes after whom matters to caches and clocks.
+        # The order changes each round, since who comes after whom matters to caches and clocks.
         for k in order.permutation(len(measurements)):
             if measurements[k].failure is None:
                 with failing(measurements[k]):

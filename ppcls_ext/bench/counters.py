@@ -19,7 +19,7 @@ from ppcls_ext.runtime.engines.openvino import OpenVINO
 # Engines that print their operators on stdout where ONEDNN_VERBOSE is 1: OpenVINO's CPU plugin is made of oneDNN too.
 PRINTING = ("onednn", "openvino")
 
-# For each call its operators in order: kind, kernel, detail, ms, flops (None: not known).
+# A list for each call, which holds its operators in order as kind, kernel, detail, ms and flops (None: not known).
 Calls = list[list[dict[str, Any]]]
 
 

@@ -193,7 +193,8 @@ class Classification(Task):
             outputs=["scores"],
             recipe=recipe,
             samples=samples,
-            # In logarithms: near a score of 1 / classes, as of a network not trained yet, plain differences hide all.
+            # Logarithms are compared: an untrained network scores about 1 / classes everywhere, so that even wrong
+            # scores would differ little.
             compare=lambda ours, theirs: float(np.abs(np.log(ours[0] + 1e-8) - np.log(theirs[0] + 1e-8)).max()),
             tolerance=1e-3,
         )

@@ -177,7 +177,7 @@ def in_run_folder(file: Path) -> bool:
 
 
 def config_folders() -> list[Path]:
-    """Where configs are looked for after the path as given: those the package ships."""
+    """The folders with the configs that the package ships; a path is tried as given before these."""
     package = Path(str(importlib.resources.files("ppcls_ext")))
     return [package, package.parent]  # an installed wheel; a checkout
 

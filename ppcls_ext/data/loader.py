@@ -130,7 +130,7 @@ class Loader:
         if len(self) == 0:
             raise UserError(
                 f"a batch of {self.batch_size} with drop_last leaves nothing of {len(dataset)} images; "
-                "use a smaller one: -o DataLoader.Train.sampler.batch_size=N"
+                "use a smaller sampler.batch_size, or sampler.drop_last=false"
             )
 
     def __len__(self) -> int:

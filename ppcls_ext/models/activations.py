@@ -23,7 +23,7 @@ LEAST_NORMAL = np.float32(2.0**-126).view(np.uint32)  # bits below these, withou
 LEAST_RMS, LARGEST_RMS = 1e-2, 1e2
 MOST_ZEROS = 0.9
 MOST_DENORMALS = 1e-4
-# Of layers with fewer outputs (squeezes of SE have as few as 2 an image) all may be zero by chance, at no cost.
+# A layer with fewer outputs (a squeeze of SE has as few as 2 an image) may give only zeros by chance, without harm.
 LEAST_OUTPUTS = 1000
 
 

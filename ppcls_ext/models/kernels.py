@@ -99,7 +99,7 @@ class Geometry:
 
     @classmethod
     def of(cls, layer: nn.Conv2D) -> Geometry | None:
-        """None for a convolution that the kernels here do not do."""
+        """The geometry of a convolution; None if the kernels here do not compute such a one."""
         depthwise = layer._groups == layer._in_channels == layer._out_channels > 1
         sizes = [_pair(s) for s in (layer._kernel_size, layer._stride, layer._padding, layer._dilation)]
         if not depthwise or not is_plain(layer) or None in sizes:

@@ -33,7 +33,8 @@ Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 # What `quick` measures instead of the procedures' values: enough to see that everything works.
 QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
 
-# For the estimate: what a subject takes beside being measured (its process, parity, warm-up), and building a network.
+# The estimate adds the seconds that a subject takes beside being measured (its process, parity, warm-up) and those of
+# building a network.
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
 
 
@@ -249,7 +250,7 @@ NEUTRAL = ("class_num", "pretrained", "use_ssld")
 
 
 def identity_of(config: Config) -> dict[str, Any]:
-    """By what a run is recognised as one of a network, as plain data; equal for two names of one PP-LCNet."""
+    """What tells that a run is of a network, as plain data; two names of one PP-LCNet have the same."""
     arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
     if set(arch) == {"name"} and arch["name"] in SPECS:
         arch = dataclasses.asdict(SPECS[arch["name"]])

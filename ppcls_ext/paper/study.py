@@ -80,7 +80,11 @@ class Study:
                 )
 
     def value(self, variant: str, seed: int) -> float | None:
-        """Percent, of the last evaluation of a run that is finished; None for any other. Raises UserError."""
+        """The metric of a run's last evaluation, percent; None if the run is not finished.
+
+        Raises:
+            UserError: the run has no such metric.
+        """
         log = self.plan.run_folder(variant, seed) / "log.jsonl"
         events = read_log(log) if log.is_file() else []
         if not events or events[-1]["event"] != "end":
@@ -92,7 +96,7 @@ class Study:
         return 100 * float(evaluations[-1][self.plan.metric])
 
     def values(self, variant: str) -> dict[int, float]:
-        """By seed, of the runs that are finished."""
+        """The values of a variant by seed, as far as its runs are finished."""
         found = {seed: self.value(variant, seed) for seed in self.plan.seeds}
         return {seed: value for seed, value in found.items() if value is not None}
 

@@ -105,7 +105,7 @@ class StudyPlan:
         return config
 
     def folder(self, variant: str, seed: int) -> Path:
-        """Where a run's folder and settings go."""
+        """The folder that holds a run's run folder and its settings."""
         return self.output / _slug(variant) / f"seed{seed}"
 
     def run_folder(self, variant: str, seed: int) -> Path:

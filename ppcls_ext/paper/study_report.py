@@ -147,5 +147,5 @@ def _signed(number: float | None) -> str:
 
 
 def _portable(text: str) -> str:
-    """Without the folders of absolute paths, which mean nothing elsewhere."""
+    """A text without the folders of absolute paths, which mean nothing on another machine."""
     return re.sub(r"(?<![\w.])/(?:[^\s/,'\"}\]]+/)*", "", text)

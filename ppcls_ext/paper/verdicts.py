@@ -134,7 +134,7 @@ class Pair(NamedTuple):
 
     @property
     def strength(self) -> float:
-        """By how much the ratio of the two has changed."""
+        """The factor by which the ratio of the two has changed."""
         return (self.paper[1] / self.paper[0]) * (self.here[0] / self.here[1])
 
 

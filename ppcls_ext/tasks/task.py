@@ -1,4 +1,4 @@
-"""What the core asks of a task. Classification is in the core; the other tasks are packages that announce theirs."""
+"""What a task is. Each of the three is a package of its own, and announces its class by an entry point."""
 
 from __future__ import annotations
 

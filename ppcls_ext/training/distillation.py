@@ -6,7 +6,6 @@ Backbones", 2021 (arXiv 2103.05959), and the public recipes of PaddleClas; the s
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -28,6 +27,7 @@ from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, 
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.system import lock
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import find_weights, head_names, load_into, read_weights
@@ -217,13 +217,13 @@ class Cache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115  (closed below)
+            held = open(self.folder / "lock", "w")  # noqa: SIM115  (closed below)
         except OSError as error:
             raise UserError(
                 f"Distill.cache {self.folder}: cannot be written ({error.strerror}); give another folder"
             ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with held:
+            lock(held)
             self._fill(teacher, loader, self._done())
 
     def _fill(self, teacher: Teacher, loader: Loader, done: int) -> None:
@@ -266,6 +266,6 @@ class Cache:
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:
-    """SHA-256 of the paths below their common folder: of the same list, wherever the images lie."""
+    """SHA-256 of the paths below their common folder, so that a list has the same one wherever its images lie."""
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     return hashlib.sha256("\n".join(os.path.relpath(path, root) for path in paths).encode()).hexdigest()

@@ -90,7 +90,7 @@ class Pending:
         self._steps.clear()
 
     def images_per_second(self) -> float:
-        """Of the steps flushed since the clock was started, which starts anew."""
+        """The speed of the steps flushed since the clock was started; the clock starts anew."""
         speed = self._images / max(time.monotonic() - self._start, 1e-9)
         self.restart_clock()
         return speed

@@ -68,7 +68,7 @@ def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> W
     for key, value in optimizer.state_dict().items():
         if isinstance(value, paddle.Tensor):
             owner = max((n for n in structured if key.startswith(n + "_")), key=len)
-            # At its end is a number: how many optimizers the process had before.
+            # The name ends with a number, which says how many optimizers the process had before.
             accumulator = key[len(owner) + 1 :].rsplit("_", 1)[0]
             state[f"{structured[owner]}/{accumulator}"] = value.numpy()
     return state

@@ -48,7 +48,7 @@ class Part:
 
 
 def measured_latencies(document: Document, number: int, variant: Variant, engine: str) -> dict[str, Latency | str]:
-    """For each network of a table its latency, or the reason why there is none."""
+    """The latency of each network of a table, or the reason why there is none."""
     names = {network_of(row, procedure(number), variant).name for row in table(number).rows}
     failures = {n: document["networks"].get(n, {}).get("failure") for n in names}
     record = _record(document, number, variant, engine)
