@@ -28,8 +28,29 @@ def version() -> str:
 
 
 def readme() -> str:
+    """The README with the places of links into the checkout written out: they lead nowhere on a package index."""
     path = ROOT / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def written_out(link: re.Match[str]) -> str:
+        picture, label, place = link.groups()
+        file = place.partition("#")[0]
+        if picture:
+            return f"(In the source: {file})"
+        return label if label == file else f"{label} ({file})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!\w+://)([^)]*)\)", written_out, text)
+
+
+def doc_files() -> list[str]:
+    """What the README leads to, for an sdist."""
+    pages = [
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *(ROOT / "docs").rglob("*"),
+        *(ROOT / "results").rglob("*"),
+    ]
+    return sorted(p.relative_to(ROOT).as_posix() for p in pages if p.is_file())
 
 
 def config_files() -> list[str]:
@@ -57,7 +78,7 @@ class BuildPy(build_py):
         return outputs
 
     def get_source_files(self) -> list[str]:  # what an sdist takes along
-        return [*super().get_source_files(), *config_files()]
+        return [*super().get_source_files(), *config_files(), *doc_files()]
 
 
 setup(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -90,22 +88,6 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
             extra_block_filters=[],
             lr_mult_list=list(lr_mult_list),
         )
-
-
-def from_classifier(backbone: nn.Layer, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Classification weights by the names that the backbone has for them.
-
-    PP-LCNet has the same ones. PaddleDetection's MobileNetV3 calls `conv1` and `conv2` to `conv16` what PaddleClas
-    calls `conv` and `blocks.0` to `blocks.14`.
-    """
-    if isinstance(backbone, PPLCNet):
-        return dict(weights)
-
-    def renamed(name: str) -> str:
-        name = re.sub(r"^conv\.", "conv1.", name)
-        return re.sub(r"^blocks\.(\d+)\.", lambda found: f"conv{int(found[1]) + 2}.", name)
-
-    return {renamed(name): tensor for name, tensor in weights.items()}
 
 
 BACKBONES.register("PPLCNet", PPLCNet)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 
-import cv2
 import numpy as np
 
 from det.data import DetectionData
@@ -100,7 +99,7 @@ def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
         # Made small before boxes and names are drawn, which stay readable so.
         scale = (report.cell - 2 * MARGIN) / max(sample.image.shape[:2])
         height, width = (max(1, round(side * scale)) for side in sample.image.shape[:2])
-        sample = resize(sample, (height, width), cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        sample = resize(sample, (height, width), "area" if scale < 1 else "linear")
         names = [split.class_names[c] for c in sample.classes]
         report.samples.append(draw_boxes(sample.image, sample.boxes.tolist(), sample.classes.tolist(), names))
 

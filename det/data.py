@@ -23,8 +23,9 @@ from ppcls_ext.tasks.splits import SPLIT_NAMES
 class DetectionData(TaskData[LoaderSection, CocoSplit]):
     """See `TaskData`."""
 
-    def __init__(self, config: Config, arch: ArchSection) -> None:
+    def __init__(self, config: Config, arch: ArchSection, interpolation: str) -> None:
         super().__init__(config, LoaderSection, arch.class_num)
+        self.interpolation = interpolation  # of images that are resized to the network's input
         self.size = (self.global_section.image_shape[1], self.global_section.image_shape[2])  # height, width
 
     def annotations(self, split: str) -> tuple[Path, Path, Path | None]:
@@ -105,7 +106,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
         split, seed = self.train_split, self.global_section.seed
         if not any(len(record.boxes) for record in split.records):
             raise UserError(f"annotations {split.source}: no usable box in it, so there is nothing to learn")
-        collate = TrainCollate(self.size, resizing, targets, seed)
+        collate = TrainCollate(self.size, self.interpolation, resizing, targets, seed)
         return Loader(DetectionDataset(split, ops, seed), section.sampler, section.loader, collate, seed)
 
     @override
@@ -115,5 +116,9 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
         dataset = DetectionDataset(self.eval_split, [], self.global_section.seed)
         return Loader(
-            dataset, section.sampler.in_order(), section.loader, EvalCollate(self.size), self.global_section.seed
+            dataset,
+            section.sampler.in_order(),
+            section.loader,
+            EvalCollate(self.size, self.interpolation),
+            self.global_section.seed,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 
 from det.splits import CocoSplit, read_record_image
@@ -41,18 +40,25 @@ class TrainCollate:
 
     Args:
         size: (height, width) of batches where `resizing` does not choose another.
+        interpolation: likewise; one of `INTERPOLATIONS`.
     """
 
     def __init__(
-        self, size: tuple[int, int], resizing: Sequence[BatchRandomResize], targets: Targets, seed: int
+        self,
+        size: tuple[int, int],
+        interpolation: str,
+        resizing: Sequence[BatchRandomResize],
+        targets: Targets,
+        seed: int,
     ) -> None:
-        self.size, self.resizing, self.targets, self.seed = size, resizing, targets, seed
+        self.size, self.interpolation, self.resizing = size, interpolation, resizing
+        self.targets, self.seed = targets, seed
 
     def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
         """Make a batch. What is random in it is a function of the seed and of the key of its first sample."""
         epoch, _, first = samples[0][1]
         rng = np.random.default_rng((self.seed, BATCH, epoch, first))
-        size, interpolation = self.size, cv2.INTER_LINEAR
+        size, interpolation = self.size, self.interpolation
         for operation in self.resizing:
             size, interpolation = operation(rng)
         resized = [resize(sample, size, interpolation) for sample, _ in samples]
@@ -63,10 +69,10 @@ class TrainCollate:
 class EvalCollate:
     """A batch to evaluate on: images float32 [N, 3, H, W] and their numbers in the split, int64 [N]."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, size: tuple[int, int], interpolation: str) -> None:
+        self.size, self.interpolation = size, interpolation
 
     def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
         """Make a batch; every image is resized to the same size."""
-        images = [normalize(resize(sample, self.size).image) for sample, _ in samples]
+        images = [normalize(resize(sample, self.size, self.interpolation).image) for sample, _ in samples]
         return [np.stack(images), np.array([key.number for _, key in samples], np.int64)]

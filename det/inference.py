@@ -32,6 +32,8 @@ class DetectionInference(Inference):
         self.labels: list[str] = recipe["labels"]
         self.category_ids: list[int] = recipe["category_ids"]
         self.size: tuple[int, int] = tuple(recipe["preprocess"]["resize"])  # height, width
+        # Exports made before there was a choice do not name it.
+        self.interpolation: str = recipe["preprocess"].get("interpolation", "linear")
         post = dict(recipe["postprocess"])
         self.nms_in_graph: bool = post.pop("nms_in_graph")
         self.threshold: float = post.pop("threshold")
@@ -43,7 +45,7 @@ class DetectionInference(Inference):
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-        return [normalize(resize(nothing, self.size).image)]
+        return [normalize(resize(nothing, self.size, self.interpolation).image)]
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
         return (

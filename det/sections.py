@@ -42,6 +42,13 @@ class ArchSection(Section):
     width: int = pydantic.Field(default=96, ge=8)  # channels of neck and head
     convs: int = pydantic.Field(default=2, ge=1)  # of each branch of the head
     static_epochs: int | None = pydantic.Field(default=None, ge=0)  # tal: epochs with ATSS; default a third of all
+    public_weights: str | None = None  # address of the published file; see `det.weights.find_public`
+
+
+class ResizeSection(Section):
+    """`Resize`: how images get the input size, except with `BatchRandomResize`, which decides for itself."""
+
+    interpolation: Literal["nearest", "linear", "area", "cubic", "lanczos"] = "linear"  # OpenCV's
 
 
 class NmsSection(Section):

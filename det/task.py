@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from det.checks import check_data
 from det.data import DetectionData
 from det.inference import DetectionInference, split_rows
 from det.metrics import METRICS, CocoResult
-from det.sections import ArchSection, ExportSection, InferSection, NmsSection
+from det.sections import ArchSection, ExportSection, InferSection, NmsSection, ResizeSection
 from det.splits import read_record_image
 from det.transforms import Sample, resize
 from ppcls_ext.core import distributed
@@ -28,7 +28,7 @@ from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
-from ppcls_ext.models.weights import load_into, load_trunk, read_weights
+from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.tasks.task import Task
 
@@ -38,15 +38,11 @@ if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what tr
 PARITY_TOLERANCE = 1e-4  # difference of a score, or of a corner in units of the input's longer side
 
 
-def _is_detector(weights: Mapping[str, np.ndarray]) -> bool:
-    return any(name.startswith("head.head_cls") for name in weights)
-
-
 class Detection(Task):
     """See `Task`. Metrics: COCO's `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`."""
 
     name = "detection"
-    sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "NMS", "Infer", "Export", "Expect")
+    sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "Resize", "NMS", "Infer", "Export", "Expect")
     primary = "AP"
     inference = DetectionInference
     metric_names = METRICS
@@ -55,10 +51,11 @@ class Detection(Task):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.arch = parse(ArchSection, config.get("Arch"), "Arch")
+        self.interpolation = parse(ResizeSection, config.get("Resize"), "Resize").interpolation
         self.nms = parse(NmsSection, config.get("NMS"), "NMS")
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self.export = parse(ExportSection, config.get("Export"), "Export")
-        self.data = DetectionData(config, self.arch)
+        self.data = DetectionData(config, self.arch, self.interpolation)
         self.size = self.data.size
         if min(self.size) < LARGEST_STRIDE or self.size[0] % LARGEST_STRIDE or self.size[1] % LARGEST_STRIDE:
             raise UserError(f"Global.image_shape: sides must be multiples of {LARGEST_STRIDE}, got {self.size}")
@@ -67,10 +64,11 @@ class Detection(Task):
 
     @override
     def train_loader(self) -> Loader:
-        return self.data.make_train_loader(self._targets)
+        return self.data.make_train_loader(self.targets)
 
     @functools.cached_property
-    def _targets(self) -> Any:
+    def targets(self) -> Any:
+        """What makes the arrays that the recipe's losses take from a batch's boxes, by `names`."""
         from det.backbones import strides_of
         from det.network import GflTargets, TalTargets
 
@@ -92,31 +90,35 @@ class Detection(Task):
 
     @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
-        """A detector's weights, or those of a classification network for the backbone."""
-        from det.backbones import from_classifier
+        """A detector's weights (`public`: those of `Arch.public_weights`), or a classifier's for the backbone."""
+        from det import weights as fitting
 
+        path = fitting.find_public(self.arch) if path == fitting.PUBLIC else path
         weights = read_weights(path)
-        if _is_detector(weights):
-            fresh = load_into(model, weights, path, self.global_section.new_head, model.head_names())
+        if fitting.is_detector(weights):
+            fresh = fitting.load_detector(model, weights, path, self.global_section.new_head)
             return [f"weights from {path}" + (f"; new: {', '.join(fresh)}" if fresh else "")]
-        load_trunk(model.backbone, from_classifier(model.backbone, weights), path)
+        fitting.load_classifier(model, weights, path)
         return [f"backbone from the classification weights {path}; neck and head are new"]
 
     @override
     def load_trained(self, model: nn.Layer, path: str) -> list[str]:
+        from det import weights as fitting
+
+        path = fitting.find_public(self.arch) if path == fitting.PUBLIC else path
         weights = read_weights(path)
-        if not _is_detector(weights):
+        if not fitting.is_detector(weights):
             raise UserError(
                 f"weights {path}: they are not a detector's; train from them first, "
                 "with -o Global.pretrained_model=FILE"
             )
-        load_into(model, weights, path, head=model.head_names())
+        fitting.load_detector(model, weights, path)
         return [f"weights from {path}"]
 
     @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, *targets = batch
-        losses = model.losses(images, dict(zip(self._targets.names, targets, strict=True)))
+        losses = model.losses(images, dict(zip(self.targets.names, targets, strict=True)))
         losses["loss"] = functools.reduce(lambda a, b: a + b, losses.values())
         return Step(losses, {}, len(images), weight=1.0)
 
@@ -173,6 +175,7 @@ class Detection(Task):
             "network": f"PicoDet {self.arch.recipe}, {self.arch.backbone['name']}",
             "preprocess": {
                 "resize": list(self.size),
+                "interpolation": self.interpolation,
                 "mean": list(IMAGENET_MEAN),
                 "std": list(IMAGENET_STD),
                 "pixels": "[0, 1], RGB",
@@ -209,7 +212,7 @@ class Detection(Task):
             return [np.random.default_rng(0).standard_normal((count, 3, *self.size)).astype(np.float32)]
         picked = [records[k % len(records)] for k in range(count)]
         samples = [Sample(read_record_image(r), r.boxes, r.classes) for r in picked]
-        return [np.stack([normalize(resize(sample, self.size).image) for sample in samples])]
+        return [np.stack([normalize(resize(sample, self.size, self.interpolation).image) for sample in samples])]
 
     def _compare_raw(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
         scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))

@@ -12,7 +12,13 @@ from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.models.spec import LARGEST_STRIDE
 
-INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+INTERPOLATIONS = {  # by the names that configs and exports have for them
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "area": cv2.INTER_AREA,
+    "cubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
 
 
 class Sample(NamedTuple):
@@ -220,10 +226,10 @@ class BatchRandomResize:
             raise ValueError(f"target_size: sides must be multiples of {LARGEST_STRIDE}, got {given!r}")
         return sides[0], sides[1]
 
-    def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
-        """((height, width), OpenCV interpolation) of a batch."""
+    def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], str]:
+        """((height, width), name of the interpolation) of a batch."""
         size = self.sizes[rng.integers(len(self.sizes))]
-        return size, int(rng.choice(INTERPOLATIONS)) if self.random_interp else cv2.INTER_LINEAR
+        return size, str(rng.choice(list(INTERPOLATIONS))) if self.random_interp else "linear"
 
 
 for _transform in (RandomCrop, RandomFlip, RandomDistort):
@@ -236,9 +242,9 @@ def build_ops(ops: Sequence[Any] | None, registry: Registry, where: str, **given
     return [operation.build(registry, given=given) for operation in read_operations(ops or [], where)]
 
 
-def resize(sample: Sample, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> Sample:
-    """Resize to (height, width), boxes too."""
+def resize(sample: Sample, size: tuple[int, int], interpolation: str = "linear") -> Sample:
+    """Resize to (height, width), boxes too; `interpolation` is one of `INTERPOLATIONS`."""
     height, width = sample.image.shape[:2]
-    image = cv2.resize(np.ascontiguousarray(sample.image), size[::-1], interpolation=interpolation)
+    image = cv2.resize(np.ascontiguousarray(sample.image), size[::-1], interpolation=INTERPOLATIONS[interpolation])
     scale = np.array([size[1] / width, size[0] / height] * 2, np.float32)
     return Sample(image, sample.boxes * scale, sample.classes)

@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.cli.main import main
-from tests.helpers.runs import config_of, overrides, write_config, write_set
+from ppcls_ext.training.trainer import Trainer
+from tests.helpers.configs import config_of, overrides, write_config
+from tests.helpers.sets import write_set
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Kernels of one thread: other numbers of them may add up in another order."""
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
+_fast_test = ""  # under way, or none
+
+
+def _refuse(what: str) -> None:
+    if _fast_test:
+        raise AssertionError(f"{_fast_test} {what}: mark it slow, since `make test-fast` takes no such test")
+
+
+def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
+    if event in PROCESS_EVENTS:
+        _refuse("starts a process")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_training_in_fast_tests() -> Iterator[None]:
+    """Training in a test that is not marked slow fails; so does a process that it starts (see `_refuse_processes`)."""
+    fit = Trainer.fit
+
+    def guarded(trainer: Trainer) -> dict[str, float]:
+        _refuse("trains")
+        return fit(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "fit", guarded)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    global _fast_test
+    _fast_test = "" if item.get_closest_marker("slow") else item.name
+    try:
+        return (yield)
+    finally:
+        _fast_test = ""
 
 
 @pytest.fixture
@@ -38,7 +82,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_of(data, folder / "output")
     config["Global"] |= {"use_visualdl": True, "epochs": 14}
     config["DataLoader"]["Train"]["sampler"]["batch_size"] = 16
-    config["Optimizer"]["lr"]["learning_rate"] = 0.08
+    config["Optimizer"]["lr"]["learning_rate"] = 0.02
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main(["train", "-c", str(write_config(folder / "easy.yaml", config))]) == 0

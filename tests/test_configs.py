@@ -15,7 +15,8 @@ from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.paper.tables import Row, table
 from ppcls_ext.training.distillation import DistillSection
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
-from tests.helpers.runs import ROOT, write_set
+from tests.helpers.processes import ROOT
+from tests.helpers.sets import write_set
 
 NAMES = [name for name, file in shipped_configs().items() if file.parent.name == "configs"]
 

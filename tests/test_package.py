@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import ROOT, command
+from tests.helpers.processes import ROOT, SECONDS, command
 
 CORE = sorted((ROOT / "ppcls_ext").rglob("*.py"))
 SUITES = {"det", "seg", "ppdet", "paddleseg"}
@@ -50,9 +50,10 @@ def test_the_scan_sees_imports(tmp_path: Path) -> None:
 def run(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     line = [sys.executable, *flags, "-c", code]
-    return subprocess.run(line, capture_output=True, text=True, timeout=100, env=environment, check=False, cwd="/")
+    return subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False, cwd="/")
 
 
+@pytest.mark.slow
 def test_modules_of_the_core_raise_no_warning() -> None:
     modules = [f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for f in CORE]
     names = ", ".join(m.removesuffix(".__init__") for m in modules)
@@ -69,25 +70,32 @@ def test_sources_compile_without_a_warning(file: Path) -> None:
         compile(file.read_text(encoding="utf-8"), str(file), "exec")
 
 
+@pytest.mark.slow
 def test_all_warnings_as_errors_do_not_stop_the_command(trained: Path, data: Path, tmp_path: Path) -> None:
-    """`python -W error` around a whole evaluation: neither our code nor what it silences raises."""
+    """`python -W error` around a whole evaluation: neither our code nor what it silences raises.
+
+    Slow: a fresh process evaluates.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ppcls_ext.cli", "eval", "-c", str(trained), "--save-dir", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=SECONDS,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_commands_say_nothing_but_their_own(trained: Path, data: Path, tmp_path: Path) -> None:
+    """Slow: a fresh process evaluates."""
     done = command("eval", "-c", trained, "--save-dir", tmp_path / "r", "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [f"weights from {trained / 'best.pdparams'}", f"report: {tmp_path / 'r'}"]
 
 
+@pytest.mark.slow
 def test_version_and_help_need_no_paddle() -> None:
     done = run(
         "import sys; from ppcls_ext.cli.main import build_parser; build_parser(); print('paddle' in sys.modules)"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ppcls_ext.models.weights import read_weights
-from tests.helpers.runs import command, overrides, write_set
+from tests.helpers.configs import overrides
+from tests.helpers.processes import command
+from tests.helpers.sets import write_set
+
+pytestmark = pytest.mark.slow
 
 
 def test_train_eval_export_infer_from_another_folder(tmp_path: Path) -> None:

@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pydantic
 
 from ppcls_ext.bench.session import Session, Subject, input_shapes, model_format
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.worker import NULL
-from ppcls_ext.core.config import Section
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
@@ -45,26 +44,6 @@ RESAMPLES = (
 CONFIDENCE = 0.95
 BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
 NULL_CALLS = 2000
-
-
-class Settings(Section):
-    """How to measure."""
-
-    rounds: int = pydantic.Field(default=60, ge=2)  # short ones: a shared machine changes its speed within seconds
-    processes: int = pydantic.Field(default=4, ge=1)  # of each subject, one after the other; at most `rounds`
-    # How long each subject is measured, over all rounds together.
-    seconds: float = pydantic.Field(default=5.0, gt=0, allow_inf_nan=False)
-    iterations: int | None = pydantic.Field(None, ge=1)  # calls of each subject over all rounds, instead of seconds
-    warmup: int = pydantic.Field(default=20, ge=1)  # calls of each process before its first round
-    seed: int = pydantic.Field(default=0, ge=0)  # of inputs, order and bootstrap
-    pin: tuple[int, ...] = ()  # cores to bind every subject to
-    # Latencies whose interquartile range is a larger share of their median get a warning.
-    spread: float = pydantic.Field(default=0.1, gt=0, allow_inf_nan=False)
-
-    def shares(self) -> list[int]:
-        """How many rounds each process takes part in."""
-        processes = min(self.processes, self.rounds)
-        return [self.rounds // processes + (k < self.rounds % processes) for k in range(processes)]
 
 
 def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float | None:

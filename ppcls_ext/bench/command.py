@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.bench.benchmark import CONFIDENCE, Settings, run_benchmark
+from ppcls_ext.bench.benchmark import CONFIDENCE, run_benchmark
 from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.soak import check_runs, soak
 from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.counters import PRINTING
 from ppcls_ext.bench.session import Session, Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.worker import CALL_MARK
 from ppcls_ext.runtime.process import EngineFailed
 

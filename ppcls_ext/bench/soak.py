@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_shapes
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.spec import LARGEST_STRIDE

@@ -182,10 +182,15 @@ def config_folders() -> list[Path]:
     return [package, package.parent]  # an installed wheel; a checkout
 
 
-def find_config(path: str | Path) -> Path:
+def find_config(path: str | Path, study: bool = False) -> Path:
     """The config file that `path` names: as given, in a run folder, or among those shipped with the package.
 
     `configs/PPLCNet_x1_0.yaml`, `PPLCNet_x1_0.yaml` and `PPLCNet_x1_0` all find the shipped file from any folder.
+
+    Args:
+        study: a study is looked for, so an error names the studies that are shipped instead of the configs.
+    Raises:
+        UserError: there is no such file, or the folder is not a run folder.
     """
     given = Path(path)
     if given.is_dir():
@@ -200,17 +205,26 @@ def find_config(path: str | Path) -> Path:
             for candidate in (folder / name, folder / "configs" / name):
                 if candidate.is_file():
                     return candidate
-    raise UserError(f"config {given}: no such file; {nearest(given.stem, shipped_configs())}")
+    kind, shipped = ("study", shipped_studies()) if study else ("config", shipped_configs())
+    raise UserError(f"{kind} {given}: no such file; {nearest(given.stem, shipped)}")
 
 
 def shipped_configs() -> dict[str, Path]:
     """Names (without .yaml, relative to configs/) of the configs that come with the package."""
+    return {name: file for name, file in _shipped_files().items() if file.parent.name != STUDIES}
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The same of the studies that come with the package."""
+    return {name: file for name, file in _shipped_files().items() if file.parent.name == STUDIES}
+
+
+def _shipped_files() -> dict[str, Path]:
     for folder in config_folders():
         root = folder / "configs"
         if root.is_dir():
-            files = sorted(root.rglob("*.yaml"))
-            whole = [f for f in files if not f.name.startswith("_") and f.parent.name != STUDIES]
-            return {str(f.relative_to(root).with_suffix("")): f for f in whole}
+            files = [f for f in sorted(root.rglob("*.yaml")) if not f.name.startswith("_")]
+            return {str(f.relative_to(root).with_suffix("")): f for f in files}
     return {}
 
 

@@ -9,7 +9,10 @@ Gloo between CPU processes.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import paddle
@@ -17,7 +20,7 @@ from paddle import distributed as engine
 from paddle import nn
 
 from ppcls_ext.core import display
-from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.errors import PeerLost, UserError
 from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.upstream.paddle import join_job
 
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
     from ppcls_ext.core.step import Step
 
 T = TypeVar("T")
+
+LAUNCHER_SECONDS = 10.0  # the launcher looks at its processes every second
+
+_peer_lost = threading.Event()
+_told_to_end = threading.Event()
 
 
 def start(device: str) -> None:
@@ -41,8 +49,26 @@ def start(device: str) -> None:
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
     paddle.disable_signal_handler()  # prints a C++ trace when the launcher ends us because another process failed
     join_job()
+    signal.signal(signal.SIGTERM, _end)
     if not is_main():
         display.mute()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End as SIGTERM does, unless a peer is lost: what this process has to say about that comes first."""
+    _told_to_end.set()
+    if not _peer_lost.is_set():
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def wait_for_launcher() -> None:
+    """Wait until the launcher ends this process, which lost a peer and has said so; `LAUNCHER_SECONDS` at most.
+
+    The launcher shows the log of rank 0 as it grows, and the end of the first failed process's log on top of that. If
+    rank 0 failed too, what it said would be shown twice, and would pass for the reason of the failure.
+    """
+    _told_to_end.wait(LAUNCHER_SECONDS)
 
 
 def world() -> int:
@@ -184,14 +210,15 @@ def _call(communicate: Callable[..., Any], *arguments: Any) -> None:
     """Run something of Paddle's that needs the other processes.
 
     Raises:
-        CheckFailed: one of them is gone.
+        PeerLost: one of them is gone.
     """
     try:
         communicate(*arguments)
     except RuntimeError as error:
         logs = os.environ.get("PADDLE_LOG_DIR")
         where = f"; its reason is in {logs}/workerlog.*" if logs else ""
-        raise CheckFailed(
+        _peer_lost.set()
+        raise PeerLost(
             f"another process of this job ended, so this one stops too{where}. The state saved last is whole: "
             "start the job again with --resume and the run folder"
         ) from error

@@ -18,6 +18,10 @@ class CheckFailed(Exception):
     exit_status = 1
 
 
+class PeerLost(CheckFailed):
+    """Another process of this job ended without a word, so this one cannot go on."""
+
+
 def nearest(name: str, known: Iterable[str], shown: int = 12) -> str:
     """Phrase that helps someone who wrote `name`: the nearest of `known`, or the list of them."""
     names = sorted(str(k) for k in known)

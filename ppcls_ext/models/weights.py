@@ -138,20 +138,18 @@ def load_into(
     wrong = [n for n in own if n not in weights or tuple(weights[n].shape) != tuple(own[n].shape)]
     extra = [n for n in weights if n not in own]
     head = head_names(model) if head is None else set(head)
-    if wrong and set(wrong) <= head and not extra:
-        if not new_head:
-            raise UserError(
-                f"weights {source}: {describe(weights)}, but the model is {describe(own)}; "
-                "to keep the trunk and start a new head: -o Global.new_head=True"
-            )
-    elif wrong or extra:
+    if wrong or extra:
         name = (wrong or extra)[0]
         theirs = list(weights[name].shape) if name in weights else "absent"
         ours = list(own[name].shape) if name in own else "absent"
-        raise UserError(
+        what = (
             f"weights {source}: {describe(weights)}, but the model is {describe(own)} "
-            f"('{name}': {theirs} in the file, {ours} in the model); use the weights of the same network"
+            f"('{name}': {theirs} in the file, {ours} in the model)"
         )
+        if extra or not set(wrong) <= head:
+            raise UserError(f"{what}; use the weights of the same network")
+        if not new_head:
+            raise UserError(f"{what}; to keep the trunk and start a new head: -o Global.new_head=True")
     # Paddle warns of every name that is left out: those keep what they have.
     model.set_state_dict({n: tensor if n in wrong else weights[n] for n, tensor in own.items()})
     return wrong

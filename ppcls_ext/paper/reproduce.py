@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.bench.benchmark import Settings, run_benchmark
+from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError

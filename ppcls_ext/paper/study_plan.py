@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydantic
 
-from ppcls_ext.core.config import Config, Section, find_config, load_config, parse, read_yaml
+from ppcls_ext.core.config import Config, Section, find_config, load_config, parse, read_yaml, shipped_studies
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.paper.tables import table
 from ppcls_ext.tasks.finding import load_task
@@ -67,8 +67,11 @@ class StudyPlan:
         Raises:
             UserError: a file that is not a study, a reference that is no variant, a wrong config or override.
         """
-        file = find_config(path)
-        self.name, self.section = file.stem, parse(StudySection, read_yaml(file), f"study {file.name}")
+        file = find_config(path, study=True)
+        content = read_yaml(file)
+        if "title" not in content and "variants" not in content:  # a config, or that of a run folder
+            raise UserError(f"study {path}: this file is not a study; {nearest(file.stem, shipped_studies())}")
+        self.name, self.section = file.stem, parse(StudySection, content, f"study {file.name}")
         self.base = base or self.section.config
         self.overrides = tuple(overrides)
         self.seeds = tuple(seeds or self.section.seeds)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.counters import operator_flops
 from ppcls_ext.bench.operators import operators, problem_flops, profile, read_verbose
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.machine import peak_gflops
 from ppcls_ext.runtime.process import EngineFailed
 
@@ -72,6 +72,7 @@ def test_shares_are_parts_of_one_whole_also_where_calls_differ() -> None:
     assert [row["share"] for row in rows] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onednn", "openvino"])
 def test_a_profile_accounts_for_the_network(exported: Path, engine: str) -> None:
     found = profile(Subject(exported, engine), Settings(warmup=2))
@@ -87,6 +88,7 @@ def test_the_peak_is_a_plausible_number_of_a_processor() -> None:
     assert 1 < peak_gflops(1) < 10_000
 
 
+@pytest.mark.slow
 def test_an_engine_without_counters_says_so(exported: Path) -> None:
     with pytest.raises(EngineFailed, match="does not tell the time of its operators"):
         profile(Subject(exported, "native"), Settings(warmup=2))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.session import Session, Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.soak import SHAPES, grows, soak, varying_shapes
 from ppcls_ext.core.errors import UserError
 
@@ -21,12 +21,14 @@ def test_what_counts_as_growing() -> None:
     assert not grows([100 + 0.3 * k for k in range(20)])  # within what allocators keep
 
 
+@pytest.mark.slow
 def test_many_shapes_are_tried(exported: Path) -> None:
     shapes = varying_shapes(Subject(exported), seed=0)
     assert len({str(s) for s in shapes}) == SHAPES  # the size is fixed, so the batch varies
     assert shapes[0][0]["shape"][1:] == [3, 48, 48]
 
 
+@pytest.mark.slow
 def test_onednn_is_steady_at_one_size_and_at_many(exported: Path) -> None:
     found = soak(Subject(exported, "onednn"), Settings(warmup=2), 40)
     assert len(found["fixed"]["rss_mb"]) == 20
@@ -34,6 +36,7 @@ def test_onednn_is_steady_at_one_size_and_at_many(exported: Path) -> None:
     assert not found["varying"]["grows"]
 
 
+@pytest.mark.slow
 def test_as_many_runs_as_were_asked_for(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"turn": 0, "vary": 0}
 
@@ -50,6 +53,7 @@ def test_as_many_runs_as_were_asked_for(exported: Path, monkeypatch: pytest.Monk
     assert asked == {"turn": 1 + 33, "vary": SHAPES + 33}  # after warming up
 
 
+@pytest.mark.slow
 def test_too_few_runs_are_refused(exported: Path) -> None:
     with pytest.raises(UserError, match="at least 20"):
         soak(Subject(exported), Settings(), 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -13,8 +12,11 @@ from ppcls_ext.cls.network import build_losses
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.training.trainer import train
-from tests.helpers.runs import config_of, log_of, write_config
+from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.models.factory import build_arch
+from ppcls_ext.models.weights import numpy_state, save_weights
+from ppcls_ext.paper.tables import table
+from tests.helpers.configs import config_of, write_config
 
 MIX = "DataLoader.Train.dataset.batch_transform_ops=[{%s: {alpha: 0.4}}]"
 
@@ -64,9 +66,57 @@ def test_a_mixed_batch_is_the_plain_one_mixed_with_itself(name: str, data: Path,
 
 
 @pytest.mark.parametrize("name", ["MixupOperator", "CutmixOperator"])
-def test_a_network_learns_from_mixed_batches(name: str, data: Path, tmp_path: Path) -> None:
-    path = write_config(tmp_path / "run.yaml", config_of(data, tmp_path / "output"))
-    run = train(load_config(path, [MIX % name, "Global.image_shape=[3,32,32]"])).path
-    losses: dict[int, Any] = {e["epoch"]: e for e in log_of(run, "train")}
-    assert losses[4]["loss"] < losses[1]["loss"]
-    assert "top1" not in losses[1]
+def test_a_network_learns_from_a_mixed_batch(name: str, data: Path, tmp_path: Path) -> None:
+    """The loss comes near the least that a mixed target allows, which is its entropy."""
+    task = task_of(data, tmp_path, MIX % name, "Global.image_shape=[3,32,32]", "Arch.dropout_prob=0.0")
+    batch = next(task.train_loader().epoch(0))
+    targets = batch[1].numpy()
+    least = float(-(targets * np.log(np.maximum(targets, 1e-12))).sum(-1).mean())
+    seed_all(0)
+    model = task.build_model()
+    optimizer = paddle.optimizer.Adam(0.003, parameters=model.parameters())
+    losses = []
+    for _ in range(20):
+        step = task.step(model, batch)
+        step.losses["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        losses.append(float(step.losses["loss"]))
+        assert "top1" not in step.stats  # an image of two classes has no right one
+    assert losses[-1] - least < 0.5 * (losses[0] - least)
+
+
+@pytest.mark.parametrize("name", sorted({row.arch for number in (2, 3) for row in table(number).rows}))
+def test_public_weights_fit_every_network_and_keep_all_but_its_head_for_other_classes(
+    name: str, tmp_path: Path
+) -> None:
+    public = numpy_state(build_arch({"name": name}, 1000))
+    file = tmp_path / f"{name}_pretrained.pdparams"
+    save_weights(file, public)
+
+    whole = Classification(load_config(name))
+    model = whole.build_model()
+    assert whole.load_trained(model, str(file)) == [f"weights from {file}"]
+    assert all(np.array_equal(value, public[n]) for n, value in numpy_state(model).items())
+
+    other = Classification(load_config(name, ["Arch.class_num=5"]))
+    with pytest.raises(
+        UserError, match=r"\[\d+, 1000\] in the file, \[\d+, 5\] in the model\); .*new_head=True"
+    ) as error:
+        other.load_pretrained(other.build_model(), str(file))
+    assert "\n" not in str(error.value)
+
+    tuned = Classification(load_config(name, ["Arch.class_num=5", "Global.new_head=True"]))
+    model = tuned.build_model()
+    assert "new head: " in tuned.load_pretrained(model, str(file))[0]
+    kept = [n for n, value in numpy_state(model).items() if np.array_equal(value, public[n])]
+    assert len(kept) == len(public) - 2
+
+
+def test_a_file_of_another_task_is_refused_in_one_line(tmp_path: Path) -> None:
+    trunk = numpy_state(build_arch({"name": "PPLCNet_x0_25"}, 5))
+    save_weights(tmp_path / "w.pdparams", {f"backbone.{name}": value for name, value in trunk.items()})
+    task = Classification(load_config("PPLCNet_x0_25", ["Arch.class_num=5", "Global.new_head=True"]))
+    with pytest.raises(UserError, match=r"'conv1.conv.weight': absent in the file.*same network") as error:
+        task.load_pretrained(task.build_model(), str(tmp_path / "w.pdparams"))
+    assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.transforms import apply, build_transforms
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddleclas import ppcls
-from tests.helpers.runs import config_of, overrides, write_config
+from tests.helpers.configs import config_of, overrides, write_config
 
 SHIPPED = {name: file for name, file in shipped_configs().items() if file.parent.name == "configs"}
 
@@ -147,6 +147,7 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
         find_config("PPLCNet_1_0.yaml")
 
 
+@pytest.mark.slow
 def test_a_run_folder_gives_its_config_and_best_weights(trained: Path, tmp_path: Path) -> None:
     config = load_config(trained)
     assert config.path == trained / "config.yaml"
@@ -415,6 +416,7 @@ Metric:
 """
 
 
+@pytest.mark.slow
 def test_a_standard_paddleclas_config_is_accepted_unchanged(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,11 @@ from ppcls_ext.data.loader import Loader, Sampler, Workers
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import train
-from tests.data.test_loader import Draws, batches, stack
-from tests.helpers.runs import (
-    CUT_BATCHES,
-    ROOT,
-    SECONDS,
-    assert_same_curve,
-    config_of,
-    launched,
-    log_of,
-    ran,
-    write_config,
-    write_set,
-)
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.loaders import Draws, batches, stack
+from tests.helpers.processes import CUT_BATCHES, ROOT, SECONDS, launched, ran, wait_until
+from tests.helpers.runs import assert_same_curve, log_of
+from tests.helpers.sets import write_set
 
 
 def parts_of(count: int, batch: int, parts: int, **sampler: Any) -> list[Loader]:
@@ -97,9 +91,11 @@ def alone(odd: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return output / "one"
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_give_the_curve_of_one(
     alone: Path, odd: Path, trained: Path, tmp_path: Path
 ) -> None:
+    """Slow: a job of two processes beside a run of one."""
     config = settle(odd, tmp_path, "two", trained / "best.pdparams", 2, EPOCHS)
     done = ran(launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config))
     assert "2 processes, a batch of 4 in all" in done.stdout
@@ -111,45 +107,95 @@ def test_two_processes_with_half_the_batch_give_the_curve_of_one(
     assert len(lines) == len(set(lines))  # and logs
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def pid_of(rank: int, launcher: int) -> int | None:
+    """The process of that number which a launcher has started, if it has by now."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            if f"PADDLE_TRAINER_ID={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                return int(child)
+    return None
 
 
-def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_saved(
-    alone: Path, odd: Path, trained: Path, tmp_path: Path
-) -> None:
+def errors_in(file: Path) -> list[str]:
+    """The lines of a log or of an output with which a command of ours fails."""
+    assert "Traceback" not in file.read_text()
+    return [line for line in file.read_text().splitlines() if line.startswith("pplcnet train: ")]
+
+
+Job = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def job(odd: Path, trained: Path, tmp_path: Path) -> Iterator[Job]:
+    """Starts the training of `alone` in two processes, which send themselves `SIGNALS` (see `signals.py`).
+
+    What the job says goes to `output.txt`, the processes' logs to `log`, the run to `run`.
+    """
     config = settle(odd, tmp_path, "run", trained / "best.pdparams", 2, EPOCHS)
     line = launched(2, tmp_path / "log", CUT_BATCHES, "train", "-c", config)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    job = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    state = tmp_path / "run" / "latest.safetensors"
-    deadline = time.monotonic() + SECONDS
-    while not state.exists() and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    processes = {rank: pid for pid in children(job.pid) if (rank := rank_of(pid)) is not None}
-    os.kill(processes[1], signal.SIGKILL)
-    said, _ = job.communicate(timeout=SECONDS)
-    assert job.returncode != 0
-    assert "Traceback" not in said
-    (message,) = [text for text in said.splitlines() if text.startswith("pplcnet train: ")]
+    with contextlib.ExitStack() as started:
+
+        def start(signals: str) -> subprocess.Popen[bytes]:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "SIGNALS": signals}
+            output = started.enter_context((tmp_path / "output.txt").open("w"))
+            launcher = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            started.callback(end, launcher)
+            return launcher
+
+        yield start
+
+
+def end(launcher: subprocess.Popen[bytes]) -> None:
+    """End a launcher whatever state it is in; it ends its processes."""
+    launcher.send_signal(signal.SIGCONT)
+    launcher.terminate()
+    launcher.wait(SECONDS)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_saved(
+    job: Job, alone: Path, tmp_path: Path
+) -> None:
+    """The other one finds out before the launcher does. Slow: a job of two processes, and the one that goes on."""
+    launcher = job("1:10:SIGKILL")
+    wait_until(lambda: pid_of(1, launcher.pid))
+    launcher.send_signal(signal.SIGSTOP)
+    log = tmp_path / "log" / "workerlog.0"
+    wait_until(lambda: log.exists() and errors_in(log))
+    time.sleep(3)  # enough to end in, for one that does not wait: the launcher shows what has ended twice
+    launcher.send_signal(signal.SIGCONT)
+    assert launcher.wait(SECONDS) != 0
+    (message,) = errors_in(tmp_path / "output.txt")
     assert "another process of this job ended" in message
     assert "--resume" in message
-    _, info = read_state(state)
-    assert 0 < info["position"]["epoch"] < EPOCHS
+    _, info = read_state(tmp_path / "run" / "latest.safetensors")
+    assert info["position"]["epoch"] == 2
     resume = ["train", "--resume", str(tmp_path / "run"), "-o", "DataLoader.Train.sampler.batch_size=4"]
     ran([sys.executable, str(CUT_BATCHES), *resume])
     assert_same_curve(tmp_path / "run", alone)
 
 
-def rank_of(pid: int) -> int | None:
-    """The number of a process in its job."""
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    found = [v for v in variables if v.startswith(b"PADDLE_TRAINER_ID=")]
-    return int(found[0].split(b"=")[1]) if found else None
+@pytest.mark.slow
+def test_a_process_that_the_launcher_ends_for_a_killed_one_says_why_in_its_log(job: Job, tmp_path: Path) -> None:
+    """The launcher finds out before the other process does. Slow: a job of two processes."""
+    launcher = job("1:10:SIGKILL,0:10:SIGSTOP")
+    output = tmp_path / "output.txt"
+    wait_until(lambda: pid_of(0, launcher.pid))
+    other = pid_of(0, launcher.pid)
+    wait_until(lambda: "Container failed" in output.read_text())
+    os.kill(other, signal.SIGCONT)
+    assert launcher.wait(SECONDS) != 0
+    (message,) = errors_in(tmp_path / "log" / "workerlog.0")
+    assert "another process of this job ended" in message
+    assert errors_in(output) == []  # the launcher, which names the process that was killed, follows no log any more
 
 
+@pytest.mark.slow
 def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Path) -> None:
-    """Of the first layer, whose input does not depend on other statistics, that is the mean of the whole batch."""
+    """Of the first layer, whose input does not depend on other statistics, that is the mean of the whole batch.
+
+    Slow: a job of two processes.
+    """
     # One step of the same batch, with the layers as they are.
     first = {}
     for processes, batch in ((1, 8), (2, 4)):
@@ -171,7 +217,9 @@ def test_running_statistics_are_the_mean_over_processes(odd: Path, tmp_path: Pat
     np.testing.assert_allclose(two["_variance"], one["_variance"], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_ends_all_with_its_reason(odd: Path, tmp_path: Path) -> None:
+    """Slow: a job of two processes."""
     data = write_set(tmp_path / "images", train=5, val=3)
     config = config_of(data, tmp_path)
     config["Global"] |= {"threads": 1, "check_seconds": 0, "eval_during_train": False}

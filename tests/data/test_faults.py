@@ -14,7 +14,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.faults import SHOWN, DataReport
 from ppcls_ext.tasks.check_data import check_data
-from tests.helpers.runs import config_of, write_config
+from tests.helpers.configs import config_of, write_config
 
 
 def report_of(images: Path, tmp_path: Path, *overrides: str) -> DataReport:

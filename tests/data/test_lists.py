@@ -10,7 +10,7 @@ import pytest
 from ppcls_ext.cls.splits import UNLABELLED, find_split, read_list, scan_folder
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.lists import read_class_names
-from tests.helpers.runs import CLASSES, write_split
+from tests.helpers.sets import CLASSES, write_split
 
 
 def lines(path: Path, *content: str) -> Path:

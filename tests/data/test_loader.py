@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-import random
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import BrokenImage
-from ppcls_ext.core.seeding import SAMPLE, derive, order, seed_python
-from ppcls_ext.data.loader import Loader, SampleKey, Sampler, Workers
-from tests.helpers.runs import ROOT, SECONDS
+from ppcls_ext.core.seeding import derive, order
+from tests.helpers.loaders import batches, make
+from tests.helpers.processes import ROOT, SECONDS
 
 
-class Draws:
-    """Samples that are drawn at random; the one numbered `bad` cannot be read."""
-
-    def __init__(self, count: int, bad: int | None = None) -> None:
-        self.count, self.bad = count, bad
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, key: SampleKey) -> np.ndarray:
-        epoch, index, _ = key
-        if index == self.bad:
-            raise BrokenImage(f"image {index}.jpg: the file is empty")
-        seed_python(0, SAMPLE, epoch, index)
-        return np.array([index, random.random(), np.random.rand()])
-
-
-def stack(samples: list[Any]) -> list[np.ndarray]:
-    return [np.stack(samples)]
-
-
-def batches(loader: Loader, epoch: int = 0, skip: int = 0) -> list[np.ndarray]:
-    return [batch[0].numpy() for batch in loader.epoch(epoch, skip)]
-
-
-def make(count: int = 11, workers: int = 0, bad: int | None = None, **sampler: Any) -> Loader:
-    settings = {"batch_size": 3, "shuffle": True, **sampler}
-    return Loader(Draws(count, bad), Sampler(**settings), Workers(num_workers=workers), stack, seed=5)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_change_nothing(workers: int) -> None:
     reference = batches(make())
@@ -82,6 +51,7 @@ def test_nothing_to_load_is_said() -> None:
         make(2, batch_size=5, drop_last=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_a_sample_raises_arrives_as_one_line(workers: int) -> None:
     with pytest.raises(BrokenImage) as caught:
@@ -89,6 +59,7 @@ def test_what_a_sample_raises_arrives_as_one_line(workers: int) -> None:
     assert str(caught.value) == "image 7.jpg: the file is empty"
 
 
+@pytest.mark.slow
 def test_leaving_early_leaves_no_worker_behind() -> None:
     before = set(multiprocessing.active_children())
     epoch = make(200, workers=2).epoch()
@@ -98,8 +69,9 @@ def test_leaving_early_leaves_no_worker_behind() -> None:
     assert not set(multiprocessing.active_children()) - before
 
 
+@pytest.mark.slow
 def test_a_program_that_leaves_a_loader_open_ends() -> None:
-    code = "from tests.data.test_loader import make; e = make(200, workers=2).epoch(); next(e); raise SystemExit(3)"
+    code = "from tests.helpers.loaders import make; e = make(200, workers=2).epoch(); next(e); raise SystemExit(3)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=SECONDS, check=False)
     assert done.returncode == 3
 

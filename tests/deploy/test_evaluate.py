@@ -18,7 +18,7 @@ from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.expect import verify
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.tasks.eval_report import read_per_class, write_metrics
-from tests.helpers.runs import overrides
+from tests.helpers.configs import overrides
 
 Fails = Callable[..., str]
 
@@ -50,6 +50,7 @@ def test_top5_is_left_out_where_it_means_nothing() -> None:
     assert set(counted.metrics()) == {"top1", "loss"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4, 15, 64])
 def test_any_batch_size_gives_the_same_result(batch: int, trained: Path, tmp_path: Path) -> None:
     metrics = evaluate(load_config(trained, [f"DataLoader.Eval.sampler.batch_size={batch}"]), tmp_path)
@@ -61,6 +62,7 @@ def test_any_batch_size_gives_the_same_result(batch: int, trained: Path, tmp_pat
     assert reference["images"] == 15
 
 
+@pytest.mark.slow
 def test_report_files_agree(trained: Path) -> None:
     rows = list(csv.reader((trained / "eval" / "confusion.csv").open()))
     matrix = np.array([row[1:] for row in rows[1:]], int)
@@ -70,6 +72,7 @@ def test_report_files_agree(trained: Path) -> None:
     assert np.trace(matrix) / 15 == metrics["top1"]
 
 
+@pytest.mark.slow
 def test_expect_is_checked_where_it_applies(trained: Path, fails: Fails) -> None:
     wrong = overrides("Expect={images: 15, top1: {value: 0.2, tolerance: 0.01}}")
     message = fails("eval", "-c", trained, *wrong, status=1, lines=None)

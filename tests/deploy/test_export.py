@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import load_config, read_yaml
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.deploy import parity
@@ -22,7 +22,9 @@ from ppcls_ext.deploy.export import export
 from ppcls_ext.deploy.parity import Parity, check_parity
 from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.process import EngineProcess
-from tests.helpers.runs import overrides
+from tests.helpers.configs import overrides
+
+pytestmark = pytest.mark.slow
 
 Fails = Callable[..., str]
 
@@ -59,6 +61,7 @@ def test_openvino_refuses_the_format_on_which_paddle_would_not_use_it(exported: 
 
 
 def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None:
+    """Slow: an export is checked on every engine."""
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'one'}", "Export.batch=2"])
     folder = export(config, formats="json")
     assert read_yaml(folder / "inference.yml")["inputs"][0]["shape"][0] == 2
@@ -68,6 +71,7 @@ def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None
 
 
 def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: two exports are checked on every engine."""
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'inference'}"])
     folder = export(config, formats="json")
     before = (folder / "inference.pdiparams").read_bytes()

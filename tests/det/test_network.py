@@ -109,7 +109,7 @@ def step(task: Detection, side: int, boxes: int) -> dict[str, float]:
     found = np.concatenate([corners, corners + side / 3], axis=1).astype(np.float32)
     empty = Sample(images[0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     samples = [empty, Sample(images[1], found, np.arange(boxes, dtype=np.int64))]
-    targets = task._targets(images, samples, 0)
+    targets = task.targets(images, samples, 0)
     result = task.step(model, [paddle.to_tensor(a) for a in (images, *targets)])
     result.losses["loss"].backward()
     assert all(p.grad is None or bool(paddle.isfinite(p.grad).all()) for p in model.parameters())
@@ -120,8 +120,9 @@ def step(task: Detection, side: int, boxes: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_and_trains_a_step(name: str) -> None:
-    task = Detection(load_config(name, ["Arch.class_num=80", "Global.image_shape=[3,96,96]"]))
-    losses = step(task, 96, 3)
+    side = 192 if load_config(name)["Arch"]["recipe"] == "tal" else 96
+    task = Detection(load_config(name, ["Arch.class_num=80", f"Global.image_shape=[3,{side},{side}]"]))
+    losses = step(task, side, 3)
     assert losses["box_loss"] > 0
     schedule = build_schedule(lr_of(task.config["Optimizer"]), task.global_section.epochs, 523, 224)
     build_optimizer(task.config["Optimizer"], task.build_model(), schedule)

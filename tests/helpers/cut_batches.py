@@ -1,8 +1,11 @@
 """`pplcnet ...` where nothing depends on how a batch is cut in parts: batch norms use their running statistics in
 training too, and nothing is dropped out.
+
+It also sends itself the signals of the variable `SIGNALS`, where there is one: see `signals.py`.
 """
 
 import functools
+import os
 import sys
 
 from paddle import nn
@@ -12,7 +15,12 @@ import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 nn.BatchNorm2D.__init__ = functools.partialmethod(nn.BatchNorm2D.__init__, use_global_stats=True)
 nn.Dropout.forward = lambda _, x: x
 
+
 if __name__ == "__main__":
     from ppcls_ext.cli.main import main
 
+    if os.environ.get("SIGNALS"):
+        from tests.helpers.signals import send_signals
+
+        send_signals()
     sys.exit(main())

@@ -196,6 +196,7 @@ def test_a_view_that_is_not_contiguous_keeps_its_gradient() -> None:
     np.testing.assert_allclose(gradient(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_threads_of_its_own() -> None:
     layer = speed_up(nn.Hardswish(), 2)
     x = paddle.to_tensor(sample(4, 4))

@@ -10,7 +10,7 @@ import pytest
 
 from ppcls_ext.models.spec import BLOCKS, SCALES, SPECS, STAGES, LCNetSpec, scale_name
 from ppcls_ext.upstream.paddleclas import ppcls
-from tests.models.test_spec import ABLATIONS
+from tests.helpers.ablations import ABLATIONS
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 from paddle import nn  # isort: skip

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.bench.benchmark import Settings
 from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
@@ -125,6 +125,7 @@ def test_an_ablation_more_is_a_row_more() -> None:
     assert identity_of(network.load())["arch"] == asdict(SPECS["PPLCNet_x0_5_no_se"]) | {"strides": [2, 2, 2, 2, 2]}
 
 
+@pytest.mark.slow
 def test_parts_are_measured_one_after_the_other(work: Path, tmp_path: Path) -> None:
     fake = FakeBenchmark()
     document = reproduce(plan_of(tmp_path, work, engines=("onednn", "native"), threads=3), fake)
@@ -170,6 +171,7 @@ def test_networks_are_built_once(work: Path, tmp_path: Path) -> None:
     assert made.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_built_is_a_row_with_its_reason(work: Path, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     reference, broken, other = TABLE_8
@@ -184,6 +186,7 @@ def test_a_network_that_cannot_be_built_is_a_row_with_its_reason(work: Path, tmp
     assert "not run: not built, " in (tmp_path / "out" / "reproduce.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_fails_does_not_stop_the_others(work: Path, tmp_path: Path) -> None:
     document = reproduce(plan_of(tmp_path, work, engines=("native", "onednn")), FakeBenchmark("native"))
     failed, fine = document["benchmarks"]
@@ -192,6 +195,7 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(work: Path, tmp_path: P
     assert "not run: RuntimeError: no such luck" in (tmp_path / "reproduce.md").read_text()
 
 
+@pytest.mark.slow
 def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> None:
     both = ("native", "onednn")
     first = reproduce(plan_of(tmp_path, work, engines=both), FakeBenchmark("native"))
@@ -219,6 +223,7 @@ def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> No
         reproduce(plan_of(tmp_path, work, resume=True), nothing)
 
 
+@pytest.mark.slow
 def test_timings_of_another_machine_or_without_a_new_row_are_not_kept(work: Path, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, work, resume=True)
     document = reproduce(plan, FakeBenchmark())
@@ -243,6 +248,7 @@ def test_render_needs_values(tmp_path: Path, fails: Fails) -> None:
     assert "reproduce.json: cannot be read" in fails("reproduce", "--render", "--out", tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_are_read_from_their_folders(trained: Path, tmp_path: Path, fails: Fails) -> None:
     run = read_run(trained)
     assert (run["name"], run["input"], run["images"], run["classes"]) == ("easy", [48, 48], 15, 3)
@@ -277,6 +283,7 @@ def test_wrong_arguments(arguments: list[str], clue: str, tmp_path: Path, fails:
 
 @pytest.mark.slow
 def test_end_to_end(work: Path, tmp_path: Path) -> None:
+    """Slow: three networks are built, exported and measured."""
     folders = ["--out", str(tmp_path), "--work", str(work)]
     assert main(["reproduce", "--tables", "8", "--engines", "onednn", "--quick", *folders]) == 0
     document = json.loads((tmp_path / RAW).read_text())
@@ -287,6 +294,7 @@ def test_end_to_end(work: Path, tmp_path: Path) -> None:
     assert page.count("not run: no run folder given") == len(table(8).rows)
 
 
+@pytest.mark.slow
 def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_built(tmp_path: Path, fails: Fails) -> None:
     file = tmp_path / "file"
     file.write_text("")

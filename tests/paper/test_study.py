@@ -25,7 +25,9 @@ from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import result_of
 from ppcls_ext.paper.tables import table
 from ppcls_ext.training.trainer import Stopped
-from tests.helpers.runs import ROOT, assert_same_run, config_of, log_of, write_config
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.processes import ROOT
+from tests.helpers.runs import assert_same_run, log_of
 
 Fails = Callable[..., str]
 FILES = sorted((ROOT / "configs" / STUDIES).glob("*.yaml"))
@@ -87,6 +89,7 @@ def again(finished: tuple[Path, Path], output: Path, *overrides: str) -> Study:
     return Study(str(finished[0]), None, ["Global.print_batch_step=6", *overrides], None, output)
 
 
+@pytest.mark.slow
 def test_every_variant_and_seed_is_a_run_and_the_table_has_them(finished: tuple[Path, Path]) -> None:
     path, out = finished
     runs = {f"{v}/seed{s}": out / v / f"seed{s}" / "base" for v in ("with_se", "no_se") for s in (0, 1)}
@@ -106,11 +109,13 @@ def test_every_variant_and_seed_is_a_run_and_the_table_has_them(finished: tuple[
     assert "seeds 0, 1" in text
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_trained_again(finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppcls_ext.paper.study.train", lambda _: pytest.fail("trained"))
     assert len(again(finished, finished[1]).run()) == 2
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_goes_on_where_it_was(
     finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,11 +146,13 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
     )
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_is_not_taken(finished: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match=r"with SE, seed 0 was run with Global.epochs=2, now it is 3; give another"):
         again(finished, finished[1], "Global.epochs=3").run()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_left_out(data: Path, tmp_path: Path) -> None:
     variants = {"sane": [], "wild": ["Optimizer.lr.learning_rate=1.0e+30"]}
     path = study_file(tmp_path / "s.yaml", data, variants=variants, reference="sane", seeds=[0])

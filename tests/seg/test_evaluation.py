@@ -16,6 +16,7 @@ from seg.metrics import PixelConfusion, per_class_rows
 from seg.sections import EvalSection
 from seg.task import Segmentation
 from seg.views import class_map, sliding, starts, whole
+from tests.helpers.processes import SECONDS
 
 
 def pointwise(x: paddle.Tensor) -> paddle.Tensor:
@@ -112,7 +113,7 @@ with paddle.no_grad():
         evaluated(paddle.zeros([1, 3, 1024, 2048]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=SECONDS)
     assert int(done.stdout.splitlines()[-1]) < 2_000_000  # kilobytes; about 1,500,000 were seen
 
 

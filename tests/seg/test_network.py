@@ -17,7 +17,7 @@ from ppcls_ext.paper.tables import table
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_paddleseg
-from seg.network import LOSSES, aspp_ratios, build_losses, build_network
+from seg.network import CLASSIFIER, LOSSES, aspp_ratios, build_losses, build_network
 from seg.sections import ArchSection
 from seg.task import Segmentation
 
@@ -68,6 +68,50 @@ def test_weights_are_told_apart_by_their_keys(tmp_path: Path) -> None:
     wide = Segmentation(load_config("seg/demo", ["Arch.class_num=3", "Arch.backbone.scale=1.0"]))
     with pytest.raises(UserError, match=r"PPLCNet 0\.25x"):
         wide.load_pretrained(wide.build_model(), str(classifier))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["Arch.class_num=3", "Arch.backbone.scale=0.5"], r"'backbone\.\S+': \[8, .* in the file"),
+        (["Arch.class_num=3", "Arch.backbone={name: MobileNetV3_large, scale: 0.5}"], "use the weights of the same"),
+        (["Arch.class_num=4", "Global.new_head=false"], r"for 3 classes, the model has 4; .*new_head=True"),
+    ],
+)
+def test_a_segmentation_file_that_does_not_fit_is_refused_in_one_line(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    three = Segmentation(load_config("seg/my_masks", ["Arch.class_num=3", "Arch.backbone.scale=0.25"]))
+    save_weights(tmp_path / "w.pdparams", numpy_state(three.build_model()))
+    base = ["Arch.backbone.scale=0.25", "Global.new_head=True"]
+    other = Segmentation(load_config("seg/my_masks", [*base, *overrides]))
+    with pytest.raises(UserError, match=message) as error:
+        other.load_pretrained(other.build_model(), str(tmp_path / "w.pdparams"))
+    assert "\n" not in str(error.value)
+
+
+def test_the_backbone_of_a_detector_is_taken(tmp_path: Path) -> None:
+    trunk = numpy_state(PPLCNet(0.25))
+    detector = {f"backbone.{name}": value for name, value in trunk.items()}
+    save_weights(tmp_path / "w.pdparams", {**detector, "head.head_cls0.weight": np.zeros((5, 64, 1, 1), np.float32)})
+    task = Segmentation(load_config("seg/my_masks", ["Arch.class_num=3", "Arch.backbone.scale=0.25"]))
+    model = task.build_model()
+    assert "the head starts anew" in task.load_pretrained(model, str(tmp_path / "w.pdparams"))[0]
+    for name, value in numpy_state(model.backbone).items():
+        assert np.array_equal(value, trunk[name]), name
+
+
+def test_a_new_head_keeps_everything_else_of_a_segmentation_network(tmp_path: Path) -> None:
+    three = Segmentation(load_config("seg/my_masks", ["Arch.class_num=3", "Arch.backbone.scale=0.25"]))
+    whole = numpy_state(three.build_model())
+    save_weights(tmp_path / "w.pdparams", whole)
+    overrides = ["Arch.class_num=4", "Arch.backbone.scale=0.25", "Global.new_head=True"]
+    four = Segmentation(load_config("seg/my_masks", overrides))
+    model = four.build_model()
+    before = numpy_state(model)
+    four.load_pretrained(model, str(tmp_path / "w.pdparams"))
+    for name, value in numpy_state(model).items():
+        assert np.array_equal(value, (before if name in CLASSIFIER else whole)[name]), name
 
 
 @pytest.mark.parametrize("stride", [16, 8])

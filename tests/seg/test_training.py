@@ -28,6 +28,8 @@ from seg.metrics import PixelConfusion
 from seg.task import Segmentation
 from tests.helpers.runs import log_of, trained_alone_and_in_two
 
+pytestmark = pytest.mark.slow
+
 MIOU_REACHED = 0.7  # of shape against background; a network that learned nothing has 0.45
 
 
@@ -128,6 +130,7 @@ def test_the_exported_model_gives_the_classes_of_the_weights(
 
 
 def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    """Slow: an export is checked on every engine, each in its process."""
     options = [f"Global.save_inference_dir={tmp_path / 'fixed'}", "Export={argmax: false, size: [64, 64], batch: 1}"]
     folder = export(load_config(run.path, options), formats="json")
     results = tmp_path / "areas.csv"
@@ -141,6 +144,8 @@ def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFold
 def test_an_export_with_other_logits_fails_though_its_classes_are_the_same(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Slow: an export is checked on every engine, each in its process."""
+
     def double_logits(deployed: nn.Layer, *_: object) -> None:
         classifier = deployed.network.head.decoder.conv
         for parameter in classifier.parameters():
@@ -180,7 +185,10 @@ def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path
 
 
 def test_options_of_training_work_here_too(run: RunFolder, data: Path, tmp_path: Path) -> None:
-    """A frozen backbone, two batches a step, clipping, and an end when nothing gets better."""
+    """A frozen backbone, two batches a step, clipping, and an end when nothing gets better.
+
+    Slow: a run for each option.
+    """
     options = ["Global.freeze=[backbone]", "Global.update_freq=2", "Optimizer.clip_norm_global=5.0", "EMA=null"]
     options += ["Global.epochs=9", "Global.early_stop=1", "Optimizer.lr=1e-9", f"Global.pretrained_model={run.latest}"]
     tuned = train(small(data, tmp_path, *options))

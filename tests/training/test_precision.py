@@ -16,9 +16,10 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.training.precision import AMP, Precision
 from ppcls_ext.training.trainer import train
-from tests.helpers.runs import config_of, write_config
+from tests.helpers.configs import config_of, write_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", [{}, {"use_amp": True, "level": "O1", "scale_loss": 128.0}])
 def test_it_is_refused_on_the_cpu_in_one_line(section: dict[str, Any], data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path / "output")
@@ -38,32 +39,32 @@ def test_level_o2_is_refused(data: Path, tmp_path: Path) -> None:
 
 
 class FakeScaler:
-    """What Paddle's does on a GPU, without a GPU."""
+    """What Paddle's does on a GPU, without a GPU: a scaling that is dynamic doubles with each step."""
 
     def __init__(self, init_loss_scaling: float, use_dynamic_loss_scaling: bool) -> None:
-        self.scaling, self.calls = init_loss_scaling, ["dynamic"] if use_dynamic_loss_scaling else []
+        self.scaling, self.dynamic, self.steps = init_loss_scaling, use_dynamic_loss_scaling, 0
 
     def scale(self, loss: paddle.Tensor) -> paddle.Tensor:
-        self.calls.append("scale")
         return loss * self.scaling
 
     def step(self, optimizer: paddle.optimizer.Optimizer) -> None:
-        self.calls.append("step")
         for parameter in optimizer._parameter_list:
             parameter.grad.set_value(parameter.grad / self.scaling)
         optimizer.step()
+        self.steps += 1
 
     def update(self) -> None:
-        self.calls.append("update")
+        self.scaling *= 2 if self.dynamic else 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scale": np.array([self.scaling], np.float32), "incr_count": 3}
+        return {"scale": np.array([self.scaling], np.float32), "incr_count": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scaling = state["scale"][0]
+        self.scaling, self.steps = state["scale"][0], state["incr_count"]
 
 
-def test_on_a_gpu_the_loss_is_scaled_and_the_step_unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_on_a_gpu_the_loss_is_scaled_and_the_step_unscaled(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = []
 
     @contextlib.contextmanager
@@ -73,7 +74,7 @@ def test_on_a_gpu_the_loss_is_scaled_and_the_step_unscaled(monkeypatch: pytest.M
 
     monkeypatch.setattr(paddle.amp, "GradScaler", FakeScaler)
     monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
-    precision = Precision(AMP(scale_loss=64.0), "gpu:0")
+    precision = Precision(AMP(scale_loss=64.0, use_dynamic_loss_scaling=dynamic), "gpu:0")
     model = nn.Linear(1, 1, bias_attr=False)
     before = float(model.weight)
     optimizer = paddle.optimizer.SGD(1.0, model.parameters())
@@ -86,6 +87,6 @@ def test_on_a_gpu_the_loss_is_scaled_and_the_step_unscaled(monkeypatch: pytest.M
     assert before - float(model.weight) == pytest.approx(3.0)
     assert model.weight.grad is None or float(model.weight.grad) == 0
     assert levels == ["O1", "O1"]
-    assert precision._scaler.calls == ["dynamic", "scale", "scale", "step", "update"]
-    precision.load({**precision.state(), "scale": 32.0})
+    assert precision.state() == {"scale": 128.0 if dynamic else 64.0, "incr_count": 1}
+    precision.load({"scale": 32.0, "incr_count": 3})
     assert precision.state() == {"scale": 32.0, "incr_count": 3}

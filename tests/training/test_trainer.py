@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,12 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.trainer import Stopped, train
-from tests.helpers.runs import SECONDS, assert_same_run, command, config_of, log_of, write_config, write_set
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.processes import ROOT, SECONDS, SIGNALS, command
+from tests.helpers.runs import assert_same_run, log_of
+from tests.helpers.sets import write_set
+
+pytestmark = pytest.mark.slow
 
 Fails = Callable[..., str]
 
@@ -73,34 +77,23 @@ def test_two_runs_agree_bit_for_bit_whatever_loads_their_data(
     assert_same_run(train(config).path, whole["plain"])
 
 
-def start(config: Path, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(config), *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(line, text=True, env=environment, **pipes, **settings)
-
-
-def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
-    """Until the run has logged `step` steps; the logs of the test's configs have a line each."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        if (run / "log.jsonl").is_file() and any(e.get("step", 0) >= step for e in log_of(run, "train")):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step}: {process.communicate()[1]}")
+def signalled(signals: str, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process that sends itself `signals` (see `signals.py`): 12 steps are an epoch."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SIGNALS": signals}
+    line = [sys.executable, str(SIGNALS), "train", "-c", str(config), *arguments]
+    settings = {"capture_output": True, "text": True, "timeout": SECONDS, "env": environment}
+    return subprocess.run(line, start_new_session=True, check=False, **settings)
 
 
 @pytest.mark.parametrize("kind", ["plain", "ema"])
 def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Slow: a run in a process of its own, and the one that resumes it."""
     changes = {"EMA": {"decay": 0.9}} if kind == "ema" else {}
     run = tmp_path / "output" / "run"
-    process = start(small(tmp_path / "run.yaml", data, **changes))
-    wait_for_step(process, run, 15)  # of 12 an epoch: in the middle of the second
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert log_of(run, "stop")[0]["step"] >= 15
+    stopped = signalled("0:15:SIGINT", small(tmp_path / "run.yaml", data, **changes))
+    assert stopped.returncode == 130, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert log_of(run, "stop")[0]["step"] == 15
     done = command("train", "--resume", run, check=True)
     assert done.stderr.splitlines()[2].startswith("resuming ")  # after the two about the data: no warning before it
     assert_same_run(run, whole[kind])
@@ -109,14 +102,12 @@ def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], d
 def test_sigterm_to_a_whole_group_leaves_the_loaders_to_the_run(
     whole: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
+    """Slow: a run in a process of its own, and the one that resumes it."""
     path = small(tmp_path / "run.yaml", data)
     run = tmp_path / "output" / "run"
-    process = start(path, "-o", "DataLoader.Train.loader.num_workers=2", start_new_session=True)
-    wait_for_step(process, run, 15)
-    os.killpg(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 143, err
-    assert err.splitlines()[-1].startswith("stopping after this step")
+    stopped = signalled("0:15:SIGTERM", path, "-o", "DataLoader.Train.loader.num_workers=2")
+    assert stopped.returncode == 143, stopped.stderr
+    assert stopped.stderr.splitlines()[-1].startswith("stopping after this step")
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["plain"])
 
@@ -148,6 +139,7 @@ main(sys.argv[4:])
 def test_a_run_killed_while_it_saves_resumes_exactly(
     name: str, times: int, part: float, whole: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
+    """Slow: a run in a process of its own, and the one that resumes it."""
     path = small(tmp_path / "run.yaml", data)
     arguments = [name, str(times), str(part), "train", "-c", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -164,23 +156,20 @@ def test_a_run_killed_while_it_saves_resumes_exactly(
 
 
 def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Slow: a run in a process of its own, and the one that resumes it."""
     path = small(tmp_path / "run.yaml", data)
     run = tmp_path / "output" / "run"
-    process = start(path)
-    wait_for_step(process, run, 3)
-    process.kill()
-    process.communicate(timeout=SECONDS)
+    assert signalled("0:3:SIGKILL", path).returncode == -signal.SIGKILL
+    assert len(log_of(run, "train")) == 2
     train(load_config(path))
     assert_same_run(run, whole["plain"])
     assert [e["step"] for e in log_of(run, "train")] == list(range(1, 37))
 
 
 def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Slow: a run in a process of its own, and the one that resumes it."""
     run = tmp_path / "output" / "run"
-    process = start(small(tmp_path / "run.yaml", data))
-    wait_for_step(process, run, 20)
-    process.kill()
-    process.communicate(timeout=SECONDS)
+    assert signalled("0:20:SIGKILL", small(tmp_path / "run.yaml", data)).returncode == -signal.SIGKILL
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["plain"])
 

@@ -19,8 +19,7 @@ from ppcls_ext.models.factory import download_weights
 from ppcls_ext.upstream.imports import RepairingFinder, quiet_import
 from ppcls_ext.upstream.paddle import let_mkl_use_avx2
 from ppcls_ext.upstream.paddleclas import give_ppcls_a_logger, parameter_names_may_repeat, ppcls
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.processes import ROOT, SECONDS
 
 # What a process prints last: who builds PPLCNet_x0_25 under each name of PaddleClas's `arch` that it imported.
 REPORT = """
@@ -52,11 +51,13 @@ ORDERS = {
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *options, "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
+    """Slow: each order needs a fresh process that imports Paddle."""
     result = run(ORDERS[order] + REPORT)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
@@ -65,19 +66,24 @@ def test_paddleclas_builds_ours_in_every_import_order(order: str) -> None:
     assert report["finders"] == 1
 
 
+@pytest.mark.slow
 def test_imports_are_silent_and_free_of_warnings() -> None:
+    """Slow: a fresh process imports Paddle and PaddleClas."""
     result = run("import ppcls_ext, ppcls.arch, ppcls.data, ppcls.loss, ppcls.optimizer, ppcls.metric", "-W", "error")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
     # ShuffleNetV2 splits tensors in its forward, and every batch norm tracks statistics in training mode.
+    """Slow: a fresh process imports Paddle."""
     code = "import ppcls_ext, paddle; from ppcls_ext.models.factory import build_arch; "
     code += "build_arch({'name': 'ShuffleNetV2_x0_33'})(paddle.zeros([2, 3, 32, 32]))"
     result = run(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_neither_paddle_nor_a_suite() -> None:
     result = run("import sys, ppcls_ext\nassert not {'paddle', 'ppcls', 'numpy'} & set(sys.modules)")
     assert result.returncode == 0, result.stderr
@@ -134,12 +140,18 @@ def test_a_logger_that_ppcls_has_set_up_is_kept() -> None:
 
 
 def test_quiet_import_hides_prints_and_warnings_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings(record=True) as seen, quiet_import():
-        warnings.simplefilter("ignore")
+    def speak() -> None:
         print("banner")
         warnings.warn("old", DeprecationWarning, stacklevel=1)
-    assert seen == []
-    assert capsys.readouterr().out == ""
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with quiet_import():
+            speak()
+        assert (seen, capsys.readouterr().out) == ([], "")
+        speak()  # only inside
+    assert [str(warning.message) for warning in seen] == ["old"]
+    assert capsys.readouterr().out == "banner\n"
     with pytest.raises(ZeroDivisionError), quiet_import():
         1 / 0  # noqa: B018
 
@@ -229,6 +241,7 @@ print(fresh, faults())
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
     fresh, kept = map(int, done.stdout.split())

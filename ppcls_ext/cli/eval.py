@@ -1,0 +1,39 @@
+"""`pplcnet eval`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ppcls_ext.cli.arguments import add_config_arguments, read_config
+
+NAME = "eval"
+HELP = "measure the accuracy of trained weights"
+DESCRIPTION = (
+    "Evaluate the weights of a run folder, or of Global.pretrained_model, on the Eval data of the config, and report "
+    "the metrics of the task, a table with a row for each class, and pictures."
+)
+EXAMPLES = (
+    "pplcnet eval -c output/my_images",
+    "pplcnet eval -c output/my_coco --save-dir report/ --draw boxes/",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add_config_arguments(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--save-dir", type=Path, metavar="FOLDER", help="write the report there (default: eval/ in the run folder)"
+    )
+    group.add_argument("--json", action="store_true", help="print the metrics as JSON instead of tables")
+    group.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate; gives the exit status."""
+    config = read_config(arguments.config, arguments.override)
+    from ppcls_ext.deploy.evaluate import evaluate
+
+    evaluate(config, arguments.save_dir, arguments.json, arguments.draw)
+    return 0

@@ -1,0 +1,114 @@
+"""`pplcnet infer`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppcls_ext.cli.arguments import DEFAULT_ENGINE, add_config_arguments, engine_names, positive, read_config, real
+from ppcls_ext.core.config import Config
+from ppcls_ext.core.device import set_threads
+from ppcls_ext.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ppcls_ext.deploy.infer import Run
+    from ppcls_ext.runtime.inference import Inference
+
+# Flags that belong to the postprocessing of a task; the task itself refuses those that it does not have.
+TASK_FLAGS = ("topk", "threshold")
+
+NAME = "infer"
+HELP = "predict on image files"
+DESCRIPTION = (
+    "Predict on image files with an exported model (-m), or with the weights of a run folder (-c). "
+    "Files that cannot be read are named and skipped; the exit status is then 2."
+)
+EXAMPLES = (
+    "pplcnet infer -m output/my_images/inference -i photo.jpg 'more/*.jpg' --topk 3",
+    "pplcnet infer -m output/my_coco/inference -i photos/ --threshold 0.4 --draw boxes/",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    group = parser.add_argument_group("exported model")
+    group.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="run the model that export wrote there")
+    group.add_argument(
+        "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {DEFAULT_ENGINE})"
+    )
+    add_config_arguments(parser, required=False)
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "-i", "--images", nargs="+", default=[], metavar="IMAGE", help="predict on these files, folders or globs"
+    )
+    group.add_argument("--threads", type=positive, metavar="N", help="use N CPU threads (default: every usable core)")
+    group.add_argument(
+        "--batch", type=positive, metavar="N", help="run N images at once (default: Infer.batch_size of a config, or 1)"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--topk", type=positive, metavar="N", help="show the N likeliest classes of each image (classification)"
+    )
+    group.add_argument("--threshold", type=real, metavar="SCORE", help="show boxes of at least this score (detection)")
+    group.add_argument(
+        "--format",
+        default="table",
+        metavar="FORMAT",
+        help="write the results as table, json or csv, and of detection also as coco (default: %(default)s)",
+    )
+    group.add_argument("--save", type=Path, metavar="FILE", help="write json, csv or coco there instead of to stdout")
+    group.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict; gives the exit status."""
+    _check(arguments)
+    config = _config(arguments) if arguments.config else None
+    section = (config.get("Infer") or {}) if config is not None else {}
+    images = arguments.images or _listed(section.get("infer_imgs"))
+    if not images:
+        raise UserError("infer needs images: files, folders or globs after -i")
+    given = {name: getattr(arguments, name) for name in TASK_FLAGS}
+    opened = _opened(arguments, config, {name: value for name, value in given.items() if value is not None})
+    from ppcls_ext.deploy.infer import infer
+
+    batch = arguments.batch or section.get("batch_size") or 1
+    skipped = infer(images, opened, batch, arguments.format, arguments.save, arguments.draw)
+    return UserError.exit_status if skipped else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for flags that do not go together."""
+    if bool(arguments.model) == bool(arguments.config):
+        raise UserError("infer needs either an exported folder (-m FOLDER) or a config or run folder (-c ...)")
+    if arguments.save is not None and arguments.format == "table":
+        raise UserError("infer --save writes what programs read: add --format json, csv or (detection) coco")
+    if arguments.config and arguments.engine is not None:
+        raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
+    if arguments.model and arguments.override:
+        raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    threads = [] if arguments.threads is None else [f"Global.threads={arguments.threads}"]
+    return read_config(arguments.config, [*arguments.override, *threads])
+
+
+def _listed(images: str | list[str] | None) -> list[str]:
+    return [images] if isinstance(images, str) else list(images or [])
+
+
+def _opened(
+    arguments: argparse.Namespace, config: Config | None, options: Mapping[str, Any]
+) -> tuple[Run, Inference, int]:
+    """The model, its task's pre- and postprocessing and its batch, as `ppcls_ext.deploy.infer.infer` takes them."""
+    if config is not None:
+        from ppcls_ext.deploy.infer import open_weights
+
+        return open_weights(config, options)
+    threads = set_threads(arguments.threads)
+    from ppcls_ext.deploy.infer import open_exported
+
+    return open_exported(arguments.model, arguments.engine or DEFAULT_ENGINE, threads, options)

@@ -1,0 +1,93 @@
+"""`pplcnet reproduce`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ppcls_ext.cli.arguments import engine_names, names, positive, wholes
+from ppcls_ext.core.device import set_threads
+from ppcls_ext.paper.tables import NUMBERS
+
+ENGINES_MEASURED = ("onednn", "openvino")
+
+NAME = "reproduce"
+HELP = "measure the paper's tables on this machine, and set both side by side"
+DESCRIPTION = (
+    "Build the network of every row of the paper's tables, count, export and time it, take accuracies from run "
+    "folders, and write a report with the paper's values beside this machine's, as HTML, Markdown and JSON. "
+    "It needs neither data nor weights."
+)
+EXAMPLES = (
+    "pplcnet reproduce --tables 3,6 --engines onednn,native --out mine --runs output/my_run",
+    "pplcnet reproduce --resume",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    group = parser.add_argument_group("what is measured")
+    group.add_argument(
+        "--tables",
+        type=wholes,
+        default=tuple(NUMBERS),
+        metavar="N,N",
+        help=f"measure these tables (default: all, {NUMBERS[0]} to {NUMBERS[-1]})",
+    )
+    group.add_argument(
+        "--engines",
+        type=names,
+        default=ENGINES_MEASURED,
+        metavar="ENGINE,ENGINE",
+        help=f"measure on these engines: {engine_names()} (default: {','.join(ENGINES_MEASURED)})",
+    )
+    group.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run every network with N threads (default: %(default)s)",
+    )
+    group.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="take accuracies from these run folders"
+    )
+    group.add_argument("--quick", action="store_true", help="make too few calls to rely on, but go all the way")
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("output/tables"),
+        metavar="FOLDER",
+        help="write the report there (default: %(default)s)",
+    )
+    group.add_argument(
+        "--work",
+        type=Path,
+        default=Path("output/reproduce"),
+        metavar="FOLDER",
+        help="export the networks there, where a later run finds them (default: %(default)s)",
+    )
+    group.add_argument("--resume", action="store_true", help="keep the timings that an earlier run left in --out")
+    group.add_argument("--render", action="store_true", help="only write the report again, from the values in --out")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure or render; gives the exit status."""
+    set_threads(arguments.threads)
+    from ppcls_ext.paper.reproduce import Plan, render, reproduce
+
+    if arguments.render:
+        render(arguments.out)
+        return 0
+    plan = Plan(
+        tables=arguments.tables,
+        engines=arguments.engines,
+        threads=arguments.threads,
+        out=arguments.out,
+        work=arguments.work,
+        runs=tuple(arguments.runs),
+        quick=arguments.quick,
+        resume=arguments.resume,
+    )
+    reproduce(plan)
+    return 0

@@ -1,0 +1,55 @@
+"""Types of flags, and reading a config before Paddle."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ppcls_ext.cli.arguments import add_config_arguments, engine_names, listed, names, positive, real, whole, wholes
+from ppcls_ext.runtime.engines import ENGINES
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (whole, "-3", -3),
+        (positive, "1", 1),
+        (real, "1e-2", 0.01),
+        (names, "a, b,,a", ("a", "b")),
+        (wholes, "3,2,3", (3, 2)),
+    ],
+)
+def test_values_are_read(kind: Callable[[str], Any], text: str, value: Any) -> None:
+    assert kind(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (whole, "1.5", "expected a whole number, got '1.5'"),
+        (positive, "0", "expected 1 or more, got 0"),
+        (real, "x", "expected a number, got 'x'"),
+        (wholes, "2,x", "expected a whole number, got 'x'"),
+    ],
+)
+def test_wrong_values_say_what_is_expected(kind: Callable[[str], Any], text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as raised:
+        kind(text)
+    assert str(raised.value) == message
+
+
+def test_lists_are_sentences_and_engines_come_from_the_registry() -> None:
+    assert listed(["json"]) == "json"
+    assert listed(["json", "csv", "coco"]) == "json, csv or coco"
+    assert set(engine_names().replace(" or ", ", ").split(", ")) == set(ENGINES)
+
+
+def test_overrides_add_up() -> None:
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser, required=False)
+    assert parser.parse_args([]).override == []
+    given = parser.parse_args(["-c", "x", "-o", "A.b=1", "--override", "A.c=2"])
+    assert (given.config, given.override) == ("x", ["A.b=1", "A.c=2"])

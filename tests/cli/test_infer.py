@@ -1,0 +1,110 @@
+"""`pplcnet infer`: forms of output, broken files, flags that do not go together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.cli import infer
+from ppcls_ext.cli.main import main
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.tasks.finding import load_task
+from tests.helpers.configs import overrides
+from tests.helpers.help import help_of
+from tests.helpers.processes import command
+
+pytestmark = pytest.mark.slow
+
+Fails = Callable[..., str]
+TASKS = ("classification", "detection", "segmentation")
+
+
+def test_infer_forms_agree(exported: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = str(data / "val" / "red")
+    assert main(["infer", "-m", str(exported), "-i", folder, "--format", "json", "--draw", str(tmp_path / "d")]) == 0
+    results = json.loads(capfd.readouterr().out)
+    assert [Path(r["image"]).name for r in results] == [f"0{i}.png" for i in range(5)]
+    assert len(results[0]["predictions"]) == 2  # Infer.PostProcess.topk of the config
+    assert len(list((tmp_path / "d").glob("*.png"))) == 5
+    saved = tmp_path / "r.csv"
+    line = ["infer", "-m", str(exported), "-i", f"{folder}/*.png", "--format", "csv", "--batch", "4", "--topk", "1"]
+    assert main([*line, "--save", str(saved)]) == 0
+    rows = saved.read_text().splitlines()
+    assert rows[0] == "image,rank,label,class,score"
+    assert [row.split(",")[2] for row in rows[1:]] == [r["predictions"][0]["label"] for r in results]
+    assert main(["infer", "-m", str(exported), "-i", folder]) == 0
+    table = capfd.readouterr().out.splitlines()
+    assert table[0] == f"images in {folder}"
+    assert [line.split()[1] for line in table if ".png" in line] == [f"0{i}.png" for i in range(5) for _ in range(2)]
+
+
+def test_a_table_in_a_pipe_is_not_folded(exported: Path, data: Path, tmp_path: Path) -> None:
+    name = "a photograph with a long name " * 6 + ".png"
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(data / "val" / "red" / "00.png", tmp_path / folder / name)
+    done = command("infer", "-m", exported, "-i", "one", "two", cwd=tmp_path, check=True)
+    assert f"one/{name}" in done.stdout
+    assert f"two/{name}" in done.stdout
+
+
+def test_infer_names_skips_and_counts_broken_files(
+    exported: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes((data / "val/red/00.png").read_bytes()[:100])
+    status = main(["infer", "-m", str(exported), "-i", str(tmp_path), str(data / "val/red"), "--format", "csv"])
+    out, err = capfd.readouterr()
+    assert status == UserError.exit_status
+    assert f"skipped: image {tmp_path / 'broken.png'}" in err
+    assert len(out.splitlines()) == 1 + 5 * 2
+
+
+def test_bad_calls_of_infer(exported: Path, trained: Path, tmp_path: Path, data: Path, fails: Fails) -> None:
+    image = str(data / "val/red/00.png")
+    assert "either an exported folder" in fails("infer", "-i", image)
+    assert "needs images" in fails("infer", "-m", exported)
+    assert "no inference.yml" in fails("infer", "-m", tmp_path, "-i", image)
+    assert "no such file or folder" in fails("infer", "-m", exported, "-i", "nothing.jpg")
+    assert "did you mean 'onednn'?" in fails("infer", "-m", exported, "-i", image, "--engine", "onedn")
+    assert "infer --threshold: not a flag of classification; it has --topk" in fails(
+        "infer", "-m", exported, "-i", image, "--threshold", "0.5"
+    )
+    assert "table, json, csv" in fails("infer", "-m", exported, "-i", image, "--format", "xml")
+    (exported.parent / "legacy_only").mkdir(exist_ok=True)
+    (exported.parent / "legacy_only" / "inference.yml").write_text((exported / "inference.yml").read_text())
+    missing = fails("infer", "-m", exported.parent / "legacy_only", "-i", image)
+    assert "needs the json format" in missing
+
+
+def test_nothing_else_is_written_on_a_normal_run(exported: Path, data: Path, tmp_path: Path) -> None:
+    done = command("infer", "-m", exported, "-i", data / "val/red/00.png", "--format", "csv", cwd=tmp_path)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_help_names_the_flags_and_formats_of_every_task(task: str) -> None:
+    inference = load_task(task).inference
+    shown = help_of("infer")
+    assert all(form in shown.partition("write the results as ")[2].partition("(default")[0] for form in inference.forms)
+    assert accepted_keys(inference) - {"recipe"} <= set(infer.TASK_FLAGS)
+
+
+def test_flags_that_do_not_go_together(exported: Path, trained: Path, data: Path, fails: Fails) -> None:
+    image = data / "val/red/00.png"
+    assert "use it with -m" in fails("infer", "-c", trained, "-i", image, "--engine", "native")
+    assert "use it with -c" in fails("infer", "-m", exported, "-i", image, "-o", "Global.epochs=1")
+    assert "add --format json" in fails("infer", "-m", exported, "-i", image, "--save", "out.json")
+
+
+def test_images_and_batch_of_the_config_are_used(trained: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    given = overrides(f"Infer.infer_imgs={data}/val/red/00.png", "Infer.batch_size=2")
+    assert main(["infer", "-c", str(trained), *given, "--format", "json", "--threads", "1"]) == 0
+    (result,) = json.loads(capfd.readouterr().out)
+    assert result["image"] == f"{data}/val/red/00.png"

@@ -1,0 +1,166 @@
+"""Every command has the same shape, every usage error is one line, and every failure has its status."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shlex
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from ppcls_ext import __version__
+from ppcls_ext.cli import main as command_line
+from ppcls_ext.cli.main import COMMANDS, Command, build_parser, main
+from ppcls_ext.core.errors import CheckFailed, UserError
+from tests.helpers.help import help_of
+from tests.helpers.processes import SECONDS
+
+NAMES = [command.NAME for command in COMMANDS]
+METAVARS = {
+    *("CONFIG", "FOLDER", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD"),
+    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE"),
+}
+
+
+def usage_error(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The only line that wrong usage prints."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    return line
+
+
+# Help
+
+
+def test_the_list_of_commands_has_each_with_its_line() -> None:
+    shown = help_of()
+    for command in COMMANDS:
+        assert f"{command.NAME} {command.HELP}" in shown
+        assert "\n" not in command.HELP
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_a_command_says_what_it_does_with_two_examples_that_parse(command: Command) -> None:
+    shown = help_of(command.NAME)
+    assert " ".join(command.DESCRIPTION.split()) in shown
+    assert len(command.EXAMPLES) == 2
+    for example in command.EXAMPLES:
+        assert example in shown
+        program, *arguments = shlex.split(example)
+        assert program == "pplcnet"
+        parsed = build_parser().parse_args(arguments)
+        assert parsed.command == command.NAME
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_flags_are_in_groups_with_help_and_one_vocabulary_of_values(command: Command) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    command.add_arguments(parser)
+    assert "options:" not in parser.format_help()  # where argparse puts what has no group
+    assert "positional arguments:" not in parser.format_help()
+    for action in parser._actions:
+        assert action.help
+        assert not action.help.endswith(".")
+        if action.nargs != 0:
+            metavars = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+            assert set(metavars) <= METAVARS
+
+
+@pytest.mark.slow
+def test_the_parser_is_built_without_heavy_imports() -> None:
+    heavy = ("paddle", "cv2", "scipy", "matplotlib", "pandas", "sklearn", "psutil")
+    code = (
+        "import sys; from ppcls_ext.cli.main import build_parser; build_parser(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capfd.readouterr().out == f"pplcnet {__version__}\n"
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "pplcnet: a command is missing; known: benchmark, check-data, configs"),
+        (["trian"], "pplcnet: no command 'trian'; did you mean 'train'?"),
+        (["check_data"], "pplcnet: no command 'check_data'; did you mean 'check-data'?"),
+        (["--bogus"], "pplcnet: no flag '--bogus'; known: --version, -h"),
+        (["--bogus", "train"], "pplcnet: no flag '--bogus'; "),
+        (["train", "--resum"], "pplcnet train: argument --resume: expected one argument"),
+        (["train", "--resumed=x"], "pplcnet train: no flag '--resumed'; did you mean '--resume'?"),
+        (["infer", "-m", "x", "photo.jpg"], "pplcnet infer: 'photo.jpg' belongs to no flag"),
+        (["eval"], "pplcnet eval: the following arguments are required: -c/--config"),
+        (["export", "-c", "x", "--formats", "xml"], "pplcnet export: argument --formats: invalid choice: 'xml'"),
+        (["infer", "--threshold", "much"], "pplcnet infer: argument --threshold: expected a number, got 'much'"),
+        (["study", "-c", "x", "--seeds", "1.5"], "pplcnet study: argument --seeds: expected a whole number, got '1.5'"),
+        (["benchmark"], "pplcnet benchmark: the following arguments are required: -m/--model"),
+        (["benchmark", "-m", "x", "--threads", "two"], "argument --threads: expected a whole number, got 'two'"),
+        (["benchmark", "-m", "x", "--threads", "a\nb"], "argument --threads: expected a whole number, got 'a b'"),
+        (["benchmark", "-m", "x", "--soak", "0"], "argument --soak: expected 1 or more, got 0"),
+        (["reproduce", "--tables", "2,x"], "argument --tables: expected a whole number, got 'x'"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    line = usage_error(arguments, capfd)
+    assert message in line
+    program = line.partition(":")[0]
+    assert line.endswith(f"; see {program} --help")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_flag_of_any_command_is_one_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    required = {"eval": ["-c", "x"], "check-data": ["-c", "x"], "export": ["-c", "x"], "study": ["-c", "x"]}
+    given = required.get(name, ["-m", "x"] if name == "benchmark" else [])
+    line = usage_error([name, *given, "--00000"], capfd)
+    assert line.startswith(f"pplcnet {name}: no flag '--00000'; known: ")
+    assert line.endswith(f"; see pplcnet {name} --help")
+
+
+def test_flags_may_be_cut_short() -> None:
+    assert build_parser().parse_args(["train", "--conf", "x"]).config == "x"
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("this is wrong"), 2, "this is wrong"),
+        (CheckFailed("this does not hold"), 1, "this does not hold"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "out/x: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
+        (OSError("the stream\n  is broken"), 2, "the stream is broken"),
+        (ConnectionResetError(), 2, "ConnectionResetError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_failure_is_one_line_with_its_status(
+    error: BaseException, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        raise error
+
+    fails = SimpleNamespace(
+        NAME="fails", HELP="", DESCRIPTION="", EXAMPLES=("", ""), add_arguments=lambda parser: None, run=run
+    )
+    monkeypatch.setattr(command_line, "COMMANDS", (*COMMANDS, fails))
+    assert main(["fails"]) == status
+    assert capfd.readouterr().err == f"pplcnet fails: {line}\n"
