@@ -111,6 +111,7 @@ setup(
         "scipy",
         "scikit-learn",
         "pydantic>=2",
+        "typing-extensions",
         "safetensors",
         "rich",
         "psutil",

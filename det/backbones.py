@@ -38,7 +38,7 @@ class PPLCNet(lcnet.PPLCNet):
     Shapes: `forward` takes {'image': float32 [N, 3, H, W]} and gives float32 [N, C, H/stride, W/stride] each.
     """
 
-    # Without annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
+    # The parameters have no annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
     def __init__(  # type: ignore[no-untyped-def]
         self,
         scale=1.0,
@@ -55,6 +55,7 @@ class PPLCNet(lcnet.PPLCNet):
         self.feature_strides = tuple(feature_strides)
 
     def forward(self, inputs: Mapping[str, paddle.Tensor]) -> list[paddle.Tensor]:
+        """The maps of the asked strides, finest first; see the class for shapes."""
         maps = self.features(inputs["image"])
         return [maps[stride] for stride in self.feature_strides]
 

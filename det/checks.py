@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from det.data import DetectionData
 from det.inference import draw_boxes
-from det.splits import OTHER_SIZE, CocoSplit, Findings, has_its_size, read_record_image
+from det.splits import OTHER_SIZE, CocoSplit, Findings, check_coco, has_its_size, read_record_image
 from det.transforms import Sample, resize
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.core.pictures import MARGIN
 from ppcls_ext.data.faults import DataReport
+from ppcls_ext.tasks.splits import SPLIT_NAMES
 
 SHOWN_SAMPLES = 8  # of each split
 CELL = 320  # side of a sample in the picture: what it takes to read the names at the boxes
 TINY = 8.0  # pixels in the network's input: an object of less is hard to find at stride 8
 TINY_SHARE = 0.2  # of the boxes, above which it is pointed out
+
+
+def check_data(data: DetectionData) -> DataReport:
+    """The report on the splits of a config; the second one must have the classes of the first."""
+    names: list[tuple[str, ...]] = [] if data.classes.given is None else [data.classes.given]
+
+    def read(split: str) -> tuple[CocoSplit, Findings]:
+        path, root, image_dir = data.annotations(split)
+        found = check_coco(path, root, SPLIT_NAMES[split], image_dir, names[0] if names else None)
+        names.append(found[0].class_names)
+        return found
+
+    readers = {split: functools.partial(read, split) for split in SPLIT_NAMES if split in data.loaders}
+    return check_splits(readers, data.size, data.global_section.seed)
 
 
 def check_splits(
@@ -73,8 +90,8 @@ def _check_sizes(report: DataReport, name: str, split: CocoSplit, input_size: tu
 
 
 def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
-    for place in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
-        record = split.records[place]
+    for index in np.random.default_rng(seed).permutation(len(split.records))[:SHOWN_SAMPLES]:
+        record = split.records[index]
         try:
             sample = Sample(read_record_image(record), record.boxes, record.classes)
         except BrokenImage:
@@ -83,16 +100,16 @@ def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
         scale = (report.cell - 2 * MARGIN) / max(sample.image.shape[:2])
         height, width = (max(1, round(side * scale)) for side in sample.image.shape[:2])
         sample = resize(sample, (height, width), "area" if scale < 1 else "linear")
-        names = [split.names[c] for c in sample.classes]
+        names = [split.class_names[c] for c in sample.classes]
         report.samples.append(draw_boxes(sample.image, sample.boxes.tolist(), sample.classes.tolist(), names))
 
 
 def _balance(report: DataReport, splits: Mapping[str, CocoSplit]) -> None:
     first = next(iter(splits.values()))
     counts = {name: split.box_counts() for name, split in splits.items()}
-    rows = [(name, *(int(c[k]) for c in counts.values())) for k, name in enumerate(first.names)]
+    rows = [(name, *(int(c[k]) for c in counts.values())) for k, name in enumerate(first.class_names)]
     report.tables.append(("boxes of each class", ("class", *counts), rows))
     images = [(name, len(split.records), int(counts[name].sum())) for name, split in splits.items()]
     report.tables.append(("splits", ("split", "images", "boxes"), images))
     if "Train" in splits:
-        report.check_balance(first.names, counts["Train"], "training boxes")
+        report.check_balance(first.class_names, counts["Train"], "training boxes")

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from det.splits import CocoSplit, read_record_image
-from det.transforms import BatchRandomResize, Sample, Transform, normalise, resize
+from det.transforms import BatchRandomResize, Sample, Transform, resize
+from ppcls_ext.core.pixels import normalize
 from ppcls_ext.core.seeding import BATCH, SAMPLE
-from ppcls_ext.data.loader import Place
+from ppcls_ext.data.loader import SampleKey
 
-PlacedSample = tuple[Sample, Place]
-# From normalised images [N, 3, H, W] and their boxes and classes to the arrays that the losses compare with.
+KeyedSample = tuple[Sample, SampleKey]
+# Makes the arrays that the losses compare with, from normalised images [N, 3, H, W], their boxes and the epoch.
 Targets = Callable[[np.ndarray, Sequence[Sample], int], list[np.ndarray]]
 
 
@@ -25,13 +26,13 @@ class DetectionDataset:
     def __len__(self) -> int:
         return len(self.split.records)
 
-    def __getitem__(self, place: Place) -> PlacedSample:
-        record = self.split.records[place.number]
+    def __getitem__(self, key: SampleKey) -> KeyedSample:
+        record = self.split.records[key.number]
         sample = Sample(read_record_image(record), record.boxes, record.classes)
-        rng = np.random.default_rng((self.seed, SAMPLE, place.epoch, place.number))
+        rng = np.random.default_rng((self.seed, SAMPLE, key.epoch, key.number))
         for transform in self.transforms:
             sample = transform(sample, rng)
-        return sample, place
+        return sample, key
 
 
 class TrainCollate:
@@ -53,14 +54,15 @@ class TrainCollate:
         self.size, self.interpolation, self.resizing = size, interpolation, resizing
         self.targets, self.seed = targets, seed
 
-    def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
+    def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
+        """Make a batch. What is random in it is a function of the seed and of the key of its first sample."""
         epoch, _, first = samples[0][1]
         rng = np.random.default_rng((self.seed, BATCH, epoch, first))
         size, interpolation = self.size, self.interpolation
         for operation in self.resizing:
             size, interpolation = operation(rng)
         resized = [resize(sample, size, interpolation) for sample, _ in samples]
-        images = np.stack([normalise(sample.image) for sample in resized])
+        images = np.stack([normalize(sample.image) for sample in resized])
         return [images, *self.targets(images, resized, epoch)]
 
 
@@ -70,6 +72,7 @@ class EvalCollate:
     def __init__(self, size: tuple[int, int], interpolation: str) -> None:
         self.size, self.interpolation = size, interpolation
 
-    def __call__(self, samples: Sequence[PlacedSample]) -> list[np.ndarray]:
-        images = [normalise(resize(sample, self.size, self.interpolation).image) for sample, _ in samples]
-        return [np.stack(images), np.array([place.number for _, place in samples], np.int64)]
+    def __call__(self, samples: Sequence[KeyedSample]) -> list[np.ndarray]:
+        """Make a batch; every image is resized to the same size."""
+        images = [normalize(resize(sample, self.size, self.interpolation).image) for sample, _ in samples]
+        return [np.stack(images), np.array([key.number for _, key in samples], np.int64)]

@@ -83,6 +83,7 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
 
 
 def main() -> int:
+    """Run the demo; gives the exit status."""
     return run_scene_demo(ROOT, "detection", "det/demo", make_scenes, SCENES, "AP50", GOAL, "--draw boxes", TRUNK)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from det.boxes import detections, to_image
-from det.transforms import Sample, normalise, resize
+from det.transforms import Sample, resize
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.pixels import normalize
 from ppcls_ext.runtime.inference import Inference
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#000075")
@@ -44,7 +45,7 @@ class DetectionInference(Inference):
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-        return [normalise(resize(nothing, self.size, self.interpolation).image)]
+        return [normalize(resize(nothing, self.size, self.interpolation).image)]
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
         return (

@@ -54,16 +54,20 @@ class CocoResult:
         ]
 
     def _per_class(self, precision: np.ndarray, recall: np.ndarray) -> list[tuple[str, int, float, float, float]]:
-        """From pycocotools's precision [IoU, recall, class, size, detections an image] and recall [IoU, class, ...].
+        """The table of the classes.
+
+        Args:
+            precision: pycocotools's [IoU, recall, class, size, detections an image].
+            recall: pycocotools's [IoU, class, size, detections an image].
 
         The first IoU is 0.5; -1 stands for no object.
         """
-        objects = np.zeros(len(self.split.names), int)
+        objects = np.zeros(len(self.split.class_names), int)
         for record in self.split.records:
             for number, _, _, crowd in record.truth:
                 objects[number] += not crowd
         table = []
-        for number, name in enumerate(self.split.names):
+        for number, name in enumerate(self.split.class_names):
             own = precision[:, :, number, 0, -1]
             parts = (own, own[0], recall[0, number, 0, -1])
             means = [float(part[part > -1].mean()) if (part > -1).any() else float("nan") for part in parts]
@@ -93,11 +97,11 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
     from pycocotools.coco import COCO
 
     annotations: list[dict[str, Any]] = []
-    for place, record in enumerate(split.records):
+    for index, record in enumerate(split.records):
         if rows:
             objects = [
                 (int(r[0]), (r[2], r[3], r[4] - r[2], r[5] - r[3]), float((r[4] - r[2]) * (r[5] - r[3])), False, r[1])
-                for r in rows[place]
+                for r in rows[index]
             ]
         else:
             objects = [(*item, 1.0) for item in record.truth]
@@ -105,7 +109,7 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": place,
+                    "image_id": index,
                     "category_id": number,
                     "bbox": [float(v) for v in box],
                     "area": area,
@@ -117,7 +121,7 @@ def _coco(split: CocoSplit, rows: Sequence[np.ndarray]) -> Any:
         coco = COCO()
         coco.dataset = {
             "images": [{"id": p, "width": r.size[0], "height": r.size[1]} for p, r in enumerate(split.records)],
-            "categories": [{"id": number, "name": name} for number, name in enumerate(split.names)],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(split.class_names)],
             "annotations": annotations,
         }
         coco.createIndex()

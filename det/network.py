@@ -44,7 +44,7 @@ GRID_CELL_SCALE = 5  # side of the square that stands for a cell in ATSS, in str
 CELL_OFFSET = 0.5
 PRIOR = 0.01  # score of an untrained network
 TAL_LEAST_SIDE = 192  # below, the coarsest map has fewer cells than the 9 that ATSS asks for
-# Of the losses, in the public configs: distribution focal, GIoU.
+# Weights of the losses in the public configs, in the order distribution focal loss, GIoU.
 GFL_WEIGHTS, TAL_WEIGHTS = (0.25, 2.0), (0.5, 2.5)
 LOSS_NAMES = {"loss_qfl": "qfl_loss", "loss_vfl": "vfl_loss", "loss_bbox": "box_loss", "loss_dfl": "dfl_loss"}
 
@@ -62,6 +62,7 @@ class PAN(nn.Layer):
         )
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
+        """From maps of the backbone to float32 [N, width, H, W] for each of their strides, both finest first."""
         levels = [conv(maps[i]) for i, conv in enumerate(self.laterals)]  # the tracer of export knows no strict zip
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + functional.interpolate(levels[i], scale_factor=2.0, mode="bilinear")
@@ -74,6 +75,7 @@ class PicoHeadGFL(_pico_head.PicoHead):  # type: ignore[name-defined]
     """PicoHead with the losses of GFL, as it had in September 2021."""
 
     def get_loss(self, outputs: Any, truth: Mapping[str, Any]) -> dict[str, paddle.Tensor]:
+        """The parts of this process's loss, as scalars whose mean over processes is the loss of the whole batch."""
         with sums_over_processes():
             losses: dict[str, paddle.Tensor] = _gfl_head.GFLHead.get_loss(self, outputs, truth)
         # A part of the whole batch's loss; the mean over processes is to be the loss.
@@ -87,6 +89,7 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
     """
 
     def get_loss(self, outputs: Sequence[Any], truth: Mapping[str, Any]) -> dict[str, paddle.Tensor]:
+        """The parts of this process's loss, as scalars whose mean over processes is the loss of the whole batch."""
         scores, sides, boxes, maps = outputs
         anchors, _, per_level, strides = _assign_utils.generate_anchors_for_grid_cell(
             maps, self.fpn_stride, self.grid_cell_scale, self.cell_offset
@@ -102,7 +105,7 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
             labels, targets, quality, _ = self.assigner(
                 scores.detach(), pixels, centres, per_level, *objects, bg_index=self.num_classes
             )
-        # Of all processes, as in GFLHead; at least one positive in the whole batch.
+        # The sum is over all processes, as in GFLHead, and at least 1: a batch may have no positive.
         total = distributed.mean(quality.sum()).clip(min=1.0 / distributed.world())
         flat = [-1, self.num_classes]
         losses = {"loss_vfl": self.loss_vfl(scores.reshape(flat), quality.reshape(flat), avg_factor=total)}
@@ -135,6 +138,7 @@ class PicoDet(nn.Layer):
         self.backbone, self.neck, self.head = backbone, neck, head
 
     def forward(self, images: paddle.Tensor) -> Any:
+        """What the head gives for float32 [N, 3, H, W]: in training what `losses` needs, else raw scores and boxes."""
         return self.head(self.neck(self.backbone({"image": images})))
 
     def losses(self, images: paddle.Tensor, truth: Mapping[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
@@ -234,6 +238,7 @@ class GflTargets:
         )
 
     def __call__(self, images: np.ndarray, samples: Sequence[Sample], epoch: int) -> list[np.ndarray]:
+        """The arrays of `names` for a batch, of images float32 [N, 3, H, W]; the same in every epoch."""
         made = self.assign(
             [
                 {"image": image, "gt_bbox": sample.boxes, "gt_class": sample.classes}
@@ -256,15 +261,16 @@ class TalTargets:
     names = ("gt_bbox", "gt_class", "pad_gt_mask", "epoch_id")
 
     def __call__(self, images: np.ndarray, samples: Sequence[Sample], epoch: int) -> list[np.ndarray]:
+        """The arrays of `names` for a batch, padded to as many boxes as its fullest image has."""
         most = max(1, *(len(sample.boxes) for sample in samples))
         boxes = np.zeros((len(samples), most, 4), np.float32)
         classes = np.zeros((len(samples), most, 1), np.int64)
         mask = np.zeros((len(samples), most, 1), np.float32)
-        for place, sample in enumerate(samples):
+        for index, sample in enumerate(samples):
             count = len(sample.boxes)
-            boxes[place, :count] = sample.boxes
-            classes[place, :count, 0] = sample.classes
-            mask[place, :count] = 1
+            boxes[index, :count] = sample.boxes
+            classes[index, :count, 0] = sample.classes
+            mask[index, :count] = 1
         return [boxes, classes, mask, np.array([epoch], np.int64)]
 
 
@@ -280,6 +286,7 @@ class WithNms(nn.Layer):
         self.detector, self.nms = detector, nms
 
     def forward(self, images: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The rows and counts of the boxes that NMS keeps; see the class for shapes."""
         scores, boxes = self.detector(images)
         rows, counts, _ = _ops.multiclass_nms(
             boxes,

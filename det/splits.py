@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.exif import upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
-SHOWN_PLACES = 3  # of one kind of finding, in a message
+SHOWN_FINDINGS = 3  # of one kind of finding, in a message
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Record:
 
 
 class Kind(NamedTuple):
-    """Of a finding, with the text that says what is wrong."""
+    """A kind of fault: how severe it is, and the text that says what is wrong."""
 
     text: str
     severity: Literal["fatal", "left out", "warning"]
@@ -65,27 +66,29 @@ CUT_OFF = Kind("a box reaches past its image and is cut off there", "warning")
 
 
 class Findings:
-    """What is wrong with an annotation file: the places of each kind.
+    """What is wrong with an annotation file: where each kind of fault is.
 
     Fatal is what nothing can be trained with; what is left out is wrong and not used; a warning is odd, but used.
     """
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self.places: dict[Kind, list[str]] = {}
+        self.found: dict[Kind, list[str]] = {}
 
-    def add(self, kind: Kind, place: str) -> None:
-        self.places.setdefault(kind, []).append(place)
+    def add(self, kind: Kind, where: str) -> None:
+        """Note a fault of a kind, and where it is."""
+        self.found.setdefault(kind, []).append(where)
 
     def count(self, severity: str) -> int:
-        return sum(len(places) for kind, places in self.places.items() if kind.severity == severity)
+        """The number of faults of a severity."""
+        return sum(len(found) for kind, found in self.found.items() if kind.severity == severity)
 
     def lines(self, severity: str) -> list[str]:
-        """A line for each kind, with the first places and how many there are."""
+        """A line for each kind, with the first few findings and how many there are."""
         return [
-            f"annotations {self.source}: {kind.text}: {'; '.join(places[:SHOWN_PLACES])}"
-            + (f"; ... ({len(places)} in all)" if len(places) > SHOWN_PLACES else "")
-            for kind, places in self.places.items()
+            f"annotations {self.source}: {kind.text}: {'; '.join(found[:SHOWN_FINDINGS])}"
+            + (f"; ... ({len(found)} in all)" if len(found) > SHOWN_FINDINGS else "")
+            for kind, found in self.found.items()
             if kind.severity == severity
         ]
 
@@ -96,25 +99,26 @@ class CocoSplit:
 
     Attributes:
         source: the json, for messages.
-        names: of the classes, in order of their numbers.
+        class_names: in order of the class numbers.
         category_ids: of the classes in this json (a class that it does not have: None).
         left_out: annotations that are wrong and not among the records.
     """
 
     source: str
     records: Sequence[Record]
-    names: tuple[str, ...]
+    class_names: tuple[str, ...]
     category_ids: tuple[int | None, ...]
     left_out: int
 
     @property
     def paths(self) -> list[str]:
+        """The image file of each record."""
         return [record.path for record in self.records]
 
     def box_counts(self) -> np.ndarray:
         """Boxes of each class, int64 [classes]."""
         classes = [record.classes for record in self.records]
-        return np.bincount(np.concatenate([np.zeros(0, np.int64), *classes]), minlength=len(self.names))
+        return np.bincount(np.concatenate([np.zeros(0, np.int64), *classes]), minlength=len(self.class_names))
 
 
 def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -165,11 +169,11 @@ def find_image_dir(root: Path, split: str, content: Mapping[str, Sequence[Mappin
         UserError: none does.
     """
     files = [i["file_name"] for i in content["images"] if isinstance(i.get("file_name"), str)]
-    places = [root / "images" / split, root / split, root / "images", root]
-    for place in places:
-        if any((place / file).is_file() for file in files):
-            return place
-    tried = ", ".join(str(place) for place in places)
+    folders = [root / "images" / split, root / split, root / "images", root]
+    for folder in folders:
+        if any((folder / file).is_file() for file in files):
+            return folder
+    tried = ", ".join(str(folder) for folder in folders)
     what = f"'{files[0]}' and the others are" if files else "no image has a file_name, so none is"
     raise UserError(f"images: {what} in none of {tried}; give DataLoader.*.dataset.image_dir")
 
@@ -215,8 +219,8 @@ def check_coco(
             records.append(_record(image_id, file, size, objects[image_id], class_of, findings))
     if not content["images"]:
         findings.add(NO_IMAGES, "its list 'images' is empty")
-    ids = {number: place for place, number in class_of.items()}
-    category_ids = tuple(ids.get(place) for place in range(len(names)))
+    ids = {number: index for index, number in class_of.items()}
+    category_ids = tuple(ids.get(index) for index in range(len(names)))
     return CocoSplit(str(path), records, names, category_ids, findings.count("left out")), findings
 
 
@@ -243,9 +247,9 @@ def _read_objects(
     """The annotations of each image that make sense by themselves."""
     objects: dict[Any, list[Mapping[str, Any]]] = {image_id: [] for image_id in images}
     known: set[str] = set()
-    for place, item in enumerate(items, start=1):
+    for number, item in enumerate(items, start=1):
         own, image, category, box = (item.get(key) for key in ("id", "image_id", "category_id", "bbox"))
-        where = f"annotation {own}" if "id" in item else f"annotation number {place}"
+        where = f"annotation {own}" if "id" in item else f"annotation number {number}"
         if "id" in item and repr(own) in known:
             findings.add(SECOND_ID, where)
         elif not isinstance(image, (int, str)) or image not in images:
@@ -270,7 +274,7 @@ def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int,
     if width is None and height is None:
         try:
             with Image.open(file) as image:
-                return _upright(image)
+                return upright_size(image)
         except OSError as error:
             findings.add(NO_SIZE, str(error))
             return None
@@ -278,12 +282,6 @@ def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int,
         findings.add(SIZE, f"image {info['id']} has {width} x {height}")
         return None
     return width, height
-
-
-def _upright(image: Image.Image) -> tuple[int, int]:
-    """(width, height) after turning by the EXIF orientation, of which 5 to 8 are by a quarter; decodes nothing."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return image.size[::-1] if turned else image.size
 
 
 def _record(
@@ -335,7 +333,7 @@ def has_its_size(record: Record) -> bool:
     """
     try:
         with Image.open(record.path) as image:
-            return record.size in (image.size, _upright(image))
+            return record.size in (image.size, upright_size(image))
     except OSError:
         return True
 

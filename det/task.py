@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,41 +10,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 from paddle import nn
+from typing_extensions import override
 
 from det.boxes import largest_difference, to_image
-from det.checks import check_splits
-from det.dataset import DetectionDataset, EvalCollate, TrainCollate
+from det.checks import check_data
+from det.data import DetectionData
 from det.inference import DetectionInference, split_rows
 from det.metrics import METRICS, CocoResult
-from det.sections import ArchSection, ExportSection, InferSection, LoaderSection, NmsSection, ResizeSection
-from det.splits import CocoSplit, Findings, check_coco, read_coco, read_record_image
-from det.transforms import (
-    BATCH_TRANSFORMS,
-    MEAN,
-    SIZE_STEP,
-    STD,
-    TRANSFORMS,
-    Sample,
-    build_ops,
-    normalise,
-    resize,
-)
+from det.sections import ArchSection, ExportSection, InferSection, NmsSection, ResizeSection
+from det.splits import read_record_image
+from det.transforms import Sample, resize
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
+from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
-from ppcls_ext.tasks.classes import check_class_count
 from ppcls_ext.tasks.deployment import Deployment, Input
-from ppcls_ext.tasks.splits import SPLIT_NAMES, parse_splits
 from ppcls_ext.tasks.task import Task
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
     from det.network import PicoDet
 
-PARITY_TOLERANCE = 1e-4  # of a score, and of a corner in units of the input's longer side
+PARITY_TOLERANCE = 1e-4  # difference of a score, or of a corner in units of the input's longer side
 
 
 class Detection(Task):
@@ -56,110 +46,25 @@ class Detection(Task):
     primary = "AP"
     inference = DetectionInference
     metric_names = METRICS
+    data: DetectionData
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._loaders = parse_splits(config, LoaderSection)
         self.arch = parse(ArchSection, config.get("Arch"), "Arch")
         self.interpolation = parse(ResizeSection, config.get("Resize"), "Resize").interpolation
         self.nms = parse(NmsSection, config.get("NMS"), "NMS")
         self.infer = parse(InferSection, config.get("Infer"), "Infer")
         self.export = parse(ExportSection, config.get("Export"), "Export")
-        self.size = (self.run.image_shape[1], self.run.image_shape[2])  # height, width
-        if min(self.size) < SIZE_STEP or self.size[0] % SIZE_STEP or self.size[1] % SIZE_STEP:
-            raise UserError(f"Global.image_shape: sides must be multiples of {SIZE_STEP}, got {self.size}")
+        self.data = DetectionData(config, self.arch, self.interpolation)
+        self.size = self.data.size
+        if min(self.size) < LARGEST_STRIDE or self.size[0] % LARGEST_STRIDE or self.size[1] % LARGEST_STRIDE:
+            raise UserError(f"Global.image_shape: sides must be multiples of {LARGEST_STRIDE}, got {self.size}")
 
     # Data
 
-    def _json_of(self, split: str) -> tuple[Path, Path, Path | None]:
-        """The annotation file of a split, the root of the data, and the folder of images, if given."""
-        dataset, root = self._loaders[split].dataset, self.data_root()
-        path = dataset.anno_path or f"annotations/instances_{SPLIT_NAMES[split]}.json"
-        return root / path, root, None if dataset.image_dir is None else root / dataset.image_dir
-
-    @functools.cached_property
-    def _given_names(self) -> tuple[str, ...] | None:
-        """Class names of the run folder that the config lies in."""
-        names = self.saved_labels()
-        if names is not None and isinstance(self.arch.class_num, int) and self.arch.class_num != len(names):
-            raise UserError(
-                f"Arch.class_num is {self.arch.class_num}, but the run folder's labels.txt has {len(names)} lines"
-            )
-        return names
-
-    def _split(self, split: str, names: tuple[str, ...] | None) -> CocoSplit:
-        path, root, image_dir = self._json_of(split)
-        read = read_coco(path, root, SPLIT_NAMES[split], image_dir, names)
-        given = self.arch.class_num if isinstance(self.arch.class_num, int) else None
-        check_class_count(given, len(read.names), path)
-        return read
-
-    @functools.cached_property
-    def train_split(self) -> CocoSplit:
-        return self._split("Train", self._given_names)
-
-    @functools.cached_property
-    def eval_split(self) -> CocoSplit:
-        """Its classes are those of the training split, where that is there and nothing else fixes them."""
-        names = self._given_names
-        if names is None and not isinstance(self.arch.class_num, int):
-            names = self.train_split.names
-        split = self._split("Eval", names)
-        if not any(len(record.boxes) for record in split.records):  # crowds do not count
-            raise UserError(f"annotations {split.source}: no usable box in it, so there is nothing to evaluate on")
-        return split
-
-    @functools.cached_property
-    def _known_split(self) -> CocoSplit:
-        """A split to take the classes from: one that has been read, else the training split, if it is there."""
-        read = [vars(self)[name] for name in ("train_split", "eval_split") if name in vars(self)]
-        if read:
-            return read[0]
-        return self.eval_split if self._splits_there() == ["Eval"] else self.train_split
-
-    @functools.cached_property
-    def class_num(self) -> int:
-        return self.arch.class_num if isinstance(self.arch.class_num, int) else len(self.labels())
-
-    def labels(self) -> tuple[str, ...]:
-        if self._given_names is not None:
-            return self._given_names
-        if isinstance(self.arch.class_num, int) and not self._splits_there():
-            return tuple(map(str, range(self.arch.class_num)))
-        return self._known_split.names
-
-    def _splits_there(self) -> list[str]:
-        """Splits whose annotations are there: neither export nor prediction needs any."""
-        there = []
-        for split in self._loaders:
-            with contextlib.suppress(UserError):
-                if self._json_of(split)[0].is_file():
-                    there.append(split)
-        return there
-
-    def _category_ids(self) -> list[int]:
-        """Ids for COCO results; 1, 2, ... where neither the config nor data say."""
-        if self.infer.category_ids is not None and len(self.infer.category_ids) == self.class_num:
-            return list(self.infer.category_ids)
-        if self._given_names is not None or not self._splits_there():
-            return list(range(1, self.class_num + 1))
-        return [number if number is not None else 0 for number in self._known_split.category_ids]
-
+    @override
     def train_loader(self) -> Loader:
-        section = self._loaders.get("Train", LoaderSection())
-        where = "DataLoader.Train.dataset"
-        ops = build_ops(section.dataset.transform_ops, TRANSFORMS, f"{where}.transform_ops")
-        resizing = build_ops(
-            section.dataset.batch_transform_ops,
-            BATCH_TRANSFORMS,
-            f"{where}.batch_transform_ops",
-            image_shape=self.run.image_shape,
-        )
-        dataset = DetectionDataset(self.train_split, ops, self.run.seed)
-        if not any(len(record.boxes) for record in self.train_split.records):
-            raise UserError(f"annotations {self.train_split.source}: no usable box in it, so there is nothing to learn")
-        collate = TrainCollate(self.size, self.interpolation, resizing, self.targets, self.run.seed)
-        return Loader(dataset, section.sampler, section.loader, collate, self.run.seed)
+        return self.data.make_train_loader(self.targets)
 
     @functools.cached_property
     def targets(self) -> Any:
@@ -169,42 +74,21 @@ class Detection(Task):
 
         return GflTargets(self.class_num, strides_of(self.arch.backbone)) if self.arch.recipe == "gfl" else TalTargets()
 
-    @functools.cached_property
-    def _eval_loader(self) -> Loader:
-        section = self._loaders.get("Eval", LoaderSection())
-        if section.dataset.transform_ops or section.dataset.batch_transform_ops:
-            raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        sampler = section.sampler.in_order()
-        dataset = DetectionDataset(self.eval_split, [], self.run.seed)
-        return Loader(dataset, sampler, section.loader, EvalCollate(self.size, self.interpolation), self.run.seed)
-
-    def eval_loader(self) -> Loader:
-        return self._eval_loader
-
-    def image_paths(self, split: str) -> Sequence[str]:
-        return (self.train_split if split == "Train" else self.eval_split).paths
-
+    @override
     def check_data(self) -> DataReport:
-        names: list[tuple[str, ...]] = [] if self._given_names is None else [self._given_names]
-
-        def read(split: str) -> tuple[CocoSplit, Findings]:
-            path, root, image_dir = self._json_of(split)
-            found = check_coco(path, root, SPLIT_NAMES[split], image_dir, names[0] if names else None)
-            names.append(found[0].names)
-            return found
-
-        readers = {split: functools.partial(read, split) for split in SPLIT_NAMES if split in self._loaders}
-        return check_splits(readers, self.size, self.run.seed)
+        return check_data(self.data)
 
     # Model and losses
 
+    @override
     def build_model(self) -> PicoDet:
         from det.network import build_picodet
 
-        if self.arch.recipe == "tal" and self.run.iters and self.arch.static_epochs is None:
+        if self.arch.recipe == "tal" and self.global_section.iters and self.arch.static_epochs is None:
             raise UserError("Arch.static_epochs: recipe tal needs it where Global.iters is given instead of epochs")
-        return build_picodet(self.arch, self.class_num, self.run.epochs, self.size)
+        return build_picodet(self.arch, self.class_num, self.global_section.epochs, self.size)
 
+    @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
         """A detector's weights (`public`: those of `Arch.public_weights`), or a classifier's for the backbone."""
         from det import weights as fitting
@@ -212,11 +96,12 @@ class Detection(Task):
         path = fitting.find_public(self.arch) if path == fitting.PUBLIC else path
         weights = read_weights(path)
         if fitting.is_detector(weights):
-            fresh = fitting.load_detector(model, weights, path, self.run.new_head)
+            fresh = fitting.load_detector(model, weights, path, self.global_section.new_head)
             return [f"weights from {path}" + (f"; new: {', '.join(fresh)}" if fresh else "")]
         fitting.load_classifier(model, weights, path)
         return [f"backbone from the classification weights {path}; neck and head are new"]
 
+    @override
     def load_trained(self, model: nn.Layer, path: str) -> list[str]:
         from det import weights as fitting
 
@@ -230,6 +115,7 @@ class Detection(Task):
         fitting.load_detector(model, weights, path)
         return [f"weights from {path}"]
 
+    @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         images, *targets = batch
         losses = model.losses(images, dict(zip(self.targets.names, targets, strict=True)))
@@ -238,44 +124,50 @@ class Detection(Task):
 
     # Evaluation
 
+    @override
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         from det.network import WithNms
 
         detector = WithNms(model, self.nms)
         detector.eval()
-        own: dict[int, np.ndarray] = {}
+        split, own = self.data.eval_split, dict[int, np.ndarray]()
         with paddle.no_grad():
-            for images, places in self.eval_loader().epoch():
+            for images, indices in self.eval_loader().epoch():
                 found = split_rows([output.numpy() for output in detector(images)])
-                for rows, place in zip(found, places.tolist(), strict=True):
-                    own[place] = to_image(rows, self.size[::-1], self.eval_split.records[place].size)
+                for rows, index in zip(found, indices.tolist(), strict=True):
+                    own[index] = to_image(rows, self.size[::-1], split.records[index].size)
                 advance(len(images))
-        every = {place: rows for part in distributed.gathered(own) for place, rows in part.items()}
-        result = CocoResult(self.eval_split, [every[place] for place in range(len(self.eval_split.records))])
+        every = {index: rows for part in distributed.gathered(own) for index, rows in part.items()}
+        result = CocoResult(split, [every[index] for index in range(len(split.records))])
         if folder is not None:
             result.write(folder)
         return result.metrics
 
     # Config and deployment
 
+    @override
     def resolved(self) -> Config:
         config = self.resolved_with(self.class_num, ())
-        config["Infer"] = {**(config.get("Infer") or {}), "category_ids": self._category_ids()}
+        config["Infer"] = {
+            **(config.get("Infer") or {}),
+            "category_ids": self.data.category_ids(self.infer.category_ids),
+        }
         return config
 
+    @override
     def notes(self) -> list[str]:
-        splits = [vars(self)[name] for name in ("eval_split", "train_split") if name in vars(self)]
         notes = [
             f"annotations {split.source}: boxes that are wrong and not used: {split.left_out}; check-data shows them"
-            for split in splits
+            for split in self.data.splits_read()
             if split.left_out
         ]
-        if not isinstance(self.arch.class_num, int):
+        if self.data.classes.fixed is None:
             names = self.labels()
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            notes.append(f"{len(names)} classes found in {self.train_split.source}: {shown}")
+            notes.append(f"{len(names)} classes found in {self.data.train_split.source}: {shown}")
         return notes
 
+    @override
     def deployment(self, model: nn.Layer) -> Deployment:
         from det.network import WithNms
 
@@ -284,8 +176,8 @@ class Detection(Task):
             "preprocess": {
                 "resize": list(self.size),
                 "interpolation": self.interpolation,
-                "mean": list(MEAN),
-                "std": list(STD),
+                "mean": list(IMAGENET_MEAN),
+                "std": list(IMAGENET_STD),
                 "pixels": "[0, 1], RGB",
             },
             "postprocess": {
@@ -294,7 +186,7 @@ class Detection(Task):
                 **self.nms.model_dump(),
             },
             "labels": list(self.labels()),
-            "category_ids": self._category_ids(),
+            "category_ids": self.data.category_ids(self.infer.category_ids),
         }
         raw = Deployment(
             model=model,
@@ -307,7 +199,7 @@ class Detection(Task):
         )
         if not self.export.nms:
             return raw
-        # Where nothing is found there are no rows to compare: scores and boxes before NMS are compared as well.
+        # Nothing may be found, and then there are no rows to compare: scores and boxes before NMS are compared as well.
         return raw._replace(
             model=WithNms(model, self.nms), outputs=["rows", "counts"], compare=self._compare_rows, also=raw
         )
@@ -315,12 +207,12 @@ class Detection(Task):
     def _parity_inputs(self, count: int) -> list[np.ndarray]:
         """Images of the evaluation split, on which there is something to find; where it is not there, noise."""
         try:
-            records = self.eval_split.records
+            records = self.data.eval_split.records
         except UserError:
             return [np.random.default_rng(0).standard_normal((count, 3, *self.size)).astype(np.float32)]
         picked = [records[k % len(records)] for k in range(count)]
         samples = [Sample(read_record_image(r), r.boxes, r.classes) for r in picked]
-        return [np.stack([normalise(resize(sample, self.size, self.interpolation).image) for sample in samples])]
+        return [np.stack([normalize(resize(sample, self.size, self.interpolation).image) for sample in samples])]
 
     def _compare_raw(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
         scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))

@@ -8,13 +8,10 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import Registry, call_checked
-from ppcls_ext.data.transforms import named_ops
+from ppcls_ext.core.operations import read_operations
+from ppcls_ext.core.registry import Registry
+from ppcls_ext.models.spec import LARGEST_STRIDE
 
-# Of ImageNet, for pixels in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = {  # by the names that configs and exports have for them
     "nearest": cv2.INTER_NEAREST,
     "linear": cv2.INTER_LINEAR,
@@ -22,8 +19,6 @@ INTERPOLATIONS = {  # by the names that configs and exports have for them
     "cubic": cv2.INTER_CUBIC,
     "lanczos": cv2.INTER_LANCZOS4,
 }
-
-SIZE_STEP = 32  # the coarsest stride: input sides are multiples of it
 
 
 class Sample(NamedTuple):
@@ -89,10 +84,11 @@ class RandomCrop:
         self.num_attempts = int(_number("num_attempts", num_attempts, 1, 1000))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Crop the image and its boxes; one without boxes stays as it is."""
         if not len(sample.boxes):
             return sample
-        for place in rng.permutation(len(self.thresholds)):
-            threshold = self.thresholds[place]
+        for index in rng.permutation(len(self.thresholds)):
+            threshold = self.thresholds[index]
             if threshold is None:
                 return sample
             for _ in range(self.num_attempts):
@@ -127,6 +123,7 @@ class RandomFlip:
         self.prob = _number("prob", prob, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Flip the image and its boxes, or leave both."""
         if rng.random() >= self.prob:
             return sample
         width = sample.image.shape[1]
@@ -159,11 +156,12 @@ class RandomDistort:
         self.prob = _number("prob", prob, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Change the colours; boxes stay."""
         image = sample.image
         changes = (self._brightness, self._contrast, self._saturation, self._hue)
-        for place in rng.permutation(len(changes)):
+        for index in rng.permutation(len(changes)):
             if rng.random() < self.prob:
-                image = changes[place](image, rng)
+                image = changes[index](image, rng)
         return sample._replace(image=image)
 
     def _brightness(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -206,9 +204,9 @@ class BatchRandomResize:
         random_interp: bool = True,
     ) -> None:
         if target_size == "auto":
-            steps = range(-2 * SIZE_STEP, 3 * SIZE_STEP, SIZE_STEP)
+            steps = range(-2 * LARGEST_STRIDE, 3 * LARGEST_STRIDE, LARGEST_STRIDE)
             sizes = [(image_shape[1] + s, image_shape[2] + s) for s in steps]
-            self.sizes = [size for size in sizes if min(size) >= SIZE_STEP]
+            self.sizes = [size for size in sizes if min(size) >= LARGEST_STRIDE]
         else:
             if not isinstance(target_size, (list, tuple)) or not target_size:
                 raise ValueError(f"target_size: expected auto or a list of sizes, got {target_size!r}")
@@ -221,9 +219,11 @@ class BatchRandomResize:
         if (
             not isinstance(sides, (list, tuple))
             or len(sides) != 2
-            or not all(isinstance(side, int) and side >= SIZE_STEP and side % SIZE_STEP == 0 for side in sides)
+            or not all(
+                isinstance(side, int) and side >= LARGEST_STRIDE and side % LARGEST_STRIDE == 0 for side in sides
+            )
         ):
-            raise ValueError(f"target_size: sides must be multiples of {SIZE_STEP}, got {given!r}")
+            raise ValueError(f"target_size: sides must be multiples of {LARGEST_STRIDE}, got {given!r}")
         return sides[0], sides[1]
 
     def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], str]:
@@ -239,13 +239,7 @@ BATCH_TRANSFORMS.register(BatchRandomResize.__name__, BatchRandomResize)
 
 def build_ops(ops: Sequence[Any] | None, registry: Registry, where: str, **given: Any) -> list[Any]:
     """The operations of a list. Raises UserError for an unknown operation or argument."""
-    built = []
-    for place, (name, arguments) in enumerate(named_ops(ops or [], where)):
-        here = f"{where}.{place}.{name}"
-        if name not in registry:
-            raise UserError(f"{here}: no such operation; {nearest(name, registry)}")
-        built.append(call_checked(registry[name], arguments, here, given))
-    return built
+    return [operation.build(registry, given=given) for operation in read_operations(ops or [], where)]
 
 
 def resize(sample: Sample, size: tuple[int, int], interpolation: str = "linear") -> Sample:
@@ -254,9 +248,3 @@ def resize(sample: Sample, size: tuple[int, int], interpolation: str = "linear")
     image = cv2.resize(np.ascontiguousarray(sample.image), size[::-1], interpolation=INTERPOLATIONS[interpolation])
     scale = np.array([size[1] / width, size[0] / height] * 2, np.float32)
     return Sample(image, sample.boxes * scale, sample.classes)
-
-
-def normalise(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] to float32 [3, H, W] of about zero mean and unit deviation."""
-    mean, std = np.float32(255) * np.array([MEAN, STD], np.float32)
-    return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))

@@ -43,6 +43,7 @@ class PPLCNet(lcnet.PPLCNet):
         self.feat_channels = [self.feature_channels[stride] for stride in lcnet.FEATURE_STRIDES]
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        """The maps at strides 4, 8, 16 and 32 (or dilated) of float32 [N, 3, H, W], finest first."""
         return list(self.features(x).values())
 
 

@@ -9,10 +9,12 @@ import numpy as np
 
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.exif import AS_STORED, orientation_of
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.data.faults import DataReport
 from seg.colours import overlay
-from seg.masks import Rules, orientation, read_mask, read_pair
+from seg.data import SegmentationData
+from seg.masks import Rules, read_mask, read_pair
 from seg.sections import IGNORE
 from seg.splits import PairList
 
@@ -20,7 +22,29 @@ SHOWN_SAMPLES = 12  # of each split in the picture
 FEW_PIXELS = 0.001  # share of the training pixels below which a class is pointed out
 
 
-def report_on(
+def check_data(data: SegmentationData) -> DataReport:
+    """The report on the splits of a config; without a number of classes nothing can be said about masks."""
+    splits: dict[str, PairList] = {}
+    faults = []
+    for split in data.loaders:
+        try:
+            splits[split] = data.split(split)
+        except UserError as error:
+            faults.append(str(error))
+    try:
+        names, colours = data.classes.names, data.colours()
+    except UserError as error:
+        report = DataReport()
+        for text in dict.fromkeys([*faults, str(error)]):
+            report.error(text)
+        return report
+    rules = {split: data.rules(pairs, data.classes.count) for split, pairs in splits.items()}
+    report = check_splits(splits, rules, names, colours, data.global_section.seed)
+    report.errors[:0] = faults
+    return report
+
+
+def check_splits(
     splits: Mapping[str, PairList],
     rules: Mapping[str, Rules],
     names: Sequence[str],
@@ -97,7 +121,7 @@ def _count(
 
 def _is_turned(path: str) -> bool:
     try:
-        return orientation(path) != 1
+        return orientation_of(path) != AS_STORED
     except OSError:  # Pillow cannot read it; `check_files` says what is wrong with it
         return False
 
@@ -113,9 +137,9 @@ def _check_balance(report: DataReport, names: Sequence[str], images: np.ndarray,
 
 
 def _show(report: DataReport, pairs: PairList, rules: Rules, colours: Sequence[Sequence[int]], seed: int) -> None:
-    for place in np.random.default_rng(seed).permutation(len(pairs))[:SHOWN_SAMPLES]:
+    for index in np.random.default_rng(seed).permutation(len(pairs))[:SHOWN_SAMPLES]:
         try:
-            image, mask = read_pair(pairs.images[place], pairs.masks[place], rules)
+            image, mask = read_pair(pairs.images[index], pairs.masks[index], rules)
         except UserError:
             continue  # it is among the errors
         report.samples.append(overlay(image, mask, colours))

@@ -1,7 +1,7 @@
 """`make demo-seg`: DeepLabV3+ trained, evaluated, exported and run with oneDNN on generated scenes, without a download.
 
 Scenes are discs, rings, squares and triangles of several sizes on textured canvases; each kind has shades of a hue of
-its own, so that minutes of training suffice. It starts from the trunk that `make demo` trained, where that is there.
+its own, so that minutes of training suffice. It starts from scratch.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
 
 
 def main() -> int:
-    # From scratch: a trunk that has learned digits learns these shapes far more slowly.
+    """Run the demo; gives the exit status."""
+    # It starts from scratch, since a trunk that has learned digits learns these shapes far more slowly.
     return run_scene_demo(ROOT, "segmentation", "seg/demo", make_scenes, SCENES, "mIoU", GOAL, "--draw masks")
 
 

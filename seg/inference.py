@@ -12,10 +12,10 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.pictures import save_image
+from ppcls_ext.core.pixels import normalize
 from ppcls_ext.runtime.inference import Inference
-from seg.augment import normalize
 from seg.colours import overlay, save_labels
-from seg.sections import Eval, Normalize
+from seg.sections import EvalSection, NormalizeSection
 from seg.views import class_map
 
 Size = tuple[int, int]  # height, width
@@ -44,7 +44,7 @@ class EvaluatedNetwork(nn.Layer):
         window: height and width, where the section names none.
     """
 
-    def __init__(self, network: nn.Layer, settings: Eval, window: Size) -> None:
+    def __init__(self, network: nn.Layer, settings: EvalSection, window: Size) -> None:
         super().__init__()
         self.network, self.settings, self.window = network, settings, window
 
@@ -86,7 +86,7 @@ class SegmentationInference(Inference):
         self.labels: list[str] = recipe["labels"]
         self.palette: list[list[int]] = recipe["postprocess"]["palette"]
         preprocess = recipe["preprocess"]
-        self.normalization = Normalize(mean=preprocess["mean"], std=preprocess["std"])
+        self.normalization = NormalizeSection(mean=preprocess["mean"], std=preprocess["std"])
         self.size: Sequence[int] | None = preprocess["size"]
         self.max_side: int | None = preprocess["max_side"]
         self.multiple: int = preprocess["multiple"]  # images of free size are padded to it
@@ -105,7 +105,7 @@ class SegmentationInference(Inference):
             shrinks = height * width < image.shape[0] * image.shape[1]
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             image = cv2.resize(image, (width, height), interpolation=method)
-        array = normalize(image, self.normalization)
+        array = normalize(image, self.normalization.mean, self.normalization.std)
         if self.size is None:  # as in evaluation
             array = np.pad(array, ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple)))
         return [array]

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.exif import orientation_of, swaps_sides
 from ppcls_ext.core.images import read_rgb
 from seg.sections import IGNORE
 from seg.splits import PairList
 
 LARGEST_VALUE = 65535  # of a 16-bit mask
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 SHOWN_VALUES = 8
 
 
@@ -123,20 +123,14 @@ def read_pair(image_path: str, mask_path: str, rules: Rules) -> tuple[np.ndarray
     if image.shape[:2] != mask.shape:
         (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
         text = f"mask {mask_path}: it is {mask_width}x{mask_height}, but image {image_path} is {width}x{height}"
-        turned = orientation(image_path)
-        if turned in (5, 6, 7, 8) and image.shape[:2] == mask.shape[::-1]:
+        turned = orientation_of(image_path)
+        if swaps_sides(turned) and image.shape[:2] == mask.shape[::-1]:
             raise UserError(
                 f"{text} once turned upright by its EXIF orientation {turned}; turn the mask too, or write the image "
                 "anew without the tag"
             )
         raise UserError(f"{text}; a mask has the size of its image")
     return image, mask
-
-
-def orientation(image_path: str) -> int:
-    """The EXIF orientation of an image file; 1 (as it is) where it has none."""
-    with Image.open(image_path) as image:
-        return int(image.getexif().get(ORIENTATION, 1))
 
 
 def check_pairs(pairs: PairList, rules: Rules, seconds: float, seed: int) -> None:
@@ -148,10 +142,10 @@ def check_pairs(pairs: PairList, rules: Rules, seconds: float, seed: int) -> Non
     for text in pairs.missing():
         raise UserError(text)
     deadline = time.monotonic() + seconds
-    for place in np.random.default_rng(seed).permutation(len(pairs)):
+    for index in np.random.default_rng(seed).permutation(len(pairs)):
         if time.monotonic() > deadline:
             return
-        read_pair(pairs.images[place], pairs.masks[place], rules)
+        read_pair(pairs.images[index], pairs.masks[index], rules)
 
 
 def count_classes(pairs: PairList, rules: Rules) -> int:

@@ -38,8 +38,8 @@ class PixelConfusion:
         """Count class maps of the same shape; `labels` may hold `IGNORE`."""
         classes = len(self.matrix)
         counted = labels != IGNORE
-        places = labels[counted].astype(np.int64) * classes + predicted[counted]
-        self.matrix += np.bincount(places, minlength=classes * classes).reshape(classes, classes)
+        cells = labels[counted].astype(np.int64) * classes + predicted[counted]
+        self.matrix += np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
     def per_class(self) -> dict[str, np.ndarray]:
         """IoU, Dice, accuracy (share of the class's pixels that are found) and precision, float64 [classes].

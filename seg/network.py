@@ -9,13 +9,14 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppcls_ext.core.config import number
 from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import call_checked
-from ppcls_ext.data.transforms import named_ops
 from ppcls_ext.models.weights import load_into, load_trunk
 from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, register_with_paddleseg
-from seg.sections import IGNORE, Arch
+from seg.sections import IGNORE, ArchSection
 
 LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
 ASPP_CHANNELS = 256  # PaddleSeg's decoder takes no other number
@@ -46,7 +47,7 @@ def aspp_ratios(crop: tuple[int, int], output_stride: int) -> tuple[int, int, in
     return 1, first, second, third
 
 
-def build_network(arch: Arch, class_num: int, ratios: Sequence[int]) -> nn.Layer:
+def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> nn.Layer:
     """Build the network of an `Arch` section, with these dilations in its ASPP.
 
     Shapes: float32 [N, 3, H, W], RGB, normalised, to a list of one float32 [N, class_num, H, W] of logits.
@@ -115,16 +116,12 @@ def build_losses(section: Any, where: str) -> list[tuple[str, float, Loss]]:
     Raises:
         UserError: an unknown loss or key, or an empty list.
     """
+    known = {name: getattr(paddleseg(f"models.losses.{module}"), name) for name, module in LOSSES.items()}
     losses = []
-    for place, (name, arguments) in enumerate(named_ops(section, where)):
-        if name not in LOSSES:
-            raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, LOSSES)}")
-        coefficient = arguments.pop("coef", 1.0)
-        if not isinstance(coefficient, (int, float)):
-            raise UserError(f"{where}.{place}.{name}.coef: expected a number, got {coefficient!r}")
-        kind = getattr(paddleseg(f"models.losses.{LOSSES[name]}"), name)
-        loss = call_checked(kind, arguments, f"{where}.{place}.{name}", {"ignore_index": IGNORE})
-        losses.append((name, float(coefficient), loss))
+    for operation in read_operations(section, where):
+        coefficient = number(operation.arguments.pop("coef", 1.0), f"{operation.where}.coef")
+        loss = operation.build(known, "loss", {"ignore_index": IGNORE})
+        losses.append((operation.name, float(coefficient), loss))
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CrossEntropyLoss: {{coef: 1.0}}'")
     return losses

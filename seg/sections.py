@@ -7,17 +7,16 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
+from ppcls_ext.models.spec import LARGEST_STRIDE
 
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # height, width
 
 
-class Arch(Section):
+class ArchSection(Section):
     """`Arch`."""
 
     name: Literal["DeepLabV3P"] = "DeepLabV3P"
@@ -28,7 +27,7 @@ class Arch(Section):
     align_corners: bool = False
 
 
-class Masks(Section):
+class MasksSection(Section):
     """`Masks`: how mask files are to be read. A mask has one number a pixel, its class."""
 
     ignore_index: int = pydantic.Field(default=IGNORE, ge=0, le=65535)  # value of pixels that count nowhere
@@ -37,7 +36,7 @@ class Masks(Section):
     class_names: str | None = None  # file of class names, one a line
 
 
-class Augment(Section):
+class AugmentSection(Section):
     """`DataLoader.Train.dataset.augment`: what a training sample draws, then crops to `Global.image_shape`."""
 
     scale: tuple[float, float, float] = (0.5, 2.0, 0.25)  # least, largest, step
@@ -46,14 +45,14 @@ class Augment(Section):
     distort: float = pydantic.Field(default=0.0, ge=0, lt=1)  # brightness, contrast and colour change by up to this
 
     @pydantic.model_validator(mode="after")
-    def _ordered(self) -> Augment:
+    def _ordered(self) -> AugmentSection:
         low, high, step = self.scale
         if not (0 < low <= high and step > 0):
             raise ValueError("scale must be least, largest, step, all above 0")
         return self
 
 
-class Dataset(Section):
+class DatasetSection(Section):
     """`DataLoader.<split>.dataset`.
 
     `MaskFolder` finds the split in `Global.data_root` by itself (see `seg.splits.find_pairs`), `MaskList` reads a
@@ -65,25 +64,25 @@ class Dataset(Section):
     image_root: str | None = None  # of MaskList: what its paths are relative to; default: the list's folder
     delimiter: str | None = None  # between image and mask in a list; default: a tab, else white space
     val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of MaskFolder, where the data has no split
-    augment: Augment = Augment()
+    augment: AugmentSection = AugmentSection()
 
 
 class LoaderSection(Section):
     """`DataLoader.<split>`."""
 
-    dataset: Dataset
+    dataset: DatasetSection
     sampler: Sampler = Sampler(batch_size=1)
     loader: Workers = Workers()
 
 
-class Normalize(Section):
+class NormalizeSection(Section):
     """`Normalize`: of pixels scaled to 0..1, RGB. The default is that of ImageNet weights."""
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-class Eval(Section):
+class EvalSection(Section):
     """`Eval`: how images are run in evaluation."""
 
     mode: Literal["whole", "sliding"] = "whole"
@@ -93,14 +92,16 @@ class Eval(Section):
     scales: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)  # average over these
 
 
-class Infer(Section):
+class InferSection(Section):
     """`Infer`."""
 
     infer_imgs: str | list[str] | None = None
-    max_side: int | None = pydantic.Field(default=None, ge=32)  # larger images are shrunk to it for the network
+    max_side: int | None = pydantic.Field(
+        default=None, ge=LARGEST_STRIDE
+    )  # larger images are shrunk to it for the network
 
 
-class Export(Section):
+class ExportSection(Section):
     """`Export`."""
 
     batch: Batch = -1  # -1: any

@@ -39,8 +39,8 @@ class PairList:
     def missing(self) -> list[str]:
         """A line for every file of the list that is not there."""
         found = []
-        for place, (image, mask) in enumerate(zip(self.images, self.masks, strict=True)):
-            where = f"{self.source}, line {self.lines[place]}: " if self.lines else ""
+        for index, (image, mask) in enumerate(zip(self.images, self.masks, strict=True)):
+            where = f"{self.source}, line {self.lines[index]}: " if self.lines else ""
             for kind, path in (("image", image), ("mask", mask)):
                 if not Path(path).is_file():
                     found.append(f"{where}{kind} {path}: no such file; fix the path or remove the line")
@@ -169,10 +169,10 @@ def find_cityscapes(root: Path, split: str) -> PairList:
             names = [str(image) for image in images]
             return PairList(names, files, f"Cityscapes folder {folder}", cityscapes.NAMES, values)
         if any(there):
-            place = there.index(False)
+            index = there.index(False)
             more = there.count(False) - 1
             others = f" (and {more} more)" if more else ""
-            raise UserError(f"mask {files[place]}: no such file{others}, but {images[place]} is there")
+            raise UserError(f"mask {files[index]}: no such file{others}, but {images[index]} is there")
     raise UserError(f"mask {masks[0]}{cityscapes.TRAIN_IDS_END}: no such file, nor {cityscapes.LABEL_IDS_END}")
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import paddle
 import paddle.nn.functional as F
 
-from seg.augment import MULTIPLE
-from seg.sections import Eval
+from ppcls_ext.models.spec import LARGEST_STRIDE
+from seg.sections import EvalSection
 
 Network = Callable[[paddle.Tensor], paddle.Tensor]  # float32 [N, 3, H, W] to logits [N, C, H, W]
 
@@ -19,12 +19,12 @@ Network = Callable[[paddle.Tensor], paddle.Tensor]  # float32 [N, 3, H, W] to lo
 def whole(network: Network, x: paddle.Tensor) -> paddle.Tensor:
     """Logits of images of any size, padded right and below to the network's stride with zeros, the mean colour."""
     height, width = x.shape[-2:]
-    padded = F.pad(x, [0, -width % MULTIPLE, 0, -height % MULTIPLE])
+    padded = F.pad(x, [0, -width % LARGEST_STRIDE, 0, -height % LARGEST_STRIDE])
     return network(padded)[:, :, :height, :width]
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin that cover `length`; the last one ends with it."""
+    """The starts of windows that cover `length`; the last one ends with it."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
@@ -45,7 +45,9 @@ def sliding(network: Network, x: paddle.Tensor, window: tuple[int, int], stride:
     return total / count
 
 
-def class_map(network: Network, x: paddle.Tensor, settings: Eval, default_window: tuple[int, int]) -> paddle.Tensor:
+def class_map(
+    network: Network, x: paddle.Tensor, settings: EvalSection, default_window: tuple[int, int]
+) -> paddle.Tensor:
     """The best class of each pixel, int32 [N, H, W], by an `Eval` section.
 
     With flips or several scales, probabilities are averaged.

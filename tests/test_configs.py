@@ -104,5 +104,5 @@ def test_expected_accuracy_is_the_papers(row: Row) -> None:
 def test_distillation_uses_no_label_and_evaluates_on_the_validation_list(row: Row) -> None:
     for name in (f"{row.arch}_ssld", f"{row.arch}_ssld_finetune"):
         config = load_config(f"configs/{name}.yaml")
-        assert Classification(config).distill == DistillSection(teacher=config["Distill"]["teacher"])
+        assert Classification(config).distillation.section == DistillSection(teacher=config["Distill"]["teacher"])
         assert config["DataLoader"]["Eval"]["dataset"]["cls_label_path"].endswith("/val_list.txt")

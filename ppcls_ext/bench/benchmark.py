@@ -1,6 +1,6 @@
 """How fast exported models run on this machine's CPU, in figures that can be compared.
 
-Knows model folders and input shapes, nothing of networks or tasks. Every subject (a model on an engine) runs in
+Knows model folders and input shapes, nothing of networks or tasks. Every subject (a model on an engine) measurements in
 processes of its own, so that one that crashes is a row with its reason; all subjects take turns in rounds, so that a
 machine whose speed drifts drifts for all alike. After some rounds every subject gets a fresh process: where weights and
 buffers lie in memory is drawn once for a process, and makes it faster or slower for life.
@@ -28,14 +28,19 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval, Watch, machine
+from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.process import EngineFailed
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
 LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
-PARITY_TOLERANCE = 1e-3  # of the largest value of an output; engines order float32 sums differently
-RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then stable to a few percent of its width
+PARITY_TOLERANCE = (
+    1e-3  # share of an output's largest value by which engines may differ, since they order float32 sums differently
+)
+RESAMPLES = (
+    2000  # the bootstrap draws so often that the ends of a 95 % interval are stable to a few percent of its width
+)
 CONFIDENCE = 0.95
 BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
 NULL_CALLS = 2000
@@ -72,7 +77,7 @@ def output_warnings(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> l
     return warnings
 
 
-class Reference:
+class NativeOutputs:
     """The native engine's outputs for a subject, or None where it does not run; one process for each model and size."""
 
     def __init__(self, settings: Settings) -> None:
@@ -80,6 +85,7 @@ class Reference:
         self._known: dict[tuple[Path, str], list[np.ndarray] | None] = {}
 
     def __call__(self, subject: Subject) -> list[np.ndarray] | None:
+        """The outputs for the inputs that every engine of the subject gets."""
         shapes = input_shapes(subject)
         key = (subject.model.resolve(), str(shapes))
         if key not in self._known:
@@ -155,7 +161,7 @@ def harness_overhead_us(settings: Settings) -> float:
         session.close()
 
 
-class Run:
+class Measurement:
     """A subject under way: its process, its turns, and at the end its row of the report."""
 
     def __init__(self, subject: Subject, settings: Settings) -> None:
@@ -168,7 +174,7 @@ class Run:
         self.warnings: list[str] = []
         self.failure: str | None = None
 
-    def start(self, reference: list[np.ndarray] | None) -> None:
+    def start(self, expected: list[np.ndarray] | None) -> None:
         """Open a process, compare its output with the native engine's, and warm it up.
 
         The first process also says how many calls a turn has.
@@ -180,13 +186,13 @@ class Run:
         first = len(self.opened) == 1
         if first:
             self.warnings += output_warnings(found, self.session("outputs", inputs=shapes, seed=settings.seed + 1))
-        if reference is not None:
-            self.parity = difference(found, reference)
+        if expected is not None:
+            self.parity = difference(found, expected)
             if self.parity is not None and self.parity > PARITY_TOLERANCE:
                 raise EngineFailed(
                     f"its output differs from the native engine's by {self.parity:.1e} of the largest value"
                 )
-        if first and reference is None:
+        if first and expected is None:
             self.warnings.append("not compared: the native engine does not run this model")
         elif first and self.parity is None:
             self.warnings.append("not compared with the native engine: the shape of its output depends on the data")
@@ -198,14 +204,17 @@ class Run:
             self.calls = max(LEAST_CALLS, round(each))
 
     def turn(self) -> None:
+        """Time the calls of one turn, in the process that `start` opened."""
         assert self.session is not None
         self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
 
     def fail(self, reason: str) -> None:
+        """Give up on the subject, for a reason that its row will show."""
         self.failure = reason
         self.close()
 
     def close(self) -> None:
+        """End the process, if there is one."""
         if self.session is not None:
             self.session.close()
             self.session = None
@@ -215,7 +224,8 @@ class Run:
         """Milliseconds [rounds, calls]."""
         return np.array([turn["ns"] for turn in self.turns], float) / 1e6
 
-    def row(self, first: Run) -> dict[str, Any]:
+    def row(self, first: Measurement) -> dict[str, Any]:
+        """The subject's row of the report, JSON-able; ratios are to `first`."""
         subject = self.subject
         row: dict[str, Any] = {
             "label": subject.name,
@@ -261,41 +271,45 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
     for subject in subjects:
         engine_class(subject.engine)
         input_shapes(subject)
-    available = os.sched_getaffinity(0)
+    available = usable_cpus()
     for core in settings.pin:
         if core not in available:
-            raise UserError(f"--pin {core}: this process may not use that core; usable: {sorted(available)}")
+            raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
 @contextlib.contextmanager
-def failing(run: Run) -> Iterator[None]:
-    """What fails inside is a failure of this run, and no more."""
+def failing(measurement: Measurement) -> Iterator[None]:
+    """What fails inside is a failure of this measurement, and no more."""
     try:
         yield
     except EngineFailed as failed:
-        run.fail(str(failed))
+        measurement.fail(str(failed))
 
 
-def take_turns(runs: Sequence[Run], rounds: int, order: np.random.Generator) -> Interval:
+def take_turns(measurements: Sequence[Measurement], rounds: int, order: np.random.Generator) -> Interval:
     """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
-    before, watch = own_seconds(runs), Watch()
+    before, watch = own_seconds(measurements), Watch()
     for _ in range(rounds):
-        # In another order each round: who comes after whom matters to caches and clocks.
-        for k in order.permutation(len(runs)):
-            if runs[k].failure is None:
-                with failing(runs[k]):
-                    runs[k].turn()
-    after = own_seconds(runs)
+        # The order changes each round, since who comes after whom matters to caches and clocks.
+        for k in order.permutation(len(measurements)):
+            if measurements[k].failure is None:
+                with failing(measurements[k]):
+                    measurements[k].turn()
+    after = own_seconds(measurements)
     return watch.interval(sum(after[key] - before[key] for key in after))
 
 
-def own_seconds(runs: Sequence[Run]) -> dict[int, float]:
-    """Processor time so far of this process and of each run's, by process id, in seconds.
+def own_seconds(measurements: Sequence[Measurement]) -> dict[int, float]:
+    """Processor time so far of this process and of each measurement, by process id, in seconds.
 
     All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.
     """
     seconds = {os.getpid(): sum(psutil.Process().cpu_times()[:2])}
-    return seconds | {run.session.pid: run.session.cpu_seconds() for run in runs if run.session is not None}
+    return seconds | {
+        measurement.session.pid: measurement.session.cpu_seconds()
+        for measurement in measurements
+        if measurement.session is not None
+    }
 
 
 def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
@@ -306,7 +320,7 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         UserError: a model or engine that is not there. A subject that fails later is a row with its reason.
     """
     check_subjects(subjects, settings)
-    runs = [Run(subject, settings) for subject in subjects]
+    measurements = [Measurement(subject, settings) for subject in subjects]
     order = np.random.default_rng(settings.seed)
     warnings: list[str] = []
     most = max(s.threads * s.streams for s in subjects)
@@ -315,22 +329,22 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         warnings.append(
             f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
         )
-    reference, overhead = Reference(settings), harness_overhead_us(settings)
+    native_outputs, overhead = NativeOutputs(settings), harness_overhead_us(settings)
     busy = []
     try:
-        with bar(len(runs) * len(settings.shares()), "measure") as progress:
+        with bar(len(measurements) * len(settings.shares()), "measure") as progress:
             for rounds in settings.shares():
-                for run in runs:
-                    if run.failure is None:
-                        with failing(run):
-                            run.start(reference(run.subject))
-                busy.append(take_turns(runs, rounds, order))
-                for run in runs:
-                    run.close()
-                    progress.advance(1, run.subject.name)
+                for measurement in measurements:
+                    if measurement.failure is None:
+                        with failing(measurement):
+                            measurement.start(native_outputs(measurement.subject))
+                busy.append(take_turns(measurements, rounds, order))
+                for measurement in measurements:
+                    measurement.close()
+                    progress.advance(1, measurement.subject.name)
     finally:
-        for run in runs:
-            run.close()
+        for measurement in measurements:
+            measurement.close()
     others, stolen = (float(np.mean([getattr(b, kind) for b in busy])) for kind in ("others", "stolen"))
     if others > BUSY_CORES:
         warnings.append(f"other processes used {others:.1f} cores meanwhile: repeat on a quieter machine")
@@ -345,5 +359,5 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         "harness_overhead_us": overhead,
         "busy": {"others": others, "stolen": stolen},
         "warnings": warnings,
-        "results": [run.row(runs[0]) for run in runs],
+        "results": [measurement.row(measurements[0]) for measurement in measurements],
     }

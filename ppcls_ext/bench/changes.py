@@ -64,10 +64,11 @@ class Change(NamedTuple):
 
     @property
     def new_over_old(self) -> float | None:
+        """The ratio of the two latencies; None where either is missing."""
         return self.new_ms / self.old_ms if self.new_ms and self.old_ms else None
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[Change]]:
+def compare_reports(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[Change]]:
     """What changed between two reports: lines about conditions, and rows.
 
     The verdict of a row is `faster` or `slower` against the first subject where the bootstrap intervals of the ratios

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.bench.benchmark import CONFIDENCE, run_benchmark
-from ppcls_ext.bench.changes import compare, read_report
+from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
@@ -44,6 +44,7 @@ def subjects_from(
 
 
 def milliseconds(value: float | None) -> str:
+    """A latency as text."""
     return UNDEFINED if value is None else f"{value:.2f}"
 
 
@@ -106,6 +107,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
 
 
 def show_soak(result: Mapping[str, Any]) -> None:
+    """Show what a soak test found, a line for each phase."""
     for phase in ("fixed", "varying"):
         found = result[phase]
         if found is None:
@@ -117,7 +119,8 @@ def show_soak(result: Mapping[str, Any]) -> None:
 
 
 def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    changes, rows = compare(old, new)
+    """Show what changed between two reports, and the rows that both have."""
+    changes, rows = compare_reports(old, new)
     for change in changes:
         say(f"changed: {change}")
 

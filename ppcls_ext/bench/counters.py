@@ -19,7 +19,7 @@ from ppcls_ext.runtime.engines.openvino import OpenVINO
 # Engines that print their operators on stdout where ONEDNN_VERBOSE is 1: OpenVINO's CPU plugin is made of oneDNN too.
 PRINTING = ("onednn", "openvino")
 
-# For each call its operators in order: kind, kernel, detail, ms, flops (None: not known).
+# A list for each call, which holds its operators in order as kind, kernel, detail, ms and flops (None: not known).
 Calls = list[list[dict[str, Any]]]
 
 
@@ -42,6 +42,7 @@ def operator_flops(kind: str, inputs: Sequence[Sequence[int]], output: Sequence[
 def onnxruntime_times(
     folder: Path, threads: int, inputs: Sequence[np.ndarray], calls: int
 ) -> list[list[dict[str, Any]]]:
+    """The operators of each of `calls` calls on ONNX Runtime, in order (see `Calls`)."""
     ort = OnnxRuntime.library()
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         options = ort.SessionOptions()
@@ -75,6 +76,7 @@ def onnxruntime_times(
 
 
 def openvino_times(folder: Path, threads: int, inputs: Sequence[np.ndarray], calls: int) -> list[list[dict[str, Any]]]:
+    """The operators of each of `calls` calls on OpenVINO, in order (see `Calls`)."""
     core = OpenVINO.library().Core()
     settings = {**OpenVINO.settings(threads), "PERF_COUNT": True}
     compiled = core.compile_model(core.read_model(folder / FORMATS["onnx"][0]), "CPU", settings)

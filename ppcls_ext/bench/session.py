@@ -43,6 +43,7 @@ class Subject:
 
     @property
     def name(self) -> str:
+        """What reports call the subject: its label, else the folder that the model lies in."""
         folder = self.model.resolve()
         return self.label or (folder.parent.name if folder.name == "inference" else folder.name)
 

@@ -12,6 +12,7 @@ from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_sha
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.spec import LARGEST_STRIDE
 
 READINGS = 20  # of the resident memory, over a phase
 # What may still come in the second half of a phase: allocators keep some more for a while.
@@ -20,7 +21,6 @@ ALLOWED_SHARE = 0.02
 SHAPES = (
     24  # different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine)
 )
-STEP = 32  # sizes are multiples of it: the stride of the networks
 
 
 def grows(readings_mb: list[float]) -> bool:
@@ -41,7 +41,10 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     found = []
     for k in range(SHAPES):
         if len(shape) == 4 and shape[2] == shape[3] == -1 and subject.size:
-            height, width = (max(STEP, STEP * int(n / STEP * rng.uniform(0.5, 1.2))) for n in subject.size)
+            height, width = (
+                max(LARGEST_STRIDE, LARGEST_STRIDE * int(n / LARGEST_STRIDE * rng.uniform(0.5, 1.2)))
+                for n in subject.size
+            )
             found.append(input_shapes(replace(subject, size=(height, width))))
         elif shape[0] == -1:
             found.append(input_shapes(replace(subject, batch=1 + k)))

@@ -50,6 +50,7 @@ class BenchWorker(Worker):
         self.process = psutil.Process()
 
     def rss_mb(self) -> float:
+        """Memory of this process, MiB."""
         return float(self.process.memory_info().rss / 2**20)
 
     def start(
@@ -84,6 +85,7 @@ class BenchWorker(Worker):
         }
 
     def outputs(self, inputs: list[dict[str, Any]], seed: int) -> list[np.ndarray]:
+        """The outputs for random inputs that `seed` fixes."""
         return [np.array(a) for a in self.runners[0](make_inputs(inputs, seed))]
 
     def turn(self, calls: int, discarded: int = 0) -> dict[str, Any]:

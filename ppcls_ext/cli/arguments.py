@@ -87,5 +87,5 @@ def read_config(name: str, overrides: Sequence[str]) -> Config:
     # command reads its config first and imports what needs Paddle afterwards, inside its `run`: no module of this
     # package may import Paddle, or a module that does, at its top.
     config = load_config(name, overrides)
-    set_threads(config.run.threads)
+    set_threads(config.global_section.threads)
     return config

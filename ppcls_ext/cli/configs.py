@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
 def all_shipped() -> list[Shipped]:
     """Everything that ships, by task, studies last."""
     configs = [
-        Shipped(name, load_config(file).run.task, opening_line(file)) for name, file in shipped_configs().items()
+        Shipped(name, load_config(file).global_section.task, opening_line(file))
+        for name, file in shipped_configs().items()
     ]
     studies = [Shipped(name, STUDY_GROUP, opening_line(file)) for name, file in shipped_studies().items()]
     return sorted(configs, key=lambda shipped: shipped.group) + studies

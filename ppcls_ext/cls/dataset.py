@@ -11,15 +11,15 @@ from ppcls_ext.cls.splits import ImageList
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import read_rgb
 from ppcls_ext.core.seeding import BATCH, SAMPLE, seed_python
-from ppcls_ext.data.loader import Place
+from ppcls_ext.data.loader import SampleKey
 from ppcls_ext.data.transforms import Transform, apply
 
 
 class ClassificationDataset:
     """Decoded and transformed images with their labels.
 
-    A sample is float32 [3, H, W], int64 [1] and its place; all that is random in it is a function of
-    the seed and the place.
+    A sample is float32 [3, H, W], int64 [1] and its key; all that is random in it is a function of
+    the seed and the key.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class ClassificationDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: Place) -> tuple[np.ndarray, np.ndarray, Place]:
-        epoch, index, _ = place
+    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, SampleKey]:
+        epoch, index, _ = key
         seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
         path = self.images.paths[index]
         image = read_rgb(path)
@@ -43,19 +43,25 @@ class ClassificationDataset:
             raise UserError(
                 f"image {path} ({width}x{height}): the transforms fail with {type(error).__name__}: {error}"
             ) from error
-        return array, self.images.labels[index : index + 1], place
+        return array, self.images.labels[index : index + 1], key
 
 
 class Collate:
     """Stacks samples into float32 [N, 3, H, W] and labels; mixes the batch where the config asks for it.
 
-    Labels are int64 [N, 1], or float32 [N, classes] once mixed. With `places`, the places int64 [N, 3] come last.
+    Labels are int64 [N, 1], or float32 [N, classes] once mixed. With `keyed`, the sample keys
+    (epoch, index, first of the batch) come last, int64 [N, 3].
     """
 
-    def __init__(self, operations: Sequence[Transform], seed: int, places: bool = False) -> None:
-        self.operations, self.seed, self.places = operations, seed, places
+    def __init__(self, operations: Sequence[Transform], seed: int, keyed: bool = False) -> None:
+        self.operations, self.seed, self.keyed = operations, seed, keyed
 
-    def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, Place]]) -> list[np.ndarray]:
+    def __call__(self, samples: list[tuple[np.ndarray, np.ndarray, SampleKey]]) -> list[np.ndarray]:
+        """Make a batch. What is random in it is a function of the seed and of the key of its first sample.
+
+        Raises:
+            UserError: the images differ in shape.
+        """
         shapes = {image.shape for image, _, _ in samples}
         if len(shapes) > 1:
             raise UserError(f"DataLoader: images of one batch differ in shape ({sorted(shapes)}); add a resize or crop")
@@ -68,5 +74,5 @@ class Collate:
         images = images.astype(np.float32, copy=False)  # PaddleClas mixes in float64, and labels to [N, 1, classes]
         if labels.dtype.kind == "f":
             labels = labels.reshape(len(labels), -1).astype(np.float32)
-        places = [np.array([place for *_, place in samples], np.int64)] if self.places else []
-        return [images, labels, *places]
+        keys = [np.array([key for *_, key in samples], np.int64)] if self.keyed else []
+        return [images, labels, *keys]

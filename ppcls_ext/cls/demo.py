@@ -29,11 +29,13 @@ def make_digits(folder: Path) -> None:
 
 
 def some_digits(data: Path) -> list[str]:
+    """Paths of digits of the evaluation split, spread over the classes."""
     files = sorted(str(f) for f in (data / "val").rglob("*.png"))
     return [files[i] for i in np.linspace(0, len(files) - 1, SHOWN).astype(int)]
 
 
 def main() -> int:
+    """Run the demo; gives the exit status."""
     return run_demo(ROOT, "classification", "demo", make_digits, some_digits, "top1", 0.95, "{data}/val/7 --topk 3")
 
 

@@ -36,6 +36,7 @@ class Confusion:
 
     @property
     def images(self) -> int:
+        """How many images have been counted."""
         return int(self.matrix.sum())
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -72,6 +73,7 @@ PER_CLASS_COLUMNS = ("class", "images", "predicted", "recall", "precision", "f1"
 
 
 def per_class_table(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, int, int, float, float, float]]:
+    """Rows of `PER_CLASS_COLUMNS`."""
     return [(name, *row) for name, row in zip(names, confusion.per_class(), strict=True)]
 
 

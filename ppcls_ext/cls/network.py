@@ -8,9 +8,8 @@ from typing import Any
 import paddle
 
 from ppcls_ext.core.config import number
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import call_checked
-from ppcls_ext.data.transforms import named_ops
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.operations import read_operations
 from ppcls_ext.upstream.paddleclas import ppcls
 
 
@@ -23,14 +22,13 @@ def build_losses(section: Any, where: str) -> list[tuple[float, Callable[..., Ma
     module = ppcls("loss")
     known = {n: f for n, f in vars(module).items() if isinstance(f, type) and f.__module__.startswith("ppcls.loss.")}
     losses = []
-    for place, (name, arguments) in enumerate(named_ops(section, where)):
-        if name not in known:
-            raise UserError(f"{where}.{place}.{name}: no such loss; {nearest(name, known)}")
-        weight = number(arguments.pop("weight", 1.0), f"{where}.{place}.{name}.weight")
-        if name == "CELoss" and not 0 <= number(arguments.get("epsilon") or 0, f"{where}.{place}.CELoss.epsilon") < 1:
+    for operation in read_operations(section, where):
+        name, arguments, here = operation
+        weight = number(arguments.pop("weight", 1.0), f"{here}.weight")
+        if name == "CELoss" and not 0 <= number(arguments.get("epsilon") or 0, f"{here}.epsilon") < 1:
             # PaddleClas would train without smoothing, and not say so.
-            raise UserError(f"{where}.{place}.CELoss.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
-        losses.append((weight, call_checked(known[name], arguments, f"{where}.{place}.{name}")))
+            raise UserError(f"{here}.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
+        losses.append((weight, operation.build(known, "loss")))
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")
     return losses

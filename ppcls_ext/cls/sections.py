@@ -14,7 +14,7 @@ class DatasetSection(Section):
     """`DataLoader.<split>.dataset`.
 
     `ImageNetDataset` reads a list file (`cls_label_path`, PaddleClas's way) or, without one, class folders below
-    `image_root`. `ImageFolder` finds the split in `Global.data_root` by itself (see `image_lists.find_split`).
+    `image_root`. `ImageFolder` finds the split in `Global.data_root` by itself (see `ppcls_ext.cls.splits.find_split`).
     """
 
     name: Literal["ImageNetDataset", "ImageFolder"] = "ImageNetDataset"

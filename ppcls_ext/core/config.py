@@ -23,6 +23,7 @@ RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
 LABELS = "labels.txt"  # beside it
 ENVIRONMENT = "environment.json"  # beside it
+REPLACING = ("_replace_", "_delete_")  # keys of a mapping that replaces the base's whole
 STUDIES = "studies"  # folder of configs/ whose files are studies (`ppcls_ext.paper.study`) and no configs
 LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
 
@@ -51,16 +52,14 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
     except pydantic.ValidationError as error:
         # An unknown key goes first: it may be a missing one, misspelt.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        place = ".".join([where, *(str(part) for part in first["loc"] if not _BRANCH.match(str(part)))])
+        at = ".".join([where, *(str(part) for part in first["loc"] if not _BRANCH.match(str(part)))])
         if first["type"] == "extra_forbidden":
             known = _section_at(kind, first["loc"][:-1]).model_fields
-            raise UserError(f"{place}: unknown key; {nearest(str(first['loc'][-1]), known)}") from error
+            raise UserError(f"{at}: unknown key; {nearest(str(first['loc'][-1]), known)}") from error
         if first["type"] == "missing":
-            raise UserError(f"{place}: this key is missing") from error
+            raise UserError(f"{at}: this key is missing") from error
         hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
-        raise UserError(
-            f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{hint}"
-        ) from error
+        raise UserError(f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{hint}") from error
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -89,9 +88,9 @@ def _not_zero(value: int) -> int:
 Batch = Annotated[int, pydantic.Field(ge=-1), pydantic.AfterValidator(_not_zero)]
 
 
-def _section_at(kind: type[Section], place: Sequence[str | int]) -> type[Section]:
+def _section_at(kind: type[Section], location: Sequence[str | int]) -> type[Section]:
     """The section inside `kind` that pydantic's location of an error leads to."""
-    for name in place:
+    for name in location:
         field = kind.model_fields.get(str(name))
         inner = field.annotation if field is not None else None
         if isinstance(inner, type) and issubclass(inner, Section):
@@ -142,7 +141,7 @@ class Config(dict[str, Any]):
     path: Path
 
     @property
-    def run(self) -> Global:
+    def global_section(self) -> Global:
         """The checked `Global` section."""
         return parse(Global, self["Global"], "Global")
 
@@ -178,7 +177,7 @@ def in_run_folder(file: Path) -> bool:
 
 
 def config_folders() -> list[Path]:
-    """Where configs are looked for after the path as given: those the package ships."""
+    """The folders with the configs that the package ships; a path is tried as given before these."""
     package = Path(str(importlib.resources.files("ppcls_ext")))
     return [package, package.parent]  # an installed wheel; a checkout
 
@@ -250,15 +249,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def merge(base: Any, change: Any) -> Any:
     """`change` over `base`: mappings are merged key by key, anything else is replaced.
 
-    `_replace_: true` in a mapping replaces the base's whole, for another optimizer or schedule with other keys.
+    `_replace_: true` in a mapping replaces the base's whole, for another optimizer or schedule with other keys;
+    `_delete_: true`, mmengine's word for it, does the same.
     """
     if not isinstance(change, dict):
         return copy.deepcopy(change)
-    if not isinstance(base, dict) or change.get("_replace_"):
+    if not isinstance(base, dict) or any(change.get(word) for word in REPLACING):
         base = {}
     merged = copy.deepcopy(base)
     for key, value in change.items():
-        if key != "_replace_":
+        if key not in REPLACING:
             merged[key] = merge(base.get(key), value)
     return merged
 
@@ -283,7 +283,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
     """Apply `Section.key=value` to `config` in place. Numbers index lists; the value is YAML.
 
     Raises:
-        UserError: no `=`, or a place that the config cannot have.
+        UserError: no `=`, or a key that the config cannot have.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
@@ -293,36 +293,36 @@ def override(config: dict[str, Any], assignment: str) -> None:
     except yaml.YAMLError as error:
         raise UserError(f"-o {assignment}: '{text}' is not a YAML value") from error
     *parents, last = key.split(".")
-    place: Any = config
+    node: Any = config
     for depth, part in enumerate(parents):
-        if isinstance(place, list):
-            place = place[_index(place, part, assignment)]
+        if isinstance(node, list):
+            node = node[_index(node, part, assignment)]
             if not part.isdigit():  # the name of an operation: go on in its arguments
-                place[part] = place[part] or {}
-                place = place[part]
-        elif isinstance(place, dict):
-            if place.get(part) is None:
-                place[part] = {}
-            place = place[part]
+                node[part] = node[part] or {}
+                node = node[part]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
         else:
             raise UserError(f"-o {assignment}: {'.'.join(parents[:depth])} is a value and has no keys")
-    if isinstance(place, list):
-        index = _index(place, last, assignment)
-        place[index] = value if last.isdigit() else {last: value}
-    elif isinstance(place, dict):
-        place[last] = value
+    if isinstance(node, list):
+        index = _index(node, last, assignment)
+        node[index] = value if last.isdigit() else {last: value}
+    elif isinstance(node, dict):
+        node[last] = value
     else:
         raise UserError(f"-o {assignment}: {'.'.join(parents)} is a value and has no keys")
 
 
-def _index(place: list[Any], part: str, assignment: str) -> int:
-    names = [next(iter(item), "") if isinstance(item, dict) and len(item) == 1 else "" for item in place]
+def _index(items: list[Any], part: str, assignment: str) -> int:
+    names = [next(iter(item), "") if isinstance(item, dict) and len(item) == 1 else "" for item in items]
     if part in names:  # transform lists: by the name of the operation
         return names.index(part)
-    if part.isdigit() and int(part) < len(place):
+    if part.isdigit() and int(part) < len(items):
         return int(part)
     raise UserError(
-        f"-o {assignment}: '{part}' is no place in a list of {len(place)} ({', '.join(filter(None, names))})"
+        f"-o {assignment}: '{part}' is no place in a list of {len(items)} ({', '.join(filter(None, names))})"
     )
 
 
@@ -347,7 +347,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         value = config["Global"].pop(key, None)
         if value not in neutral:
             raise UserError(f"Global.{key}: {value} is not supported by this toolkit; leave it out")
-    config["Global"] = config.run.model_dump(mode="json")
+    config["Global"] = config.global_section.model_dump(mode="json")
     return config
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.upstream.paddle import import_paddle_with_threads
 
 
@@ -17,7 +18,7 @@ def usable_cores() -> int:
 
 
 def _cores_of_the_machine() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(usable_cpus())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":

@@ -66,6 +66,7 @@ class Bar:
         self._task = progress.add_task(what, total=total, completed=start, values="") if progress else None
 
     def advance(self, units: int = 1, values: str = "") -> None:
+        """Move on by `units`, and show `values` beside the bar."""
         self._done += units
         if self._progress is not None and self._task is not None:
             if values:

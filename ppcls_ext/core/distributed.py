@@ -21,13 +21,13 @@ from paddle import nn
 
 from ppcls_ext.core import display
 from ppcls_ext.core.errors import PeerLost, UserError
+from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.upstream.paddle import join_job
 
 if TYPE_CHECKING:
     from ppcls_ext.core.step import Step
 
 T = TypeVar("T")
-BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
 
 LAUNCHER_SECONDS = 10.0  # the launcher looks at its processes every second
 
@@ -159,7 +159,8 @@ def synchronise(model: nn.Layer) -> None:
     from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
     _call(fused_allreduce_gradients, [p for p in model.parameters() if not p.stop_gradient], None)
-    norms = [n for n in model.sublayers(include_self=True) if isinstance(n, BATCH_NORMS) and n.training]
+    # A SyncBatchNorm has the statistics of the global batch already.
+    norms = [n for n in batch_norms(model) if n.training and not isinstance(n, nn.SyncBatchNorm)]
     statistics = [s for norm in norms for s in (norm._mean, norm._variance)]
     if statistics:
         flat = paddle.concat(statistics)

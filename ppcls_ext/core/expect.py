@@ -17,7 +17,7 @@ class Expected(Section):
 
 
 def read_expected(section: Mapping[str, Any] | None, known: Iterable[str]) -> tuple[int | None, dict[str, Expected]]:
-    """For how many images an `Expect` section holds (None: any number), and its metrics.
+    """The number of images that an `Expect` section holds for (None: any number), and its metrics.
 
     Raises:
         UserError: a metric that is none of `known`, or not value and tolerance.

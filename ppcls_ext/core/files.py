@@ -24,4 +24,5 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that a crash leaves the old file or the new one; see `atomic_write`."""
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

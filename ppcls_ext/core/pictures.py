@@ -38,11 +38,11 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 6, cell: int = 15
     """Images side by side, each fitted into a square cell."""
     rows = -(-len(images) // columns)
     sheet = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         scale = (cell - 2 * MARGIN) / max(image.shape[:2])
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        top, left = place // columns * cell + MARGIN, place % columns * cell + MARGIN
+        top, left = index // columns * cell + MARGIN, index % columns * cell + MARGIN
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
 

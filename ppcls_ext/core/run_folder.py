@@ -90,7 +90,7 @@ class RunFolder:
         """The folder that a config's run goes into: `<output_dir>/<name of the config file>`."""
         if in_run_folder(config.path):
             return cls(config.path.parent)
-        return cls(Path(config.run.output_dir) / config.path.stem)
+        return cls(Path(config.global_section.output_dir) / config.path.stem)
 
     def start(self, config: Config, labels: tuple[str, ...], resuming: bool) -> None:
         """Make the folder and write what is known before the first step (in one process of a job).
@@ -137,6 +137,7 @@ class RunFolder:
             self._writer.add_scalar(tag=tag, value=float(value), step=step)
 
     def close(self) -> None:
+        """Close the scalars of VisualDL, if there are any."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -29,9 +29,11 @@ class DataReport:
     cell: int = 150  # pixels of a sample's square in the picture
 
     def error(self, text: str) -> None:
+        """Add something that would make training fail or learn nonsense."""
         self.errors.append(text)
 
     def warning(self, text: str) -> None:
+        """Add something that is worth a look."""
         self.warnings.append(text)
 
     def check_files(self, splits: Mapping[str, Sequence[str]]) -> None:

@@ -45,7 +45,7 @@ def class_file_beside(list_path: Path) -> Path | None:
 
 
 def held_out(paths: Sequence[str], root: Path, fraction: float, split: str) -> list[int]:
-    """The places of `split` in `paths`: `fraction` of them are 'val', the others 'train'.
+    """The indices of `split` in `paths`: `fraction` of them are 'val', the others 'train'.
 
     It goes by the hash of each path below `root`, so that files keep their side when others are added.
     Raises:
@@ -56,7 +56,7 @@ def held_out(paths: Sequence[str], root: Path, fraction: float, split: str) -> l
         digest = hashlib.sha256(Path(path).relative_to(root).as_posix().encode()).digest()
         return int.from_bytes(digest[:4], "big") / 2**32
 
-    places = [k for k, path in enumerate(paths) if (share(path) < fraction) == (split == "val")]
-    if not places:
+    indices = [k for k, path in enumerate(paths) if (share(path) < fraction) == (split == "val")]
+    if not indices:
         raise UserError(f"image folder {root}: val_fraction {fraction} leaves the {split} split empty")
-    return places
+    return indices

@@ -20,20 +20,20 @@ from ppcls_ext.core.seeding import order
 from ppcls_ext.upstream.paddle import GuardedCollate, GuardedDataset, shut_down_workers, unguarded
 
 
-class Place(NamedTuple):
-    """Where a sample is: what is random in it is a function of these numbers and the seed."""
+class SampleKey(NamedTuple):
+    """Which sample of a run this is: what is random in it is a function of these numbers and the seed."""
 
     epoch: int
-    number: int  # in the split
+    number: int  # index in the split
     first: int  # index of the first sample of the batch, of all processes together
 
 
-class PlacedDataset(Protocol):
+class KeyedDataset(Protocol):
     """A dataset whose samples may be drawn at random, as a function of the epoch and their index."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: Place) -> Any: ...
+    def __getitem__(self, key: SampleKey) -> Any: ...
 
 
 class Sampler(Section):
@@ -57,12 +57,13 @@ class Workers(Section):
     use_shared_memory: bool = True
 
     def count(self) -> int:
+        """The number of worker processes; 0 loads in the training process."""
         # More than the usable cores only take turns; more than 8 outrun any CPU training.
         return min(8, usable_cores()) if self.num_workers == "auto" else self.num_workers
 
 
 class _Batches(paddle.io.BatchSampler):
-    """A part's share of the batches of one epoch, as lists of places, from batch `skip` on.
+    """A part's share of the batches of one epoch, as lists of sample keys, from batch `skip` on.
 
     A last batch of fewer samples than parts leaves some parts without a share: they have a batch less.
     """
@@ -84,10 +85,10 @@ class _Batches(paddle.io.BatchSampler):
         shares = [(start, distributed.share(min(batch_size, end - start), part, parts)) for start in starts]
         self.shares = [(start, share) for start, share in shares if share]
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         for start, share in self.shares:
             first = int(self.indices[start])
-            yield [Place(self.epoch, int(self.indices[start + i]), first) for i in share]
+            yield [SampleKey(self.epoch, int(self.indices[start + i]), first) for i in share]
 
     def __len__(self) -> int:
         return len(self.shares)
@@ -114,7 +115,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: PlacedDataset,
+        dataset: KeyedDataset,
         sampler: Sampler,
         workers: Workers,
         collate: Callable[[list[Any]], Any],
@@ -129,7 +130,7 @@ class Loader:
         if len(self) == 0:
             raise UserError(
                 f"a batch of {self.batch_size} with drop_last leaves nothing of {len(dataset)} images; "
-                "use a smaller one: -o DataLoader.Train.sampler.batch_size=N"
+                "use a smaller sampler.batch_size, or sampler.drop_last=false"
             )
 
     def __len__(self) -> int:
@@ -157,8 +158,8 @@ class Loader:
         batches = _Batches(indices, epoch, self.batch_size, self.sampler.drop_last, skip, self.part, self.parts)
         workers = min(self.workers.count(), len(batches))
         if workers == 0:
-            for places in batches:
-                yield [paddle.to_tensor(array) for array in self.collate([self.dataset[place] for place in places])]
+            for keys in batches:
+                yield [paddle.to_tensor(array) for array in self.collate([self.dataset[key] for key in keys])]
             return
         loader = paddle.io.DataLoader(
             GuardedDataset(self.dataset, UserError),

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import call_checked
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.operations import read_operations
 from ppcls_ext.upstream.paddleclas import ppcls
 
 Transform = Callable[[Any], Any]
@@ -28,8 +28,7 @@ def resolve_sizes(
     """The operations with every `auto` size replaced by a number, for inputs of `image_shape` (C, H, W)."""
     _, height, width = image_shape
     resolved = []
-    for name, arguments in named_ops(ops, where):
-        filled = dict(arguments)
+    for name, filled, _ in read_operations(ops, where):
         if filled.get("size") == "auto":
             # ResizeImage and CropImage take (w, h); RandCropImage hands its size to OpenCV, which wants (w, h) too.
             filled["size"] = height if height == width else [width, height]
@@ -40,25 +39,6 @@ def resolve_sizes(
             filled["size"] = [round(width / CROP_RATIO), round(height / CROP_RATIO)]
         resolved.append({name: filled})
     return resolved
-
-
-def named_ops(ops: Sequence[Any] | None, where: str) -> list[tuple[str, dict[str, Any]]]:
-    """A transform list as (name, arguments) pairs; UserError if it is not a list of one-key mappings."""
-    if not isinstance(ops, (list, tuple)):
-        raise UserError(f"{where}: expected a list of operations, got {ops!r}")
-    pairs = []
-    for place, item in enumerate(ops):
-        if isinstance(item, str):
-            item = {item: None}
-        if not isinstance(item, dict) or len(item) != 1:
-            raise UserError(
-                f"{where}.{place}: expected one operation, such as 'RandFlipImage: {{flip_code: 1}}', got {item!r}"
-            )
-        name, arguments = next(iter(item.items()))
-        if not isinstance(arguments, (dict, type(None))):
-            raise UserError(f"{where}.{place}.{name}: expected arguments as key: value, got {arguments!r}")
-        pairs.append((name, dict(arguments or {})))
-    return pairs
 
 
 def _fraction(text: Any) -> Any:
@@ -79,22 +59,20 @@ def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | Non
     preprocess = ppcls("data.preprocess")
     known = {n: f for n, f in vars(preprocess).items() if isinstance(f, type) and n[0].isupper()}
     built = []
-    for place, (name, arguments) in enumerate(named_ops(ops, where)):
-        here = f"{where}.{place}.{name}"
+    for operation in read_operations(ops, where):
+        name, arguments, here = operation
         if name == "DecodeImage":
             for key, value in arguments.items():
                 expected = {"to_rgb": True, "to_np": False, "channel_first": False}
                 if key not in expected or value != expected[key]:
                     raise UserError(f"{here}.{key}: {value}: images are decoded to RGB, height x width x channels")
             continue
-        if name not in known:
-            raise UserError(f"{here}: no such operation; {nearest(name, known)}")
         if name == "NormalizeImage":
             arguments["scale"] = _fraction(arguments.get("scale"))
             if isinstance(arguments["scale"], str):
                 raise UserError(f"{here}.scale: '{arguments['scale']}' is not a number or a quotient such as 1.0/255.0")
         given = {"class_num": class_num} if class_num is not None and "class_num" not in arguments else {}
-        built.append(call_checked(known[name], arguments, here, given))
+        built.append(operation.build(known, given=given))
     return built
 
 

@@ -71,12 +71,12 @@ def run_steps(
     save_image(sheet, contact_sheet(pictures, columns))
 
     say(f"\n{metric} {value:.4f} in {time.monotonic() - begin:.0f} s")
-    places = {"run folder": run.path, "training curve": curves, "predictions": sheet, "exported model": exported}
-    for name, place in places.items():
-        say(f"  {name + ':':16} {place}")
+    files = {"run folder": run.path, "training curve": curves, "predictions": sheet, "exported model": exported}
+    for name, file in files.items():
+        say(f"  {name + ':':16} {file}")
     if value <= goal:
         raise CheckFailed(f"demo: {metric} is {value:.4f}, it should be above {goal}")
-    return places
+    return files
 
 
 def run_demo(
@@ -111,10 +111,10 @@ def run_demo(
         elif trunk is not None:
             say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
         config = load_config(config_name, overrides)
-        set_threads(config.run.threads)
+        set_threads(config.global_section.threads)
         config.path = Path(f"{task}.yaml")
-        places = run_steps(config, lambda: images(data), metric, goal, columns)
-        say(f"\ntry it:  pplcnet infer -m {places['exported model']} -i {try_it.format(data=data)}")
+        files = run_steps(config, lambda: images(data), metric, goal, columns)
+        say(f"\ntry it:  pplcnet infer -m {files['exported model']} -i {try_it.format(data=data)}")
     except (UserError, CheckFailed) as error:
         say(f"{root.name}: {error}")
         return error.exit_status

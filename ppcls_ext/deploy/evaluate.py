@@ -37,7 +37,7 @@ def evaluate(
     model = task.made_fast(build_with_weights(task, "eval"))
     folder = folder or RunFolder.of(config).eval
     loader = task.eval_loader()
-    check_images(task.image_paths("Eval"), 0.0, task.run.seed)
+    check_images(task.image_paths("Eval"), 0.0, task.global_section.seed)
     images = len(loader.dataset)
     with bar(images, "eval") as progress:
         metrics = task.evaluate(model, progress.advance, folder)

@@ -134,7 +134,7 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     if "onnx" in chosen:
         onnx_converter()
     task = make_task(config)
-    folder = Path(config.run.save_inference_dir or RunFolder.of(config).path / "inference")
+    folder = Path(config.global_section.save_inference_dir or RunFolder.of(config).path / "inference")
     if folder.is_file() or (folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())):
         raise UserError(
             f"export folder {folder}: it holds something else; choose another with -o Global.save_inference_dir"

@@ -24,6 +24,7 @@ class Parity:
     reason: str  # why it did not run, else empty
 
     def holds(self, tolerance: float) -> bool:
+        """Whether the engine ran the model, and its outputs differ by at most `tolerance`."""
         return self.difference is not None and self.difference <= tolerance
 
 

@@ -21,13 +21,13 @@ def build_with_weights(task: Task, command: str) -> nn.Layer:
     Raises:
         UserError: no weights are named, or they are of another network.
     """
-    path = task.run.pretrained_model
+    path = task.global_section.pretrained_model
     if not path:
         raise UserError(
             f"{command} needs weights: give a run folder (-c output/NAME) or -o Global.pretrained_model=FILE.pdparams"
         )
-    set_device(task.run.device)
-    seed_all(task.run.seed)
+    set_device(task.global_section.device)
+    seed_all(task.global_section.seed)
     model = task.build_model()
     for note in task.load_trained(model, path):
         say(note)

@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.errors import CheckFailed
-from ppcls_ext.models.folding import NORMS
+from ppcls_ext.core.norms import batch_norms
 
 LEAST_NORMAL = np.float32(2.0**-126).view(np.uint32)  # bits below these, without the sign, are a denormal float32
 
@@ -23,7 +23,7 @@ LEAST_NORMAL = np.float32(2.0**-126).view(np.uint32)  # bits below these, withou
 LEAST_RMS, LARGEST_RMS = 1e-2, 1e2
 MOST_ZEROS = 0.9
 MOST_DENORMALS = 1e-4
-# Of layers with fewer outputs (squeezes of SE have as few as 2 an image) all may be zero by chance, at no cost.
+# A layer with fewer outputs (a squeeze of SE has as few as 2 an image) may give only zeros by chance, without harm.
 LEAST_OUTPUTS = 1000
 
 
@@ -121,7 +121,7 @@ def give_realistic_statistics(model: nn.Layer, *inputs: paddle.Tensor) -> Summar
     Raises:
         CheckFailed: see `check_activations`.
     """
-    norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, NORMS)]
+    norms = batch_norms(model)
     before = [(norm.training, norm._momentum) for norm in norms]
     try:
         for norm in norms:

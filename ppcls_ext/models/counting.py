@@ -7,6 +7,8 @@ from typing import NamedTuple
 import paddle
 from paddle import nn
 
+from ppcls_ext.core.norms import BATCH_NORMS
+
 # What `count` counts, in words: reports quote it next to every figure.
 RULE = (
     "params: elements of trainable parameters (running statistics of batch norm are not parameters); "
@@ -14,11 +16,12 @@ RULE = (
 )
 
 CONVS = (nn.Conv1D, nn.Conv2D)
-NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.SyncBatchNorm)
-COUNTED = (*CONVS, nn.Conv2DTranspose, nn.Linear, *NORMS)
+COUNTED = (*CONVS, nn.Conv2DTranspose, nn.Linear, *BATCH_NORMS)
 
 
 class Count(NamedTuple):
+    """What `count` gives, by `RULE`."""
+
     params: int
     flops: int
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-NORMS = (nn.BatchNorm, nn.BatchNorm2D, nn.SyncBatchNorm)
+from ppcls_ext.core.norms import BATCH_NORMS
 
 
 def fold_batch_norm(model: nn.Layer, *inputs: paddle.Tensor) -> int:
@@ -36,7 +36,7 @@ def fold_batch_norm(model: nn.Layer, *inputs: paddle.Tensor) -> int:
         if isinstance(layer, nn.Conv2D)
         else layer.register_forward_pre_hook(before_norm)
         for layer in model.sublayers(include_self=True)
-        if isinstance(layer, (nn.Conv2D, *NORMS))
+        if isinstance(layer, (nn.Conv2D, *BATCH_NORMS))
     ]
     try:
         with paddle.no_grad():

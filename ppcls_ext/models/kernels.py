@@ -57,6 +57,7 @@ class FastDepthwiseConv2D(nn.Conv2D):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the layer that it replaces; float32 [N, C, H, W] on the CPU goes through our kernel."""
         fits = x.ndim == 4 and x.shape[1] == self._in_channels  # Paddle says what is wrong with another input
         if not fits or not _is_ours(x, self.weight):
             return super().forward(x)
@@ -70,6 +71,7 @@ class FastBiasConv2D(nn.Conv2D):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the layer that it replaces; on the CPU our kernel adds the bias."""
         if x.ndim != 4 or not _is_ours(x, self.weight):
             return super().forward(x)
         sizes = self._stride, self._padding, self._dilation, self._groups
@@ -82,6 +84,7 @@ class FastHardswish(nn.Hardswish):
     threads: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the layer that it replaces; on the CPU by our kernel."""
         return _Hardswish.apply(x, self.threads) if _is_ours(x) else super().forward(x)
 
 
@@ -96,7 +99,7 @@ class Geometry:
 
     @classmethod
     def of(cls, layer: nn.Conv2D) -> Geometry | None:
-        """None for a convolution that the kernels here do not do."""
+        """The geometry of a convolution; None if the kernels here do not compute such a one."""
         depthwise = layer._groups == layer._in_channels == layer._out_channels > 1
         sizes = [_pair(s) for s in (layer._kernel_size, layer._stride, layer._padding, layer._dilation)]
         if not depthwise or not is_plain(layer) or None in sizes:
@@ -105,6 +108,7 @@ class Geometry:
 
 
 def is_plain(layer: nn.Conv2D) -> bool:
+    """Whether a convolution has the layout and the padding that the kernels know."""
     return bool(layer._data_format == "NCHW" and layer._padding_mode == "zeros")
 
 
@@ -310,11 +314,11 @@ def _hardswish_backward(start, end, x, grad, x_grad):
 
 @_Compiled
 def _run(y, column, width, stride, padding, phase):
-    """Of the elements of a row (padded) in the phase of a column: place of the first, its column, and their count."""
+    """Where a padded row has the phase of a column: position and column of the first element, and their count."""
     first = (column - padding[1]) % stride[1]
     at = (first + padding[1]) // stride[1]
-    place = ((y % stride[0] * stride[1] + column) * phase[0] + y // stride[0]) * phase[1] + at
-    return place, first, min((width - first + stride[1] - 1) // stride[1], phase[1] - at)
+    position = ((y % stride[0] * stride[1] + column) * phase[0] + y // stride[0]) * phase[1] + at
+    return position, first, min((width - first + stride[1] - 1) // stride[1], phase[1] - at)
 
 
 @_Compiled
@@ -322,9 +326,9 @@ def _deal(plane, dealt, stride, padding, phase):
     """Deal a plane [H, W] out by phase; the margins of `dealt` stay."""
     for row in range(min(plane.shape[0], phase[0] * stride[0] - padding[0])):
         for column in range(stride[1]):
-            place, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
+            position, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
             for i in range(count):
-                dealt[place + i] = plane[row, first + i * stride[1]]
+                dealt[position + i] = plane[row, first + i * stride[1]]
 
 
 @_Compiled
@@ -333,9 +337,9 @@ def _collect(dealt, plane, stride, padding, phase):
     plane[:] = 0
     for row in range(min(plane.shape[0], phase[0] * stride[0] - padding[0])):
         for column in range(stride[1]):
-            place, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
+            position, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
             for i in range(count):
-                plane[row, first + i * stride[1]] = dealt[place + i]
+                plane[row, first + i * stride[1]] = dealt[position + i]
 
 
 @_Compiled

@@ -12,9 +12,9 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import KaimingNormal
 from paddle.regularizer import L2Decay
 
-from ppcls_ext.models.spec import BASE_STEM_WIDTH, BLOCKS, STAGES, LCNetSpec
+from ppcls_ext.models.spec import BASE_STEM_WIDTH, BLOCKS, LARGEST_STRIDE, STAGES, LCNetSpec
 
-FEATURE_STRIDES = (4, 8, 16, 32)
+FEATURE_STRIDES = (4, 8, 16, LARGEST_STRIDE)
 ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
 
 
@@ -53,6 +53,7 @@ class ConvBNLayer(nn.Layer):
         self.act = ACTIVATIONS[act]()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """From float32 [N, C, H, W] to [N, C', H / stride, W / stride]."""
         return self.act(self.bn(self.conv(x)))
 
 
@@ -69,6 +70,7 @@ class SEModule(nn.Layer):
         self.hardsigmoid = nn.Hardsigmoid()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Scale the channels of float32 [N, C, H, W]."""
         gate = self.relu(self.conv1(self.avg_pool(x)))
         return x * self.hardsigmoid(self.conv2(gate))
 
@@ -96,6 +98,7 @@ class DepthwiseSeparable(nn.Layer):
         self.pw_conv = ConvBNLayer(in_channels, out_channels, 1, 1, 1, act, lr_mult)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """From float32 [N, C, H, W] to [N, C', H / stride, W / stride]."""
         x = self.dw_conv(x)
         if self.se is not None:
             x = self.se(x)
@@ -192,9 +195,14 @@ class PPLCNet(nn.Layer):
         return {4: x4, 8: x8, 16: x16, 32: x32}
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Logits float32 [N, class_num] of images float32 [N, 3, H, W].
+
+        Raises:
+            TypeError: the network was built without a head.
+        """
         if self.fc is None:
             raise TypeError("this PPLCNet was built with class_num=0 and has no head: call features()")
-        x = self.avg_pool(self.features(x)[FEATURE_STRIDES[-1]])
+        x = self.avg_pool(self.features(x)[LARGEST_STRIDE])
         if self.last_conv is not None:
             x = self.dropout(self.act(self.last_conv(x)))
         return self.fc(self.flatten(x))

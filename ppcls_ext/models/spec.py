@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BASE_STEM_WIDTH = 16
+LARGEST_STRIDE = 32  # of the last map: where maps have to lie on an image's grid, its sides are multiples of it
 BASE_LAST_WIDTH = 1280  # the last 1x1 convolution; it does not scale
 
 SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
@@ -85,6 +86,7 @@ class LCNetSpec:
         return round_width(base * self.scale)
 
     def replace(self, **changes: object) -> LCNetSpec:
+        """The spec with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 

@@ -39,6 +39,7 @@ class Network:
     overrides: tuple[str, ...]
 
     def load(self) -> Config:
+        """The config of the network."""
         return load_config(self.config, self.overrides)
 
 
@@ -86,7 +87,7 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
 
     task = make_task(config)
     set_device("cpu")
-    seed_all(task.run.seed)
+    seed_all(task.global_section.seed)
     model = task.build_model()
     model.eval()
     deployment = task.deployment(model)

@@ -34,7 +34,8 @@ Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 # What `quick` measures instead of the procedures' values: enough to see that everything works.
 QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
 
-# For the estimate: what a subject takes beside being measured (its process, parity, warm-up), and building a network.
+# The estimate adds the seconds that a subject takes beside being measured (its process, parity, warm-up) and those of
+# building a network.
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
 
 
@@ -59,6 +60,7 @@ class Plan:
     resume: bool = False
 
     def settings(self, variant: Variant) -> Settings:
+        """How latencies at a variant are measured."""
         values: dict[str, Any] = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
         return Settings(**(QUICK if self.quick else values))
 
@@ -81,7 +83,7 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
 
     A network that cannot be built or run is a row with its reason.
     Raises:
-        UserError: an unknown table or engine, a run folder that is none, or a file in place of a folder.
+        UserError: an unknown table or engine, a run folder that is none, or a file in index of a folder.
     """
     if not plan.tables:
         raise UserError(f"--tables: none is given; the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
@@ -114,8 +116,8 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
             document["networks"][network.name] = _built(network, plan.work, formats)
             progress.advance(1, network.name)
     save(plan.out, document)
-    for place, (number, variant, engine) in enumerate(parts, start=1):
-        say(f"{place}/{len(parts)}: Table {number} at {variant.name} on {engine}")
+    for index, (number, variant, engine) in enumerate(parts, start=1):
+        say(f"{index}/{len(parts)}: Table {number} at {variant.name} on {engine}")
         ready = [n for n in networks_of(number, variant) if "failure" not in document["networks"][n.name]]
         report = _measured(ready, engine, plan, variant, benchmark)
         document["benchmarks"].append({"table": number, "variant": variant.name, "engine": engine, **report})
@@ -249,11 +251,11 @@ NEUTRAL = ("class_num", "pretrained", "use_ssld")
 
 
 def identity_of(config: Config) -> dict[str, Any]:
-    """By what a run is recognised as one of a network, as plain data; equal for two names of one PP-LCNet."""
+    """What tells that a run is of a network, as plain data; two names of one PP-LCNet have the same."""
     arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
     if set(arch) == {"name"} and arch["name"] in SPECS:
         arch = dataclasses.asdict(SPECS[arch["name"]])
-    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.run.image_shape[1:]}))
+    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.global_section.image_shape[1:]}))
     return plain
 
 

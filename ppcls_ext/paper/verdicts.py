@@ -41,14 +41,17 @@ class Cell:
 
     @property
     def verdict(self) -> str:
+        """The status as text, with its reason where nothing was compared."""
         return f"{self.status}: {self.reason}" if self.status.startswith("not") else self.status
 
 
 def not_run(paper: str, reason: str) -> Cell:
+    """The cell of a value of the paper that was not measured here."""
     return Cell(paper, "–", "not run", reason)
 
 
 def not_in_paper(here: str) -> Cell:
+    """The cell of a value that only we have."""
     return Cell(NOT_GIVEN, here, "not compared", "the paper gives no value")
 
 
@@ -117,6 +120,7 @@ def ratio_cell(row: Row, reference: Row, measured: Latency | str) -> Cell:
 
 
 def papers_conditions(cpu: str, threads: int, engine: str) -> bool:
+    """Whether latencies here were taken on the paper's processor, threads and engine."""
     return PAPER_CPU in cpu and threads == PAPER_THREADS and engine == PAPER_ENGINE
 
 
@@ -130,7 +134,7 @@ class Pair(NamedTuple):
 
     @property
     def strength(self) -> float:
-        """By how much the ratio of the two has changed."""
+        """The factor by which the ratio of the two has changed."""
         return (self.paper[1] / self.paper[0]) * (self.here[0] / self.here[1])
 
 

@@ -28,9 +28,10 @@ class Deployment(NamedTuple):
         samples: `samples(n)` gives realistic inputs of batch n, one array for each of `inputs`.
         compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
             must be at most `tolerance`.
-        tolerance: of `compare`, in words and number.
-        also: another form of the same network on the same inputs, which is exported, checked and thrown away: where
-            `model` hides most of what it computes, as a class map the logits, or gives nothing where nothing is found.
+        tolerance: the largest value of `compare` at which an export counts as equal to dygraph.
+        also: another form of the same network on the same inputs, which is exported, checked and thrown away. It is for
+            a `model` that hides most of what it computes (a class map hides its logits, and NMS gives nothing where
+            nothing is found).
     """
 
     model: nn.Layer

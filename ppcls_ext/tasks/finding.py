@@ -27,4 +27,5 @@ def load_task(name: str) -> type[Task]:
 
 
 def make_task(config: Config) -> Task:
-    return load_task(config.run.task)(config)
+    """The task of a config. Raises UserError for a wrong config."""
+    return load_task(config.global_section.task)(config)

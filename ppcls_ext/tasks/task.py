@@ -1,4 +1,4 @@
-"""What the core asks of a task. Classification is in the core; the other tasks are packages that announce theirs."""
+"""What a task is. Each of the three is a package of its own, and announces its class by an entry point."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import paddle
 from paddle import nn
 
-from ppcls_ext.core.config import LABELS, Config, check_sections, in_run_folder
+from ppcls_ext.core.config import Config, check_sections
 from ppcls_ext.core.device import kernel_threads
-from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import read_expected
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.upstream.paddle import keep_freed_memory
 
@@ -32,23 +32,34 @@ class Task(abc.ABC):
     inference: ClassVar[type[Inference]]
     metric_names: ClassVar[tuple[str, ...]]  # all that `evaluate` may give, and so all that `Expect` may name
 
+    data: TaskData[Any, Any]  # set by the constructor of each task
+
     def __init__(self, config: Config) -> None:
         check_sections(config, self.sections)
         read_expected(config.get("Expect"), self.metric_names)
         self.config = config
-        self.run = config.run
+        self.global_section = config.global_section
 
     @abc.abstractmethod
     def train_loader(self) -> Loader:
         """Batches to train on. Raises UserError for wrong data."""
 
-    @abc.abstractmethod
     def eval_loader(self) -> Loader:
         """Batches to evaluate on, in order, none dropped. Raises UserError for wrong data."""
+        return self.data.eval_loader
 
-    @abc.abstractmethod
     def image_paths(self, split: str) -> Sequence[str]:
         """Every image file of the split 'Train' or 'Eval', to be checked before training."""
+        return self.data.image_paths(split)
+
+    @property
+    def class_num(self) -> int:
+        """The number of classes, by the config, by given names, or by the data."""
+        return self.data.classes.count
+
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in order of their numbers."""
+        return self.data.classes.names
 
     @abc.abstractmethod
     def build_model(self) -> nn.Layer:
@@ -56,7 +67,7 @@ class Task(abc.ABC):
 
     def made_fast(self, model: nn.Layer) -> nn.Layer:
         """A network that is trained or evaluated in this process: on a CPU with our kernels (`Global.fast_cpu`)."""
-        if self.run.fast_cpu and paddle.get_device() == "cpu":
+        if self.global_section.fast_cpu and paddle.get_device() == "cpu":
             from ppcls_ext.models import kernels as cpu_kernels  # where it is needed: it loads a compiler
 
             keep_freed_memory()
@@ -111,23 +122,6 @@ class Task(abc.ABC):
         """What `eval --draw` runs; it gives the results that `evaluate` counts."""
         return self.deployment(model)
 
-    @abc.abstractmethod
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in order of their numbers."""
-
-    def rooted(self, path: str) -> Path:
-        """A path of the config: relative to `Global.data_root`, where that is given."""
-        return Path(self.run.data_root or "", path)
-
-    def data_root(self) -> Path:
-        """`Global.data_root`. Raises UserError if it is not given or no folder."""
-        if self.run.data_root is None:
-            raise UserError("Global.data_root is missing: say where the data are with -o Global.data_root=FOLDER")
-        root = Path(self.run.data_root)
-        if not root.is_dir():
-            raise UserError(f"Global.data_root {root}: no such folder")
-        return root
-
     def resolved_with(self, class_num: int, path_keys: Sequence[str]) -> Config:
         """A copy of the config with the class count, without starting weights, and with absolute data paths.
 
@@ -137,20 +131,13 @@ class Task(abc.ABC):
         config = copy.deepcopy(self.config)
         config.path = self.config.path
         config.setdefault("Arch", {})["class_num"] = class_num
-        run = config["Global"]
-        run["pretrained_model"] = None
-        if run["data_root"] is not None:
-            run["data_root"] = str(Path(run["data_root"]).resolve())
+        section = config["Global"]
+        section["pretrained_model"] = None
+        if section["data_root"] is not None:
+            section["data_root"] = str(Path(section["data_root"]).resolve())
         else:
             for loader in (config.get("DataLoader") or {}).values():
                 for key in path_keys:
                     if loader["dataset"].get(key):
                         loader["dataset"][key] = str(Path(loader["dataset"][key]).resolve())
         return config
-
-    def saved_labels(self) -> tuple[str, ...] | None:
-        """The class names in the run folder that the config lies in, if it does."""
-        file = self.config.path.parent / LABELS
-        if not in_run_folder(self.config.path) or not file.is_file():
-            return None
-        return tuple(file.read_text(encoding="utf-8").splitlines())

@@ -6,7 +6,6 @@ Backbones", 2021 (arXiv 2103.05959), and the public recipes of PaddleClas; the s
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -28,6 +27,7 @@ from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, 
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.system import lock
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import find_weights, head_names, load_into, read_weights
@@ -101,8 +101,10 @@ def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:
                 "{name: NETWORK, pretrained: FILE}"
             )
         config = load_config(folder)
-        if config.run.task != "classification":
-            raise UserError(f"Distill.teacher {teacher}: a run of {config.run.task}; the teacher has to classify")
+        if config.global_section.task != "classification":
+            raise UserError(
+                f"Distill.teacher {teacher}: a run of {config.global_section.task}; the teacher has to classify"
+            )
         arch, weights = dict(config["Arch"]), folder / BEST_WEIGHTS
         labels = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
         arch.pop("pretrained", None)
@@ -146,6 +148,7 @@ class Teacher:
 
     @functools.cached_property
     def model(self) -> nn.Layer:
+        """The network with its weights, in eval mode. Raises UserError if they do not fit."""
         weights = read_weights(self.files.weights)
         with paddle.utils.unique_name.guard():  # does not count among the student's parameter names
             try:
@@ -169,6 +172,7 @@ class Teacher:
             return self.model(images)
 
     def describe(self) -> str:
+        """Its name and weights, for the user."""
         return f"{self.files.arch['name']}, {self.files.weights}"
 
 
@@ -205,7 +209,7 @@ class Cache:
         atomic_write_text(self._key_file, json.dumps({**self.key, "done": done}, indent=1) + "\n")
 
     def fill(self, teacher: Teacher, loader: Loader) -> None:
-        """Compute what is missing. `loader` gives images, labels and places (epoch, index) in order of the index.
+        """Compute what is missing. `loader` gives images, labels and sample keys in order of the index.
 
         One process fills at a time, others wait. Stopped at any moment, it goes on near there.
         Raises:
@@ -213,13 +217,13 @@ class Cache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115  (closed below)
+            held = open(self.folder / "lock", "w")  # noqa: SIM115  (closed below)
         except OSError as error:
             raise UserError(
                 f"Distill.cache {self.folder}: cannot be written ({error.strerror}); give another folder"
             ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with held:
+            lock(held)
             self._fill(teacher, loader, self._done())
 
     def _fill(self, teacher: Teacher, loader: Loader, done: int) -> None:
@@ -240,10 +244,10 @@ class Cache:
             progress.advance(done)
             try:
                 for epoch in range(done // images, epochs):
-                    for batch, _, places in loader.epoch(epoch, skip=done % images // loader.sampler.batch_size):
+                    for batch, _, keys in loader.epoch(epoch, skip=done % images // loader.sampler.batch_size):
                         output = teacher.logits(batch).numpy()
-                        logits[epoch, places.numpy()[:, 1]] = output - output.max(-1, keepdims=True)
-                        reached = epoch * images + int(places[-1, 1]) + 1
+                        logits[epoch, keys.numpy()[:, 1]] = output - output.max(-1, keepdims=True)
+                        reached = epoch * images + int(keys[-1, 1]) + 1
                         progress.advance(reached - done)
                         done = reached
                         if time.monotonic() - noted > SAVE_SECONDS:
@@ -254,14 +258,14 @@ class Cache:
                 logits.flush()
                 self._note(done)
 
-    def logits(self, places: np.ndarray) -> np.ndarray:
-        """float32 [N, C] for places int64 [N, 2] (epoch, index)."""
+    def logits(self, keys: np.ndarray) -> np.ndarray:
+        """float32 [N, C] for sample keys int64 [N, 3] (epoch, index, first of the batch)."""
         if self._logits is None:
             self._logits = np.load(self._file, mmap_mode="r")
-        return self._logits[places[:, 0] % self.shape[0], places[:, 1]].astype(np.float32)
+        return self._logits[keys[:, 0] % self.shape[0], keys[:, 1]].astype(np.float32)
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:
-    """SHA-256 of the paths below their common folder: of the same list, wherever the images lie."""
+    """SHA-256 of the paths below their common folder, so that a list has the same one wherever its images lie."""
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     return hashlib.sha256("\n".join(os.path.relpath(path, root) for path in paths).encode()).hexdigest()

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from paddle import nn
 
 from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.norms import BATCH_NORMS
 
 
 def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
@@ -35,5 +36,4 @@ def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
         parameters[name].stop_gradient = True
     if patterns and all(p.stop_gradient for p in parameters.values()):
         raise UserError("Global.freeze: it freezes the whole network, so there is nothing to train")
-    # Paddle has two classes of batch norm; what they have in common is these statistics.
-    return [layers[n] for n in sorted(chosen & set(layers)) if hasattr(layers[n], "_mean")]
+    return [layers[n] for n in sorted(chosen & set(layers)) if isinstance(layers[n], BATCH_NORMS)]

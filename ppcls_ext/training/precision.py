@@ -27,14 +27,14 @@ class AMP(Section):
 class Precision:
     """How a step is computed: in float32, or in mixed precision with a scaled loss."""
 
-    def __init__(self, settings: AMP | None, place: str) -> None:
-        """`place` is the device, such as `cpu` or `gpu:0`. Raises UserError where it has no mixed precision."""
+    def __init__(self, settings: AMP | None, device: str) -> None:
+        """`device` is the full name, such as `cpu` or `gpu:0`. Raises UserError where it has no mixed precision."""
         self._scaler: Any = None
         if settings is None or not settings.use_amp:
             return
-        if not place.startswith("gpu"):  # Paddle would silently compute in float32
+        if not device.startswith("gpu"):  # Paddle would silently compute in float32
             raise UserError(
-                f"AMP: mixed precision needs a GPU, this is {place}; -o AMP.use_amp=false trains in float32"
+                f"AMP: mixed precision needs a GPU, this is {device}; -o AMP.use_amp=false trains in float32"
             )
         self._scaler = paddle.amp.GradScaler(
             init_loss_scaling=settings.scale_loss, use_dynamic_loss_scaling=settings.use_dynamic_loss_scaling

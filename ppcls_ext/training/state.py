@@ -13,10 +13,27 @@ import safetensors.numpy
 from paddle import nn
 from paddle.base import unique_name
 
+from ppcls_ext.core.config import LATEST_STATE
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write
 from ppcls_ext.models.weights import Weights, read_safetensors
 from ppcls_ext.upstream.paddle import restore_state
+
+
+def find_state(path: str) -> Path:
+    """The training state that `Global.checkpoints` names: a run folder, or the file with or without its ending.
+
+    Raises:
+        UserError: there is none.
+    """
+    given = Path(path)
+    if given.is_dir():
+        given = given / LATEST_STATE
+    if given.suffix != ".safetensors":
+        given = Path(f"{given}.safetensors")
+    if not given.is_file():
+        raise UserError(f"Global.checkpoints {path}: no training state there (expected {given})")
+    return given
 
 
 def read_state(path: Path) -> tuple[Weights, dict[str, Any]]:
@@ -51,7 +68,7 @@ def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> W
     for key, value in optimizer.state_dict().items():
         if isinstance(value, paddle.Tensor):
             owner = max((n for n in structured if key.startswith(n + "_")), key=len)
-            # At its end is a number: how many optimizers the process had before.
+            # The name ends with a number, which says how many optimizers the process had before.
             accumulator = key[len(owner) + 1 :].rsplit("_", 1)[0]
             state[f"{structured[owner]}/{accumulator}"] = value.numpy()
     return state

@@ -50,6 +50,7 @@ class RepairingFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of a module that has a repair, whose loader applies it; None for any other."""
         if name not in self.repairs or name in self._busy:
             return None
         self._busy.add(name)

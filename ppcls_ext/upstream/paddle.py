@@ -86,9 +86,9 @@ class GuardedDataset:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         try:
-            return self.dataset[place]
+            return self.dataset[key]
         except Exception as error:
             return _portable(error, self.expected)
 
@@ -100,6 +100,7 @@ class GuardedCollate:
         self.collate, self.expected = collate, expected
 
     def __call__(self, samples: list[Any]) -> list[Any]:
+        """Collate the samples, or hand on the first failure among them."""
         import numpy as np
 
         failure = next((sample for sample in samples if isinstance(sample, Exception)), None)
@@ -192,13 +193,13 @@ def legacy_graph() -> Iterator[None]:
         "sigmoid": "sigmoid",
         "sqrt": "sqrt",
     }
-    places = [(m, n) for m in (paddle, paddle.tensor, paddle.nn.functional, Variable) for n in kinds if hasattr(m, n)]
-    saved = [getattr(place, name) for place, name in places]
+    owners = [(m, n) for m in (paddle, paddle.tensor, paddle.nn.functional, Variable) for n in kinds if hasattr(m, n)]
+    saved = [getattr(owner, name) for owner, name in owners]
     try:
-        for (place, name), real in zip(places, saved, strict=True):
-            setattr(place, name, paddle.jit.not_to_static(replacement(name, real)))
+        for (owner, name), real in zip(owners, saved, strict=True):
+            setattr(owner, name, paddle.jit.not_to_static(replacement(name, real)))
         with paddle.pir_utils.DygraphOldIrGuard():
             yield
     finally:
-        for (place, name), real in zip(places, saved, strict=True):
-            setattr(place, name, real)
+        for (owner, name), real in zip(owners, saved, strict=True):
+            setattr(owner, name, real)

@@ -40,6 +40,7 @@ class PpclsFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of `ppcls` and of its alias below `paddleclas`; None for any other module."""
         if name == self.ALIAS or name.startswith(self.ALIAS + "."):
             return importlib.machinery.ModuleSpec(name, _AliasLoader(name[len("paddleclas.") :]), is_package=True)
         if name != "ppcls" or self._busy:

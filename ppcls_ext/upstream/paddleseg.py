@@ -42,8 +42,8 @@ def average_paddleseg_cross_entropy_in_floats(losses: Any) -> None:
             weights = mask * paddle.gather(self.weight, looked_up.flatten()).reshape(label.shape)
         if self.top_k_percent_pixels < 1.0:
             hard = int(self.top_k_percent_pixels * loss.size)
-            loss, places = paddle.topk(loss.flatten(), hard)
-            weights = paddle.gather(weights.flatten(), places)
+            loss, indices = paddle.topk(loss.flatten(), hard)
+            weights = paddle.gather(weights.flatten(), indices)
         return loss.mean() / (weights.detach().mean() + self.EPS)
 
     losses.CrossEntropyLoss._post_process_loss = mean_over_pixels

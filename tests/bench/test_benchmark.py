@@ -20,7 +20,7 @@ from ppcls_ext.bench.benchmark import (
     run_benchmark,
     summary,
 )
-from ppcls_ext.bench.changes import compare
+from ppcls_ext.bench.changes import compare_reports
 from ppcls_ext.bench.command import name_of, subjects_from
 from ppcls_ext.bench.session import Session, Subject, input_shapes
 from ppcls_ext.bench.settings import Settings
@@ -202,7 +202,7 @@ def row(label: str, median: float, ratio: tuple[float, float, float]) -> dict[st
 def test_comparison_says_what_changed() -> None:
     old = {"machine": {"cpu": "A"}, "versions": {"numpy": "1"}, "settings": {}}
     new = {"machine": {"cpu": "B"}, "versions": {"numpy": "1"}, "settings": {}}
-    changes, rows = compare(
+    changes, rows = compare_reports(
         {**old, "results": [row("a", 1, (1, 1, 1)), row("b", 2, (2, 1.9, 2.1)), row("d", 1, (1, 0.9, 1.1))]},
         {**new, "results": [row("a", 1, (1, 1, 1)), row("b", 3, (3, 2.9, 3.1)), row("c", 1, (1, 1, 1))]},
     )
@@ -215,13 +215,13 @@ def test_comparison_says_what_changed() -> None:
 def test_ratios_to_different_subjects_are_not_compared() -> None:
     a, b = row("a", 1, (1, 1, 1)), row("b", 2, (2, 1.9, 2.1))
     turned = [row("b", 2, (1, 1, 1)), row("a", 1, (0.5, 0.4, 0.6))]
-    _, rows = compare({"results": [a, b]}, {"results": turned})
+    _, rows = compare_reports({"results": [a, b]}, {"results": turned})
     assert {r.verdict for r in rows} == {"another first"}
 
 
 def test_a_model_against_itself_keeps_both_rows() -> None:
     twice = [row("a", 1, (1, 1, 1)), row("a", 2, (2, 1.9, 2.1))]
-    _, rows = compare({"results": twice}, {"results": twice})
+    _, rows = compare_reports({"results": twice}, {"results": twice})
     assert [(r.old_ms, r.verdict) for r in rows] == [(1, "the first"), (2, "same")]
 
 

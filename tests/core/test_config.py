@@ -33,16 +33,17 @@ def test_a_base_is_merged_key_by_key(tmp_path: Path) -> None:
     lines(tmp_path / "b.yaml", "Global: {epochs: 5, seed: 1}", "Arch: {name: A, x: 1}", "Loss: [1, 2]")
     lines(tmp_path / "c.yaml", "_base_: b.yaml", "Global: {epochs: 7}", "Loss: [3]", "Arch: {name: B}")
     config = load_config(tmp_path / "c.yaml")
-    assert (config.run.epochs, config.run.seed) == (7, 1)
+    assert (config.global_section.epochs, config.global_section.seed) == (7, 1)
     assert config["Loss"] == [3]  # lists are replaced
     assert config["Arch"] == {"name": "B", "x": 1}
     assert config.path == tmp_path / "c.yaml"
     assert "_base_" not in config
 
 
-def test_replace_leaves_nothing_of_the_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["_replace_", "_delete_"])
+def test_replace_leaves_nothing_of_the_base(word: str, tmp_path: Path) -> None:
     lines(tmp_path / "b.yaml", "Optimizer: {name: Momentum, momentum: 0.9, lr: {name: Step, gamma: 1.0}}")
-    lines(tmp_path / "c.yaml", "_base_: b.yaml", "Optimizer: {_replace_: true, name: Adam}", "EMA: {_replace_: true}")
+    lines(tmp_path / "c.yaml", "_base_: b.yaml", f"Optimizer: {{{word}: true, name: Adam}}", f"EMA: {{{word}: true}}")
     config = load_config(tmp_path / "c.yaml")
     assert config["Optimizer"] == {"name": "Adam"}
     assert config["EMA"] == {}  # also where the base has no such section
@@ -55,7 +56,7 @@ def test_several_bases_apply_in_order_and_from_their_own_folder(tmp_path: Path) 
     lines(tmp_path / "b.yaml", "Global: {seed: 3}")
     lines(tmp_path / "c.yaml", "_base_: [deep/a.yaml, b.yaml]", "Arch: {name: X}")
     config = load_config(tmp_path / "c.yaml")
-    assert (config.run.epochs, config.run.seed) == (2, 3)
+    assert (config.global_section.epochs, config.global_section.seed) == (2, 3)
 
 
 def test_merging_shares_nothing_with_its_arguments() -> None:
@@ -150,8 +151,8 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
 def test_a_run_folder_gives_its_config_and_best_weights(trained: Path, tmp_path: Path) -> None:
     config = load_config(trained)
     assert config.path == trained / "config.yaml"
-    assert config.run.pretrained_model == str(trained / "best.pdparams")
-    assert load_config(trained, ["Global.pretrained_model=x"]).run.pretrained_model == "x"
+    assert config.global_section.pretrained_model == str(trained / "best.pdparams")
+    assert load_config(trained, ["Global.pretrained_model=x"]).global_section.pretrained_model == "x"
     with pytest.raises(UserError, match="not a run folder"):
         load_config(tmp_path)
 
@@ -431,12 +432,12 @@ def test_a_standard_paddleclas_config_is_accepted_unchanged(
     assert len(task.labels()) == 1000
     assert task.labels()[1].startswith("goldfish")  # the map ships with PaddleClas, and is found there
     assert task.build_model().spec.scale == 1.0
-    assert task.train_images.labels.tolist() == [998, 997, 996]
+    assert task.data.train_split.labels.tolist() == [998, 997, 996]
     (batch,) = task.eval_loader().epoch()
     assert batch[0].shape == [3, 3, 224, 224]
     image = np.random.default_rng(0).integers(0, 256, (300, 280, 3)).astype(np.uint8)
     assert apply(image, build_transforms(task.preprocessing(), "Infer.transforms")).shape == (3, 224, 224)
-    schedule = build_schedule(lr_of(config["Optimizer"]), config.run.epochs, 2503, 512)
+    schedule = build_schedule(lr_of(config["Optimizer"]), config.global_section.epochs, 2503, 512)
     build_optimizer(config["Optimizer"], task.build_model(), schedule)
     assert task.step(task.build_model(), [batch[0], batch[1]]).losses["loss"].ndim == 0
 

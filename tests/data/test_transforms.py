@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.transforms import apply, build_transforms, named_ops, resolve_sizes
+from ppcls_ext.data.transforms import apply, build_transforms, resolve_sizes
 from ppcls_ext.upstream.paddleclas import ppcls
 
 NORMALIZE = {"NormalizeImage": {"scale": "1.0/255.0", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2], "order": ""}}
@@ -138,9 +138,3 @@ def test_a_wrong_list_is_refused_in_one_line(ops: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         build_transforms(ops, "ops")
     assert "\n" not in str(caught.value)
-
-
-def test_named_ops_copies_its_arguments() -> None:
-    ops = [{"A": {"x": 1}}]
-    named_ops(ops, "ops")[0][1]["x"] = 2
-    assert ops == [{"A": {"x": 1}}]

@@ -69,7 +69,7 @@ def read(root: Path, data: dict[str, Any]) -> Any:
 
 def test_sparse_ids_crowds_and_empty_images(tmp_path: Path) -> None:
     split = read(tmp_path, content())
-    assert split.names == ("dog", "cat")
+    assert split.class_names == ("dog", "cat")
     assert split.category_ids == (3, 90)
     assert [len(r.boxes) for r in split.records] == [2, 0, 1]
     assert [t[3] for t in split.records[2].truth] == [False, True]
@@ -201,7 +201,7 @@ def test_findings_of_a_kind_are_one_line(tmp_path: Path) -> None:
 def test_training_says_that_boxes_are_left_out(tmp_path: Path) -> None:
     write(tmp_path, with_wrong_boxes())
     task = Detection(load_config("det/my_coco", [f"Global.data_root={tmp_path}"]))
-    assert len(task.train_split.records) == 3
+    assert len(task.data.train_split.records) == 3
     assert "boxes that are wrong and not used: 3; check-data" in task.notes()[0]
 
 

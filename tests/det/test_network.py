@@ -124,7 +124,7 @@ def test_every_config_builds_and_trains_a_step(name: str) -> None:
     task = Detection(load_config(name, ["Arch.class_num=80", f"Global.image_shape=[3,{side},{side}]"]))
     losses = step(task, side, 3)
     assert losses["box_loss"] > 0
-    schedule = build_schedule(lr_of(task.config["Optimizer"]), task.run.epochs, 523, 224)
+    schedule = build_schedule(lr_of(task.config["Optimizer"]), task.global_section.epochs, 523, 224)
     build_optimizer(task.config["Optimizer"], task.build_model(), schedule)
     parameters = sum(int(p.size) for p in task.build_model().parameters() if not p.stop_gradient)
     for network, published in TABLE_4.items():
@@ -138,7 +138,7 @@ def test_the_cost_that_a_config_states_is_counted(name: str) -> None:
     stated = re.search(r"Cost: ([\d.]+) M parameters, (\d+) M multiply-adds", config.path.read_text())
     assert stated
     task = Detection(config)
-    found = count(task.build_model(), paddle.zeros([1, *task.run.image_shape]))
+    found = count(task.build_model(), paddle.zeros([1, *task.global_section.image_shape]))
     assert (f"{found.params / 1e6:.2f}", f"{found.flops / 1e6:.0f}") == stated.groups()
 
 

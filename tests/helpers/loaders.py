@@ -9,7 +9,7 @@ import numpy as np
 
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.core.seeding import SAMPLE, seed_python
-from ppcls_ext.data.loader import Loader, Place, Sampler, Workers
+from ppcls_ext.data.loader import Loader, SampleKey, Sampler, Workers
 
 
 class Draws:
@@ -21,8 +21,8 @@ class Draws:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, place: Place) -> np.ndarray:
-        epoch, index, _ = place
+    def __getitem__(self, key: SampleKey) -> np.ndarray:
+        epoch, index, _ = key
         if index == self.bad:
             raise BrokenImage(f"image {index}.jpg: the file is empty")
         seed_python(0, SAMPLE, epoch, index)

@@ -7,8 +7,9 @@ import paddle
 import pytest
 from paddle import nn
 
+from ppcls_ext.core.norms import BATCH_NORMS, batch_norms
 from ppcls_ext.models.factory import build_arch
-from ppcls_ext.models.folding import NORMS, fold_batch_norm
+from ppcls_ext.models.folding import fold_batch_norm
 
 NAMES = [
     "PPLCNet_x0_25",
@@ -24,7 +25,7 @@ def realistic(model: nn.Layer, x: paddle.Tensor) -> None:
     """Give every batch norm the statistics of `x` and an affine map that is not the identity."""
     rng = np.random.default_rng(0)
     for layer in model.sublayers():
-        if isinstance(layer, NORMS):
+        if isinstance(layer, BATCH_NORMS):
             layer._momentum = 0.0
             layer.weight.set_value(rng.uniform(0.5, 1.5, layer.weight.shape).astype(np.float32))
             layer.bias.set_value(rng.uniform(-0.5, 0.5, layer.bias.shape).astype(np.float32))
@@ -40,13 +41,13 @@ def test_output_is_the_same_and_no_norm_is_left(name: str) -> None:
     model = build_arch({"name": name, "class_num": 10})
     x = paddle.randn([4, 3, 64, 64])
     realistic(model, x)
-    norms = sum(isinstance(layer, NORMS) for layer in model.sublayers())
+    norms = len(batch_norms(model))
     with paddle.no_grad():
         before = model(x).numpy()
         assert fold_batch_norm(model, x) == norms > 10
         after = model(x).numpy()
     assert np.abs(before).max() > 1e-3  # else equal outputs mean nothing
-    assert not any(isinstance(layer, NORMS) for layer in model.sublayers())
+    assert not batch_norms(model)
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
 
 

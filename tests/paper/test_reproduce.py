@@ -97,7 +97,7 @@ def test_the_network_of_a_row_is_the_one_it_names_and_needs_no_data(number: int,
         arch = task.config["Arch"]
         if row.arch:
             assert arch["name"] == row.arch
-            assert task.run.image_shape == (3, height, width)
+            assert task.global_section.image_shape == (3, height, width)
         else:
             assert arch["backbone"]["scale"] == row.scale
             assert (row.backbone or "").startswith(arch["backbone"]["name"])

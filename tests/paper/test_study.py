@@ -20,7 +20,9 @@ from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import STUDIES, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.spec import SPECS
-from ppcls_ext.paper.study import Study, compare
+from ppcls_ext.paper.study import Study
+from ppcls_ext.paper.study_plan import StudyPlan
+from ppcls_ext.paper.study_report import result_of
 from ppcls_ext.paper.tables import table
 from ppcls_ext.training.trainer import Stopped
 from tests.helpers.configs import config_of, write_config
@@ -33,7 +35,7 @@ FILES = sorted((ROOT / "configs" / STUDIES).glob("*.yaml"))
 
 def test_mean_spread_and_significance_are_those_of_paired_runs() -> None:
     ours, reference = {0: 60.0, 1: 63.0, 2: 62.0}, {2: 61.0, 1: 61.5, 0: 59.5}
-    row = compare("ours", ours, reference, 62.5, 63.14)
+    row = result_of("ours", ours, reference, 62.5, 63.14)
     values, others = np.array([60.0, 63.0, 62.0]), np.array([59.5, 61.5, 61.0])
     assert row.mean == pytest.approx(values.mean())
     assert row.spread == pytest.approx(values.std(ddof=1))
@@ -43,13 +45,13 @@ def test_mean_spread_and_significance_are_those_of_paired_runs() -> None:
 
 
 def test_what_too_few_runs_cannot_say_is_left_out() -> None:
-    assert compare("a", {}, {0: 1.0}).mean is None
-    one = compare("a", {0: 3.0}, {0: 1.0})
+    assert result_of("a", {}, {0: 1.0}).mean is None
+    one = result_of("a", {0: 3.0}, {0: 1.0})
     assert (one.mean, one.spread, one.difference, one.p) == (3.0, None, 2.0, None)
-    assert compare("a", {0: 3.0, 1: 4.0}, {0: 1.0, 1: 2.0}).p is None  # differences without any spread
-    assert compare("a", {0: 3.0}, {1: 1.0}).difference is None  # no seed in common
+    assert result_of("a", {0: 3.0, 1: 4.0}, {0: 1.0, 1: 2.0}).p is None  # differences without any spread
+    assert result_of("a", {0: 3.0}, {1: 1.0}).difference is None  # no seed in common
     own = {0: 3.0, 1: 4.0}
-    assert (compare("a", own, own, 1.0, 1.0).difference, compare("a", own, own, 1.0, 1.0).paper_difference) == (
+    assert (result_of("a", own, own, 1.0, 1.0).difference, result_of("a", own, own, 1.0, 1.0).paper_difference) == (
         None,
     ) * 2
 
@@ -188,7 +190,7 @@ def test_what_a_study_sets_itself_cannot_be_overridden(key: str, instead: str, d
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_a_shipped_study_is_understood_and_says_its_command(file: Path) -> None:
-    study = Study(f"{STUDIES}/{file.stem}")  # found from any folder
+    study = StudyPlan(f"{STUDIES}/{file.stem}")  # found from any folder
     comment = file.read_text().partition("\ntitle:")[0]
     assert f"tools/study.py -c configs/{STUDIES}/{file.name}" in comment
     assert "Cost:" in comment
@@ -199,10 +201,10 @@ def test_a_shipped_study_is_understood_and_says_its_command(file: Path) -> None:
 
 @pytest.mark.parametrize("number", [6, 7, 8, 9])
 def test_the_studies_of_the_paper_are_its_tables(number: int) -> None:
-    study = Study(f"{STUDIES}/table{number}")
+    study = StudyPlan(f"{STUDIES}/table{number}")
     rows = table(number).rows
     assert list(study.variants) == [row.label for row in rows]
-    assert study.reference == next(row.label for row in rows if row.reference)
+    assert study.baseline == next(row.label for row in rows if row.reference)
     archs = [config["Arch"]["name"] for (_, seed), config in study.wanted.items() if seed == 0]
     assert archs == [row.arch for row in rows]
     assert set(archs) <= set(SPECS)

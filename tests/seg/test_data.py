@@ -10,14 +10,15 @@ from PIL import Image
 
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.loader import Place
+from ppcls_ext.data.loader import SampleKey
 from ppcls_ext.tasks.check_data import check_data
-from seg.augment import SegmentationDataset, crop_and_flip
 from seg.cityscapes import NAMES
+from seg.dataset import SegmentationDataset
 from seg.masks import Rules, count_classes, read_mask, read_pair
-from seg.sections import IGNORE, Augment, Normalize
+from seg.sections import IGNORE, AugmentSection, NormalizeSection
 from seg.splits import PairList, find_cityscapes, find_pairs, read_pairs
 from seg.task import Segmentation
+from seg.transforms import crop_and_flip
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:
@@ -185,7 +186,7 @@ def test_the_number_of_classes_is_found(tmp_path: Path) -> None:
 
 def test_identity_crop_keeps_every_pixel() -> None:
     image, values = picture(), mask()
-    still = Augment(scale=(1.0, 1.0, 1.0), flip=0.0)
+    still = AugmentSection(scale=(1.0, 1.0, 1.0), flip=0.0)
     rng = np.random.default_rng(0)
     same, same_mask = crop_and_flip(image, values, (20, 30), still, (1, 2, 3), rng)
     assert np.array_equal(same, image)
@@ -194,7 +195,7 @@ def test_identity_crop_keeps_every_pixel() -> None:
     assert np.array_equal(padded[:20, :30], image)
     assert (padded[20:] == (1, 2, 3)).all()
     assert (padded_mask[:, 30:] == IGNORE).all()
-    both = Augment(scale=(1.0, 1.0, 1.0), flip=1.0, vertical_flip=1.0)
+    both = AugmentSection(scale=(1.0, 1.0, 1.0), flip=1.0, vertical_flip=1.0)
     turned, turned_mask = crop_and_flip(image, values, (20, 30), both, (1, 2, 3), rng)
     assert np.array_equal(turned, image[::-1, ::-1])
     assert np.array_equal(turned_mask, values[::-1, ::-1])
@@ -204,7 +205,7 @@ def test_identity_crop_keeps_every_pixel() -> None:
 def test_image_and_mask_stay_together_at_every_scale(factor: float) -> None:
     values = np.kron(np.random.default_rng(3).integers(0, 2, (6, 8)), np.ones((16, 16))).astype(np.uint8)
     image = np.stack([values * 200] * 3, axis=2)
-    augment = Augment(scale=(factor, factor, 1.0), flip=0.5)
+    augment = AugmentSection(scale=(factor, factor, 1.0), flip=0.5)
     crop, classes = crop_and_flip(image, values, (64, 64), augment, (0, 0, 0), np.random.default_rng(1))
     inside = classes != IGNORE
     assert ((crop[..., 0] > 100) == classes)[inside].mean() > 0.95
@@ -214,8 +215,8 @@ def test_samples_are_a_function_of_seed_epoch_and_index(folder: Path) -> None:
     pairs = find_pairs(folder, "train", 0.2)
 
     def sample(seed: int, epoch: int, index: int) -> bytes:
-        data = SegmentationDataset(pairs, Rules(2), Normalize(), seed, Augment(distort=0.5), (16, 16))
-        return data[Place(epoch, index, index)][0].tobytes()
+        data = SegmentationDataset(pairs, Rules(2), NormalizeSection(), seed, AugmentSection(distort=0.5), (16, 16))
+        return data[SampleKey(epoch, index, index)][0].tobytes()
 
     assert sample(0, 1, 2) == sample(0, 1, 2)
     assert len({sample(0, 1, 2), sample(1, 1, 2), sample(0, 2, 2), sample(0, 1, 3)}) == 4

@@ -13,7 +13,7 @@ import pytest
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from seg.metrics import PixelConfusion, per_class_rows
-from seg.sections import Eval
+from seg.sections import EvalSection
 from seg.task import Segmentation
 from seg.views import class_map, sliding, starts, whole
 from tests.helpers.processes import SECONDS
@@ -65,10 +65,10 @@ def test_windows_and_whole_images_agree_where_they_must(height: int, width: int)
     assert np.allclose(sliding(pointwise, x, (48, 40), (32, 20)).numpy(), expected, atol=1e-5)
     best = expected.argmax(1)
     for settings in (
-        Eval(),
-        Eval(mode="sliding", window=(48, 40)),
-        Eval(flip=True),
-        Eval(mode="sliding", window=(48, 40), stride=(48, 40), flip=True),
+        EvalSection(),
+        EvalSection(mode="sliding", window=(48, 40)),
+        EvalSection(flip=True),
+        EvalSection(mode="sliding", window=(48, 40), stride=(48, 40), flip=True),
     ):
         assert np.array_equal(class_map(pointwise, x, settings, (48, 40)).numpy(), best)
 
@@ -92,7 +92,7 @@ def test_several_scales_average_probabilities() -> None:
     total = F.softmax(pointwise(x), 1)
     half = F.interpolate(x, [20, 30], mode="bilinear")
     total = total + F.softmax(F.interpolate(pointwise(half), [40, 60], mode="bilinear"), 1)
-    found = class_map(pointwise, x, Eval(scales=(1.0, 0.5)), (32, 32)).numpy()
+    found = class_map(pointwise, x, EvalSection(scales=(1.0, 0.5)), (32, 32)).numpy()
     assert np.array_equal(found, total.argmax(1).numpy())
 
 
@@ -103,10 +103,10 @@ def test_memory_of_large_images_is_bounded() -> None:
 import resource, paddle
 from ppcls_ext.core.config import load_config
 from seg.inference import EvaluatedNetwork
-from seg.sections import Eval
+from seg.sections import EvalSection
 from seg.task import Segmentation
 network = Segmentation(load_config("seg/deeplabv3p_pplcnet_x0_5_cityscapes")).build_model()
-evaluated = EvaluatedNetwork(network, Eval(flip=True), (512, 1024))
+evaluated = EvaluatedNetwork(network, EvalSection(flip=True), (512, 1024))
 evaluated.eval()
 with paddle.no_grad():
     for _ in range(2):

@@ -18,7 +18,7 @@ from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_paddleseg
 from seg.network import CLASSIFIER, LOSSES, aspp_ratios, build_losses, build_network
-from seg.sections import Arch
+from seg.sections import ArchSection
 from seg.task import Segmentation
 
 OPTIONS = {"BootstrappedCrossEntropyLoss": {"min_K": 16, "loss_th": 0.3}}  # required by PaddleSeg
@@ -167,12 +167,14 @@ def test_paddleseg_builds_our_backbone_and_a_taken_name_is_refused(monkeypatch: 
 
 def test_unknown_keys_are_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"Arch.backbone.scal: unknown key; did you mean 'scale'"):
-        build_network(Arch(backbone={"name": "PPLCNet", "scal": 1.0}), 2, RATIOS)
+        build_network(ArchSection(backbone={"name": "PPLCNet", "scal": 1.0}), 2, RATIOS)
     with pytest.raises(UserError, match="did you mean 'PPLCNet_x0_5'"):
-        build_network(Arch(backbone={"name": "PPLCNet_x05"}), 2, RATIOS)
+        build_network(ArchSection(backbone={"name": "PPLCNet_x05"}), 2, RATIOS)
     for name in ("PPLCNet", "MobileNetV3_large"):
         with pytest.raises(UserError, match=r"Arch.backbone: scale must be a positive number, got 'big'"):
-            build_network(Arch(backbone={"name": name, "scale": "big"}), 2, RATIOS)
+            build_network(ArchSection(backbone={"name": name, "scale": "big"}), 2, RATIOS)
+    with pytest.raises(UserError, match=r"Loss.Train.0.DiceLoss.coef: expected a number, got True"):
+        build_losses([{"DiceLoss": {"coef": True}}], "Loss.Train")
     with pytest.raises(UserError, match="did you mean 'output_stride'"):
         Segmentation(load_config("seg/my_masks", ["Arch.output_strid=8"]))
 

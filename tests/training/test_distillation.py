@@ -69,7 +69,7 @@ def test_a_student_learns_from_the_teacher_without_a_label(trained: Path, data: 
     unlabelled += [f"DataLoader.Train.dataset.cls_label_path={tmp_path / 'paths.txt'}"]
     config = load_config(path, unlabelled)
     task = make_task(config)
-    assert set(task.train_images.labels) == {UNLABELLED}  # type: ignore[attr-defined]
+    assert set(task.data.train_split.labels) == {UNLABELLED}  # type: ignore[attr-defined]
     run = train(config).path
     first, last = log_of(run, "train")[0], log_of(run, "train")[-1]
     assert "top1" not in last

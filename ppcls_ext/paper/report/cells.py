@@ -48,7 +48,7 @@ class Part:
 
 
 def measured_latencies(document: Document, number: int, variant: Variant, engine: str) -> dict[str, Latency | str]:
-    """For each network of a table its latency, or the reason why there is none."""
+    """The latency of each network of a table, or the reason why there is none."""
     names = {network_of(row, procedure(number), variant).name for row in table(number).rows}
     failures = {n: document["networks"].get(n, {}).get("failure") for n in names}
     record = _record(document, number, variant, engine)
@@ -69,8 +69,8 @@ def measured_latencies(document: Document, number: int, variant: Variant, engine
 
 
 def _record(document: Document, number: int, variant: Variant, engine: str) -> Mapping[str, Any]:
-    place = (number, variant.name, engine)
-    found = (b for b in document["benchmarks"] if (b["table"], b["variant"], b["engine"]) == place)
+    key = (number, variant.name, engine)
+    found = (b for b in document["benchmarks"] if (b["table"], b["variant"], b["engine"]) == key)
     return next(found, {"failure": "stopped before its turn"})
 
 
@@ -105,6 +105,7 @@ def accuracy_of(document: Document, row: Row, way: Procedure, field: str) -> Cel
 
 
 def columns_of(document: Document, t: Table, way: Procedure) -> tuple[Column, ...]:
+    """The columns that a document has for a table."""
     sizes = [variant.name for variant in way.variants]
     columns = [Column("parameters", "", "parameters")]
     columns += [Column("multiply-adds", size, "multiply-adds") for size in sizes]
@@ -143,6 +144,7 @@ def cells_of(document: Document, t: Table, way: Procedure, row: Row) -> Iterator
 
 
 def part_of(document: Document, number: int) -> Part:
+    """A table of the paper beside what the document measured, with remarks on it."""
     t, way = table(number), procedure(number)
     columns = columns_of(document, t, way)
     rows = tuple((row.label, tuple(cells_of(document, t, way, row))) for row in t.rows)

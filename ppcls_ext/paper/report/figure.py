@@ -24,6 +24,7 @@ class Point(NamedTuple):
 
     @property
     def family(self) -> str:
+        """The name of the network without its scale."""
         return self.label.rsplit("-", 1)[0]
 
 

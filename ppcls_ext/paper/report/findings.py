@@ -26,6 +26,7 @@ class Agreement(NamedTuple):
 
 
 def agreements_of(document: Document, part: Part) -> Iterator[Agreement]:
+    """How far latencies agree with a table, for each variant and engine."""
     t, way = part.table, procedure(part.table.number)
     for engine in document["engines"]:
         for variant in way.variants:
@@ -98,6 +99,7 @@ def repeatability(document: Document) -> Iterator[str]:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Names as text."""
     return ", ".join(names) if names else "none"
 
 
@@ -116,6 +118,7 @@ Finding = tuple[bool, str]  # whether it agrees with the paper, and a sentence
 
 
 def value_findings(parts: Sequence[Part]) -> Iterator[Finding]:
+    """How many of the paper's values match, for each kind of column."""
     for kind, by_status in counts_of(parts):
         match, differ = by_status["matches"], by_status["differs"]
         if match:
@@ -126,6 +129,7 @@ def value_findings(parts: Sequence[Part]) -> Iterator[Finding]:
 
 
 def order_findings(agreements: Sequence[Agreement]) -> Iterator[Finding]:
+    """How many pairs of rows are in the paper's order, for each table, variant and engine."""
     for number, variant, engine, order, *_ in agreements:
         if order.pairs:
             line = (
@@ -142,6 +146,7 @@ def order_findings(agreements: Sequence[Agreement]) -> Iterator[Finding]:
 
 
 def claim_findings(document: Document, engine: str) -> Iterator[Finding]:
+    """Whether PP-LCNet is ahead of the others as the paper claims."""
     for number in document["tables"]:
         for claim in claims_of(document, number, engine):
             line = (
@@ -155,6 +160,7 @@ def claim_findings(document: Document, engine: str) -> Iterator[Finding]:
 
 
 def front_findings(document: Document, engine: str) -> Iterator[Finding]:
+    """Which networks are on the front of latency and accuracy, here and in the paper."""
     front = fronts(figure_points(document, engine))
     if front is not None:
         paper, here = front

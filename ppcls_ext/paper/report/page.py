@@ -34,6 +34,7 @@ class View(NamedTuple):
 
 
 def view_of(document: Document) -> View:
+    """Everything that the page shows of a document."""
     parts = [part_of(document, number) for number in document["tables"]]
     agreements = [agreement for part in parts for agreement in agreements_of(document, part)]
     findings = list(findings_of(document, parts, agreements))

@@ -91,6 +91,8 @@ class KnownDifference:
 
 @dataclass(frozen=True)
 class Table:
+    """A table of the paper, with what its caption states."""
+
     number: int
     title: str
     source: str

@@ -1,0 +1,27 @@
+"""What only some operating systems have, with what is done on the others."""
+
+from __future__ import annotations
+
+import os
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
+
+def usable_cpus() -> list[int]:
+    """Numbers of the processors that this process may use; all of the machine's where that cannot be asked (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def lock(file: IO[str]) -> None:
+    """Wait until no other process holds a lock on `file`, and hold it until the file is closed.
+
+    Without file locks (Windows) it does nothing: there, two processes must not fill one cache at the same time.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)

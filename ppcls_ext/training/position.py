@@ -1,0 +1,96 @@
+"""How far a run has come, and the means of its losses since the epoch began."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from ppcls_ext.core.errors import CheckFailed
+from ppcls_ext.core.step import Step
+
+
+@dataclass
+class Position:
+    """How far a run has come, and its best result: all that resuming needs beside tensors."""
+
+    epoch: int = 0  # whole epochs done
+    step: int = 0  # steps done in the epoch that is under way
+    total_steps: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0  # evaluations since the best one
+    stopped: bool = False  # by Global.early_stop
+    sums: dict[str, float] = field(default_factory=dict)  # of losses and stats over the epoch's images
+    images: int = 0  # in `sums`
+
+    def means(self) -> dict[str, float]:
+        """Losses and stats as means over the epoch's images so far; empty before the first."""
+        return {name: total / self.images for name, total in self.sums.items() if self.images}
+
+    def add(self, step: Step) -> None:
+        """Count a step's losses and stats.
+
+        Raises:
+            CheckFailed: one of them is not a number.
+        """
+        for name, value in {**step.losses, **step.stats}.items():
+            number = float(value)
+            if not math.isfinite(number):
+                raise CheckFailed(
+                    f"{name} is {number} near step {self.total_steps} (epoch {self.epoch + 1}): training diverged; "
+                    "lower Optimizer.lr.learning_rate or start from pretrained weights"
+                )
+            self.sums[name] = self.sums.get(name, 0.0) + number * step.images
+        self.images += step.images
+
+    def end_epoch(self) -> None:
+        """Go on to the next epoch, whose sums start anew."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.sums, self.images = {}, 0
+
+    def rank(self, value: float, patience: int | None) -> bool:
+        """Whether the result of an evaluation is the best so far.
+
+        Args:
+            value: the metric that the task maximises.
+            patience: evaluations without a better one after which the run is `stopped`; None: never.
+        """
+        if self.best is None or value > self.best:
+            self.best, self.best_epoch, self.stale = value, self.epoch, 0
+            return True
+        self.stale += 1
+        self.stopped = patience is not None and self.stale >= patience
+        return False
+
+
+class Pending:
+    """Steps whose losses are still on the device, and the clock for images a second.
+
+    Reading a loss waits for the device to finish its step, so losses are brought over together, for a log line.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count images and time from now on."""
+        self._start, self._images = time.monotonic(), 0
+
+    def append(self, step: Step) -> None:
+        """Keep a step until `flush`."""
+        self._steps.append(step)
+
+    def flush(self, position: Position) -> None:
+        """Count all steps that are kept. Raises CheckFailed for a loss that is not a number."""
+        for step in self._steps:
+            position.add(step)
+            self._images += step.images
+        self._steps.clear()
+
+    def images_per_second(self) -> float:
+        """The speed of the steps flushed since the clock was started; the clock starts anew."""
+        speed = self._images / max(time.monotonic() - self._start, 1e-9)
+        self.restart_clock()
+        return speed
