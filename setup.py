@@ -121,6 +121,11 @@ setup(
     ],
     entry_points={
         "console_scripts": ["pplcnet = ppcls_ext.cli.main:main"],
+        "pplcnet.inference": [
+            "classification = ppcls_ext.cls.inference:ClassificationInference",
+            "detection = det.inference:DetectionInference",
+            "segmentation = seg.inference:SegmentationInference",
+        ],
         "pplcnet.tasks": [
             "classification = ppcls_ext.cls.task:Classification",
             "detection = det.task:Detection",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from det.data import DetectionData
-from det.inference import draw_boxes
+from det.results import draw_boxes
 from det.splits import OTHER_SIZE, CocoSplit, Findings, check_coco, has_its_size, read_record_image
 from det.transforms import Sample, resize
 from ppcls_ext.core.errors import UserError

@@ -4,12 +4,24 @@ Importing this package is cheap and does not import Paddle. It makes PaddleClas'
 `ppcls`, and PaddleClas's `Arch: {name: PPLCNet_x1_0}` build the networks of this package.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppcls_ext import upstream
 from ppcls_ext.core.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from ppcls_ext.runtime.predictor import Predictor
+
+__all__ = ["Predictor", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what this package offers when it is first asked for."""
+    if name == "Predictor":
+        from ppcls_ext.runtime.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _put_our_networks_into_paddleclas(arch: Any) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ppcls_ext.core.files import atomic_write
 
@@ -45,6 +44,8 @@ def overlay(image: np.ndarray, classes: np.ndarray, colours: Sequence[Sequence[i
 
 def save_labels(path: Path, classes: np.ndarray, colours: Sequence[Sequence[int]]) -> None:
     """Write a class map as a palette PNG: its values are the classes, viewers show the colours."""
+    from PIL import Image  # only for pictures: production does without it
+
     picture = Image.fromarray(classes.astype(np.uint8)).convert("P")
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours

@@ -24,7 +24,8 @@ from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
 from seg.checks import check_data
 from seg.data import SegmentationData
-from seg.inference import EvaluatedNetwork, ExportedNetwork, SegmentationInference, difference, sample_inputs
+from seg.deployment import EvaluatedNetwork, ExportedNetwork, difference, sample_inputs
+from seg.inference import SegmentationInference
 from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.sections import (

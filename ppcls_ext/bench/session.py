@@ -9,13 +9,13 @@ from typing import Any
 
 import psutil
 
-from ppcls_ext.core.config import read_yaml
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.exported import RECIPE
 from ppcls_ext.runtime.process import EngineProcess
 
-RECIPE = "inference.yml"  # as export writes it
 DTYPES = ("float32", "float64", "int32", "int64")  # of inputs
 
 

@@ -2,38 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.pictures import caption
-from ppcls_ext.data.transforms import apply, build_transforms
-from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.cls.results import ClassResult
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.data.transforms import apply, named_ops
+from ppcls_ext.runtime.inference import Inference, labels_do_not_fit
+from ppcls_ext.runtime.transforms import OPERATIONS, build_operation
+
+MOST_OPERATIONS = 50
 
 
 class ClassificationInference(Inference):
     """Image to the best classes."""
 
     columns = ("rank", "label", "class", "score")
+    result_type = ClassResult
 
     def __init__(self, recipe: Mapping[str, Any], topk: int | None = None) -> None:
+        """
+        Args:
+            topk: classes in a result; default: the recipe's.
+        """
         self.labels: list[str] = recipe["labels"]
-        self.topk = min(topk or recipe["postprocess"]["topk"], len(self.labels))
-        self.transforms = build_transforms(recipe["preprocess"]["transforms"], "preprocess.transforms")
+        given = recipe["postprocess"].get("topk")
+        if type(given) is not int or given < 1:
+            raise UserError(f"postprocess.topk: expected a number of classes, got {given!r}")
+        if topk is not None and (type(topk) is not int or topk < 1):
+            raise UserError(f"topk: expected a number of classes, got {topk!r}")
+        self.topk = min(topk or given, len(self.labels))
+        self.transforms = build_preprocessing(recipe["preprocess"].get("transforms"), "preprocess.transforms")
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         return [apply(image, self.transforms)]
 
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
+    def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
+        if len(outputs) != 1 or outputs[0].ndim != 2:
+            raise UserError(f"outputs: a classifier gives scores [N, classes], this network {_shapes(outputs)}")
+        if outputs[0].shape[1] != len(self.labels):
+            raise labels_do_not_fit(self.labels, outputs[0].shape[1])
+
+    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> ClassResult:
         (scores,) = outputs
         best = np.argsort(-scores, kind="stable")[: self.topk]
-        return {"predictions": [{"class": int(k), "label": self.labels[k], "score": float(scores[k])} for k in best]}
+        return ClassResult(
+            labels=tuple(self.labels[k] for k in best),
+            scores=tuple(float(scores[k]) for k in best),
+            classes=tuple(int(k) for k in best),
+            **about,
+        )
 
-    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        found = result["predictions"]
-        return [(rank, p["label"], p["class"], p["score"]) for rank, p in enumerate(found, start=1)]
 
-    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
-        best = result["predictions"][0]
-        return caption(image, f"{best['label']} {best['score']:.2f}")
+def _shapes(outputs: Sequence[np.ndarray]) -> str:
+    return " and ".join(str(list(output.shape)) for output in outputs) or "nothing"
+
+
+def build_preprocessing(ops: Any, where: str) -> list[Callable[[Any], Any]]:
+    """The operations of a recipe in NumPy and OpenCV; those that only PaddleClas has need PaddleClas.
+
+    Raises:
+        UserError: an operation or argument that is unknown, or PaddleClas is needed and not installed.
+    """
+    pairs = named_ops(ops, where)
+    if len(pairs) > MOST_OPERATIONS:
+        raise UserError(f"{where}: {len(pairs)} operations, expected at most {MOST_OPERATIONS}")
+    built: list[Callable[[Any], Any]] = []
+    for place, (name, arguments) in enumerate(pairs):
+        here = f"{where}.{place}.{name}"
+        if name == "DecodeImage":  # images are decoded before
+            continue
+        built += (
+            [build_operation(name, arguments, here)] if name in OPERATIONS else _of_paddleclas({name: arguments}, here)
+        )
+    return built
+
+
+def needs_paddleclas(ops: Any, where: str) -> list[str]:
+    """Names of the operations of a recipe that only PaddleClas has."""
+    return [name for name, _ in named_ops(ops, where) if name not in OPERATIONS and name != "DecodeImage"]
+
+
+def _of_paddleclas(operation: Mapping[str, Any], here: str) -> list[Callable[[Any], Any]]:
+    from ppcls_ext.data.transforms import build_transforms
+
+    try:
+        return build_transforms([operation], here)
+    except ImportError as error:
+        raise UserError(
+            f"{here}: only PaddleClas has this operation; install paddleclas, or export with "
+            f"{', '.join(sorted(OPERATIONS))} alone"
+        ) from error

@@ -18,6 +18,7 @@ import pydantic
 import yaml
 
 from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.yaml_files import YamlLoader, read_yaml
 
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
@@ -146,17 +147,6 @@ class Config(dict[str, Any]):
         return parse(Global, self["Global"], "Global")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-4 as a number, as everyone who writes it means."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
 def _literal(value: Any) -> Any:
     """PaddleClas also reads Python literals in strings: "[0.1, 0.2]" is a list, "True" a bool."""
     if isinstance(value, dict):
@@ -228,24 +218,6 @@ def _shipped_files() -> dict[str, Path]:
     return {}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a mapping from a YAML file; nothing in it is executed.
-
-    Raises:
-        UserError: unreadable, not YAML (with the line), or not a mapping.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"config {path}, line {line}: not valid YAML: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"config {path}: expected sections such as Global and Arch, got {type(content).__name__}")
-    return content
-
-
 def merge(base: Any, change: Any) -> Any:
     """`change` over `base`: mappings are merged key by key, anything else is replaced.
 
@@ -289,7 +261,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
     if not equals or not key:
         raise UserError(f"-o {assignment}: expected key=value, such as Global.epochs=10")
     try:
-        value = _literal(yaml.load(text, Loader=_Loader))
+        value = _literal(yaml.load(text, Loader=YamlLoader))
     except yaml.YAMLError as error:
         raise UserError(f"-o {assignment}: '{text}' is not a YAML value") from error
     *parents, last = key.split(".")

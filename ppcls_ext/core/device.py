@@ -28,6 +28,16 @@ def _cores_of_the_machine() -> int:
     return cores
 
 
+def cpu_threads(threads: int | None = None) -> int:
+    """How many threads of the CPU to use: as given, or OMP_NUM_THREADS of the environment, or every usable core."""
+    if threads is not None:
+        return threads
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
+        given = ""  # Paddle's launcher puts 1 there, where nothing is
+    return int(given) if given.isdigit() and int(given) > 0 else usable_cores()
+
+
 def set_threads(threads: int | None = None) -> int:
     """Set the threads of Paddle's CPU kernels, whose own default is one, and import Paddle, which reads them then.
 
@@ -35,11 +45,7 @@ def set_threads(threads: int | None = None) -> int:
 
     OMP_NUM_THREADS of the environment wins over the default (every usable core), not over an explicit number.
     """
-    if threads is None:
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
-            given = ""  # Paddle's launcher puts 1 there, where nothing is
-        threads = int(given) if given.isdigit() and int(given) > 0 else usable_cores()
+    threads = cpu_threads(threads)
     import_paddle_with_threads(threads)
     return threads
 

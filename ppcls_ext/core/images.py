@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ppcls_ext.core.errors import UserError
 
@@ -25,25 +26,43 @@ class BrokenImage(UserError):
     """An image file that is missing or cannot be decoded in full."""
 
 
-def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
-    """Decode an image to uint8 [H, W, 3], RGB, turned upright by its EXIF orientation; grey and alpha become RGB.
-
-    Args:
-        upright: False leaves the image as it is stored.
-    Raises:
-        BrokenImage: missing, empty, truncated or not an image; names the file.
-    """
+def read_bytes(path: str | Path) -> np.ndarray:
+    """What an image file holds, uint8 [n]. Raises BrokenImage if it cannot be read."""
     try:
-        data = np.fromfile(path, np.uint8)
+        return np.fromfile(path, np.uint8)
     except OSError as error:
         raise BrokenImage(
             f"image {path}: {error.strerror or error}; fix the path or remove it from the list"
         ) from error
+
+
+def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True) -> np.ndarray:
+    """Decode the content of an image file to uint8 [H, W, 3], RGB; grey and alpha become RGB.
+
+    Args:
+        data: uint8 [n].
+        name: what errors call the image.
+        upright: turn it by its EXIF orientation; False leaves it as it is stored.
+    Raises:
+        BrokenImage: empty, truncated or not an image.
+    """
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = None if data.size == 0 or _is_cut_short(data) else cv2.imdecode(data, flags)
+    image = None
+    if data.size and not _is_cut_short(data):
+        with contextlib.suppress(cv2.error):  # it raises where a header asks for more than it allocates
+            image = cv2.imdecode(data, flags)
     if image is None:
-        raise BrokenImage(f"image {path}: {_why(path, data.size)}; replace the file or remove it from the list")
+        raise BrokenImage(f"image {name}: {_why(data)}; replace the file or remove it from the list")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
+    """Decode an image file as `decode_rgb` does.
+
+    Raises:
+        BrokenImage: missing, empty, truncated or not an image; names the file.
+    """
+    return decode_rgb(read_bytes(path), path, upright)
 
 
 def _is_cut_short(data: np.ndarray) -> bool:
@@ -55,12 +74,19 @@ def _is_cut_short(data: np.ndarray) -> bool:
     return False
 
 
-def _why(path: str | Path, size: int) -> str:
-    if size == 0:
+def _why(data: np.ndarray) -> str:
+    """Why an image cannot be decoded: what Pillow says about it, where it is installed."""
+    if data.size == 0:
         return "the file is empty"
     try:
-        with Image.open(path) as image:
+        from PIL import Image, UnidentifiedImageError  # only here: production needs no Pillow
+    except ImportError:
+        return "cannot be decoded"
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
             image.load()
+    except UnidentifiedImageError:
+        return "not an image of a known kind"
     except Exception as error:  # Pillow raises many kinds for damaged files; only the text matters here
         return " ".join(str(error).split()) or type(error).__name__
     return "cannot be decoded"

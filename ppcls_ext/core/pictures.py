@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from ppcls_ext.core.files import atomic_write
 
@@ -18,12 +17,16 @@ CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels
 
 def save_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 RGB [H, W, 3] as PNG, or as the format of the path's ending."""
+    from PIL import Image  # here and below where it is used: what runs in production does without it
+
     kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower(), "PNG")
     atomic_write(path, lambda temporary: Image.fromarray(image).save(temporary, format=kind))
 
 
 def caption(image: np.ndarray, text: str, size: int = 14) -> np.ndarray:
     """The image with a line of text above it; small images are enlarged so that the text fits."""
+    from PIL import Image, ImageDraw, ImageFont
+
     factor = -(-CAPTION_WIDTH // image.shape[1])
     if factor > 1:
         image = image.repeat(factor, axis=0).repeat(factor, axis=1)

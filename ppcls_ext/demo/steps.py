@@ -47,7 +47,7 @@ def run_steps(
     from ppcls_ext.core.run_folder import read_log
     from ppcls_ext.deploy.evaluate import evaluate
     from ppcls_ext.deploy.export import export
-    from ppcls_ext.deploy.infer import open_exported, predict
+    from ppcls_ext.runtime.predictor import Predictor
     from ppcls_ext.training.trainer import train
 
     begin = time.monotonic()
@@ -64,9 +64,8 @@ def run_steps(
     exported = export(trained)
 
     say("\n4/4  predict with Paddle Inference and oneDNN")
-    engine, inference, batch = open_exported(exported, "onednn", 1, {})
-    results = predict(images(), engine, inference, batch if batch > 0 else 1, [])
-    pictures = [inference.draw(image, result) for _, image, result in results]
+    with Predictor(exported, "onednn", threads=1) as predictor:
+        pictures = [result.plot() for result in predictor.stream(images())]
     sheet = run.path / "predictions.png"
     save_image(sheet, contact_sheet(pictures, columns))
 

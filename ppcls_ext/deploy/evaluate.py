@@ -12,8 +12,8 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.deploy.infer import predict
-from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
+from ppcls_ext.deploy.infer import open_deployment, results_of
+from ppcls_ext.deploy.trained import build_with_weights
 from ppcls_ext.tasks.eval_report import read_per_class
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -58,14 +58,9 @@ def evaluate(
 
 def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
     """Write what `infer --draw` writes for every image of the evaluation split."""
-    deployment = task.drawn(model)
-    deployment.model.eval()
-    inference = task.inference(deployment.recipe)
     paths = task.image_paths("Eval")
-    batch = deployment.inputs[0].shape[0]
-    with bar(len(paths), "draw") as progress:
-        results = predict(paths, lambda inputs: dygraph_outputs(deployment.model, inputs), inference, batch, [])
-        for number, (path, image, result) in enumerate(results, start=1):
-            inference.write(folder, f"{number:04d}_{Path(path).stem}", image, result)
+    with open_deployment(task, task.drawn(model), {}) as pipeline, bar(len(paths), "draw") as progress:
+        for number, result in enumerate(results_of(paths, pipeline, []), start=1):
+            result.write_pictures(folder, f"{number:04d}_{Path(result.source).stem}")
             progress.advance()
     say(f"pictures: {folder}")

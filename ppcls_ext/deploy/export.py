@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 import yaml
 from paddle.static import InputSpec
@@ -22,7 +23,7 @@ from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.models.folding import fold_batch_norm
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
-from ppcls_ext.runtime.engines.onnx import INSTALL_ONNX
+from ppcls_ext.runtime.exported import PARITY, RECIPE, sealed, sha256
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -30,7 +31,6 @@ from ppcls_ext.upstream.imports import quiet_import
 from ppcls_ext.upstream.onnx import paddle2onnx
 from ppcls_ext.upstream.paddle import legacy_graph
 
-RECIPE = "inference.yml"
 OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
 ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
 
@@ -66,7 +66,7 @@ def onnx_converter() -> Any:
     try:
         return paddle2onnx()
     except ImportError as error:
-        raise UserError(f"ONNX needs the package paddle2onnx: {INSTALL_ONNX}") from error
+        raise UserError("ONNX needs the package paddle2onnx: python -m pip install paddle2onnx") from error
 
 
 def save_onnx(folder: Path) -> None:
@@ -102,7 +102,7 @@ def write_recipe(
     folded: bool,
     checked: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `inference.yml`.
+    """Write `inference.yml`, with the checksums of the other files in the folder and of itself.
 
     Args:
         checked: what a check of the graphs found, if one was made.
@@ -117,9 +117,27 @@ def write_recipe(
         "outputs": list(deployment.outputs),
         **deployment.recipe,
         "checked": checked,
+        "checksums": {name: sha256(folder / name) for name in _files(folder)},
     }
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    (folder / RECIPE).write_text(text, encoding="utf-8")
+    (folder / RECIPE).write_text(sealed(text), encoding="utf-8", newline="\n")
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file of an export but its recipe, relative to it."""
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [name for name in files if name != RECIPE]
+
+
+def write_parity(folder: Path, batches: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Write a handful of inputs and the outputs that dygraph has for them, so that any machine can check its engines.
+
+    `input_B_I` is input I of batch B, `output_B_O` its output O.
+    """
+    arrays = {}
+    for kind, values in (("input", batches), ("output", expected)):
+        arrays |= {f"{kind}_{b}_{k}": np.asarray(a) for b, batch in enumerate(values) for k, a in enumerate(batch)}
+    np.savez_compressed(folder / PARITY, **arrays)
 
 
 def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
@@ -162,6 +180,7 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
         "tolerance": deployment.tolerance,
         "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
     }
+    write_parity(work, batches, expected[0])
     write_recipe(task, deployment, work, chosen, fold, checked)
 
     failed = [c for c in checks if c.engine in REQUIRED_ENGINES and not c.holds(deployment.tolerance)]

@@ -25,7 +25,6 @@ from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
-from ppcls_ext.runtime.engines.onnx import INSTALL_ONNX
 
 RAW = "reproduce.json"  # in the folder of the report
 
@@ -133,7 +132,7 @@ def formats_for(engines: Sequence[str]) -> list[str]:
     needed = {engine_class(engine).formats[0] for engine in engines}
     for engine in engines:
         if not engine_class(engine).installed():
-            raise UserError(f"--engines {engine}: it needs the package {engine_class(engine).package}: {INSTALL_ONNX}")
+            raise UserError(f"--engines {engine}: it needs the package {engine_class(engine).package}; install it")
     if "onnx" in needed:
         onnx_converter()
         needed.add("json")  # which it is made from

@@ -1,29 +1,40 @@
-"""What goes around an exported network: from an image to arrays, from arrays to a result."""
+"""What goes around an exported network: from an image to arrays, from arrays to a result. And finding it for a task."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ppcls_ext.core.pictures import save_image
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.runtime.results import Result
+
+ENTRY_POINTS = "pplcnet.inference"
 
 
 class Inference(abc.ABC):
     """What goes around an exported network: from an image to arrays, from arrays to a result.
 
-    Built from `inference.yml` alone, so it works where neither the config nor the training data are.
+    Built from `inference.yml` alone, so it works where neither the config nor the training data are. The recipe may
+    come from anywhere: a constructor checks what it reads of `preprocess` and `postprocess`. Threads may share one:
+    methods change nothing in it.
     """
 
-    columns: ClassVar[tuple[str, ...]]  # of `rows`
+    columns: ClassVar[tuple[str, ...]]  # of `Result.rows`
     forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv")  # what `infer --format` may be
+    result_type: ClassVar[type[Result]]
+    labels: Sequence[str]
 
     @abc.abstractmethod
     def __init__(self, recipe: Mapping[str, Any]) -> None:
-        """Further keyword arguments of a task's own are flags of `infer` (`--topk`, `--threshold`)."""
+        """Further keyword arguments of a task's own are flags of `infer` (`--topk`, `--threshold`).
+
+        Raises UserError for a recipe that is not as export writes it.
+        """
 
     @abc.abstractmethod
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
@@ -34,21 +45,56 @@ class Inference(abc.ABC):
         return [[output[k] for output in outputs] for k in range(images)]
 
     @abc.abstractmethod
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
-        """The JSON-able result for one image from its outputs, without the batch axis."""
+    def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
+        """Raise UserError if outputs of a batch cannot be of this recipe: another number of classes than labels."""
 
     @abc.abstractmethod
-    def rows(self, result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """The result as table rows."""
+    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> Result:
+        """The result for one image from its outputs, without the batch axis.
 
-    @abc.abstractmethod
-    def draw(self, image: np.ndarray, result: Mapping[str, Any]) -> np.ndarray:
-        """A picture of the result, uint8 RGB."""
+        Args:
+            about: fields of `Result`, which it carries along.
+        """
 
-    def write(self, folder: Path, name: str, image: np.ndarray, result: Mapping[str, Any]) -> None:
-        """Write the files that `infer --draw` leaves for an image."""
-        save_image(folder / f"{name}.png", self.draw(image, result))
+    def document(self, form: str, results: Sequence[Result]) -> Any:
+        """All results as one JSON-able document, of one of `forms`."""
+        return [{"image": result.source, **result.content()} for result in results]
 
-    def document(self, form: str, results: Sequence[Mapping[str, Any]]) -> Any:
-        """All results as one JSON-able document; each has its file under `image`."""
-        return list(results)
+
+def labels_do_not_fit(labels: Sequence[str], classes: int) -> UserError:
+    """What to raise where the network has another number of classes than there are labels."""
+    return UserError(f"labels: {len(labels)} for a network of {classes} classes; export again")
+
+
+def load_inference(task: str) -> type[Inference]:
+    """What goes around the networks of a task, by the task's name. The package that announces it names the module;
+    a recipe never does.
+
+    Raises:
+        UserError: no installed package announces it.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if task not in found:
+        raise UserError(f"task: no installed package runs task '{task}'; {nearest(task, found)}")
+    kind = found[task].load()
+    if not (isinstance(kind, type) and issubclass(kind, Inference)):
+        raise TypeError(f"entry point {ENTRY_POINTS}:{task} gives {kind!r}, not an Inference")
+    return kind
+
+
+def build_inference(task: str, recipe: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Inference:
+    """The same, built from a recipe.
+
+    Args:
+        options: keyword arguments of the task's own.
+        where: how errors call an option, with `{}` for its name, such as `infer --{}`.
+    Raises:
+        UserError: an option that the task does not have, or a recipe that is not as export writes it.
+    """
+    kind = load_inference(task)
+    known = accepted_keys(kind) - {"recipe"}
+    for name in options:
+        if name not in known:
+            has = f"; it has {', '.join(where.format(flag).split()[-1] for flag in sorted(known))}" if known else ""
+            raise UserError(f"{where.format(name)}: not a flag of {task}{has}")
+    return kind(recipe, **options)

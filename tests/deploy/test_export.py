@@ -15,8 +15,9 @@ import pytest
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core.config import load_config, read_yaml
+from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.deploy import parity
 from ppcls_ext.deploy.export import export
 from ppcls_ext.deploy.parity import Parity, check_parity

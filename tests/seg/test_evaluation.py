@@ -102,7 +102,7 @@ def test_memory_of_large_images_is_bounded() -> None:
     program = """
 import resource, paddle
 from ppcls_ext.core.config import load_config
-from seg.inference import EvaluatedNetwork
+from seg.deployment import EvaluatedNetwork
 from seg.sections import EvalSection
 from seg.task import Segmentation
 network = Segmentation(load_config("seg/deeplabv3p_pplcnet_x0_5_cityscapes")).build_model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,12 +31,14 @@ class Engine(abc.ABC):
         formats: that it runs, the preferred one first.
         package: the distribution that does the work; its version belongs to every figure.
         module: what is imported of it.
+        extra: of this package, which installs it: `pip install pplcnet[EXTRA]`.
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     package: ClassVar[str]
     module: ClassVar[str]
+    extra: ClassVar[str]
 
     def __init__(self, folder: Path, threads: int, model_format: str | None) -> None:
         self.model_format = model_format or self.formats[0]
@@ -73,11 +76,20 @@ class Engine(abc.ABC):
 
     @classmethod
     def installed(cls) -> bool:
-        return True
+        return importlib.util.find_spec(cls.module) is not None
+
+    @classmethod
+    def require(cls) -> None:
+        """Raise UserError if the engine is not installed."""
+        if not cls.installed():
+            raise UserError(
+                f"engine {cls.name} needs the package {cls.package}: python -m pip install 'pplcnet[{cls.extra}]'"
+            )
 
     @classmethod
     def library(cls) -> Any:
         """The engine's module. Raises UserError where it is not installed."""
+        cls.require()
         return importlib.import_module(cls.module)
 
 

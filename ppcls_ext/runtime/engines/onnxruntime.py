@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.runtime.engines.base import cannot_open
-from ppcls_ext.runtime.engines.onnx import OnnxEngine
+from ppcls_ext.runtime.engines.base import Engine, cannot_open
 
 
-class OnnxRuntime(OnnxEngine):
+class OnnxRuntime(Engine):
     """ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
-    package = module = "onnxruntime"
+    formats = ("onnx",)
+    package = module = extra = "onnxruntime"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
         ort = self.library()

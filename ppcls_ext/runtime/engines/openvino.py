@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.runtime.engines.base import cannot_open
-from ppcls_ext.runtime.engines.onnx import OnnxEngine
+from ppcls_ext.runtime.engines.base import Engine, cannot_open
 
 
-class OpenVINO(OnnxEngine):
+class OpenVINO(Engine):
     """OpenVINO's own package, on ONNX."""
 
     name = "openvino-onnx"
-    package = module = "openvino"
+    formats = ("onnx",)
+    package = module = extra = "openvino"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
         core = self.library().Core()

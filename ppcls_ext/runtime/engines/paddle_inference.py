@@ -12,6 +12,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines.base import Engine, cannot_open
+from ppcls_ext.upstream.paddle import import_paddle_with_threads
 
 # oneDNN keeps a compiled primitive for each input shape it has seen; unbounded, inputs of many sizes grow memory.
 ONEDNN_CACHED_SHAPES = 16
@@ -23,8 +24,11 @@ class PaddleInference(Engine):
     formats: ClassVar[tuple[str, ...]] = ("json", "pdmodel")
     package = "paddlepaddle"
     module = "paddle"
+    extra = "paddle"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
+        self.require()
+        import_paddle_with_threads(threads)
         from paddle import inference
 
         model, params = map(str, files)

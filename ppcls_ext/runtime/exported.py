@@ -1,0 +1,195 @@
+"""An exported folder: reading `inference.yml` and checking that the files are those that export wrote.
+
+The folder may come from anywhere, so nothing in it is trusted: file names are fixed here and never taken from the
+recipe, and every value of the recipe has a type and bounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.yaml_files import fast_yaml
+from ppcls_ext.runtime.checks import shown
+from ppcls_ext.runtime.engines.base import FORMATS
+
+RECIPE = "inference.yml"
+PARITY = "parity.npz"  # beside it: inputs, and the outputs that dygraph has for them
+RECIPE_CHECKSUM = "recipe_sha256"  # the last line of the recipe: the checksum of all that stands before it
+
+LARGEST_RECIPE = 16 * 2**20  # bytes; 22,000 labels take one
+MOST_LABELS = 1_000_000
+LONGEST_LABEL = 1000  # characters
+MOST_INPUTS = 8
+LARGEST_SIDE = 65536
+DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # of inputs
+
+_CHECKSUM_LINE = re.compile(rb"^" + RECIPE_CHECKSUM.encode() + rb": ([0-9a-f]{64})\n\Z", re.MULTILINE)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ExportedInput:
+    """An input of the network; -1 in `shape` is any size."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported folder whose recipe was read and checked.
+
+    Attributes:
+        folder: where it lies.
+        recipe: all of `inference.yml`; the task's own parts (`preprocess`, `postprocess`) are checked by the task.
+        task: name of the task.
+        formats: names of the model formats in the folder.
+        inputs: of the network.
+        labels: names of the classes, in order of their numbers.
+        checksums: SHA-256 of each file, by its name relative to the folder; empty in exports of earlier versions.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    task: str
+    formats: tuple[str, ...]
+    inputs: tuple[ExportedInput, ...]
+    labels: tuple[str, ...]
+    checksums: Mapping[str, str]
+
+    @property
+    def batch(self) -> int:
+        """Images that the network takes at once; -1 is any number."""
+        return self.inputs[0].shape[0]
+
+    def verify(self, files: Iterable[str]) -> None:
+        """Compare files, named relative to the folder, with their checksums, where the export has any.
+
+        Raises:
+            UserError: a file that is missing, has no checksum, or is not what export wrote.
+        """
+        for name in files if self.checksums else ():
+            try:
+                found = sha256(self.folder / name)
+            except OSError as error:
+                raise _refused(self.folder, f"{name}: {error.strerror or error}") from error
+            if found != self.checksums.get(name):
+                raise _refused(self.folder, f"{name} is not the file that export wrote")
+
+
+def sha256(file: Path) -> str:
+    """The checksum of a file, in hexadecimal digits. Raises OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def sealed(text: str) -> str:
+    """A recipe's text with its checksum as the last line."""
+    return f"{text}{RECIPE_CHECKSUM}: {hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def read_exported(folder: str | Path) -> Exported:
+    """Read and check the recipe of an exported folder. Model files are checked by `Exported.verify`.
+
+    Raises:
+        UserError: not an exported folder, one that was changed after export, or a recipe of another shape.
+    """
+    folder = Path(folder)
+    recipe = _read_recipe(folder)
+    if not isinstance(recipe, dict):
+        raise _refused(folder, f"{RECIPE} holds no keys and values")
+    inputs = tuple(_input(folder, entry) for entry in _list(folder, recipe, "inputs", MOST_INPUTS))
+    if not inputs:
+        raise _refused(folder, f"{RECIPE}: inputs is empty")
+    labels = tuple(_label(folder, entry) for entry in _list(folder, recipe, "labels", MOST_LABELS))
+    if not labels:
+        raise _refused(folder, f"{RECIPE}: labels is empty")
+    formats = recipe.get("formats")
+    if not isinstance(formats, dict) or not formats:
+        raise _refused(folder, f"{RECIPE}: formats must name the model files, got {shown(formats)}")
+    for name, file in formats.items():
+        if name not in FORMATS:
+            raise _refused(folder, f"{RECIPE}: model format {shown(name)} is unknown; {nearest(str(name), FORMATS)}")
+        if file != FORMATS[name][0]:
+            raise _refused(folder, f"{RECIPE}: format {name} must be in {FORMATS[name][0]}, got {shown(file)}")
+    task = recipe.get("task")
+    if not isinstance(task, str):
+        raise _refused(folder, f"{RECIPE}: task must be a name, got {shown(task)}")
+    for key in ("preprocess", "postprocess"):
+        if not isinstance(recipe.get(key), dict):
+            raise _refused(folder, f"{RECIPE}: {key} must be keys and values, got {shown(recipe.get(key))}")
+    return Exported(folder, recipe, task, tuple(formats), inputs, labels, _checksums(folder, recipe))
+
+
+def _refused(folder: Path, why: str) -> UserError:
+    return UserError(f"exported model {folder}: {why}; export again, or copy the folder again as a whole")
+
+
+def _read_recipe(folder: Path) -> Any:
+    file = folder / RECIPE
+    if not file.is_file():
+        raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that pplcnet export wrote")
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(LARGEST_RECIPE + 1)
+    except OSError as error:
+        raise _refused(folder, f"{RECIPE}: {error.strerror or error}") from error
+    if len(data) > LARGEST_RECIPE:
+        raise _refused(folder, f"{RECIPE} is larger than {LARGEST_RECIPE >> 20} MB")
+    seal = _CHECKSUM_LINE.search(data)
+    if seal is None and RECIPE_CHECKSUM.encode() in data:
+        raise _refused(folder, f"{RECIPE} does not end with its checksum")
+    if seal is not None and hashlib.sha256(data[: seal.start()]).hexdigest() != seal[1].decode():
+        raise _refused(folder, f"{RECIPE} was changed after export")
+    try:
+        return fast_yaml(data.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise _refused(folder, f"{RECIPE} is not valid YAML ({reason[:120]})") from error
+
+
+def _list(folder: Path, recipe: Mapping[str, Any], key: str, most: int) -> Sequence[Any]:
+    values = recipe.get(key)
+    if not isinstance(values, list) or len(values) > most:
+        raise _refused(folder, f"{RECIPE}: {key} must be a list of at most {most}, got {shown(values)}")
+    return values
+
+
+def _input(folder: Path, entry: Any) -> ExportedInput:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.get("dtype") not in DTYPES:
+        raise _refused(folder, f"{RECIPE}: inputs must be a list of name, shape and dtype")
+    shape = entry.get("shape")
+    fits = isinstance(shape, list) and 0 < len(shape) <= 8
+    if not fits or any(type(n) is not int or not (n == -1 or 0 < n <= LARGEST_SIDE) for n in shape):
+        raise _refused(folder, f"{RECIPE}: shape of input {shown(entry['name'])} must be a list of sizes")
+    return ExportedInput(entry["name"], tuple(shape), entry["dtype"])
+
+
+def _label(folder: Path, entry: Any) -> str:
+    if not isinstance(entry, str) or len(entry) > LONGEST_LABEL:
+        raise _refused(folder, f"{RECIPE}: labels must be names, got {shown(entry)}")
+    return entry
+
+
+def _checksums(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+    found = recipe.get("checksums") or {}
+    if not isinstance(found, dict) or len(found) > 100:
+        raise _refused(folder, f"{RECIPE}: checksums must be files and their SHA-256, got {shown(found)}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not _SHA256.fullmatch(value):
+            raise _refused(folder, f"{RECIPE}: checksum of {shown(name)} is no SHA-256")
+    if found and RECIPE_CHECKSUM not in recipe:
+        raise _refused(folder, f"{RECIPE} has lost its own checksum")
+    return found

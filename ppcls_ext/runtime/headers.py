@@ -1,0 +1,124 @@
+"""The size of an image from its header, before anything is decoded.
+
+Packages for this exist, but do more than production should: imagesize 2 loads an HTTP client to read addresses, and
+Pillow is a large dependency for a few bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+
+import numpy as np
+
+
+def image_size(data: np.ndarray) -> tuple[int, int] | None:
+    """Width and height that the header states; None where the header is of no known kind or damaged.
+
+    Args:
+        data: the file's content, uint8 [n].
+    """
+    for magic, read in _READERS:
+        if data[: len(magic)].tobytes() == magic:
+            try:
+                size = read(memoryview(data))
+            except (struct.error, IndexError, ValueError):
+                return None
+            return size if size is not None and min(size) > 0 else None
+    return _by_pillow(data)
+
+
+def _jpeg(data: memoryview) -> tuple[int, int] | None:
+    place = 2
+    while place + 9 < len(data):
+        if data[place] != 0xFF:
+            return None
+        kind = data[place + 1]
+        if kind == 0xFF:  # fill byte
+            place += 1
+        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length
+            place += 2
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = struct.unpack_from(">HH", data, place + 5)
+            return width, height
+        else:
+            place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+    return None
+
+
+def _png(data: memoryview) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _gif(data: memoryview) -> tuple[int, int]:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _bmp(data: memoryview) -> tuple[int, int]:
+    if struct.unpack_from("<I", data, 14)[0] == 12:  # the header of OS/2
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)  # a negative height is stored from the top
+    return width, abs(height)
+
+
+def _webp(data: memoryview) -> tuple[int, int] | None:
+    if bytes(data[8:12]) != b"WEBP":
+        return None
+    kind = bytes(data[12:16])
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[start : start + 3], "little") + 1 for start in (24, 27))
+        return width, height
+    return None
+
+
+def _tiff(data: memoryview) -> tuple[int, int] | None:
+    order = "<" if data[0] == ord("I") else ">"
+    (first,) = struct.unpack_from(f"{order}I", data, 4)
+    (entries,) = struct.unpack_from(f"{order}H", data, first)
+    found: dict[int, int] = {}
+    for place in range(first + 2, first + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", data, place)
+        if tag in (256, 257):  # width, height; as 16 or 32 bits
+            found[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, place + 8)[0]
+    return (found[256], found[257]) if len(found) == 2 else None
+
+
+def _netpbm(data: memoryview) -> tuple[int, int] | None:
+    lines = bytes(data[:4096]).split(b"\n")
+    words = b" ".join(line.split(b"#")[0] for line in lines).split()
+    return int(words[1]), int(words[2])
+
+
+_READERS: tuple[tuple[bytes, Callable[[memoryview], tuple[int, int] | None]], ...] = (
+    (b"\xff\xd8", _jpeg),
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"RIFF", _webp),
+    (b"BM", _bmp),
+    (b"II*\0", _tiff),
+    (b"MM\0*", _tiff),
+    (b"GIF8", _gif),
+    *((b"P%d" % kind, _netpbm) for kind in range(1, 7)),
+)
+
+
+def _by_pillow(data: np.ndarray) -> tuple[int, int] | None:
+    """Rarer kinds, which OpenCV may decode too, where Pillow is installed."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return None
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            return image.size
+    except Exception:  # Pillow raises many kinds; each means that it does not know the size
+        return None

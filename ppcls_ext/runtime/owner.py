@@ -1,0 +1,140 @@
+"""The one thread that opens an engine, runs it and lets go of it: predictors of Paddle must not be shared by threads.
+
+Paddle's issues 56524 (answers of two threads are mixed), 42607 (clones crash) and 34554 (oneDNN with threads) say why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Arrays = Sequence[np.ndarray]
+Run = Callable[[Arrays], list[np.ndarray]]
+Split = Callable[[Arrays, int], list[list[np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network gave for an image.
+
+    Attributes:
+        arrays: without the batch axis.
+        ms: milliseconds that the run of the whole batch took.
+    """
+
+    arrays: list[np.ndarray]
+    ms: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """An image's inputs of the network, without the batch axis, and the outcome."""
+
+    inputs: Arrays
+    done: Future[Outputs] = field(default_factory=Future)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [array.shape for array in self.inputs]
+
+
+class EngineOwner:
+    """A thread that runs batches in the order of their arrival, and joins single images that wait.
+
+    Args:
+        open_run: opens the engine, in the thread; gives what runs a batch.
+        split: parts the outputs of a batch of so many images by image; may refuse them by raising.
+        batch: images at once.
+        fixed: whether the network takes exactly `batch`; missing images are then copies of the last one.
+    Raises:
+        whatever `open_run` raises.
+    """
+
+    def __init__(self, open_run: Callable[[], Run], split: Split, batch: int, fixed: bool) -> None:
+        self._split, self._batch, self._fixed = split, batch, fixed
+        self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
+        self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
+        opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._serve, args=(open_run, opened), name="pplcnet-engine", daemon=True)
+        self._thread.start()
+        opened.result()
+
+    def put(self, image: Work) -> Future[Outputs]:
+        """Hand over an image, which others may join; any thread may."""
+        self._queue.put([image])
+        return image.done
+
+    def put_batch(self, images: Sequence[Work]) -> None:
+        """Hand over images of the same shapes, at most `batch`, which run together; any thread may."""
+        self._queue.put(list(images))
+
+    def close(self) -> None:
+        """Finish what was handed over, let go of the engine and end the thread."""
+        self._queue.put([])
+        self._thread.join()
+
+    def _serve(self, open_run: Callable[[], Run], opened: Future[None]) -> None:
+        try:
+            run = open_run()
+        except BaseException as error:
+            opened.set_exception(error)
+            return
+        opened.set_result(None)
+        while images := self._next():
+            self._run(run, images)
+
+    def _next(self) -> list[Work]:
+        """The next images to run together; none at the end."""
+        images = self._waiting or self._queue.get()
+        self._waiting = None
+        while 0 < len(images) < self._batch:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if not more:
+                self._queue.put([])  # the end, once these are done
+                break
+            if len(images) + len(more) > self._batch or more[0].shapes != images[0].shapes:
+                self._waiting = more
+                break
+            images = [*images, *more]
+        return images
+
+    def _run(self, run: Run, images: Sequence[Work]) -> None:
+        """Run a batch; where that fails, each image alone, so that a bad one takes no other along."""
+        try:
+            start = time.perf_counter()
+            outputs = run(stack([image.inputs for image in images], self._batch if self._fixed else len(images)))
+            ms = (time.perf_counter() - start) * 1e3
+            parts = self._split(outputs, len(images))
+        except Exception as error:
+            if len(images) > 1:
+                for image in images:
+                    self._run(run, [image])
+            else:
+                images[0].done.set_exception(error)
+            return
+        for image, arrays in zip(images, parts, strict=True):
+            image.done.set_result(Outputs(arrays, ms))
+
+
+def stack(images: Sequence[Arrays], batch: int) -> list[np.ndarray]:
+    """Inputs of several images as inputs of a batch, filled up with the last one to `batch` images."""
+    if batch == 1:
+        return [array[None] for array in images[0]]  # nothing to copy
+    filled = [*images, *[images[-1]] * (batch - len(images))]
+    return [np.stack(arrays) for arrays in zip(*filled, strict=True)]
+
+
+def abandon(thing: Any) -> None:
+    """Keep an object for ever: in a forked child its destructor would wait for threads that only the parent has."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

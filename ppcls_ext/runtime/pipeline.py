@@ -1,0 +1,364 @@
+"""From images to results: decoding, the network in its own thread, postprocessing, for one image, many, or a stream."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.runtime.owner import Arrays, EngineOwner, Outputs, Run, Work, abandon
+from ppcls_ext.runtime.results import Result
+from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, read_image, source_name
+
+Errors = Literal["raise", "keep"]
+
+
+@dataclass
+class _Image:
+    """An image on its way to a result.
+
+    Attributes:
+        work: what the network is to do; None where the image cannot be read.
+        error: why there will be no result.
+    """
+
+    item: Any
+    channels: Channels | None
+    source: str
+    pixels: np.ndarray | None = None
+    work: Work | None = None
+    error: Exception | None = None
+    ms: dict[str, float] = field(default_factory=dict)
+
+
+class _Threads:
+    """What a pipeline has running in one process."""
+
+    def __init__(self, owner: EngineOwner, decoders: int, in_flight: int) -> None:
+        self.owner = owner
+        self.decoders = ThreadPoolExecutor(decoders, "pplcnet-decode")
+        self.finisher = ThreadPoolExecutor(1, "pplcnet-finish")
+        self.room = threading.Semaphore(in_flight)  # decoded images of `submit` that have no result yet
+
+    def close(self) -> None:
+        self.decoders.shutdown()
+        self.owner.close()
+        self.finisher.shutdown()
+
+
+class Pipeline:
+    """Predicts with an opened network; any thread may call it. `ppcls_ext.Predictor` is one for exported folders.
+
+    Args:
+        open_run: opens the network, in the thread that will own it; gives a callable from a batch to its outputs.
+        inference: the task's pre- and postprocessing.
+        batch: images at once, at most.
+        fixed: whether the network takes exactly `batch`.
+        engine: what results call that which runs the network.
+        errors: `raise`, or `keep` an image's error in its result.
+        max_pixels: an image with more is refused before it is decoded; None takes any.
+        decoders: threads that decode and prepare images for `stream` and `submit`.
+    Raises:
+        UserError: whatever is wrong with the arguments or the network.
+    """
+
+    def __init__(
+        self,
+        open_run: Callable[[], Run],
+        inference: Inference,
+        *,
+        batch: int = 1,
+        fixed: bool = False,
+        engine: str = "",
+        errors: Errors = "raise",
+        max_pixels: int | None = MAX_PIXELS,
+        decoders: int = 1,
+    ) -> None:
+        if errors not in ("raise", "keep"):
+            raise UserError(f'errors must be "raise" or "keep", got {errors!r}')
+        for name, value in (("batch", batch), ("decoders", decoders), ("max_pixels", max_pixels)):
+            if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
+                raise UserError(f"{name} must be a positive number, got {value!r}")
+        self.inference, self.batch, self.engine = inference, batch, engine
+        self._open_run, self._fixed, self._errors = open_run, fixed, errors
+        self._max_pixels, self._decoders = max_pixels, decoders
+        self._lock = threading.Lock()
+        self._closed = False
+        self._threads: _Threads | None = None
+        self._closer: weakref.finalize[..., Pipeline] | None = None
+        _PIPELINES.add(self)
+        self._running()
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...], channels: Channels | None = None) -> list[Result]: ...
+    @overload
+    def __call__(self, image: Any, channels: Channels | None = None) -> Result: ...
+    def __call__(self, image: Any, channels: Channels | None = None) -> Result | list[Result]:
+        """The result for an image, or for a list of images a list in their order.
+
+        Args:
+            image: a path, the content of an image file as bytes, a uint8 array [H, W, 3], a PIL image; or a list of
+                these.
+            channels: `rgb` or `bgr`, the order of the channels of arrays.
+        Raises:
+            UserError: an image that cannot be read, or another thing that is wrong with it; with `errors="keep"` it is
+                `error` of its result.
+        """
+        if isinstance(image, (list, tuple)):
+            return list(self.stream(image, channels))
+        threads = self._running()
+        one = self._prepared(image, channels)
+        if one.work is None:
+            return self._failed(one)
+        try:
+            outputs = threads.owner.put(one.work).result()
+        except Exception as error:
+            one.error = error
+            return self._failed(one)
+        return self._finished(one, outputs)
+
+    def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
+        """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
+
+        How many images are decoded ahead is bounded; an image that waits for that is held as it was given.
+        """
+        threads = self._running()
+        future: Future[Result] = Future()
+        threads.decoders.submit(self._start, threads, image, channels, future)
+        return future
+
+    def stream(
+        self, images: Iterable[Any], channels: Channels | None = None, prefetch: int | None = None
+    ) -> Iterator[Result]:
+        """Results in the order of the images, as they are asked for.
+
+        Images are taken from the iterable as needed, and the next ones are decoded while the network runs. Consecutive
+        images whose inputs have the same shape form batches.
+
+        Args:
+            prefetch: images taken beyond the one whose result is next, which bounds the memory; default: two batches,
+                and one for each decoder.
+        """
+        if prefetch is None:
+            prefetch = 2 * self.batch + self._decoders
+        if type(prefetch) is not int or prefetch < 0:
+            raise UserError(f"prefetch must be a number of images, got {prefetch!r}")
+        return self._stream(self._running(), iter(images), channels, prefetch + 1)
+
+    def close(self) -> None:
+        """Finish what was submitted, and let go of the engine. Closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            closer, self._threads = self._closer, None
+        if closer is not None:
+            closer()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _running(self) -> _Threads:
+        """The threads of this process; after a fork the child starts its own, with an engine of its own."""
+        with self._lock:
+            if self._closed:
+                raise UserError("this predictor is closed; make another one")
+            if self._threads is None:
+                owner = EngineOwner(self._open_run, _splitter(self.inference), self.batch, self._fixed)
+                self._threads = _Threads(owner, self._decoders, 2 * self.batch + self._decoders)
+                self._closer = weakref.finalize(self, self._threads.close)
+            return self._threads
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()  # another thread may have held it
+        if self._closer is not None:
+            self._closer.detach()
+        if self._threads is not None:
+            abandon(self._threads)
+        self._threads = self._closer = None
+
+    def _prepared(self, item: Any, channels: Channels | None) -> _Image:
+        """Decode an image and make the network's inputs of it; whatever is wrong with it is kept in `error`."""
+        image = _Image(item, channels, source_name(item))
+        start = time.perf_counter()
+        try:
+            image.pixels = read_image(item, channels, self._max_pixels)
+            decoded = time.perf_counter()
+            image.work = Work(self.inference.prepare(image.pixels))
+        except Exception as error:
+            image.error = error
+            return image
+        image.ms = {"decode": (decoded - start) * 1e3, "prepare": (time.perf_counter() - decoded) * 1e3}
+        return image
+
+    def _finished(self, image: _Image, outputs: Outputs) -> Result:
+        """The result from an image's outputs."""
+        assert image.pixels is not None
+        start = time.perf_counter()
+        about = self._about(image, image.pixels.shape[1::-1])
+        try:
+            result = self.inference.result(outputs.arrays, image.pixels, **about)
+        except Exception as error:
+            image.error = error
+            return self._failed(image)
+        # The result is frozen, its mapping of milliseconds is not yet full.
+        image.ms |= {"network": outputs.ms, "postprocess": (time.perf_counter() - start) * 1e3}
+        return result
+
+    def _failed(self, image: _Image) -> Result:
+        """The result that says why there is none, or that raised."""
+        assert image.error is not None
+        error = image.error
+        if not isinstance(error, UserError):
+            text = " ".join(str(error).split()) or "no message"
+            error = UserError(f"image {image.source}: {type(image.error).__name__}: {text[:300]}")
+        if self._errors == "raise":
+            raise error from image.error if error is not image.error else None
+        size = (0, 0) if image.pixels is None else image.pixels.shape[1::-1]
+        return self.inference.result_type(**self._about(image, size), error=str(error))
+
+    def _about(self, image: _Image, size: tuple[int, ...]) -> dict[str, Any]:
+        return {
+            "source": image.source,
+            "size": (int(size[0]), int(size[1])),
+            "engine": self.engine,
+            "ms": image.ms,
+            "_item": image.item,
+            "_channels": image.channels,
+        }
+
+    def _start(self, threads: _Threads, item: Any, channels: Channels | None, future: Future[Result]) -> None:
+        """Decode an image of `submit` and hand it to the network."""
+        if not future.set_running_or_notify_cancel():
+            return
+        threads.room.acquire()
+        image = self._prepared(item, channels)
+        if image.work is None:
+            self._settle(threads, image, None, future)
+        else:
+            done = threads.owner.put(image.work)
+            done.add_done_callback(
+                lambda outcome: threads.finisher.submit(self._settle, threads, image, outcome, future)
+            )
+
+    def _settle(
+        self, threads: _Threads, image: _Image, outcome: Future[Outputs] | None, future: Future[Result]
+    ) -> None:
+        """Set the Future of `submit`."""
+        threads.room.release()
+        try:
+            future.set_result(self._outcome(image, outcome))
+        except Exception as error:
+            future.set_exception(error)
+
+    def _outcome(self, image: _Image, outcome: Future[Outputs] | None) -> Result:
+        """The result of an image that the network is done with, or that never went there."""
+        if outcome is None:
+            return self._failed(image)
+        try:
+            outputs = outcome.result()
+        except Exception as error:
+            image.error = error
+            return self._failed(image)
+        return self._finished(image, outputs)
+
+    def _stream(
+        self, threads: _Threads, items: Iterator[Any], channels: Channels | None, most: int
+    ) -> Iterator[Result]:
+        decoding: deque[Future[_Image]] = deque()
+        batch: list[_Image] = []  # decoded, and not handed to the network yet
+        running: deque[tuple[_Image, Future[Result]]] = deque()
+        more = True
+        while True:
+            while more and len(decoding) + len(batch) + len(running) < most:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    more = False
+                    break
+                decoding.append(threads.decoders.submit(self._prepared, item, channels))
+                if running and running[0][1].done():
+                    break  # a result is there: it is not held up by images that are slow to come
+            if running and (running[0][1].done() or (not decoding and not batch)):
+                yield running.popleft()[1].result()
+            elif decoding and len(running) < 2 * self.batch:
+                image = decoding.popleft().result()
+                if batch and not _fits(image, batch):
+                    self._launch(threads, batch, running)
+                batch.append(image)
+                if _count(batch) == self.batch:
+                    self._launch(threads, batch, running)
+            elif batch:
+                self._launch(threads, batch, running)
+            elif running:
+                yield running.popleft()[1].result()
+            else:
+                return
+
+    def _launch(self, threads: _Threads, batch: list[_Image], running: deque[tuple[_Image, Future[Result]]]) -> None:
+        """Hand a batch to the network and its postprocessing to the finisher; empties it."""
+        for image in batch:
+            future: Future[Result] = Future()
+            running.append((image, future))
+            if image.work is None:
+                self._settle_streamed(image, None, future)
+            else:
+                image.work.done.add_done_callback(
+                    lambda outcome, image=image, future=future: threads.finisher.submit(
+                        self._settle_streamed, image, outcome, future
+                    )
+                )
+        works = [image.work for image in batch if image.work is not None]
+        if works:
+            threads.owner.put_batch(works)
+        batch.clear()
+
+    def _settle_streamed(self, image: _Image, outcome: Future[Outputs] | None, future: Future[Result]) -> None:
+        try:
+            future.set_result(self._outcome(image, outcome))
+        except Exception as error:
+            future.set_exception(error)
+
+
+def _splitter(inference: Inference) -> Callable[[Arrays, int], list[list[np.ndarray]]]:
+    """Parts outputs by image once they are known to fit the recipe."""
+
+    def split(outputs: Arrays, images: int) -> list[list[np.ndarray]]:
+        inference.check_outputs(outputs)
+        return inference.split(outputs, images)
+
+    return split
+
+
+def _count(batch: Sequence[_Image]) -> int:
+    return sum(image.work is not None for image in batch)
+
+
+def _fits(image: _Image, batch: Sequence[_Image]) -> bool:
+    """Whether an image has the shapes of a batch; one without inputs fits anywhere."""
+    shapes = [other.work.shapes for other in batch if other.work is not None]
+    return image.work is None or not shapes or image.work.shapes == shapes[0]
+
+
+# A forked child has none of its parent's threads: it starts its own when a pipeline is next used.
+_PIPELINES: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pipeline in list(_PIPELINES):
+        pipeline._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,88 @@
+"""From what a caller hands in to an image: paths, the content of a file, NumPy arrays, PIL images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import BrokenImage, decode_rgb, read_bytes
+from ppcls_ext.runtime.headers import image_size
+
+Channels = Literal["rgb", "bgr"]
+MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: more than cameras have
+
+
+def source_name(item: Any) -> str:
+    """What results and errors call an image: its path, or what kind of thing it is."""
+    if isinstance(item, (str, os.PathLike)):
+        return os.fspath(item)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return "<bytes>"
+    return "<array>" if isinstance(item, np.ndarray) else f"<{type(item).__name__}>"
+
+
+def read_image(item: Any, channels: Channels | None = None, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
+    """An image as uint8 RGB [H, W, 3], as evaluation reads it: upright by EXIF; grey and alpha become RGB.
+
+    Args:
+        item: a path, the content of an image file as bytes, a uint8 array [H, W, 3], or a PIL image.
+        channels: order of an array's channels, which nothing but the caller can know.
+        max_pixels: an image whose header states more is not decoded; None decodes any.
+    Raises:
+        BrokenImage: an image that cannot be read or is too large.
+        UserError: an array of another shape or type, or without its channels; another kind of thing.
+    """
+    if isinstance(item, (str, os.PathLike)):
+        return _decoded(read_bytes(Path(item)), source_name(item), max_pixels)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return _decoded(np.frombuffer(item, np.uint8), source_name(item), max_pixels)
+    if isinstance(item, np.ndarray):
+        return _rgb_array(item, channels, max_pixels)
+    if hasattr(item, "getexif") and hasattr(item, "convert"):  # a PIL image, without importing Pillow
+        return _rgb_of_pil(item, max_pixels)
+    raise UserError(f"image of type {type(item).__name__}: give a path, bytes, a uint8 array [H, W, 3] or a PIL image")
+
+
+def _decoded(data: np.ndarray, name: str, max_pixels: int | None) -> np.ndarray:
+    if max_pixels is not None and data.size:
+        size = image_size(data)
+        if size is None:  # whatever has no readable header does not reach the decoder
+            raise BrokenImage(
+                f"image {name}: not an image of a known kind; replace the file or remove it from the list"
+            )
+        _check_size(size, name, max_pixels)
+    return decode_rgb(data, name)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
+    width, height = size
+    if max_pixels is not None and width * height > max_pixels:
+        raise BrokenImage(
+            f"image {name}: {width} x {height} are more pixels than max_pixels={max_pixels} allows; "
+            "shrink it, or raise max_pixels"
+        )
+
+
+def _rgb_array(array: np.ndarray, channels: Channels | None, max_pixels: int | None) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UserError(f"image array: expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
+    if channels not in ("rgb", "bgr"):
+        given = "" if channels is None else f", got {channels!r}"
+        raise UserError(f'image array: say channels="rgb", or channels="bgr" as OpenCV reads images{given}')
+    _check_size(array.shape[1::-1], source_name(array), max_pixels)
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if channels == "bgr" else array
+
+
+def _rgb_of_pil(image: Any, max_pixels: int | None) -> np.ndarray:
+    from PIL import ImageOps
+
+    _check_size(image.size, source_name(image), max_pixels)
+    try:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # decoding happens here, and Pillow raises many kinds for damaged files
+        raise BrokenImage(f"image {source_name(image)}: {' '.join(str(error).split())}; replace it") from error
