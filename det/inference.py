@@ -44,7 +44,7 @@ class DetectionInference(Inference):
         self.threshold = real(post, "threshold", "postprocess", 0, 1) if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise UserError(f"infer --threshold: expected a score between 0 and 1, got {threshold}")
-        self.nms = {
+        self.nms: dict[str, Any] = {
             "score_threshold": real(post, "score_threshold", "postprocess", 0, 1),
             "nms_threshold": real(post, "nms_threshold", "postprocess", 0, 1),
             "nms_top_k": whole(post, "nms_top_k", "postprocess", 1, MOST_BOXES),

@@ -134,7 +134,7 @@ def write_parity(folder: Path, batches: Sequence[Any], expected: Sequence[Any]) 
 
     `input_B_I` is input I of batch B, `output_B_O` its output O.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for kind, values in (("input", batches), ("output", expected)):
         arrays |= {f"{kind}_{b}_{k}": np.asarray(a) for b, batch in enumerate(values) for k, a in enumerate(batch)}
     np.savez_compressed(folder / PARITY, **arrays)

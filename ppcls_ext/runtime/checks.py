@@ -52,10 +52,10 @@ def choice(values: Mapping[str, Any], key: str, where: str, known: Iterable[str]
 def numbers(values: Mapping[str, Any], key: str, where: str, count: int, low: float, high: float) -> tuple[float, ...]:
     """`values[key]`, a list of `count` numbers from `low` to `high`. Raises UserError for anything else."""
     found = values.get(key)
-    fits = isinstance(found, (list, tuple)) and len(found) == count
-    if not fits or not all(_is_number(v) and low <= v <= high for v in found):
-        raise UserError(f"{where}.{key}: expected {count} numbers from {low:g} to {high:g}, got {shown(found)}")
-    return tuple(found)
+    listed = found if isinstance(found, (list, tuple)) else ()
+    if len(listed) == count and all(_is_number(v) and low <= v <= high for v in listed):
+        return tuple(listed)
+    raise UserError(f"{where}.{key}: expected {count} numbers from {low:g} to {high:g}, got {shown(found)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -65,7 +65,7 @@ def _is_number(value: Any) -> bool:
 def sides(values: Mapping[str, Any], key: str, where: str, high: int) -> tuple[int, int]:
     """`values[key]`, height and width from 1 to `high`. Raises UserError for anything else."""
     found = values.get(key)
-    fits = isinstance(found, (list, tuple)) and len(found) == 2
-    if not fits or not all(type(n) is int and 1 <= n <= high for n in found):
-        raise UserError(f"{where}.{key}: expected height and width from 1 to {high}, got {shown(found)}")
-    return found[0], found[1]
+    pair = found if isinstance(found, (list, tuple)) else ()
+    if len(pair) == 2 and all(type(n) is int and 1 <= n <= high for n in pair):
+        return pair[0], pair[1]
+    raise UserError(f"{where}.{key}: expected height and width from 1 to {high}, got {shown(found)}")

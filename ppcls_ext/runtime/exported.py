@@ -171,10 +171,10 @@ def _input(folder: Path, entry: Any) -> ExportedInput:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.get("dtype") not in DTYPES:
         raise _refused(folder, f"{RECIPE}: inputs must be a list of name, shape and dtype")
     shape = entry.get("shape")
-    fits = isinstance(shape, list) and 0 < len(shape) <= 8
-    if not fits or any(type(n) is not int or not (n == -1 or 0 < n <= LARGEST_SIDE) for n in shape):
-        raise _refused(folder, f"{RECIPE}: shape of input {shown(entry['name'])} must be a list of sizes")
-    return ExportedInput(entry["name"], tuple(shape), entry["dtype"])
+    listed = shape if isinstance(shape, list) else []
+    if 0 < len(listed) <= 8 and all(type(n) is int and (n == -1 or 0 < n <= LARGEST_SIDE) for n in listed):
+        return ExportedInput(entry["name"], tuple(listed), entry["dtype"])
+    raise _refused(folder, f"{RECIPE}: shape of input {shown(entry['name'])} must be a list of sizes")
 
 
 def _label(folder: Path, entry: Any) -> str:

@@ -22,7 +22,7 @@ def image_size(data: np.ndarray) -> tuple[int, int] | None:
     for magic, read in _READERS:
         if data[: len(magic)].tobytes() == magic:
             try:
-                size = read(memoryview(data))
+                size = read(data.data)
             except (struct.error, IndexError, ValueError):
                 return None
             return size if size is not None and min(size) > 0 else None

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+THREAD_NAMES = "pplcnet"  # what the names of a pipeline's threads begin with
+
 Arrays = Sequence[np.ndarray]
 Run = Callable[[Arrays], list[np.ndarray]]
 Split = Callable[[Arrays, int], list[list[np.ndarray]]]
@@ -63,7 +65,9 @@ class EngineOwner:
         self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
         self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
         opened: Future[None] = Future()
-        self._thread = threading.Thread(target=self._serve, args=(open_run, opened), name="pplcnet-engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve, args=(open_run, opened), name=f"{THREAD_NAMES}-engine", daemon=True
+        )
         self._thread.start()
         opened.result()
 

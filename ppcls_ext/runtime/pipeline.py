@@ -16,7 +16,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.owner import Arrays, EngineOwner, Outputs, Run, Work, abandon
+from ppcls_ext.runtime.owner import THREAD_NAMES, Arrays, EngineOwner, Outputs, Run, Work, abandon
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, read_image, source_name
 
@@ -46,11 +46,14 @@ class _Threads:
 
     def __init__(self, owner: EngineOwner, decoders: int, in_flight: int) -> None:
         self.owner = owner
-        self.decoders = ThreadPoolExecutor(decoders, "pplcnet-decode")
-        self.finisher = ThreadPoolExecutor(1, "pplcnet-finish")
+        self.decoders = ThreadPoolExecutor(decoders, f"{THREAD_NAMES}-decode")
+        self.finisher = ThreadPoolExecutor(1, f"{THREAD_NAMES}-finish")
         self.room = threading.Semaphore(in_flight)  # decoded images of `submit` that have no result yet
 
     def close(self) -> None:
+        if threading.current_thread().name.startswith(THREAD_NAMES):  # the last reference went here
+            threading.Thread(target=self.close).start()
+            return
         self.decoders.shutdown()
         self.owner.close()
         self.finisher.shutdown()
@@ -118,14 +121,7 @@ class Pipeline:
             return list(self.stream(image, channels))
         threads = self._running()
         one = self._prepared(image, channels)
-        if one.work is None:
-            return self._failed(one)
-        try:
-            outputs = threads.owner.put(one.work).result()
-        except Exception as error:
-            one.error = error
-            return self._failed(one)
-        return self._finished(one, outputs)
+        return self._outcome(one, None if one.work is None else threads.owner.put(one.work))
 
     def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
@@ -243,20 +239,22 @@ class Pipeline:
         if not future.set_running_or_notify_cancel():
             return
         threads.room.acquire()
+        future.add_done_callback(lambda _: threads.room.release())
         image = self._prepared(item, channels)
+        self._settle_when_run(threads, image, future)
+        if image.work is not None:
+            threads.owner.put(image.work)
+
+    def _settle_when_run(self, threads: _Threads, image: _Image, future: Future[Result]) -> None:
+        """Have a Future set once the network is done with an image; at once if the image has no inputs for it."""
         if image.work is None:
-            self._settle(threads, image, None, future)
+            self._settle(image, None, future)
         else:
-            done = threads.owner.put(image.work)
-            done.add_done_callback(
-                lambda outcome: threads.finisher.submit(self._settle, threads, image, outcome, future)
+            image.work.done.add_done_callback(
+                lambda outcome: threads.finisher.submit(self._settle, image, outcome, future)
             )
 
-    def _settle(
-        self, threads: _Threads, image: _Image, outcome: Future[Outputs] | None, future: Future[Result]
-    ) -> None:
-        """Set the Future of `submit`."""
-        threads.room.release()
+    def _settle(self, image: _Image, outcome: Future[Outputs] | None, future: Future[Result]) -> None:
         try:
             future.set_result(self._outcome(image, outcome))
         except Exception as error:
@@ -278,7 +276,7 @@ class Pipeline:
     ) -> Iterator[Result]:
         decoding: deque[Future[_Image]] = deque()
         batch: list[_Image] = []  # decoded, and not handed to the network yet
-        running: deque[tuple[_Image, Future[Result]]] = deque()
+        running: deque[Future[Result]] = deque()
         more = True
         while True:
             while more and len(decoding) + len(batch) + len(running) < most:
@@ -288,10 +286,10 @@ class Pipeline:
                     more = False
                     break
                 decoding.append(threads.decoders.submit(self._prepared, item, channels))
-                if running and running[0][1].done():
+                if running and running[0].done():
                     break  # a result is there: it is not held up by images that are slow to come
-            if running and (running[0][1].done() or (not decoding and not batch)):
-                yield running.popleft()[1].result()
+            if running and (running[0].done() or (not decoding and not batch)):
+                yield running.popleft().result()
             elif decoding and len(running) < 2 * self.batch:
                 image = decoding.popleft().result()
                 if batch and not _fits(image, batch):
@@ -302,33 +300,19 @@ class Pipeline:
             elif batch:
                 self._launch(threads, batch, running)
             elif running:
-                yield running.popleft()[1].result()
+                yield running.popleft().result()
             else:
                 return
 
-    def _launch(self, threads: _Threads, batch: list[_Image], running: deque[tuple[_Image, Future[Result]]]) -> None:
+    def _launch(self, threads: _Threads, batch: list[_Image], running: deque[Future[Result]]) -> None:
         """Hand a batch to the network and its postprocessing to the finisher; empties it."""
         for image in batch:
-            future: Future[Result] = Future()
-            running.append((image, future))
-            if image.work is None:
-                self._settle_streamed(image, None, future)
-            else:
-                image.work.done.add_done_callback(
-                    lambda outcome, image=image, future=future: threads.finisher.submit(
-                        self._settle_streamed, image, outcome, future
-                    )
-                )
+            running.append(Future())
+            self._settle_when_run(threads, image, running[-1])
         works = [image.work for image in batch if image.work is not None]
         if works:
             threads.owner.put_batch(works)
         batch.clear()
-
-    def _settle_streamed(self, image: _Image, outcome: Future[Outputs] | None, future: Future[Result]) -> None:
-        try:
-            future.set_result(self._outcome(image, outcome))
-        except Exception as error:
-            future.set_exception(error)
 
 
 def _splitter(inference: Inference) -> Callable[[Arrays, int], list[list[np.ndarray]]]:
