@@ -1,7 +1,8 @@
 """Builds the package. requirements.lock, not this file, installs everything the project runs with.
 
-The suites are not in install_requires: their published pins contradict each other (requirements-overrides.txt
-says how), so no resolver accepts them. `make demo` or `make test` makes .venv from the lock; without make:
+The requirements here are those of production: `pip install pplcnet[onnxruntime]` predicts with exported models. The
+suites are in none of the extras: their published pins contradict each other (requirements-overrides.txt says how), so
+no resolver accepts them. `make demo` or `make test` makes .venv from the lock; without make:
 
     python -m pip install --require-hashes --no-deps -r requirements.lock
     python -m pip install --no-deps --no-build-isolation -e .
@@ -16,6 +17,7 @@ from setuptools.command.build_py import build_py
 
 # Builds are started from other folders too, so paths hang on this file.
 ROOT = Path(__file__).resolve().parent
+PADDLE = "paddlepaddle>=3.0,<3.3"
 CONFIGS = "configs"  # here in the checkout, <site-packages>/ppcls_ext/configs in the wheel
 
 
@@ -98,27 +100,34 @@ setup(
         "seg": ["py.typed"],
     },
     cmdclass={"build_py": BuildPy},
-    # Loose, and without the suites: see the top of this file.
+    # What runs an exported model. Training is an extra, loose and without the suites: see the top of this file.
     install_requires=[
-        "paddlepaddle>=3.0,<3.3",
         "numpy>=1.26,<2.4",
         "opencv-python-headless>=4.10,<4.13",
-        "setuptools<81",
-        "protobuf<7",
         "pyyaml>=6",
-        "pillow",
-        "matplotlib",
-        "scipy",
-        "scikit-learn",
-        "pydantic>=2",
-        "typing-extensions",
-        "safetensors",
-        "rich",
-        "psutil",
-        "jinja2",
-        "numba",
-        "threadpoolctl",
     ],
+    extras_require={
+        "onnxruntime": ["onnxruntime>=1.20"],
+        "openvino": ["openvino>=2025.0"],
+        "paddle": [PADDLE, "setuptools<81"],
+        "train": [
+            PADDLE,
+            "setuptools<81",
+            "protobuf<7",
+            "pillow",
+            "matplotlib",
+            "scipy",
+            "scikit-learn",
+            "pydantic>=2",
+            "typing-extensions",
+            "safetensors",
+            "rich",
+            "psutil",
+            "jinja2",
+            "numba",
+            "threadpoolctl",
+        ],
+    },
     entry_points={
         "console_scripts": ["pplcnet = ppcls_ext.cli.main:main"],
         "pplcnet.inference": [

@@ -29,10 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--formats",
         choices=FORMAT_CHOICES,
-        default="both",
         metavar="FORMAT",
         help=f"write {', '.join(FORMATS)}, all of them (all), or json and pdmodel (both); onnx comes with json, which "
-        "it is made from (default: %(default)s)",
+        "it is made from (default: all, without onnx where paddle2onnx is not installed)",
     )
     group.add_argument("--no-fold", action="store_true", help="do not fold batch norms into convolutions")
 

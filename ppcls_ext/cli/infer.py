@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ppcls_ext.cli.arguments import DEFAULT_ENGINE, add_config_arguments, engine_names, positive, read_config, real
 from ppcls_ext.core.config import Config
-from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ppcls_ext.deploy.infer import Run
-    from ppcls_ext.runtime.inference import Inference
+    from ppcls_ext.runtime.pipeline import Pipeline
 
 # Flags that belong to the postprocessing of a task; the task itself refuses those that it does not have.
 TASK_FLAGS = ("topk", "threshold")
@@ -71,11 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not images:
         raise UserError("infer needs images: files, folders or globs after -i")
     given = {name: getattr(arguments, name) for name in TASK_FLAGS}
-    opened = _opened(arguments, config, {name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    batch = arguments.batch or section.get("batch_size") or 1
     from ppcls_ext.deploy.infer import infer
 
-    batch = arguments.batch or section.get("batch_size") or 1
-    skipped = infer(images, opened, batch, arguments.format, arguments.save, arguments.draw)
+    with _opened(arguments, config, options, batch) as pipeline:
+        skipped = infer(images, pipeline, arguments.format, arguments.save, arguments.draw)
     return UserError.exit_status if skipped else 0
 
 
@@ -100,15 +99,12 @@ def _listed(images: str | list[str] | None) -> list[str]:
     return [images] if isinstance(images, str) else list(images or [])
 
 
-def _opened(
-    arguments: argparse.Namespace, config: Config | None, options: Mapping[str, Any]
-) -> tuple[Run, Inference, int]:
-    """The model, its task's pre- and postprocessing and its batch, as `ppcls_ext.deploy.infer.infer` takes them."""
+def _opened(arguments: argparse.Namespace, config: Config | None, options: Mapping[str, Any], batch: int) -> Pipeline:
+    """What predicts: an exported model on an engine, or weights in dygraph."""
     if config is not None:
-        from ppcls_ext.deploy.infer import open_weights
+        from ppcls_ext.deploy.weights import open_weights
 
-        return open_weights(config, options)
-    threads = set_threads(arguments.threads)
+        return open_weights(config, options, batch)
     from ppcls_ext.deploy.infer import open_exported
 
-    return open_exported(arguments.model, arguments.engine or DEFAULT_ENGINE, threads, options)
+    return open_exported(arguments.model, arguments.engine, arguments.threads, options, batch)

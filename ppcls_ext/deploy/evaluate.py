@@ -12,8 +12,9 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.deploy.infer import open_deployment, results_of
+from ppcls_ext.deploy.infer import results_of
 from ppcls_ext.deploy.trained import build_with_weights
+from ppcls_ext.deploy.weights import open_deployment
 from ppcls_ext.tasks.eval_report import read_per_class
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -39,12 +40,25 @@ REQUIRED_ENGINES = ("native", "onednn", "onnxruntime")
 
 # What `--formats` may be, and what is written for it.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "all": tuple(FORMATS),
     "both": ("json", "pdmodel"),
     "json": ("json",),
     "pdmodel": ("pdmodel",),
     "onnx": ("json", "onnx"),  # made from the json format
-    "all": tuple(FORMATS),
 }
+
+
+def chosen_formats(choice: str | None) -> tuple[str, ...]:
+    """The formats to write for a choice; None is all that can be written here.
+
+    Raises:
+        UserError: the choice needs the converter to ONNX, and it is not installed.
+    """
+    if choice is None:
+        return CHOICES["all" if importlib.util.find_spec("paddle2onnx") else "both"]
+    if "onnx" in CHOICES[choice]:
+        onnx_converter()
+    return CHOICES[choice]
 
 
 def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
@@ -140,7 +154,7 @@ def write_parity(folder: Path, batches: Sequence[Any], expected: Sequence[Any]) 
     np.savez_compressed(folder / PARITY, **arrays)
 
 
-def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
+def export(config: Config, formats: str | None = None, fold: bool = True) -> Path:
     """Export the weights of a config or run folder; gives the folder written.
 
     The export is made beside its place and moved there when its check has passed; one that fails is kept as
@@ -148,9 +162,7 @@ def export(config: Config, formats: str = "both", fold: bool = True) -> Path:
     Raises:
         UserError: bad config or weights. CheckFailed: an engine crashes or gives another output than dygraph.
     """
-    chosen = CHOICES[formats]
-    if "onnx" in chosen:
-        onnx_converter()
+    chosen = chosen_formats(formats)
     task = make_task(config)
     folder = Path(config.global_section.save_inference_dir or RunFolder.of(config).path / "inference")
     if folder.is_file() or (folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())):

@@ -1,4 +1,4 @@
-"""Predict on image files, with an exported model or with the weights of a config or run folder."""
+"""Predict on image files. With an exported model this imports no training framework."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
-from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
-from ppcls_ext.runtime.inference import build_inference
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.tasks.deployment import Deployment
-from ppcls_ext.tasks.finding import make_task
-from ppcls_ext.tasks.task import Task
 
 
 def open_exported(
@@ -31,27 +25,6 @@ def open_exported(
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
     return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", **options)
-
-
-def open_weights(config: Config, options: Mapping[str, Any], batch: int = 1) -> Pipeline:
-    """Predicts with the weights of a config or run folder, by dygraph."""
-    task = make_task(config)
-    deployment = task.deployment(build_with_weights(task, "infer"))
-    return open_deployment(task, deployment, options, batch)
-
-
-def open_deployment(task: Task, deployment: Deployment, options: Mapping[str, Any], batch: int = 1) -> Pipeline:
-    """Predicts with a network in dygraph."""
-    deployment.model.eval()
-    fixed = deployment.inputs[0].shape[0]
-    return Pipeline(
-        lambda: lambda inputs: dygraph_outputs(deployment.model, inputs),
-        build_inference(task.name, deployment.recipe, options, "infer --{}"),
-        batch=batch if fixed == -1 else fixed,
-        fixed=fixed != -1,
-        engine="dygraph",
-        errors="keep",
-    )
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:

@@ -65,9 +65,8 @@ class EngineOwner:
         self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
         self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
         opened: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._serve, args=(open_run, opened), name=f"{THREAD_NAMES}-engine", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, args=(open_run, opened), daemon=True)
+        self._thread.name = f"{THREAD_NAMES}-engine"
         self._thread.start()
         opened.result()
 

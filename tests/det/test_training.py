@@ -16,8 +16,9 @@ from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.run_folder import RunFolder, read_log
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.deploy.export import export
-from ppcls_ext.deploy.infer import infer, open_exported, open_weights
+from ppcls_ext.deploy.infer import infer, open_exported
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
+from ppcls_ext.deploy.weights import open_weights
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.state import read_state

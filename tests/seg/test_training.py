@@ -19,7 +19,8 @@ from ppcls_ext.core.run_folder import RunFolder, read_log
 from ppcls_ext.core.step import Step
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.deploy.export import export
-from ppcls_ext.deploy.infer import infer, open_exported, open_weights
+from ppcls_ext.deploy.infer import infer, open_exported
+from ppcls_ext.deploy.weights import open_weights
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import Stopped, Trainer, train
