@@ -12,8 +12,12 @@ from importlinter.cli import lint_imports
 
 from tests.helpers.processes import ROOT
 
-# What trains, checks configs or draws tables: none of it may be needed to run an exported model.
-TRAINING_ONLY = ("paddle", "ppcls", "pydantic", "rich", "matplotlib", "scipy", "sklearn", "numba", "safetensors")
+# What trains, checks configs or draws: none of it may be needed to run an exported model.
+TRAINING_ONLY = (
+    *("paddle", "ppcls", "ppdet", "paddleseg", "pydantic", "rich", "matplotlib", "scipy", "sklearn", "numba"),
+    *("safetensors", "psutil", "PIL", "typing_extensions"),
+)
+PRODUCTION = ("ppcls_ext.runtime.predictor", "ppcls_ext.cls.inference", "det.inference", "seg.inference")
 
 
 @pytest.fixture
@@ -31,8 +35,33 @@ def test_imports_go_down_the_layers_without_circles() -> None:
     assert lint_imports(str(ROOT / "pyproject.toml"), no_logo=True) == 0
 
 
-@pytest.mark.slow
-def test_the_runtime_imports_no_training_framework() -> None:
-    code = f"import sys, ppcls_ext.runtime.engines; print([m for m in {TRAINING_ONLY} if m in sys.modules])"
+def loaded_by(module: str) -> list[str]:
+    """Which of `TRAINING_ONLY` an import loads."""
+    code = f"import sys, {module}; print(*[m for m in {TRAINING_ONLY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", PRODUCTION)
+def test_production_imports_no_training_framework(module: str) -> None:
+    assert loaded_by(module) == []
+
+
+@pytest.mark.slow
+def test_every_module_of_the_runtime_imports_no_training_framework() -> None:
+    files = (ROOT / "ppcls_ext" / "runtime").rglob("*.py")
+    modules = [f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for f in files]
+    assert loaded_by(", ".join(m.removesuffix(".__init__") for m in modules)) == []
+
+
+@pytest.mark.slow
+def test_importing_the_package_loads_no_engine_and_no_numpy() -> None:
+    code = "import sys, ppcls_ext; print(*[m for m in ('numpy', 'cv2', 'yaml', 'onnxruntime') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.slow
+def test_the_scan_sees_what_an_import_loads() -> None:
+    assert "pydantic" in loaded_by("ppcls_ext.core.config")

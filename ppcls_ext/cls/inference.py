@@ -9,9 +9,10 @@ import numpy as np
 
 from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.transforms import apply, named_ops
+from ppcls_ext.core.operations import Operation, read_operations
+from ppcls_ext.data.transforms import apply, build_transforms
 from ppcls_ext.runtime.inference import Inference, labels_do_not_fit
-from ppcls_ext.runtime.transforms import OPERATIONS, build_operation
+from ppcls_ext.runtime.transforms import OPERATIONS
 
 MOST_OPERATIONS = 50
 
@@ -66,32 +67,29 @@ def build_preprocessing(ops: Any, where: str) -> list[Callable[[Any], Any]]:
     Raises:
         UserError: an operation or argument that is unknown, or PaddleClas is needed and not installed.
     """
-    pairs = named_ops(ops, where)
-    if len(pairs) > MOST_OPERATIONS:
-        raise UserError(f"{where}: {len(pairs)} operations, expected at most {MOST_OPERATIONS}")
+    operations = read_operations(ops, where)
+    if len(operations) > MOST_OPERATIONS:
+        raise UserError(f"{where}: {len(operations)} operations, expected at most {MOST_OPERATIONS}")
     built: list[Callable[[Any], Any]] = []
-    for place, (name, arguments) in enumerate(pairs):
-        here = f"{where}.{place}.{name}"
-        if name == "DecodeImage":  # images are decoded before
-            continue
-        built += (
-            [build_operation(name, arguments, here)] if name in OPERATIONS else _of_paddleclas({name: arguments}, here)
-        )
+    for operation in operations:
+        if operation.name in OPERATIONS:
+            built.append(operation.build(OPERATIONS))
+        elif operation.name != "DecodeImage":  # images are decoded before
+            built += _of_paddleclas(operation)
     return built
 
 
 def needs_paddleclas(ops: Any, where: str) -> list[str]:
     """Names of the operations of a recipe that only PaddleClas has."""
-    return [name for name, _ in named_ops(ops, where) if name not in OPERATIONS and name != "DecodeImage"]
+    names = [operation.name for operation in read_operations(ops, where)]
+    return [name for name in names if name not in OPERATIONS and name != "DecodeImage"]
 
 
-def _of_paddleclas(operation: Mapping[str, Any], here: str) -> list[Callable[[Any], Any]]:
-    from ppcls_ext.data.transforms import build_transforms
-
+def _of_paddleclas(operation: Operation) -> list[Callable[[Any], Any]]:
     try:
-        return build_transforms([operation], here)
+        return build_transforms([{operation.name: operation.arguments}], operation.where)
     except ImportError as error:
         raise UserError(
-            f"{here}: only PaddleClas has this operation; install paddleclas, or export with "
+            f"{operation.where}: only PaddleClas has this operation; install paddleclas, or export with "
             f"{', '.join(sorted(OPERATIONS))} alone"
         ) from error

@@ -6,7 +6,6 @@ for its options. A size of `auto` is taken from `Global.image_shape`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
+from ppcls_ext.runtime.transforms import fraction
 from ppcls_ext.upstream.paddleclas import ppcls
 
 Transform = Callable[[Any], Any]
@@ -41,15 +41,6 @@ def resolve_sizes(
     return resolved
 
 
-def _fraction(text: Any) -> Any:
-    """PaddleClas writes `scale: 1.0/255.0` and evaluates it as Python; only a quotient of numbers is read here."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", text) if isinstance(text, str) else None
-    try:
-        return float(match[1]) / float(match[2]) if match else text
-    except (ValueError, ZeroDivisionError):
-        return text
-
-
 def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | None = None) -> list[Transform]:
     """Build the operations of a list, in order, without `DecodeImage`.
 
@@ -68,9 +59,11 @@ def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | Non
                     raise UserError(f"{here}.{key}: {value}: images are decoded to RGB, height x width x channels")
             continue
         if name == "NormalizeImage":
-            arguments["scale"] = _fraction(arguments.get("scale"))
-            if isinstance(arguments["scale"], str):
-                raise UserError(f"{here}.scale: '{arguments['scale']}' is not a number or a quotient such as 1.0/255.0")
+            scale = arguments.get("scale")
+            try:
+                arguments["scale"] = None if scale is None else fraction(scale)
+            except ValueError as error:
+                raise UserError(f"{here}.scale: {error}") from error
         given = {"class_num": class_num} if class_num is not None and "class_num" not in arguments else {}
         built.append(operation.build(known, given=given))
     return built

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.yaml_files import fast_yaml
+from ppcls_ext.core.yaml_files import parse_untrusted_yaml
 from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.engines.base import FORMATS
 
@@ -154,7 +154,7 @@ def _read_recipe(folder: Path) -> Any:
     if seal is not None and hashlib.sha256(data[: seal.start()]).hexdigest() != seal[1].decode():
         raise _refused(folder, f"{RECIPE} was changed after export")
     try:
-        return fast_yaml(data.decode("utf-8"))
+        return parse_untrusted_yaml(data.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise _refused(folder, f"{RECIPE} is not valid YAML ({reason[:120]})") from error

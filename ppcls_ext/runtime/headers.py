@@ -7,6 +7,7 @@ Pillow is a large dependency for a few bytes.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ def image_size(data: np.ndarray) -> tuple[int, int] | None:
         if data[: len(magic)].tobytes() == magic:
             try:
                 size = read(data.data)
-            except (struct.error, IndexError, ValueError):
+            except (struct.error, IndexError):
                 return None
             return size if size is not None and min(size) > 0 else None
     return _by_pillow(data)
@@ -75,7 +76,7 @@ def _webp(data: memoryview) -> tuple[int, int] | None:
     if kind == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8X":
+    if kind == b"VP8X" and len(data) >= 30:
         width, height = (int.from_bytes(data[start : start + 3], "little") + 1 for start in (24, 27))
         return width, height
     return None
@@ -94,9 +95,9 @@ def _tiff(data: memoryview) -> tuple[int, int] | None:
 
 
 def _netpbm(data: memoryview) -> tuple[int, int] | None:
-    lines = bytes(data[:4096]).split(b"\n")
-    words = b" ".join(line.split(b"#")[0] for line in lines).split()
-    return int(words[1]), int(words[2])
+    without_comments = re.sub(rb"#[^\n]*\n", b" ", bytes(data[:4096]))
+    found = re.match(rb"P[1-6]\s+(\d{1,9})\s+(\d{1,9})\s", without_comments)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 _READERS: tuple[tuple[bytes, Callable[[memoryview], tuple[int, int] | None]], ...] = (

@@ -68,6 +68,7 @@ class Pipeline:
         batch: images at once, at most.
         fixed: whether the network takes exactly `batch`.
         engine: what results call that which runs the network.
+        where: what an error about outputs that do not fit the recipe begins with.
         errors: `raise`, or `keep` an image's error in its result.
         max_pixels: an image with more is refused before it is decoded; None takes any.
         decoders: threads that decode and prepare images for `stream` and `submit`.
@@ -83,6 +84,7 @@ class Pipeline:
         batch: int = 1,
         fixed: bool = False,
         engine: str = "",
+        where: str = "",
         errors: Errors = "raise",
         max_pixels: int | None = MAX_PIXELS,
         decoders: int = 1,
@@ -93,7 +95,7 @@ class Pipeline:
             if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
                 raise UserError(f"{name} must be a positive number, got {value!r}")
         self.inference, self.batch, self.engine = inference, batch, engine
-        self._open_run, self._fixed, self._errors = open_run, fixed, errors
+        self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
         self._max_pixels, self._decoders = max_pixels, decoders
         self._lock = threading.Lock()
         self._closed = False
@@ -171,7 +173,7 @@ class Pipeline:
             if self._closed:
                 raise UserError("this predictor is closed; make another one")
             if self._threads is None:
-                owner = EngineOwner(self._open_run, _splitter(self.inference), self.batch, self._fixed)
+                owner = EngineOwner(self._open_run, _splitter(self.inference, self._where), self.batch, self._fixed)
                 self._threads = _Threads(owner, self._decoders, 2 * self.batch + self._decoders)
                 self._closer = weakref.finalize(self, self._threads.close)
             return self._threads
@@ -288,7 +290,7 @@ class Pipeline:
                 decoding.append(threads.decoders.submit(self._prepared, item, channels))
                 if running and running[0].done():
                     break  # a result is there: it is not held up by images that are slow to come
-            if running and (running[0].done() or (not decoding and not batch)):
+            if running and running[0].done():
                 yield running.popleft().result()
             elif decoding and len(running) < 2 * self.batch:
                 image = decoding.popleft().result()
@@ -297,10 +299,10 @@ class Pipeline:
                 batch.append(image)
                 if _count(batch) == self.batch:
                     self._launch(threads, batch, running)
+            elif running and (more or not batch):  # with its result out of the way, more images can join the batch
+                yield running.popleft().result()
             elif batch:
                 self._launch(threads, batch, running)
-            elif running:
-                yield running.popleft().result()
             else:
                 return
 
@@ -315,11 +317,14 @@ class Pipeline:
         batch.clear()
 
 
-def _splitter(inference: Inference) -> Callable[[Arrays, int], list[list[np.ndarray]]]:
+def _splitter(inference: Inference, where: str) -> Callable[[Arrays, int], list[list[np.ndarray]]]:
     """Parts outputs by image once they are known to fit the recipe."""
 
     def split(outputs: Arrays, images: int) -> list[list[np.ndarray]]:
-        inference.check_outputs(outputs)
+        try:
+            inference.check_outputs(outputs)
+        except UserError as error:
+            raise UserError(f"{where}{error}") from error
         return inference.split(outputs, images)
 
     return split

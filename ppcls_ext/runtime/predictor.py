@@ -72,6 +72,7 @@ class Predictor(Pipeline):
             batch=batch if fixed == -1 else fixed,
             fixed=fixed != -1,
             engine=name,
+            where=f"exported model {self.exported.folder}: ",
             errors=errors,
             max_pixels=max_pixels,
             decoders=min(self.threads, MOST_DECODERS) if decoders is None else decoders,

@@ -5,14 +5,14 @@ The operations bear PaddleClas's names and take its arguments, because recipes n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.core.registry import Registry
 
 LARGEST_SIDE = 16384  # pixels; a recipe that asks for more is not one of ours
 
@@ -188,9 +188,3 @@ class ToCHWImage:
 
 for _operation in (ResizeImage, CropImage, NormalizeImage, ToCHWImage):
     OPERATIONS.register(_operation.__name__, _operation)
-
-
-def build_operation(name: str, arguments: Mapping[str, Any], where: str) -> Callable[[np.ndarray], np.ndarray]:
-    """An operation of `OPERATIONS`. Raises UserError for an argument that it does not take."""
-    built: Callable[[np.ndarray], np.ndarray] = call_checked(OPERATIONS[name], arguments, where)
-    return built

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.deploy import parity
-from ppcls_ext.deploy.export import export
+from ppcls_ext.deploy.export import chosen_formats, export
 from ppcls_ext.deploy.parity import Parity, check_parity
 from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.process import EngineProcess
@@ -37,7 +36,8 @@ def test_recipe_says_what_a_program_needs(exported: Path) -> None:
     assert recipe["inputs"] == [{"name": "x", "shape": [-1, 3, 48, 48], "dtype": "float32"}]
     assert recipe["preprocess"]["transforms"][0] == {"ResizeImage": {"size": 48}}
     checked = recipe["checked"]["max_difference_from_dygraph"]
-    assert set(checked) == {"json/native", "json/onednn", "pdmodel/native", "pdmodel/onednn", "pdmodel/openvino"}
+    of_paddle = {"json/native", "json/onednn", "pdmodel/native", "pdmodel/onednn", "pdmodel/openvino"}
+    assert of_paddle | {"onnx/onnxruntime"} <= set(checked) <= of_paddle | {"onnx/onnxruntime", "onnx/openvino-onnx"}
     for pair, difference in checked.items():
         assert 0 <= difference <= recipe["checked"]["tolerance"], pair
     for file in recipe["formats"].values():
@@ -129,12 +129,7 @@ def test_a_folder_of_something_else_is_left_alone(trained: Path, tmp_path: Path,
     assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
 
 
-def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_path: Path, fails: Fails) -> None:
-    place = overrides(f"Global.save_inference_dir={tmp_path / 'out'}")
-    if importlib.util.find_spec("paddle2onnx") is None:
-        assert "needs the package paddle2onnx" in fails("export", "-c", trained, *place, "--formats", "onnx")
-        assert not (tmp_path / "out").exists()
-        return
+def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_path: Path) -> None:
     folder = export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}"]), formats="onnx")
     recipe = read_yaml(folder / "inference.yml")
     assert set(recipe["formats"]) == {"json", "onnx"}
@@ -146,3 +141,17 @@ def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_pa
             operators = profile(Subject(folder, name), Settings(warmup=1))["operators"]
             counted = [op for op in operators if op["gflops"] is not None]
             assert len(counted) >= 1 + 2 * 13 + 1, name  # the stem, two convolutions in each block, the classifier
+
+
+def test_without_the_converter_onnx_is_left_out_or_one_line(
+    trained: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ImportError
+
+    monkeypatch.setattr("ppcls_ext.deploy.export.paddle2onnx", missing)
+    monkeypatch.setattr("ppcls_ext.deploy.export.importlib.util.find_spec", lambda name: None)
+    place = overrides(f"Global.save_inference_dir={tmp_path / 'out'}")
+    assert "needs the package paddle2onnx" in fails("export", "-c", trained, *place, "--formats", "onnx")
+    assert not (tmp_path / "out").exists()
+    assert chosen_formats(None) == ("json", "pdmodel")
