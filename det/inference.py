@@ -52,15 +52,18 @@ class DetectionInference(Inference):
         }
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        """The network's input, float32 [3, H, W], for uint8 RGB [H, W, 3]."""
         nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
         return [normalize(resize(nothing, self.size, self.interpolation).image)]
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
+        """The rows [K, 6] of each image, or its scores and boxes where NMS is outside the graph."""
         return (
             [[rows] for rows in split_rows(outputs)[:images]] if self.nms_in_graph else super().split(outputs, images)
         )
 
     def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
+        """Raise UserError if there are other outputs, or other classes, than the recipe has."""
         if len(outputs) != 2:
             raise UserError(f"outputs: a detector gives two, this network {len(outputs)}")
         if self.nms_in_graph:
@@ -71,6 +74,7 @@ class DetectionInference(Inference):
             raise labels_do_not_fit(self.labels, outputs[0].shape[1] if outputs[0].ndim == 3 else 0)
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> DetResult:
+        """The boxes of an image, in its pixels."""
         rows = outputs[0] if self.nms_in_graph else detections(outputs[0], outputs[1], **self.nms)
         height, width = image.shape[:2]
         # The operator gives its rows class by class; results are the best first.

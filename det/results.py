@@ -30,6 +30,7 @@ class DetResult(Result):
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
 
     def content(self) -> dict[str, Any]:
+        """The image's size and each box, rounded to a hundredth of a pixel; JSON-able."""
         found = zip(self.labels, self.classes, self.scores, self.boxes, strict=True)
         detections = [
             {"label": label, "class": k, "score": round(score, 6), "box": [round(float(v), 2) for v in box]}
@@ -38,9 +39,11 @@ class DetResult(Result):
         return {"width": self.size[0], "height": self.size[1], "detections": detections}
 
     def rows(self) -> list[tuple[Any, ...]]:
+        """What was found as rows of a table."""
         return [(d["label"], d["class"], d["score"], *d["box"]) for d in self.content()["detections"]]
 
     def draw(self, image: np.ndarray) -> np.ndarray:
+        """The image, uint8 RGB, with boxes and their labels."""
         texts = [f"{label} {score:.2f}" for label, score in zip(self.labels, self.scores, strict=True)]
         return draw_boxes(image, [[round(float(v), 2) for v in box] for box in self.boxes], self.classes, texts)
 

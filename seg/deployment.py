@@ -27,6 +27,7 @@ class ExportedNetwork(nn.Layer):
         self.network, self.argmax = network, argmax
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Run the network."""
         logits = self.network(x)[0]
         return paddle.argmax(logits, 1, dtype="int32") if self.argmax else logits
 
@@ -43,6 +44,7 @@ class EvaluatedNetwork(nn.Layer):
         self.network, self.settings, self.window = network, settings, window
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Run the network."""
         return class_map(lambda part: self.network(part)[0], x, self.settings, self.window)
 
 

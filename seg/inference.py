@@ -48,6 +48,7 @@ class SegmentationInference(Inference):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        """The network's input, float32 [3, H, W], for uint8 RGB [H, W, 3]."""
         height, width = self._network_size(image)
         if (height, width) != image.shape[:2]:
             shrinks = height * width < image.shape[0] * image.shape[1]
@@ -59,6 +60,7 @@ class SegmentationInference(Inference):
         return [array]
 
     def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
+        """Raise UserError if there are other outputs, or other classes, than the recipe has."""
         if len(outputs) != 1 or outputs[0].ndim not in (3, 4):
             raise UserError(f"outputs: a segmenter gives one class map or logits, this network {len(outputs)}")
         (output,) = outputs
@@ -68,6 +70,7 @@ class SegmentationInference(Inference):
             raise UserError(f"labels: {len(self.labels)}, but a pixel has class {int(output.max())}; export again")
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> SegResult:
+        """The class of each pixel of an image, at the image's own size."""
         (output,) = outputs
         classes = (output if output.ndim == 2 else output.argmax(0)).astype(np.uint8)
         height, width = self._network_size(image)

@@ -36,6 +36,7 @@ class SegResult(Result):
         return tuple(count / self.mask.size for count in self.pixels)
 
     def content(self) -> dict[str, Any]:
+        """The image's size, and pixels and share of each class; JSON-able."""
         found = enumerate(zip(self.labels, self.pixels, self.scores, strict=True))
         areas = [{"class": k, "label": label, "pixels": n, "share": share} for k, (label, n, share) in found]
         return {"width": self.size[0], "height": self.size[1], "areas": areas}
@@ -46,6 +47,7 @@ class SegResult(Result):
         return [(k, label, count, share) for k, (label, count, share) in found if count]
 
     def draw(self, image: np.ndarray) -> np.ndarray:
+        """The image, uint8 RGB, coloured by class."""
         return overlay(image, self.mask, self.palette)
 
     def write_pictures(self, folder: Path, name: str) -> None:

@@ -38,15 +38,18 @@ class ClassificationInference(Inference):
         self.transforms = build_preprocessing(recipe["preprocess"].get("transforms"), "preprocess.transforms")
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        """The network's input, float32 [3, H, W], for uint8 RGB [H, W, 3]."""
         return [apply(image, self.transforms)]
 
     def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
+        """Raise UserError if there are other outputs, or other classes, than the recipe has."""
         if len(outputs) != 1 or outputs[0].ndim != 2:
             raise UserError(f"outputs: a classifier gives scores [N, classes], this network {_shapes(outputs)}")
         if outputs[0].shape[1] != len(self.labels):
             raise labels_do_not_fit(self.labels, outputs[0].shape[1])
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> ClassResult:
+        """The best classes of an image."""
         (scores,) = outputs
         best = np.argsort(-scores, kind="stable")[: self.topk]
         return ClassResult(

@@ -45,6 +45,7 @@ class Work:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each input, without the batch axis."""
         return [array.shape for array in self.inputs]
 
 

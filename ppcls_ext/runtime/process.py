@@ -70,6 +70,7 @@ class EngineProcess:
         self.close()
 
     def __call__(self, command: str, **arguments: Any) -> Any:
+        """Run once; see `Engine.__call__`."""
         try:
             self._pipe.send((command, arguments))
             if not self._pipe.poll(self._seconds):
@@ -94,6 +95,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
+        """Number of the process."""
         return self._process.pid
 
     def output(self) -> str:

@@ -67,6 +67,7 @@ class ResizeImage:
         self._resize = _resizer(str(backend).lower(), interpolation)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Run it on [H, W, 3]."""
         if self.size is not None:
             return self._resize(image, self.size)
         height, width = image.shape[:2]
@@ -113,6 +114,7 @@ class CropImage:
         self.size = _size(size)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Run it on [H, W, 3]."""
         width, height = self.size
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         return image[top : top + height, left : left + width, :]
@@ -145,6 +147,7 @@ class NormalizeImage:
             raise ValueError("std must not be 0")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Run it on [H, W, 3]."""
         array = image.astype(np.float32)  # a copy, so what follows may be done in place
         array *= self.scale
         array -= self.mean
@@ -183,6 +186,7 @@ class ToCHWImage:
     """Channels first."""
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Run it on [H, W, 3]."""
         return image.transpose(2, 0, 1)
 
 

@@ -76,6 +76,7 @@ class Engine(abc.ABC):
 
     @classmethod
     def installed(cls) -> bool:
+        """Whether the engine's package is there."""
         return importlib.util.find_spec(cls.module) is not None
 
     @classmethod

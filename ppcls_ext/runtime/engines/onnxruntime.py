@@ -18,6 +18,7 @@ class OnnxRuntime(Engine):
     package = module = extra = "onnxruntime"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
+        """Load the model; see `Engine.open`."""
         ort = self.library()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -30,5 +31,6 @@ class OnnxRuntime(Engine):
         self._names = [i.name for i in self._session.get_inputs()]
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run once; see `Engine.__call__`."""
         outputs: list[np.ndarray] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
         return outputs

@@ -19,6 +19,7 @@ class OpenVINO(Engine):
     package = module = extra = "openvino"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
+        """Load the model; see `Engine.open`."""
         core = self.library().Core()
         try:
             compiled = core.compile_model(core.read_model(files[0]), "CPU", self.settings(threads))
@@ -37,5 +38,6 @@ class OpenVINO(Engine):
         }
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run once; see `Engine.__call__`."""
         results = self._request.infer(list(inputs), share_inputs=True)
         return [np.array(results[k]) for k in range(len(results))]  # copies: the request writes there again

@@ -27,6 +27,7 @@ class PaddleInference(Engine):
     extra = "paddle"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
+        """Load the model; see `Engine.open`."""
         self.require()
         import_paddle_with_threads(threads)
         from paddle import inference
@@ -55,6 +56,7 @@ class PaddleInference(Engine):
         """Choose the kernels in a `paddle.inference.Config`."""
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run once; see `Engine.__call__`."""
         for handle, array in zip(self._inputs, inputs, strict=True):
             handle.copy_from_cpu(np.ascontiguousarray(array))
         self._predictor.run()
@@ -67,6 +69,7 @@ class Native(PaddleInference):
     name = "native"
 
     def set_up(self, config: Any) -> None:
+        """Choose the kernels."""
         config.disable_mkldnn()  # in Paddle 3.3 it is on by default
 
 
@@ -76,6 +79,7 @@ class OneDNN(PaddleInference):
     name = "onednn"
 
     def set_up(self, config: Any) -> None:
+        """Choose the kernels."""
         config.enable_mkldnn()
         config.set_mkldnn_cache_capacity(ONEDNN_CACHED_SHAPES)
 
@@ -88,12 +92,14 @@ class PaddleOpenVINO(PaddleInference):
     _PLUGIN = "libopenvino_intel_cpu_plugin"  # mapped into the process only once OpenVINO compiles a model
 
     def set_up(self, config: Any) -> None:
+        """Choose the kernels."""
         from paddle.inference import PrecisionType
 
         config.set_optim_cache_dir(self._scratch.name)  # else it leaves compiled blobs in the current folder
         config.enable_openvino_engine(PrecisionType.Float32)
 
     def check(self) -> None:
+        """Raise UserError if OpenVINO was not loaded by the first run."""
         maps = Path("/proc/self/maps")
         if maps.exists() and self._PLUGIN not in maps.read_text():
             raise UserError(f"exported model {self.files[0]}: Paddle accepted engine openvino but did not use it")
