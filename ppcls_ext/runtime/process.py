@@ -70,7 +70,7 @@ class EngineProcess:
         self.close()
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """Run once; see `Engine.__call__`."""
+        """Send a command with its keyword arguments; gives the value that the worker answers with."""
         try:
             self._pipe.send((command, arguments))
             if not self._pipe.poll(self._seconds):

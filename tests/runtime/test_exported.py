@@ -15,6 +15,8 @@ from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, read_exported, sealed, sha256
 
+pytestmark = pytest.mark.slow  # an export of a trained network is made for it
+
 
 @pytest.fixture
 def folder(exported: Path, tmp_path: Path) -> Path:

@@ -182,10 +182,17 @@ def test_a_stream_decodes_while_the_network_runs(network: Network) -> None:
 
 def test_submitted_images_that_wait_run_in_one_batch(network: Network) -> None:
     network.go.clear()
-    with pipeline(network, batch=4) as predict:
+    prepared = threading.Semaphore(0)
+
+    class Preparing(Brightness):
+        def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+            prepared.release()
+            return super().prepare(image)
+
+    with Pipeline(network.open, Preparing(), batch=4) as predict:
         futures = [predict.submit(image(k), "rgb") for k in range(9)]
-        while predict._threads is None or predict._threads.owner._queue.qsize() < 4:
-            pass  # the first image is in the network, others wait
+        for _ in futures:
+            assert prepared.acquire(timeout=30)  # all wait but the first, which is in the network
         network.go.set()
         assert values(future.result(30) for future in futures) == list(range(9))
     assert network.batches[0] == 1
@@ -246,6 +253,7 @@ def of_dygraph(trained: Path, data: Path) -> list[Result]:
         return predict(photos(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_every_engine_gives_the_results_of_the_weights(
     exported: Path, data: Path, of_dygraph: list[Result], engine: str
@@ -265,6 +273,7 @@ def test_every_engine_gives_the_results_of_the_weights(
         assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_every_kind_of_source_gives_the_same_result(exported: Path, data: Path) -> None:
     file = photos(data)[0]
     pixels = np.asarray(Image.open(file))
@@ -277,6 +286,7 @@ def test_every_kind_of_source_gives_the_same_result(exported: Path, data: Path) 
             assert result.plot().shape == expected.plot().shape
 
 
+@pytest.mark.slow
 def test_a_result_is_frozen_and_goes_to_dict_and_picture(exported: Path, data: Path, tmp_path: Path) -> None:
     with Predictor(exported, threads=1, topk=3) as predict:
         result = predict(photos(data)[0])
@@ -333,6 +343,7 @@ def _in_child(predict: Predictor, file: str, pipe: Any) -> None:
     pipe.send((predict(file).labels, [result.labels for result in predict([file, file])]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_a_forked_child_opens_an_engine_of_its_own(exported: Path, data: Path, engine: str) -> None:

@@ -1,0 +1,133 @@
+"""The built wheel, installed where there is no Paddle, predicts with exports of all three tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+import det.demo
+import seg.demo
+from ppcls_ext import Predictor
+from ppcls_ext.core.config import load_config
+from ppcls_ext.deploy.export import export
+from ppcls_ext.tasks.finding import make_task
+from tests.helpers.processes import ROOT
+
+SOURCES = ("ppcls_ext", "det", "seg", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SECONDS = 600  # for downloads
+
+PREDICT = """
+import importlib.util, json, sys
+assert not any(map(importlib.util.find_spec, ("paddle", "pydantic", "rich", "PIL", "matplotlib")))
+from ppcls_ext import Predictor
+found = {}
+for name, folder in json.loads(sys.argv[1]).items():
+    with Predictor(folder, threads=1) as predict:
+        result = predict(sys.argv[2])
+        found[name] = {"engine": result.engine, **result.content()}
+        assert len(predict([sys.argv[2]] * 3)) == 3
+print(json.dumps(found))
+"""
+
+
+def untrained(name: str, folder: Path, settings: Sequence[str]) -> Path:
+    """An export of the config's network as it is before training."""
+    settings = [*settings, f"Global.save_inference_dir={folder / 'inference'}", "Global.device=cpu"]
+    paddle.seed(0)
+    paddle.save(make_task(load_config(name, settings)).build_model().state_dict(), str(folder / "start.pdparams"))
+    config = load_config(name, [*settings, f"Global.pretrained_model={folder / 'start.pdparams'}"])
+    return export(config, formats="onnx")
+
+
+def exports(root: Path, classifier: Path) -> dict[str, Path]:
+    """An export of each task."""
+    for name, scenes in (("det", det.demo.make_scenes), ("seg", seg.demo.make_scenes)):
+        for split in ("train", "val"):
+            scenes(root / name, split, 2, side=96)
+    detector = [
+        "Global.image_shape=[3,96,96]",
+        "Arch.width=32",
+        "Infer.threshold=0.0",
+        f"Global.data_root={root / 'det'}",
+    ]
+    segmenter = ["Arch.backbone.scale=0.25", f"Global.data_root={root / 'seg'}"]
+    return {
+        "classification": classifier,
+        "detection": untrained("det/demo", root / "det", detector),
+        "segmentation": untrained("seg/demo", root / "seg", segmenter),
+    }
+
+
+def run(*line: str | Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in line],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environment,
+        cwd="/",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def package_index_answers(folder: Path) -> bool:
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--retries",
+        "0",
+        "-d",
+        str(folder),
+        "flatbuffers",
+    ]
+    return subprocess.run(line, capture_output=True, timeout=SECONDS, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_wheel_predicts_without_paddle(exported: Path, tmp_path: Path) -> None:
+    """Takes a minute: it builds the wheel, installs it with ONNX Runtime, and exports two networks."""
+    if not package_index_answers(tmp_path / "probe"):
+        pytest.skip("no package index can be reached from here, from which ONNX Runtime could be installed")
+    source = tmp_path / "source"
+    for name in SOURCES:
+        target = source / name
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    run(*pip, "-w", tmp_path, source)
+    (wheel,) = tmp_path.glob("pplcnet-*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", f"{wheel}[onnxruntime]")
+
+    folders = exports(tmp_path, exported)
+    image = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 110, 3)).astype(np.uint8)).save(image)
+    answers = json.loads(run(python, "-c", PREDICT, json.dumps({n: str(f) for n, f in folders.items()}), image))
+    assert set(answers) == set(folders)
+    for name, folder in folders.items():
+        assert answers[name].pop("engine") == "onnxruntime"
+        with Predictor(folder, "onnxruntime", threads=1) as predict:
+            assert answers[name] == json.loads(json.dumps(predict(image).content()))
+    assert answers["detection"]["detections"]
