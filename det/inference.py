@@ -13,7 +13,7 @@ from det.results import DetResult
 from det.transforms import INTERPOLATIONS, Sample, resize
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
-from ppcls_ext.runtime.checks import choice, flag, real, shown, sides, whole
+from ppcls_ext.runtime.checks import choice, real, shown, sides, whole
 from ppcls_ext.runtime.inference import Inference, labels_do_not_fit
 from ppcls_ext.runtime.results import Result
 
@@ -40,7 +40,6 @@ class DetectionInference(Inference):
         # Exports made before there was a choice do not name it.
         self.interpolation = choice(recipe["preprocess"], "interpolation", "preprocess", INTERPOLATIONS, "linear")
         post = recipe["postprocess"]
-        self.nms_in_graph = flag(post, "nms_in_graph", "postprocess")
         self.threshold = real(post, "threshold", "postprocess", 0, 1) if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise UserError(f"infer --threshold: expected a score between 0 and 1, got {threshold}")
@@ -58,24 +57,23 @@ class DetectionInference(Inference):
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
         """The rows [K, 6] of each image, or its scores and boxes where NMS is outside the graph."""
-        return (
-            [[rows] for rows in split_rows(outputs)[:images]] if self.nms_in_graph else super().split(outputs, images)
-        )
+        return super().split(outputs, images) if are_raw(outputs) else [[rows] for rows in split_rows(outputs)[:images]]
 
     def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
         """Raise UserError if there are other outputs, or other classes, than the recipe has."""
         if len(outputs) != 2:
             raise UserError(f"outputs: a detector gives two, this network {len(outputs)}")
-        if self.nms_in_graph:
-            classes = split_classes(outputs)
-            if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.labels):
-                raise UserError(f"labels: {len(self.labels)}, but a box has class {int(classes.max())}; export again")
-        elif outputs[0].ndim != 3 or outputs[0].shape[1] != len(self.labels):
-            raise labels_do_not_fit(self.labels, outputs[0].shape[1] if outputs[0].ndim == 3 else 0)
+        if are_raw(outputs):
+            if outputs[0].shape[1] != len(self.labels):
+                raise labels_do_not_fit(self.labels, outputs[0].shape[1])
+            return
+        classes = np.concatenate([rows[:, 0] for rows in split_rows(outputs)])
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.labels):
+            raise UserError(f"labels: {len(self.labels)}, but a box has class {int(classes.max())}; export again")
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> DetResult:
         """The boxes of an image, in its pixels."""
-        rows = outputs[0] if self.nms_in_graph else detections(outputs[0], outputs[1], **self.nms)
+        rows = outputs[0] if len(outputs) == 1 else detections(outputs[0], outputs[1], **self.nms)
         height, width = image.shape[:2]
         # The operator gives its rows class by class; results are the best first.
         rows = to_image(rows[np.argsort(-rows[:, 1], kind="stable")], self.size[::-1], (width, height))
@@ -123,6 +121,7 @@ def split_rows(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return np.split(rows.reshape(-1)[: 6 * int(counts.sum())].reshape(-1, 6), np.cumsum(counts)[:-1])
 
 
-def split_classes(outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The class of every box of a batch, float32 [K]."""
-    return np.concatenate([rows[:, 0] for rows in split_rows(outputs)])
+def are_raw(outputs: Sequence[np.ndarray]) -> bool:
+    """Whether outputs of a batch are scores [N, classes, M] and boxes, to which NMS is still to be applied. Formats of
+    one export may differ in that."""
+    return outputs[0].ndim == 3

@@ -201,7 +201,11 @@ class Detection(Task):
             return raw
         # Nothing may be found, and then there are no rows to compare: scores and boxes before NMS are compared as well.
         return raw._replace(
-            model=WithNms(model, self.nms), outputs=["rows", "counts"], compare=self._compare_rows, also=raw
+            model=WithNms(model, self.nms),
+            outputs=["rows", "counts"],
+            compare=self._compare_rows,
+            also=raw,
+            onnx_is_also=self.export.batch != 1,  # paddle2onnx translates NMS for one image only
         )
 
     def _parity_inputs(self, count: int) -> list[np.ndarray]:

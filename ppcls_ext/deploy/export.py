@@ -29,7 +29,7 @@ from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.upstream.imports import quiet_import
-from ppcls_ext.upstream.onnx import paddle2onnx
+from ppcls_ext.upstream.onnx import paddle2onnx, quiet_converter
 from ppcls_ext.upstream.paddle import legacy_graph
 
 OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
@@ -46,6 +46,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pdmodel": ("pdmodel",),
     "onnx": ("json", "onnx"),  # made from the json format
 }
+
+
+class CannotTranslate(CheckFailed):
+    """A network that paddle2onnx cannot turn into ONNX."""
 
 
 def chosen_formats(choice: str | None) -> tuple[str, ...]:
@@ -89,14 +93,16 @@ def save_onnx(folder: Path) -> None:
     target = folder / FORMATS["onnx"][0]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        onnx_converter().export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
+        converter = onnx_converter()
+        with quiet_converter():
+            converter.export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
     except Exception as error:  # its parser raises whatever it meets
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise CheckFailed(
+        raise CannotTranslate(
             f"export: paddle2onnx cannot translate this network ({lines[0]}); use --formats both"
         ) from error
     if not target.is_file():  # it reports some failures on stdout only
-        raise CheckFailed("export: paddle2onnx wrote no file for this network; use --formats both")
+        raise CannotTranslate("export: paddle2onnx wrote no file for this network; use --formats both")
 
 
 def save_formats(deployment: Deployment, folder: Path, formats: Sequence[str]) -> None:
@@ -143,13 +149,16 @@ def _files(folder: Path) -> list[str]:
     return [name for name in files if name != RECIPE]
 
 
-def write_parity(folder: Path, batches: Sequence[Any], expected: Sequence[Any]) -> None:
+def write_parity(
+    folder: Path, batches: Sequence[Any], expected: Sequence[Any], expected_of_onnx: Sequence[Any] | None = None
+) -> None:
     """Write a handful of inputs and the outputs that dygraph has for them, so that any machine can check its engines.
 
-    `input_B_I` is input I of batch B, `output_B_O` its output O.
+    `input_B_I` is input I of batch B, `output_B_O` its output O; `onnx_output_B_O` where ONNX gives other outputs than
+    the other formats. `ppcls_ext.runtime.exported.read_parity` reads them.
     """
     arrays: dict[str, Any] = {}
-    for kind, values in (("input", batches), ("output", expected)):
+    for kind, values in (("input", batches), ("output", expected), ("onnx_output", expected_of_onnx or ())):
         arrays |= {f"{kind}_{b}_{k}": np.asarray(a) for b, batch in enumerate(values) for k, a in enumerate(batch)}
     np.savez_compressed(folder / PARITY, **arrays)
 
@@ -159,6 +168,10 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
 
     The export is made beside its place and moved there when its check has passed; one that fails is kept as
     `<folder>.rejected`, and an earlier export stays as it was.
+
+    Args:
+        formats: a key of `CHOICES`; None is all that can be written, without ONNX where it cannot be had.
+        fold: fold batch norms into convolutions.
     Raises:
         UserError: bad config or weights. CheckFailed: an engine crashes or gives another output than dygraph.
     """
@@ -183,16 +196,19 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
-        checks: list[Parity] = []
-        for form, place, outputs in zip(forms, (work, Path(scratch)), expected, strict=False):
-            save_formats(form, place, chosen)
-            found = _check(place, chosen, batches, outputs, form)
-            checks = [worse(a, b) for a, b in zip(checks or found, found, strict=True)]
+        try:
+            checks = _save_and_check(forms, work, Path(scratch), chosen, batches, expected)
+        except CannotTranslate as error:
+            if formats is not None:
+                raise
+            say(f"onnx is left out: {error}")
+            chosen = CHOICES["both"]
+            checks = _save_and_check(forms, work, Path(scratch), chosen, batches, expected)
     checked = {
         "tolerance": deployment.tolerance,
         "max_difference_from_dygraph": {f"{c.model_format}/{c.engine}": c.difference for c in checks},
     }
-    write_parity(work, batches, expected[0])
+    write_parity(work, batches, expected[0], expected[1] if deployment.onnx_is_also and "onnx" in chosen else None)
     write_recipe(task, deployment, work, chosen, fold, checked)
 
     failed = [c for c in checks if c.engine in REQUIRED_ENGINES and not c.holds(deployment.tolerance)]
@@ -208,6 +224,29 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     _swap(work, folder)
     say(f"exported to {folder}")
     return folder
+
+
+def _save_and_check(
+    forms: Sequence[Deployment],
+    folder: Path,
+    scratch: Path,
+    formats: Sequence[str],
+    batches: Sequence[Any],
+    expected: Sequence[Sequence[Any]],
+) -> list[Parity]:
+    """Write the first form in `folder` and another in `scratch`, and check both; of two outcomes the worse counts."""
+    first = forms[0]
+    kept = [f for f in formats if f != "onnx"] if first.onnx_is_also else formats
+    save_formats(first, folder, kept)
+    checks = {(c.model_format, c.engine): c for c in _check(folder, kept, batches, expected[0], first)}
+    for form, outputs in zip(forms[1:], expected[1:], strict=True):
+        save_formats(form, scratch, formats)
+        for found in _check(scratch, formats, batches, outputs, form):
+            pair = (found.model_format, found.engine)
+            checks[pair] = worse(checks.get(pair, found), found)
+        if first.onnx_is_also and "onnx" in formats:
+            shutil.copytree((scratch / FORMATS["onnx"][0]).parent, (folder / FORMATS["onnx"][0]).parent)
+    return list(checks.values())
 
 
 def _check(

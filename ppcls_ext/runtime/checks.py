@@ -33,14 +33,6 @@ def real(values: Mapping[str, Any], key: str, where: str, low: float, high: floa
     return value
 
 
-def flag(values: Mapping[str, Any], key: str, where: str) -> bool:
-    """`values[key]`, true or false. Raises UserError for anything else."""
-    value = values.get(key)
-    if not isinstance(value, bool):
-        raise UserError(f"{where}.{key}: expected true or false, got {shown(value)}")
-    return value
-
-
 def choice(values: Mapping[str, Any], key: str, where: str, known: Iterable[str], default: str) -> str:
     """`values[key]`, one of `known`, or `default` if the key is not there. Raises UserError for anything else."""
     value = values.get(key, default)

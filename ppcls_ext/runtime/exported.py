@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ppcls_ext.core.errors import UserError, nearest
@@ -25,6 +28,7 @@ PARITY = "parity.npz"  # beside it: inputs, and the outputs that dygraph has for
 RECIPE_CHECKSUM = "recipe_sha256"  # the last line of the recipe: the checksum of all that stands before it
 
 LARGEST_RECIPE = 16 * 2**20  # bytes; 22,000 labels take one
+LARGEST_PARITY = 256 * 2**20  # bytes
 MOST_LABELS = 1_000_000
 LONGEST_LABEL = 1000  # characters
 MOST_INPUTS = 8
@@ -131,6 +135,33 @@ def read_exported(folder: str | Path) -> Exported:
         if not isinstance(recipe.get(key), dict):
             raise _refused(folder, f"{RECIPE}: {key} must be keys and values, got {shown(recipe.get(key))}")
     return Exported(folder, recipe, task, tuple(formats), inputs, labels, _checksums(folder, recipe))
+
+
+def read_parity(exported: Exported, model_format: str) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Batches of inputs, and the outputs that dygraph has for them in the form that the format holds.
+
+    Exports of earlier versions have none: an empty list.
+    Raises:
+        UserError: the file is not the one that export wrote.
+    """
+    file = exported.folder / PARITY
+    if not file.is_file() and PARITY not in exported.checksums:
+        return []
+    exported.verify([PARITY])
+    if file.stat().st_size > LARGEST_PARITY:
+        raise _refused(exported.folder, f"{PARITY} is larger than {LARGEST_PARITY >> 20} MB")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            outputs = "onnx_output" if model_format == "onnx" and "onnx_output_0_0" in stored else "output"
+            batches = range(len({name.split("_")[1] for name in stored if name.startswith("input_")}))
+            return [(_arrays(stored, f"input_{b}_"), _arrays(stored, f"{outputs}_{b}_")) for b in batches]
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _refused(exported.folder, f"{PARITY} cannot be read ({' '.join(str(error).split())[:100]})") from error
+
+
+def _arrays(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    count = sum(name.startswith(prefix) for name in stored)
+    return [stored[f"{prefix}{k}"] for k in range(count)]
 
 
 def _refused(folder: Path, why: str) -> UserError:

@@ -32,6 +32,8 @@ class Deployment(NamedTuple):
         also: another form of the same network on the same inputs, which is exported, checked and thrown away. It is for
             a `model` that hides most of what it computes (a class map hides its logits, and NMS gives nothing where
             nothing is found).
+        onnx_is_also: whether ONNX, where an operator of `model` is missing, gets `also` instead; the task's `Inference`
+            then takes the outputs of either.
     """
 
     model: nn.Layer
@@ -42,3 +44,4 @@ class Deployment(NamedTuple):
     compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
     tolerance: float
     also: Deployment | None = None
+    onnx_is_also: bool = False

@@ -155,3 +155,28 @@ def test_without_the_converter_onnx_is_left_out_or_one_line(
     assert "needs the package paddle2onnx" in fails("export", "-c", trained, *place, "--formats", "onnx")
     assert not (tmp_path / "out").exists()
     assert chosen_formats(None) == ("json", "pdmodel")
+
+
+def test_a_network_that_cannot_be_translated_is_exported_without_onnx(
+    trained: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        @staticmethod
+        def export(*_: Any, **__: Any) -> None:
+            raise RuntimeError("no such operator\nin ONNX")
+
+    monkeypatch.setattr("ppcls_ext.deploy.export.paddle2onnx", lambda: Refusing)
+    settings = [f"Global.save_inference_dir={tmp_path / 'out'}", "Export.batch=1"]
+    assert set(read_yaml(export(load_config(trained, settings)) / "inference.yml")["formats"]) == {"json", "pdmodel"}
+    message = fails("export", "-c", trained, *overrides(*settings), "--formats", "onnx", status=1, lines=None)
+    assert "cannot translate this network (no such operator); use --formats both" in message
+
+
+def test_the_converter_leaves_stdout_to_results(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}", "Export.batch=1"]), formats="onnx")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "paddle2onnx" not in err.lower()

@@ -101,10 +101,14 @@ def test_exports_give_the_boxes_of_dygraph(run: RunFolder, data: Path, tmp_path:
     options = {"threshold": 0.1}
     ours = coco_results(open_exported(folder, "onednn", 1, options), data, tmp_path / "a.json")
     theirs = coco_results(open_weights(load_config(run.path), options), data, tmp_path / "b.json")
-    assert len(ours) == len(theirs) > 10
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
+    onnx = coco_results(open_exported(folder, "onnxruntime", 1, options), data, tmp_path / "c.json")
+    assert len(ours) == len(onnx) == len(theirs) > 10
+    for a, b, c in zip(ours, theirs, onnx, strict=True):
+        assert (
+            (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"]) == (c["image_id"], c["category_id"])
+        )
         np.testing.assert_allclose(a["bbox"], b["bbox"], atol=0.05)
+        np.testing.assert_allclose(a["bbox"], c["bbox"], atol=0.05)
 
 
 def test_the_check_of_an_export_holds_where_nothing_is_found(run: RunFolder, tmp_path: Path) -> None:

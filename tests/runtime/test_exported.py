@@ -13,7 +13,7 @@ import yaml
 
 from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, read_exported, sealed, sha256
+from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, read_exported, read_parity, sealed, sha256
 
 pytestmark = pytest.mark.slow  # an export of a trained network is made for it
 
@@ -56,6 +56,9 @@ def test_what_an_export_says(exported: Path) -> None:
 def test_an_export_has_inputs_and_the_outputs_of_dygraph_for_them(exported: Path) -> None:
     with np.load(exported / PARITY) as stored, Predictor(exported, threads=1, batch=3) as predictor:
         assert predictor.exported.checksums[PARITY] == sha256(exported / PARITY)
+        ((one,), (scores,)), _ = read_parity(predictor.exported, "onnx")
+        np.testing.assert_array_equal(one, stored["input_0_0"])
+        np.testing.assert_array_equal(scores, stored["output_0_0"])
         assert set(stored) == {"input_0_0", "output_0_0", "input_1_0", "output_1_0"}
         assert stored["input_1_0"].shape == (3, 3, 48, 48)
         assert stored["output_1_0"].shape == (3, 3)

@@ -59,6 +59,7 @@ def exports(root: Path, classifier: Path) -> dict[str, Path]:
         "Global.image_shape=[3,96,96]",
         "Arch.width=32",
         "Infer.threshold=0.0",
+        "NMS.score_threshold=0",
         f"Global.data_root={root / 'det'}",
     ]
     segmenter = ["Arch.backbone.scale=0.25", f"Global.data_root={root / 'seg'}"]
