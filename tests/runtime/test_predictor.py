@@ -192,10 +192,9 @@ def test_submitted_images_that_wait_run_in_one_batch(network: Network) -> None:
     with Pipeline(network.open, Preparing(), batch=4) as predict:
         futures = [predict.submit(image(k), "rgb") for k in range(9)]
         for _ in futures:
-            assert prepared.acquire(timeout=30)  # all wait but the first, which is in the network
+            assert prepared.acquire(timeout=30)  # all wait but those that are in the network
         network.go.set()
         assert values(future.result(30) for future in futures) == list(range(9))
-    assert network.batches[0] == 1
     assert max(network.batches) == 4
 
 
@@ -319,10 +318,10 @@ engine = open_engine(sys.argv[2], Path(sys.argv[1]), int(sys.argv[3]))
 inputs = [np.zeros((128, 3, 48, 48), np.float32)]
 engine(inputs)
 before, spent = times(), {}
-while sum(spent.values()) < 100:  # ticks of the clock, 1 s
+while sum(spent.values()) < 200:  # ticks of the clock, 2 s
     engine(inputs)
     spent = {task: ticks - before.get(task, 0) for task, ticks in times().items()}
-print(sum(ticks > 0.15 * sum(spent.values()) for ticks in spent.values()))
+print(sum(ticks > 0.03 * sum(spent.values()) for ticks in spent.values()))
 """
 
 
@@ -331,7 +330,7 @@ print(sum(ticks > 0.15 * sum(spent.values()) for ticks in spent.values()))
 @pytest.mark.skipif(usable_cores() < 2, reason="engines take no more threads than there are cores")
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_threads_reach_every_engine(exported: Path, engine: str) -> None:
-    """In processes of their own, since an engine's threads stay; each works for a second."""
+    """In processes of their own, since an engine's threads stay; each works for two seconds."""
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     for threads in (1, 2):
         line = [sys.executable, "-c", THREADS, str(exported), engine, str(threads)]
