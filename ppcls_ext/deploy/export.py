@@ -40,11 +40,11 @@ REQUIRED_ENGINES = ("native", "onednn", "onnxruntime")
 
 # What `--formats` may be, and what is written for it.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "all": tuple(FORMATS),
     "both": ("json", "pdmodel"),
     "json": ("json",),
     "pdmodel": ("pdmodel",),
     "onnx": ("json", "onnx"),  # made from the json format
+    "all": tuple(FORMATS),
 }
 
 

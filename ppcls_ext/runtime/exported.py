@@ -171,7 +171,7 @@ def _refused(folder: Path, why: str) -> UserError:
 def _read_recipe(folder: Path) -> Any:
     file = folder / RECIPE
     if not file.is_file():
-        raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that pplcnet export wrote")
+        raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")
     try:
         with open(file, "rb") as stream:
             data = stream.read(LARGEST_RECIPE + 1)
