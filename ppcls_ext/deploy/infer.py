@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,26 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
+from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.runtime.inference import check_options
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
+
+
+def check_infer_flags(task: str, options: Iterable[str]) -> None:
+    """Raise UserError for a flag of `infer` that the task does not have."""
+    try:
+        check_options(task, options, "--{}")
+    except UserError as error:
+        raise UserError(f"infer {error}") from error
 
 
 def open_exported(
     folder: Path, engine: str | None, threads: int | None, options: Mapping[str, Any], batch: int = 1
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
+    check_infer_flags(read_exported(folder).task, options)
     return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", **options)
 
 

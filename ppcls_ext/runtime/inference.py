@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
@@ -82,19 +82,25 @@ def load_inference(task: str) -> type[Inference]:
     return kind
 
 
-def build_inference(task: str, recipe: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Inference:
-    """The same, built from a recipe.
+def check_options(task: str, options: Iterable[str], named: str = "{}") -> None:
+    """Raise UserError for an option that the task does not have.
 
     Args:
-        options: keyword arguments of the task's own.
-        where: how errors call an option, with `{}` for its name, such as `infer --{}`.
+        options: names of keyword arguments of the task's own.
+        named: what the caller's users call an option, with `{}` for its name, such as `--{}`.
+    """
+    known = accepted_keys(load_inference(task)) - {"recipe"}
+    for name in options:
+        if name not in known:
+            has = f"; it has {', '.join(named.format(flag) for flag in sorted(known))}" if known else ""
+            raise UserError(f"{named.format(name)}: not a flag of {task}{has}")
+
+
+def build_inference(task: str, recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Inference:
+    """What goes around a network of a task, built from a recipe.
+
     Raises:
         UserError: an option that the task does not have, or a recipe that is not as export writes it.
     """
-    kind = load_inference(task)
-    known = accepted_keys(kind) - {"recipe"}
-    for name in options:
-        if name not in known:
-            has = f"; it has {', '.join(where.format(flag).split()[-1] for flag in sorted(known))}" if known else ""
-            raise UserError(f"{where.format(name)}: not a flag of {task}{has}")
-    return kind(recipe, **options)
+    check_options(task, options)
+    return load_inference(task)(recipe, **options)

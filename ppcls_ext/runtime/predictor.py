@@ -62,7 +62,7 @@ class Predictor(Pipeline):
             raise UserError(f"threads must be a positive number, got {threads!r}")
         self.threads = cpu_threads(threads)
         try:
-            inference = build_inference(self.exported.task, self.exported.recipe, options, "{}")
+            inference = build_inference(self.exported.task, self.exported.recipe, options)
         except UserError as error:
             raise UserError(f"exported model {self.exported.folder}: {error}") from error
         fixed = self.exported.batch
