@@ -78,10 +78,13 @@ class Exported:
     def verify(self, files: Iterable[str]) -> None:
         """Compare files, named relative to the folder, with their checksums, where the export has any.
 
+        A missing file is left to who opens it, and can say what it is needed for.
         Raises:
-            UserError: a file that is missing, has no checksum, or is not what export wrote.
+            UserError: a file that cannot be read, has no checksum, or is not what export wrote.
         """
         for name in files if self.checksums else ():
+            if not (self.folder / name).exists():
+                continue
             try:
                 found = sha256(self.folder / name)
             except OSError as error:
@@ -145,7 +148,9 @@ def read_parity(exported: Exported, model_format: str) -> list[tuple[list[np.nda
         UserError: the file is not the one that export wrote.
     """
     file = exported.folder / PARITY
-    if not file.is_file() and PARITY not in exported.checksums:
+    if not file.is_file():
+        if PARITY in exported.checksums:
+            raise _refused(exported.folder, f"{PARITY}: no such file")
         return []
     exported.verify([PARITY])
     if file.stat().st_size > LARGEST_PARITY:
