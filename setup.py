@@ -110,6 +110,7 @@ setup(
         "onnxruntime": ["onnxruntime>=1.20"],
         "openvino": ["openvino>=2025.0"],
         "paddle": [PADDLE, "setuptools<81"],
+        "parquet": ["pyarrow>=14"],
         "train": [
             PADDLE,
             "setuptools<81",

@@ -25,7 +25,8 @@ class DetectionInference(Inference):
     """Image to boxes."""
 
     columns = ("label", "class", "score", "x1", "y1", "x2", "y2")
-    forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv", "coco")
+    column_types = (str, int, float, float, float, float, float)
+    forms: ClassVar[tuple[str, ...]] = (*Inference.forms, "coco")
 
     result_type = DetResult
 

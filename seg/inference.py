@@ -24,6 +24,7 @@ class SegmentationInference(Inference):
     """Image to the class of each pixel."""
 
     columns = ("class", "label", "pixels", "share")
+    column_types = (int, str, int, float)
     result_type = SegResult
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 # Flags that belong to the postprocessing of a task; the task itself refuses those that it does not have.
 TASK_FLAGS = ("topk", "threshold")
+STREAMED = ("csv", "jsonl", "parquet")  # what is written as the results come
 
 NAME = "infer"
 HELP = "predict on image files"
 DESCRIPTION = (
     "Predict on image files with an exported model (-m), or with the weights of a run folder (-c). "
-    "Files that cannot be read are named and skipped; the exit status is then 2."
+    "Files that cannot be read are named and skipped, in csv, jsonl and parquet with a row that says why; the exit "
+    "status is then 2."
 )
 EXAMPLES = (
     "pplcnet infer -m output/my_images/inference -i photo.jpg 'more/*.jpg' --topk 3",
     "pplcnet infer -m output/my_coco/inference -i photos/ --threshold 0.4 --draw boxes/",
+    "pplcnet infer -m output/my_images/inference -i photos/ --format parquet --save results.parquet --resume",
 )
 
 
@@ -54,9 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="table",
         metavar="FORMAT",
-        help="write the results as table, json or csv, and of detection also as coco (default: %(default)s)",
+        help="write the results as table, json, csv, jsonl or parquet, and of detection also as coco; csv, jsonl and "
+        "parquet are written as the results come, for any number of images (default: %(default)s)",
     )
-    group.add_argument("--save", type=Path, metavar="FILE", help="write json, csv or coco there instead of to stdout")
+    group.add_argument("--save", type=Path, metavar="FILE", help="write all but a table there instead of to stdout")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the interrupted run whose csv, jsonl or parquet is at --save, or begin it (with -m)",
+    )
     group.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
 
 
@@ -74,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ppcls_ext.deploy.infer import infer
 
     with _opened(arguments, config, options, batch) as pipeline:
-        skipped = infer(images, pipeline, arguments.format, arguments.save, arguments.draw)
-    return UserError.exit_status if skipped else 0
+        failed = infer(images, pipeline, arguments.format, arguments.save, arguments.draw, arguments.resume, options)
+    return UserError.exit_status if failed else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -83,7 +92,14 @@ def _check(arguments: argparse.Namespace) -> None:
     if bool(arguments.model) == bool(arguments.config):
         raise UserError("infer needs either an exported folder (-m FOLDER) or a config or run folder (-c ...)")
     if arguments.save is not None and arguments.format == "table":
-        raise UserError("infer --save writes what programs read: add --format json, csv or (detection) coco")
+        raise UserError("infer --save writes what programs read: add --format json, csv, jsonl, parquet or coco")
+    if arguments.format == "parquet" and arguments.save is None:
+        raise UserError("infer --format parquet needs a file: add --save FILE")
+    if arguments.resume and (arguments.save is None or arguments.format not in STREAMED or arguments.config):
+        raise UserError(
+            "infer --resume goes on with what an exported model (-m) wrote to --save FILE as --format csv, jsonl or "
+            "parquet"
+        )
     if arguments.config and arguments.engine is not None:
         raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
     if arguments.model and arguments.override:

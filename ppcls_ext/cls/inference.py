@@ -21,6 +21,7 @@ class ClassificationInference(Inference):
     """Image to the best classes."""
 
     columns = ("rank", "label", "class", "score")
+    column_types = (int, str, int, float)
     result_type = ClassResult
 
     def __init__(self, recipe: Mapping[str, Any], topk: int | None = None) -> None:

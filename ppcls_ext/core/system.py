@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -25,3 +25,14 @@ def lock(file: IO[str]) -> None:
     """
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Hold a lock on `file` until it is closed; gives False where another process has one. True without file locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

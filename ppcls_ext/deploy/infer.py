@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.files import atomic_write_text, regular_target
 from ppcls_ext.core.images import find_images
-from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.deploy.encoders import ENCODERS
+from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
+from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
+
+MOST_NAMED = 20  # images without a result that stderr names; a file of results names all of them
 
 
 def check_infer_flags(task: str, options: Iterable[str]) -> None:
@@ -54,52 +59,129 @@ def infer(
     form: str = "table",
     save: Path | None = None,
     draw: Path | None = None,
-) -> list[str]:
-    """Predict and print or write results; gives the files that were skipped.
+    resume: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Predict and print or write results; gives the number of images that have none.
+
+    csv, jsonl and parquet are written as the results come and take any number of images; the other forms hold all
+    results until the last one is there.
 
     Args:
         images: files, folders, globs.
-        form: table, json or csv, and what else the task writes.
-        save: write there instead of stdout (json and csv).
+        form: table, json, csv, jsonl or parquet, and what else the task writes.
+        save: write there instead of to stdout (all but table).
         draw: a folder for pictures of the results.
+        resume: go on with the interrupted run that `save` is of.
+        options: of the postprocessing; a run is resumed with the same only.
+    Raises:
+        UserError: nothing to predict on; a place that cannot be written; nothing that can be resumed.
     """
     inference = pipeline.inference
     if form not in inference.forms:
         raise UserError(f"infer --format {form}: this task writes {', '.join(inference.forms)}")
+    if save is not None:
+        regular_target(save)  # before hours of predicting
     paths = find_images(images)
+    if form not in ENCODERS:
+        return _infer_small(paths, pipeline, form, save, draw)
+    encoder = ENCODERS[form](inference)
+    if save is None:
+        return _infer_bulk(paths, pipeline, StandardOutput(encoder), draw)
+    run = None
+    if isinstance(pipeline, Predictor):
+        run = {"format": form, "options": dict(options or {}), **_identity(paths, pipeline)}
+    failed = _infer_bulk(paths, pipeline, ResultsFile(save, encoder, run, resume), draw)
+    say(f"results: {save}")
+    return failed
+
+
+def _identity(paths: Sequence[str], predictor: Predictor) -> dict[str, Any]:
+    """What the results of a run depend on."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(os.fsencode(f"{path}\0{os.path.abspath(path)}\0"))
+    exported = predictor.exported
+    recipe = {key: value for key, value in exported.recipe.items() if key != "checksums"}
+    files = exported.checksums or {
+        name: sha256(exported.folder / name)
+        for kind in exported.formats
+        for name in FORMATS[kind]
+        if (exported.folder / name).is_file()
+    }
+    model = hashlib.sha256(json.dumps([recipe, dict(files)], sort_keys=True, default=str).encode())
+    return {
+        "engine": predictor.engine,
+        "model": model.hexdigest(),
+        "images": len(paths),
+        "list of images": digest.hexdigest(),
+    }
+
+
+def _infer_bulk(paths: Sequence[str], pipeline: Pipeline, sink: Sink, draw: Path | None) -> int:
+    """Hand each result on as it comes; gives the number of images without one."""
+    start, begun = sink.done, time.monotonic()
+    if start:
+        say(f"going on after {start} of {len(paths)} images")
+    named = 0
+    try:
+        with bar(len(paths), "infer", start) as progress:
+            for place, result in enumerate(pipeline.stream(paths[start:]), start=start + 1):
+                sink.write(result)
+                if not result.ok and named < MOST_NAMED:
+                    named += 1
+                    say(f"skipped: {result.error}")
+                if draw is not None and result.ok:
+                    _draw(result, draw, place)
+                rate = (place - start) / max(time.monotonic() - begun, 1e-9)
+                progress.advance(values=f"{rate:.1f} images/s")
+        sink.finish()
+    finally:
+        sink.close()
+    if sink.failed > named:
+        say(f"skipped: {sink.failed} of {len(paths)} images in all; the column error says why")
+    return sink.failed
+
+
+def _draw(result: Result, folder: Path, place: int) -> None:
+    """Write the pictures of a result, named after its image and the image's place in the list."""
+    result.write_pictures(folder, f"{place:04d}_{Path(result.source).stem}")
+
+
+def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path | None, draw: Path | None) -> int:
+    """Gather all results, and make a table or a document of them; gives the number of images without one."""
+    inference = pipeline.inference
     skipped: list[str] = []
     results: list[Result] = []
-    rows: list[tuple[Any, ...]] = []  # beginning with the path
     with bar(len(paths), "infer") as progress:
         for result in results_of(paths, pipeline, skipped):
             results.append(result)
-            rows += [(result.source, *row) for row in result.rows()]
             if draw is not None:
-                result.write_pictures(draw, f"{len(results):04d}_{Path(result.source).stem}")
+                _draw(result, draw, len(results) + len(skipped))
             progress.advance()
-    columns = ("image", *inference.columns)
     if form == "table":
-        folder = _common_folder([result.source for result in results])
-        shown = [(os.path.relpath(path, folder) if folder else path, *values) for path, *values in rows]
-        if folder:
-            out.print(f"images in {folder}", markup=False)
-        show_table(None, columns, shown)
-        without = len(results) - len({path for path, *_ in rows})
-        if without:
-            say(f"nothing found in {without} of {len(results)} images")
-        return skipped
-    if form == "csv":
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
-        text = buffer.getvalue()
-    else:
-        text = json.dumps(inference.document(form, results), indent=1, ensure_ascii=False) + "\n"
+        _show(results, inference.columns)
+        return len(skipped)
+    text = json.dumps(inference.document(form, results), indent=1, ensure_ascii=False) + "\n"
     if save is None:
         sys.stdout.write(text)
     else:
         atomic_write_text(save, text)
         say(f"results: {save}")
-    return skipped
+    return len(skipped)
+
+
+def _show(results: Sequence[Result], columns: Sequence[str]) -> None:
+    """Results as a table on stdout, with the folder that all images are in above it."""
+    rows = [(result.source, *row) for result in results for row in result.rows()]
+    folder = _common_folder([result.source for result in results])
+    shown = [(os.path.relpath(path, folder) if folder else path, *values) for path, *values in rows]
+    if folder:
+        out.print(f"images in {folder}", markup=False)
+    show_table(None, ("image", *columns), shown)
+    without = len(results) - len({path for path, *_ in rows})
+    if without:
+        say(f"nothing found in {without} of {len(results)} images")
 
 
 def _common_folder(paths: Sequence[str]) -> str:

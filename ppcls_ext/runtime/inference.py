@@ -25,7 +25,8 @@ class Inference(abc.ABC):
     """
 
     columns: ClassVar[tuple[str, ...]]  # of `Result.rows`
-    forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv")  # what `infer --format` may be
+    column_types: ClassVar[tuple[type, ...]]  # str, int or float, of each
+    forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv", "jsonl", "parquet")  # what `infer --format` may be
     result_type: ClassVar[type[Result]]
     labels: Sequence[str]
 

@@ -35,7 +35,7 @@ def test_infer_forms_agree(exported: Path, data: Path, tmp_path: Path, capfd: py
     line = ["infer", "-m", str(exported), "-i", f"{folder}/*.png", "--format", "csv", "--batch", "4", "--topk", "1"]
     assert main([*line, "--save", str(saved)]) == 0
     rows = saved.read_text().splitlines()
-    assert rows[0] == "image,rank,label,class,score"
+    assert rows[0] == "image,rank,label,class,score,error"
     assert [row.split(",")[2] for row in rows[1:]] == [r["predictions"][0]["label"] for r in results]
     assert main(["infer", "-m", str(exported), "-i", folder]) == 0
     table = capfd.readouterr().out.splitlines()
@@ -61,7 +61,9 @@ def test_infer_names_skips_and_counts_broken_files(
     out, err = capfd.readouterr()
     assert status == UserError.exit_status
     assert f"skipped: image {tmp_path / 'broken.png'}" in err
-    assert len(out.splitlines()) == 1 + 5 * 2
+    _, broken, *rows = out.splitlines()
+    assert broken.startswith(f"{tmp_path / 'broken.png'},,,,,image {tmp_path / 'broken.png'}: ")
+    assert len(rows) == 5 * 2
 
 
 def test_bad_calls_of_infer(exported: Path, trained: Path, tmp_path: Path, data: Path, fails: Fails) -> None:
@@ -74,7 +76,7 @@ def test_bad_calls_of_infer(exported: Path, trained: Path, tmp_path: Path, data:
     assert "infer --threshold: not a flag of classification; it has --topk" in fails(
         "infer", "-m", exported, "-i", image, "--threshold", "0.5"
     )
-    assert "table, json, csv" in fails("infer", "-m", exported, "-i", image, "--format", "xml")
+    assert "table, json, csv, jsonl, parquet" in fails("infer", "-m", exported, "-i", image, "--format", "xml")
     (exported.parent / "legacy_only").mkdir(exist_ok=True)
     (exported.parent / "legacy_only" / "inference.yml").write_text((exported / "inference.yml").read_text())
     missing = fails("infer", "-m", exported.parent / "legacy_only", "-i", image)

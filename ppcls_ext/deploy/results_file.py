@@ -1,0 +1,203 @@
+"""Where results are written as they come: a file that outlives a crash, or standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write, regular_target
+from ppcls_ext.core.system import try_lock
+from ppcls_ext.deploy.encoders import Encoder
+from ppcls_ext.runtime.results import Result
+
+COMMIT_SECONDS = 2.0  # after a crash, what took so long is done again
+MOST_WAITING = 4096  # results in memory
+
+
+class Sink(Protocol):
+    """Takes results in the order of their images.
+
+    Attributes:
+        done: images whose results it has, those of an interrupted run included.
+        failed: how many of them have an error.
+    """
+
+    done: int
+    failed: int
+
+    def write(self, result: Result) -> None:
+        """Take the next result."""
+
+    def finish(self) -> None:
+        """All results are there."""
+
+    def close(self) -> None:
+        """Let go of what is open, whether all results are there or not."""
+
+
+class StandardOutput:
+    """Results on standard output, with a delay of at most `COMMIT_SECONDS` between two that come."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.done = self.failed = 0
+        self._encoder = encoder
+        self._written = time.monotonic()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(encoder.begin())
+
+    def write(self, result: Result) -> None:
+        """Take the next result."""
+        self._encoder.add(result)
+        self.done += 1
+        self.failed += not result.ok
+        if self.done % MOST_WAITING == 0 or time.monotonic() - self._written >= COMMIT_SECONDS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Hand over what is there."""
+        sys.stdout.buffer.write(self._encoder.drain())
+        sys.stdout.buffer.flush()
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Standard output stays open."""
+
+
+class ResultsFile:
+    """A file of results that outlives a crash at any moment.
+
+    Until the last result is there, they are in FILE.part. FILE.part.json says what run they are of, of how many images
+    they are, and how many bytes belong to these: whatever a crash left behind them is cut off, and its images are done
+    again. An earlier FILE stays until the new one is whole.
+
+    Args:
+        path: FILE; a symlink keeps pointing where it does.
+        encoder: of its format.
+        run: what the results depend on, JSON-able; resuming wants the same. None: the run cannot be resumed.
+        resume: go on with an interrupted run, or begin where there is none.
+    Raises:
+        UserError: something that is no regular file is there; another process writes there; an interrupted run is there
+            and not to be resumed, or is another run; there is nothing to resume, since FILE is whole.
+    """
+
+    def __init__(self, path: Path, encoder: Encoder, run: Mapping[str, Any] | None, resume: bool) -> None:
+        self.done = self.failed = 0
+        self._encoder, self._run = encoder, run
+        self._target = regular_target(path)
+        self._part = self._target.with_name(f"{self._target.name}.part")
+        self._progress = self._target.with_name(f"{self._target.name}.part.json")
+        self._finished = False
+        regular_target(self._part)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        state = self._state(path, resume) if run is not None else None
+        self._file = self._opened()
+        try:
+            self._begin(state)
+        except BaseException:
+            self._file.close()
+            raise
+        self._waiting = 0
+
+    def _state(self, path: Path, resume: bool) -> Mapping[str, Any] | None:
+        """What is known of the interrupted run that is to be resumed; None begins anew."""
+        state = _read_progress(self._progress)
+        if not resume:
+            if state is not None and state["done"] and self._part.exists():
+                raise UserError(
+                    f"{self._part} has {state['done']} of {state['run']['images']} images of an interrupted run; "
+                    "go on with --resume, or delete it"
+                )
+            return None
+        if state is not None and not self._part.exists() and path.exists():
+            self._progress.unlink()  # the crash came between the last two steps
+            state = None
+        if state is None:
+            if path.exists() and not self._part.exists():
+                raise UserError(f"{path} is whole, there is nothing to resume; without --resume it is made anew")
+            return None
+        _check_same(self._part, state["run"], self._run or {})
+        return state
+
+    def _opened(self) -> IO[bytes]:
+        """The part, opened for appending and locked."""
+        file = open(self._part, "ab")  # noqa: SIM115  closed in close
+        # Between opening and locking, another process may have finished it and put it at its place.
+        if not try_lock(file) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
+            file.close()
+            raise UserError(f"{self._part}: another process is writing it; wait for it, or give another file")
+        return file
+
+    def _begin(self, state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            self._file.truncate(0)
+            self._store(self._encoder.begin())
+            return
+        if os.fstat(self._file.fileno()).st_size < state["bytes"]:
+            raise UserError(f"{self._part} has lost bytes that were written; delete it and begin again")
+        self._file.truncate(state["bytes"])
+        self.done, self.failed = state["done"], state["failed"]
+        self._stored = time.monotonic()
+
+    def write(self, result: Result) -> None:
+        """Take the next result."""
+        self._encoder.add(result)
+        self.done += 1
+        self.failed += not result.ok
+        self._waiting += 1
+        if self._waiting >= MOST_WAITING or time.monotonic() - self._stored >= COMMIT_SECONDS:
+            self._store(self._encoder.drain())
+
+    def _store(self, data: bytes) -> None:
+        """Append bytes, and note that they belong to the results so far once they are safe."""
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._run is not None:
+            size = os.fstat(self._file.fileno()).st_size
+            state = {"done": self.done, "failed": self.failed, "bytes": size, "run": self._run}
+            text = json.dumps(state, indent=1) + "\n"
+            atomic_write(self._progress, lambda file: file.write_text(text), f"{self._progress.name}.tmp")
+        self._waiting = 0
+        self._stored = time.monotonic()
+
+    def finish(self) -> None:
+        """All results are there: put the file at its place."""
+        self._store(self._encoder.drain())
+        self._encoder.complete(self._part, self._target)
+        self._progress.unlink(missing_ok=True)
+        self._finished = True
+
+    def close(self) -> None:
+        """Close the file. What a run that cannot be resumed has left is removed."""
+        self._file.close()
+        if self._run is None and not self._finished:
+            self._part.unlink(missing_ok=True)
+
+
+def _read_progress(file: Path) -> Mapping[str, Any] | None:
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{file} is not as infer wrote it; delete it and begin again") from error
+    counts = [state.get(key) for key in ("done", "failed", "bytes")] if isinstance(state, dict) else [None]
+    if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(state.get("run"), dict):
+        raise UserError(f"{file} is not as infer wrote it; delete it and begin again")
+    return state
+
+
+def _check_same(part: Path, begun: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Raise UserError where a run differs from the one that was interrupted, naming the first difference."""
+    for key in run:
+        if begun.get(key) == run[key]:
+            continue
+        short = all(len(str(value)) < 60 for value in (begun.get(key), run[key]))
+        values = f" ({begun.get(key)}, now {run[key]})" if short else ""
+        raise UserError(f"{part} was begun with other {key}{values}; give the same, or delete it to begin again")
