@@ -110,6 +110,7 @@ setup(
         "onnxruntime": ["onnxruntime>=1.20"],
         "openvino": ["openvino>=2025.0"],
         "paddle": [PADDLE, "setuptools<81"],
+        "cli": ["rich", "pydantic>=2"],  # what `pplcnet infer` needs beside an engine
         "parquet": ["pyarrow>=14"],
         "train": [
             PADDLE,
@@ -130,7 +131,7 @@ setup(
         ],
     },
     entry_points={
-        "console_scripts": ["pplcnet = ppcls_ext.cli.main:main"],
+        "console_scripts": ["pplcnet = ppcls_ext.cli.start:main"],
         "pplcnet.inference": [
             "classification = ppcls_ext.cls.inference:ClassificationInference",
             "detection = det.inference:DetectionInference",

@@ -27,8 +27,7 @@ DESCRIPTION = (
 )
 EXAMPLES = (
     "pplcnet infer -m output/my_images/inference -i photo.jpg 'more/*.jpg' --topk 3",
-    "pplcnet infer -m output/my_coco/inference -i photos/ --threshold 0.4 --draw boxes/",
-    "pplcnet infer -m output/my_images/inference -i photos/ --format parquet --save results.parquet --resume",
+    "pplcnet infer -m output/my_coco/inference -i photos/ --threshold 0.4 --format csv --save boxes.csv --resume",
 )
 
 

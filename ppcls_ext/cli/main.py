@@ -27,15 +27,13 @@ class Command(Protocol):
         NAME: what users type.
         HELP: one line for the list of commands.
         DESCRIPTION: what the command does, for its own help.
+        EXAMPLES: two command lines, for its own help.
     """
 
     NAME: str
     HELP: str
     DESCRIPTION: str
-
-    @property
-    def EXAMPLES(self) -> tuple[str, ...]:
-        """Command lines, for its own help."""
+    EXAMPLES: tuple[str, str]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the flags, in groups. Nothing that is imported for it may import Paddle."""

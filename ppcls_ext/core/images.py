@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -121,7 +122,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            files = [str(f) for f in sorted(path.rglob("*")) if f.suffix.lower() in ENDINGS and f.is_file()]
+            files = [str(Path(file)) for file in _images_below(str(path))]  # without the ./ of the folder .
         elif path.is_file():
             files = [pattern]
         else:
@@ -131,3 +132,15 @@ def find_images(patterns: Sequence[str]) -> list[str]:
             raise UserError(f"images {pattern}: {kind}")
         found += files
     return list(dict.fromkeys(found))
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    """Image files in a folder and in those below it, without following links to folders. In the order of names, level
+    by level; a million of them take the memory of their paths alone."""
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _images_below(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() in ENDINGS and entry.is_file():
+            yield entry.path

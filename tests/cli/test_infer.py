@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from ppcls_ext.core.registry import accepted_keys
 from ppcls_ext.tasks.finding import load_task
 from tests.helpers.configs import overrides
 from tests.helpers.help import help_of
-from tests.helpers.processes import command
+from tests.helpers.processes import SECONDS, command
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +68,56 @@ def test_infer_names_skips_and_counts_broken_files(
     _, broken, *rows = out.splitlines()
     assert broken.startswith(f"{tmp_path / 'broken.png'},,,,,image {tmp_path / 'broken.png'}: ")
     assert len(rows) == 5 * 2
+
+
+KILLED = """
+import os, signal, sys
+from ppcls_ext.cli.main import main
+from ppcls_ext.deploy import results_file
+results_file.COMMIT_SECONDS = 0.0
+fsync, calls = os.fsync, 0
+def counted(file):
+    global calls
+    calls += 1
+    if calls == 12:  # the header and then each image take two
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(file)
+os.fsync = counted
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_killed_run_is_resumed(
+    form: str, exported: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], fails: Fails
+) -> None:
+    saved, whole = tmp_path / "r", tmp_path / "whole"
+    line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", form]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *line, "--save", str(saved)], timeout=SECONDS, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert "has 4 of 15 images of an interrupted run" in fails(*line, "--save", saved)
+    assert "begun with other options" in fails(*line, "--save", saved, "--resume", "--topk", "1")
+    fewer = ["infer", "-m", exported, "-i", data / "val/red", "--format", form, "--save", saved, "--resume"]
+    assert "begun with other images (15, now 5)" in fails(*fewer)
+    assert main([*line, "--save", str(saved), "--resume"]) == 0
+    assert "going on after 4 of 15 images" in capfd.readouterr().err
+    assert main([*line, "--save", str(whole)]) == 0
+    assert saved.read_bytes() == whole.read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["r", "whole"]
+
+
+def test_files_of_results_that_cannot_be(
+    exported: Path, trained: Path, data: Path, tmp_path: Path, fails: Fails
+) -> None:
+    line = ["infer", "-m", exported, "-i", data / "val/red/00.png", "--format"]
+    os.mkfifo(tmp_path / "fifo")
+    for form in ("json", "csv"):
+        assert "fifo is a FIFO and is not written over" in fails(*line, form, "--save", tmp_path / "fifo")
+    assert (tmp_path / "fifo").is_fifo()
+    assert "needs a file" in fails(*line, "parquet")
+    assert "infer --resume goes on with" in fails(*line, "csv", "--resume")
+    assert "infer --resume goes on with" in fails(*line, "json", "--resume", "--save", tmp_path / "r")
 
 
 def test_bad_calls_of_infer(exported: Path, trained: Path, tmp_path: Path, data: Path, fails: Fails) -> None:
