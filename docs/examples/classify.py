@@ -6,6 +6,7 @@ from ppcls_ext import Predictor
 
 
 def main() -> None:
+    """Print the three likeliest classes of each image."""
     folder, *images = sys.argv[1:]
     with Predictor(folder, topk=3, errors="keep") as predict:
         for result in predict.stream(images):  # any number: they are read as they are needed

@@ -8,6 +8,7 @@ from ppcls_ext import Predictor
 
 
 def main() -> None:
+    """Print the boxes, and draw them."""
     folder, image, picture = sys.argv[1:]
     with Predictor(folder, threshold=0.4) as predict:
         pixels = cv2.imread(image)  # a frame of a camera or of a film is such an array too

@@ -1,4 +1,4 @@
-"""The class of each pixel, from the bytes of an image: python segment.py output/my_masks/inference photo.jpg mask.png"""
+"""The class of each pixel, from an image's bytes: python segment.py output/my_masks/inference photo.jpg mask.png"""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ from ppcls_ext import Predictor
 
 
 def main() -> None:
+    """Print the share of each class, and write the class map."""
     folder, image, mask = sys.argv[1:]
     content = Path(image).read_bytes()  # as a request to a server has it
     with Predictor(folder) as predict:

@@ -8,20 +8,14 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
 from PIL import Image
 
-import det.demo
-import seg.demo
 from ppcls_ext import Predictor
-from ppcls_ext.core.config import load_config
-from ppcls_ext.deploy.export import export
-from ppcls_ext.tasks.finding import make_task
+from tests.helpers.exports import detector, segmenter
 from tests.helpers.processes import ROOT
 
 SOURCES = ("ppcls_ext", "det", "seg", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -39,35 +33,6 @@ for name, folder in json.loads(sys.argv[1]).items():
         assert len(predict([sys.argv[2]] * 3)) == 3
 print(json.dumps(found))
 """
-
-
-def untrained(name: str, folder: Path, settings: Sequence[str]) -> Path:
-    """An export of the config's network as it is before training."""
-    settings = [*settings, f"Global.save_inference_dir={folder / 'inference'}", "Global.device=cpu"]
-    paddle.seed(0)
-    paddle.save(make_task(load_config(name, settings)).build_model().state_dict(), str(folder / "start.pdparams"))
-    config = load_config(name, [*settings, f"Global.pretrained_model={folder / 'start.pdparams'}"])
-    return export(config, formats="onnx")
-
-
-def exports(root: Path, classifier: Path) -> dict[str, Path]:
-    """An export of each task."""
-    for name, scenes in (("det", det.demo.make_scenes), ("seg", seg.demo.make_scenes)):
-        for split in ("train", "val"):
-            scenes(root / name, split, 2, side=96)
-    detector = [
-        "Global.image_shape=[3,96,96]",
-        "Arch.width=32",
-        "Infer.threshold=0.0",
-        "NMS.score_threshold=0",
-        f"Global.data_root={root / 'det'}",
-    ]
-    segmenter = ["Arch.backbone.scale=0.25", f"Global.data_root={root / 'seg'}"]
-    return {
-        "classification": classifier,
-        "detection": untrained("det/demo", root / "det", detector),
-        "segmentation": untrained("seg/demo", root / "seg", segmenter),
-    }
 
 
 def run(*line: str | Path) -> str:
@@ -122,7 +87,11 @@ def test_the_wheel_predicts_without_paddle(exported: Path, tmp_path: Path) -> No
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", f"{wheel}[onnxruntime]")
 
-    folders = exports(tmp_path, exported)
+    folders = {
+        "classification": exported,
+        "detection": detector(tmp_path / "det"),
+        "segmentation": segmenter(tmp_path / "seg"),
+    }
     image = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 110, 3)).astype(np.uint8)).save(image)
     answers = json.loads(run(python, "-c", PREDICT, json.dumps({n: str(f) for n, f in folders.items()}), image))
