@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Literal
 
 from rich.console import Console
@@ -62,7 +63,8 @@ class Bar:
 
     def __init__(self, progress: Progress | None, total: int, what: str, start: int) -> None:
         self._progress, self._total, self._what, self._done = progress, total, what, start
-        self._printed = time.monotonic()
+        self._start = start
+        self._begun = self._printed = time.monotonic()
         self._task = progress.add_task(what, total=total, completed=start, values="") if progress else None
 
     def advance(self, units: int = 1, values: str = "") -> None:
@@ -75,7 +77,12 @@ class Bar:
                 self._progress.update(self._task, advance=units)
         elif time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            say(f"{self._what} {self._done}/{self._total} {values}".rstrip())
+            say(f"{self._what} {self._done}/{self._total} {self._left()} {values}".rstrip())
+
+    def _left(self) -> str:
+        """The time that the rest takes at the pace so far."""
+        pace = (self._printed - self._begun) / max(1, self._done - self._start)
+        return f"eta {timedelta(seconds=round(pace * (self._total - self._done)))}"
 
 
 @contextlib.contextmanager
