@@ -15,8 +15,8 @@ from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.process import EngineProcess
 
-RECIPE = "inference.yml"  # as export writes it
-DTYPES = ("float32", "float64", "int32", "int64")  # of inputs
+RECIPE = "inference.yml"  # the file that export writes
+DTYPES = ("float32", "float64", "int32", "int64")  # what inputs may be of
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "platform": platform.platform(),
         "cpu": cpu_model(),
-        "usable_cores": usable_cores(),  # of each process
+        "usable_cores": usable_cores(),  # each process has these
         "processes": distributed.world(),
     }
 
@@ -107,9 +107,9 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed in the middle of a write
+            for unfinished in self.path.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
                 unfinished.unlink()
-            if not resuming:  # of a run that ended before it saved anything
+            if not resuming:  # left by a run that ended before it saved anything
                 (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))

@@ -47,7 +47,7 @@ class Trainer:
         self.folder = RunFolder.of(task.config)
         if self.global_section.early_stop and self.eval_loader is None:
             raise UserError("Global.early_stop: it needs evaluation; -o Global.eval_during_train=true")
-        steps = math.ceil(len(self.loader) / self.global_section.update_freq)  # of the optimizer
+        steps = math.ceil(len(self.loader) / self.global_section.update_freq)  # steps of the optimizer in an epoch
         self.epochs = (
             math.ceil(self.global_section.iters / steps) if self.global_section.iters else self.global_section.epochs
         )
