@@ -17,6 +17,7 @@ from ppcls_ext.core.config import (
     BEST_WEIGHTS,
     ENVIRONMENT,
     LABELS,
+    LAST_WEIGHTS,
     LATEST_STATE,
     RUN_CONFIG,
     Config,
@@ -71,7 +72,7 @@ class RunFolder:
     log.jsonl          one JSON object a line: train, eval, resume, stop, end
     scalars/           VisualDL
     latest.safetensors everything needed to go on exactly
-    best.pdparams      weights with the best primary metric; last.pdparams: of the last evaluation
+    best.pdparams      weights with the best primary metric; last.pdparams: of the last evaluation, or of the end
     eval/              tables and pictures of the last evaluation
     """
 
@@ -80,7 +81,7 @@ class RunFolder:
         self.config = path / RUN_CONFIG
         self.labels = path / LABELS
         self.best = path / BEST_WEIGHTS
-        self.last = path / "last.pdparams"
+        self.last = path / LAST_WEIGHTS
         self.latest = path / LATEST_STATE
         self.eval = path / "eval"
         self._writer: Any = None
