@@ -91,7 +91,8 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
 
 
 BACKBONES.register("PPLCNet", PPLCNet)
-BACKBONES.register("MobileNetV3", _mobilenet_v3)
+BACKBONES.register("MobileNetV3_large", _mobilenet_v3)
+BACKBONES.register("MobileNetV3", _mobilenet_v3)  # the name in configs and run folders written so far
 for _name in SPECS:
     BACKBONES.register(_name, functools.partial(_named, _name))
 

@@ -19,7 +19,7 @@ from ppcls_ext.demo.scenes import SEEDS, canvas, run_scene_demo
 from ppcls_ext.demo.steps import TRUNK
 
 ROOT = Path("output") / "demo-det"
-SIDE = 160  # of a scene, pixels
+SIDE = 160  # pixels, of a square scene
 SCENES = {"train": 400, "val": 80}
 DIGITS = (1, 5)  # in a scene: fewest, most
 DIGIT_SIDES = (24, 64)  # pixels

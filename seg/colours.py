@@ -11,8 +11,8 @@ import numpy as np
 
 from ppcls_ext.core.files import atomic_write
 
-GOLDEN = 0.618034  # of the colour wheel: neighbouring classes get hues far apart
-SHARE = 0.55  # of the colour in an overlay
+GOLDEN = 0.618034  # turn of the colour wheel from a class to the next, so that their hues lie far apart
+SHARE = 0.55  # how much of an overlay's pixel is the colour of its class, the rest being the image
 
 
 def palette(classes: int) -> list[tuple[int, int, int]]:

@@ -29,10 +29,8 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
     def __init__(self, config: Config, arch: ArchSection, masks: MasksSection, normalization: NormalizeSection) -> None:
         super().__init__(config, LoaderSection, arch.class_num)
         self.masks, self.normalization = masks, normalization
-        self.crop = (
-            self.global_section.image_shape[1],
-            self.global_section.image_shape[2],
-        )  # height, width of training samples
+        shape = self.global_section.image_shape
+        self.crop = (shape[1], shape[2])  # height, width of training samples
 
     @override
     def read_split(self, split: str, names: tuple[str, ...] | None) -> PairList:

@@ -19,7 +19,7 @@ from ppcls_ext.demo.scenes import SEEDS, canvas, run_scene_demo
 from seg.colours import palette, save_labels
 
 ROOT = Path("output") / "demo-seg"
-SIDE = 128  # of a scene, pixels
+SIDE = 128  # pixels, of a square scene
 SCENES = {"train": 240, "val": 60}
 CLASSES = ("background", "disc", "ring", "square", "triangle")
 SHAPES = (2, 6)  # in a scene: fewest, most

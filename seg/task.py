@@ -39,7 +39,7 @@ from seg.sections import (
 )
 
 # Largest share of pixels (or, of logits, relative difference) by which an export may differ from dygraph.
-TOLERANCE = 1e-3
+PARITY_TOLERANCE = 1e-3
 
 
 class Segmentation(Task):
@@ -198,7 +198,7 @@ class Segmentation(Task):
             recipe=recipe,
             samples=samples,
             compare=difference,
-            tolerance=TOLERANCE,
+            tolerance=PARITY_TOLERANCE,
         )
         if not export.argmax:
             return deployment

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from importlinter.api import read_configuration
 from importlinter.cli import lint_imports
 
 from tests.helpers.processes import ROOT
@@ -18,6 +21,15 @@ TRAINING_ONLY = (
     *("safetensors", "psutil", "PIL", "typing_extensions"),
 )
 PRODUCTION = ("ppcls_ext.runtime.predictor", "ppcls_ext.cls.inference", "det.inference", "seg.inference")
+PACKAGE = ROOT / "ppcls_ext"
+LAYERS = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"][0]["layers"]  # from top to bottom
+
+
+def layer(module: Sequence[str]) -> int:
+    """How high a module lies. det and seg lie where classification does; the package itself is what users import."""
+    root, *inside = module
+    name = "cls" if root in ("det", "seg") else inside[0]
+    return len(LAYERS) - LAYERS.index(name) if name in LAYERS else len(LAYERS) + 1
 
 
 @pytest.fixture
@@ -33,6 +45,21 @@ def loggers_stay() -> Iterator[None]:
 @pytest.mark.usefixtures("loggers_stay")
 def test_imports_go_down_the_layers_without_circles() -> None:
     assert lint_imports(str(ROOT / "pyproject.toml"), no_logo=True) == 0
+
+
+def test_modules_named_in_strings_lie_no_higher_than_who_names_them() -> None:
+    """Import-linter does not see `python -m` and `importlib.import_module`, which take a module's name as text."""
+    upwards, named = [], 0
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = node.value if isinstance(node, ast.Constant) else None
+            if not isinstance(name, str) or re.fullmatch(r"(ppcls_ext|det|seg)(\.\w+)+", name) is None:
+                continue
+            named += 1
+            if layer(name.split(".")) > layer(file.relative_to(ROOT).with_suffix("").parts):
+                upwards.append(f"{file.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert not upwards
+    assert named, "nothing was found, though engines run in `python -m ppcls_ext.runtime.worker`"
 
 
 def loaded_by(module: str) -> list[str]:

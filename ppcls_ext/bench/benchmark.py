@@ -167,7 +167,7 @@ class Measurement:
     def __init__(self, subject: Subject, settings: Settings) -> None:
         self.subject, self.settings = subject, settings
         self.session: Session | None = None
-        self.opened: list[dict[str, float]] = []  # of each process
+        self.opened: list[dict[str, float]] = []  # what opening the model took, for each process
         self.parity: float | None = None
         self.calls = 0
         self.turns: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from ppcls_ext.core.errors import UserError
 
-IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")  # of a row, over reports
+IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")  # which row of another report is this one
 CONDITIONS = ("machine", "versions", "settings")  # under which a report was made, each with its keys
 
 

@@ -21,7 +21,7 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.runtime.process import EngineFailed
 
-TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # of a row, in its table
+TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # what the table shows of each row's times
 SHOWN_OPERATORS = 25  # of a profile; the JSON has all
 
 

@@ -16,7 +16,7 @@ from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import RECIPE
 from ppcls_ext.runtime.process import EngineProcess
 
-DTYPES = ("float32", "float64", "int32", "int64")  # of inputs
+DTYPES = ("float32", "float64", "int32", "int64")  # what inputs may be of
 
 
 @dataclass(frozen=True)

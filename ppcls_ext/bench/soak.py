@@ -14,7 +14,7 @@ from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.spec import LARGEST_STRIDE
 
-READINGS = 20  # of the resident memory, over a phase
+READINGS = 20  # how often the resident memory is read in a phase
 # What may still come in the second half of a phase: allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02

@@ -99,8 +99,11 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
         first = unknown[0]
         if not first.startswith("-"):
             at_fault.error(f"'{first}' belongs to no flag")
+        flag = first.partition("=")[0]
         flags = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", at_fault.format_usage())
-        at_fault.error(f"no flag '{first.partition('=')[0]}'; {nearest(first.partition('=')[0], flags)}")
+        if len(flag) == 2:  # any two of the short flags are alike by half: none is nearest
+            at_fault.error(f"no flag '{flag}'; known: {', '.join(flags)}")
+        at_fault.error(f"no flag '{flag}'; {nearest(flag, flags)}")
     return arguments
 
 

@@ -22,6 +22,7 @@ from ppcls_ext.core.yaml_files import YamlLoader, read_yaml
 
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # beside it
+LAST_WEIGHTS = "last.pdparams"  # beside it: all that a run without evaluation leaves
 LABELS = "labels.txt"  # beside it
 ENVIRONMENT = "environment.json"  # beside it
 REPLACING = ("_replace_", "_delete_")  # keys of a mapping that replaces the base's whole
@@ -166,6 +167,16 @@ def in_run_folder(file: Path) -> bool:
     return file.name == RUN_CONFIG and (file.parent / ENVIRONMENT).is_file()
 
 
+def trained_weights(file: Path) -> Path | None:
+    """The weights that training left beside a run folder's config: the best, or without an evaluation the last.
+
+    None where `file` is no run folder's, or the run has saved none yet.
+    """
+    if not in_run_folder(file):
+        return None
+    return next((path for name in (BEST_WEIGHTS, LAST_WEIGHTS) if (path := file.parent / name).is_file()), None)
+
+
 def config_folders() -> list[Path]:
     """The folders with the configs that the package ships; a path is tried as given before these."""
     package = Path(str(importlib.resources.files("ppcls_ext")))
@@ -301,7 +312,7 @@ def _index(items: list[Any], part: str, assignment: str) -> int:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file (or a run folder's), its bases and the overrides, and check what all tasks share.
 
-    A run folder's config starts from its best weights, unless told otherwise.
+    A run folder's config starts from the weights that `trained_weights` finds, unless told otherwise.
     Raises:
         UserError: see `find_config`, `read_yaml`, `override`; an unknown section or key of `Global`.
     """
@@ -309,8 +320,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     config = Config(_literal(_read_with_bases(file)))
     config.path = file
     mapping(config.setdefault("Global", {}), "Global")
-    if in_run_folder(file) and (file.parent / BEST_WEIGHTS).is_file():
-        config["Global"]["pretrained_model"] = str(file.parent / BEST_WEIGHTS)
+    weights = trained_weights(file)
+    if weights is not None:
+        config["Global"]["pretrained_model"] = str(weights)
         config["Global"]["new_head"] = False
     for assignment in overrides:
         override(config, assignment)

@@ -17,7 +17,7 @@ from ppcls_ext.core.device import usable_cores
 
 # Instruction sets that decide which kernels the engines take.
 FLAGS_THAT_MATTER = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8")
-PEAK_SIZES = (256, 512, 1024)  # of the matrices: which one runs fastest depends on the caches
+PEAK_SIZES = (256, 512, 1024)  # sides of square matrices; which size runs fastest depends on the caches
 PEAK_SECONDS = 0.3  # for each size
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 

@@ -17,6 +17,7 @@ from ppcls_ext.core.config import (
     BEST_WEIGHTS,
     ENVIRONMENT,
     LABELS,
+    LAST_WEIGHTS,
     LATEST_STATE,
     RUN_CONFIG,
     Config,
@@ -57,7 +58,7 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "platform": platform.platform(),
         "cpu": cpu_model(),
-        "usable_cores": usable_cores(),  # of each process
+        "usable_cores": usable_cores(),  # each process has these
         "processes": distributed.world(),
     }
 
@@ -71,7 +72,7 @@ class RunFolder:
     log.jsonl          one JSON object a line: train, eval, resume, stop, end
     scalars/           VisualDL
     latest.safetensors everything needed to go on exactly
-    best.pdparams      weights with the best primary metric; last.pdparams: of the last evaluation
+    best.pdparams      weights with the best primary metric; last.pdparams: of the last evaluation, or of the end
     eval/              tables and pictures of the last evaluation
     """
 
@@ -80,7 +81,7 @@ class RunFolder:
         self.config = path / RUN_CONFIG
         self.labels = path / LABELS
         self.best = path / BEST_WEIGHTS
-        self.last = path / "last.pdparams"
+        self.last = path / LAST_WEIGHTS
         self.latest = path / LATEST_STATE
         self.eval = path / "eval"
         self._writer: Any = None
@@ -107,9 +108,9 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed in the middle of a write
+            for unfinished in self.path.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
                 unfinished.unlink()
-            if not resuming:  # of a run that ended before it saved anything
+            if not resuming:  # left by a run that ended before it saved anything
                 (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))

@@ -14,7 +14,10 @@ CLASS_FILES = ("classes.txt", "labels.txt")  # looked for beside a list file
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a UTF-8 text file. Raises UserError if it is missing or something else."""
     if not path.is_file():
-        raise UserError(f"{what} {path}: no such file")
+        raise UserError(
+            f"{what} {path}: no such file; fix its path in the config (a relative one starts at Global.data_root, "
+            "or without that at the working directory)"
+        )
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

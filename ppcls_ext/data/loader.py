@@ -172,7 +172,7 @@ class Loader:
         )
         iterator = iter(loader)
         end = functools.partial(shut_down_workers, iterator)
-        atexit.register(end)  # where this generator is left open: Python would wait for workers that ignore SIGTERM
+        atexit.register(end)  # if nobody closes this generator, Python would wait for workers that ignore SIGTERM
         try:
             for guarded in iterator:
                 yield unguarded(guarded)

@@ -135,7 +135,7 @@ def formats_for(engines: Sequence[str]) -> list[str]:
             raise UserError(f"--engines {engine}: it needs the package {engine_class(engine).package}; install it")
     if "onnx" in needed:
         onnx_converter()
-        needed.add("json")  # which it is made from
+        needed.add("json")  # an ONNX file is converted from this format
     return [name for name in FORMATS if name in needed]
 
 
@@ -170,7 +170,7 @@ def _measured(
     subjects = [Subject(plan.work / n.name, engine, n.name, plan.threads) for n in networks]
     try:
         report = benchmark(subjects, plan.settings(variant))
-    except Exception as error:  # as above: the other tables go on
+    except Exception as error:  # whatever an engine raises is the reason in the report, and the other tables go on
         reason = f"{type(error).__name__}: {_first_line(error)}"
         say(f"not measured: {reason}")
         return {"failure": reason}

@@ -68,7 +68,7 @@ class Task(abc.ABC):
     def made_fast(self, model: nn.Layer) -> nn.Layer:
         """A network that is trained or evaluated in this process: on a CPU with our kernels (`Global.fast_cpu`)."""
         if self.global_section.fast_cpu and paddle.get_device() == "cpu":
-            from ppcls_ext.models import kernels as cpu_kernels  # where it is needed: it loads a compiler
+            from ppcls_ext.models import kernels as cpu_kernels  # imported only here, since it loads a compiler
 
             keep_freed_memory()
             cpu_kernels.speed_up(model, kernel_threads())

@@ -20,7 +20,7 @@ class Position:
     best: float | None = None
     best_epoch: int | None = None
     stale: int = 0  # evaluations since the best one
-    stopped: bool = False  # by Global.early_stop
+    stopped: bool = False  # whether Global.early_stop has ended the run
     sums: dict[str, float] = field(default_factory=dict)  # of losses and stats over the epoch's images
     images: int = 0  # in `sums`
 

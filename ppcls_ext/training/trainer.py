@@ -20,7 +20,7 @@ from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.seeding import STEP, seed_all, seed_paddle
-from ppcls_ext.models.weights import numpy_state, save_weights
+from ppcls_ext.models.weights import Weights, numpy_state, save_weights
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.averaging import EMA, Average
@@ -47,7 +47,7 @@ class Trainer:
         self.folder = RunFolder.of(task.config)
         if self.global_section.early_stop and self.eval_loader is None:
             raise UserError("Global.early_stop: it needs evaluation; -o Global.eval_during_train=true")
-        steps = math.ceil(len(self.loader) / self.global_section.update_freq)  # of the optimizer
+        steps = math.ceil(len(self.loader) / self.global_section.update_freq)  # steps of the optimizer in an epoch
         self.epochs = (
             math.ceil(self.global_section.iters / steps) if self.global_section.iters else self.global_section.epochs
         )
@@ -216,6 +216,8 @@ class Trainer:
         metrics: dict[str, float] = {}
         if self.eval_loader is not None and (at.epoch % self.global_section.eval_interval == 0 or finished):
             metrics = self._evaluate(finished)
+        elif finished and distributed.is_main():
+            save_weights(self.folder.last, self._averaged())
         line = f"epoch {at.epoch}/{self.epochs}: {values_text({'loss': means['loss']})}"
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
@@ -223,6 +225,12 @@ class Trainer:
         if at.epoch % self.global_section.save_interval == 0 or finished or at.stopped:
             self.save_latest()
         return metrics
+
+    def _averaged(self) -> Weights:
+        """The weights that a run is for: the averages, where the config asks for them."""
+        if self.average is None:
+            return numpy_state(self.model)
+        return {name: tensor.numpy() for name, tensor in self.average.tensors.items()}
 
     def _evaluate(self, finished: bool) -> dict[str, float]:
         at = self.position

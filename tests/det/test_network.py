@@ -82,6 +82,13 @@ def test_other_strides_train_a_step() -> None:
     assert step(Detection(load_config("det/demo", overrides)), 96, 3)["box_loss"] > 0
 
 
+def test_mobilenet_has_the_name_of_segmentation_and_that_of_earlier_configs() -> None:
+    now, earlier = (
+        build_backbone({"name": name, "scale": 0.35})[0].state_dict() for name in ("MobileNetV3_large", "MobileNetV3")
+    )
+    assert {n: t.shape for n, t in now.items()} == {n: t.shape for n, t in earlier.items()}
+
+
 def test_mobilenet_takes_the_weights_of_paddleclas(tmp_path: Path) -> None:
     classifier = build_arch({"name": "MobileNetV3_large_x0_35"}, 10)
     save_weights(tmp_path / "classifier.pdparams", numpy_state(classifier))

@@ -368,6 +368,34 @@ def test_wrong_data_is_found_before_the_first_step(
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize("average", [{}, {"EMA": {"decay": 0.5}}])
+def test_a_run_without_evaluation_leaves_its_last_weights(average: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    """They are what a run that evaluates would have saved, and what other commands read from the run folder."""
+    kept = {}
+    for name, evaluates in (("with", True), ("without", False)):
+        settings = {"epochs": 2, "eval_during_train": evaluates}
+        file = small(tmp_path / name / "run.yaml", data, Global=settings, **average)
+        run = train(load_config(file)).path
+        kept[name] = read_weights(run / "last")
+    assert not (run / "best.pdparams").exists()
+    assert load_config(run)["Global"]["pretrained_model"] == str(run / "last.pdparams")
+    for name, array in kept["with"].items():
+        np.testing.assert_array_equal(array, kept["without"][name], err_msg=name)
+
+
+def test_the_weights_that_a_stopped_run_started_from_are_not_taken_for_its_own(
+    whole: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    start = whole["plain"] / "best.pdparams"
+    config = load_config(small(tmp_path / "run.yaml", data), [f"Global.pretrained_model={start}"])
+    stopped_in_step(3, monkeypatch, config)
+    run = tmp_path / "output" / "run"
+    message = fails("export", "-c", run)
+    assert "no best.pdparams or last.pdparams in it yet" in message
+    assert f"--resume {run}" in message
+    assert fails("eval", "-c", run, "-o", "Global.pretrained_model=other").startswith("pplcnet eval: weights other: ")
+
+
 def test_divergence_is_said_and_nothing_saved_is_lost(data: Path, tmp_path: Path) -> None:
     config = load_config(small(tmp_path / "run.yaml", data), ["Optimizer.lr.learning_rate=1.0e+30"])
     with pytest.raises(CheckFailed, match="diverged"):

@@ -21,8 +21,8 @@ class Agreement(NamedTuple):
     variant: str
     engine: str
     order: Order
-    compared: int  # ratios
-    near: int  # of them within the bound
+    compared: int  # how many ratios were compared
+    near: int  # how many of those lie within the bound
 
 
 def agreements_of(document: Document, part: Part) -> Iterator[Agreement]:
