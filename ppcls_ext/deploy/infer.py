@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _infer_bulk(paths: Sequence[str], pipeline: Pipeline, sink: Sink, draw: Path
     named = 0
     try:
         with bar(len(paths), "infer", start) as progress:
-            for place, result in enumerate(pipeline.stream(paths[start:]), start=start + 1):
+            for place, result in enumerate(pipeline.stream(islice(paths, start, None)), start=start + 1):
                 sink.write(result)
                 if not result.ok and named < MOST_NAMED:
                     named += 1
