@@ -18,9 +18,10 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import THREAD_NAMES, Arrays, EngineOwner, Outputs, Run, Work, abandon
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, read_image, source_name
+from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, Size, read_picture, source_name
 
 Errors = Literal["raise", "keep"]
+Decode = Literal["exact", "scaled"]
 
 
 @dataclass
@@ -28,6 +29,7 @@ class _Image:
     """An image on its way to a result.
 
     Attributes:
+        size: width and height; 0 where it cannot be read.
         work: what the network is to do; None where the image cannot be read.
         error: why there will be no result.
     """
@@ -35,7 +37,7 @@ class _Image:
     item: Any
     channels: Channels | None
     source: str
-    pixels: np.ndarray | None = None
+    size: Size = (0, 0)
     work: Work | None = None
     error: Exception | None = None
     ms: dict[str, float] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Pipeline:
         errors: `raise`, or `keep` an image's error in its result.
         max_pixels: an image with more is refused before it is decoded; None takes any.
         decoders: threads that decode and prepare images for `stream` and `submit`.
+        decode: `exact`, as evaluation does, or `scaled`: large JPEGs at 1/2, 1/4 or 1/8.
     Raises:
         UserError: whatever is wrong with the arguments or the network.
     """
@@ -88,15 +91,19 @@ class Pipeline:
         errors: Errors = "raise",
         max_pixels: int | None = MAX_PIXELS,
         decoders: int = 1,
+        decode: Decode = "exact",
     ) -> None:
         if errors not in ("raise", "keep"):
             raise UserError(f'errors must be "raise" or "keep", got {errors!r}')
+        if decode not in ("exact", "scaled"):
+            raise UserError(f'decode must be "exact" or "scaled", got {decode!r}')
         for name, value in (("batch", batch), ("decoders", decoders), ("max_pixels", max_pixels)):
             if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
                 raise UserError(f"{name} must be a positive number, got {value!r}")
         self.inference, self.batch, self.engine = inference, batch, engine
         self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
         self._max_pixels, self._decoders = max_pixels, decoders
+        self._resized = inference.resized if decode == "scaled" else None
         self._lock = threading.Lock()
         self._closed = False
         self._threads: _Threads | None = None
@@ -191,9 +198,9 @@ class Pipeline:
         image = _Image(item, channels, source_name(item))
         start = time.perf_counter()
         try:
-            image.pixels = read_image(item, channels, self._max_pixels)
+            pixels, image.size = read_picture(item, channels, self._max_pixels, self._resized)
             decoded = time.perf_counter()
-            image.work = Work(self.inference.prepare(image.pixels))
+            image.work = Work(self.inference.prepare(pixels, image.size))
         except Exception as error:
             image.error = error
             return image
@@ -202,11 +209,9 @@ class Pipeline:
 
     def _finished(self, image: _Image, outputs: Outputs) -> Result:
         """The result from an image's outputs."""
-        assert image.pixels is not None
         start = time.perf_counter()
-        about = self._about(image, image.pixels.shape[1::-1])
         try:
-            result = self.inference.result(outputs.arrays, image.pixels, **about)
+            result = self.inference.result(outputs.arrays, **self._about(image))
         except Exception as error:
             image.error = error
             return self._failed(image)
@@ -223,13 +228,12 @@ class Pipeline:
             error = UserError(f"image {image.source}: {type(image.error).__name__}: {text[:300]}")
         if self._errors == "raise":
             raise error from image.error if error is not image.error else None
-        size = (0, 0) if image.pixels is None else image.pixels.shape[1::-1]
-        return self.inference.result_type(**self._about(image, size), error=str(error))
+        return self.inference.result_type(**self._about(image), error=str(error))
 
-    def _about(self, image: _Image, size: tuple[int, ...]) -> dict[str, Any]:
+    def _about(self, image: _Image) -> dict[str, Any]:
         return {
             "source": image.source,
-            "size": (int(size[0]), int(size[1])),
+            "size": image.size,
             "engine": self.engine,
             "ms": image.ms,
             "_item": image.item,
