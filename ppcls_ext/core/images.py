@@ -19,15 +19,15 @@ cv2.setNumThreads(0)
 # OpenCV logs lines of its own on stderr about a file that it cannot decode; BrokenImage says it in one.
 cv2.setLogLevel(0)
 
-# What OpenCV is asked for at each reduction.
+# What OpenCV is asked for at each reduction, beside the colours.
 _REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 # OpenCV from 4.11 on can have libjpeg write RGB, which saves a pass over the image.
-_TO_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
+_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -62,17 +62,17 @@ def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True, reducti
     Raises:
         BrokenImage: empty, truncated or not an image.
     """
-    flags = _REDUCED[reduction] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    to_rgb = _TO_RGB != 0 and is_jpeg(data)
-    if to_rgb:
-        flags |= _TO_RGB
+    is_rgb = _RGB != 0 and is_jpeg(data)
+    flags = _REDUCED[reduction] | (_RGB if is_rgb else cv2.IMREAD_COLOR)
+    if not upright:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image = None
     if data.size and not _is_cut_short(data):
         with contextlib.suppress(cv2.error):  # it raises where a header asks for more than it allocates
             image = cv2.imdecode(data, flags)
     if image is None:
         raise BrokenImage(f"image {name}: {_why(data)}; replace the file or remove it from the list")
-    return image if to_rgb else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if is_rgb else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:

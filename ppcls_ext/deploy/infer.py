@@ -15,16 +15,21 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
-from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.pipeline import Decode, Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
 
 
 def open_exported(
-    folder: Path, engine: str | None, threads: int | None, options: Mapping[str, Any], batch: int = 1
+    folder: Path,
+    engine: str | None,
+    threads: int | None,
+    options: Mapping[str, Any],
+    batch: int = 1,
+    decode: Decode = "exact",
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
-    return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", **options)
+    return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", decode=decode, **options)
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:
