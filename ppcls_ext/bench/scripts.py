@@ -1,0 +1,134 @@
+"""The script that people write by hand around OpenCV and ONNX Runtime, for each task: what a predictor must beat.
+
+It does what the recipe of an export says, in full, in the plainest way: one image, no tables, no reduced decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ppcls_ext.core.errors import UserError
+
+Script = Callable[[str], np.ndarray]  # from the path of an image to the gist of its result, see `gist`
+
+
+def make_script(folder: Path, recipe: Mapping[str, Any], threads: int) -> Script:
+    """The script for an export. Raises UserError where there is none for its task."""
+    import onnxruntime
+
+    task = recipe["task"]
+    if task not in _SCRIPTS:
+        raise UserError(f"there is no script for task {task}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(
+        str(folder / "onnx" / "inference.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return _SCRIPTS[task](recipe, lambda array: session.run(None, {name: array}))
+
+
+Run = Callable[[np.ndarray], "list[np.ndarray]"]
+
+
+def _classification(recipe: Mapping[str, Any], run: Run) -> Script:
+    given = {name: arguments or {} for step in recipe["preprocess"]["transforms"] for name, arguments in step.items()}
+    short, crop, labels = given["ResizeImage"]["resize_short"], given["CropImage"]["size"], recipe["labels"]
+    normalize = _normalizer(recipe, given.get("NormalizeImage", {}))
+
+    def script(path: str) -> np.ndarray:
+        image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        height, width = image.shape[:2]
+        factor = short / min(height, width)
+        image = cv2.resize(image, (round(width * factor), round(height * factor)))
+        top, left = (image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2
+        scores = run(normalize(image[top : top + crop, left : left + crop]))[0][0]
+        best = np.argsort(scores)[::-1][:5]
+        result = [(labels[k], float(scores[k])) for k in best]
+        assert len(result) == len(best)
+        return best[:1]
+
+    return script
+
+
+def _detection(recipe: Mapping[str, Any], run: Run) -> Script:
+    high, wide = recipe["preprocess"]["resize"]
+    normalize = _normalizer(recipe, recipe["preprocess"])
+    threshold, labels = recipe["postprocess"]["threshold"], recipe["labels"]
+    if not recipe["postprocess"]["nms_in_graph"]:
+        raise UserError("the script needs a detector with NMS in its graph")
+
+    def script(path: str) -> np.ndarray:
+        image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        height, width = image.shape[:2]
+        rows = run(normalize(cv2.resize(image, (wide, high))))[0].reshape(-1, 6)
+        rows = rows[rows[:, 1] >= threshold]
+        rows = rows[np.argsort(-rows[:, 1], kind="stable")]
+        boxes = rows[:, 2:] * np.array([width / wide, height / high] * 2, np.float32)
+        result = [(labels[int(row[0])], float(row[1]), *map(float, box)) for row, box in zip(rows, boxes, strict=True)]
+        assert len(result) == len(rows)
+        return rows[:, 0].astype(np.int64)
+
+    return script
+
+
+def _segmentation(recipe: Mapping[str, Any], run: Run) -> Script:
+    if recipe["preprocess"]["size"] is None:
+        raise UserError("the script needs a segmenter with a fixed Export.size")
+    high, wide = recipe["preprocess"]["size"]
+    normalize = _normalizer(recipe, recipe["preprocess"])
+
+    def script(path: str) -> np.ndarray:
+        image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        height, width = image.shape[:2]
+        shrinks = high * wide < height * width
+        image = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        output = run(normalize(image))[0][0]
+        classes = (output if output.ndim == 2 else output.argmax(0)).astype(np.uint8)
+        return thinned(cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST))
+
+    return script
+
+
+_SCRIPTS: dict[str, Callable[[Mapping[str, Any], Run], Script]] = {
+    "classification": _classification,
+    "detection": _detection,
+    "segmentation": _segmentation,
+}
+
+
+def _normalizer(recipe: Mapping[str, Any], statistics: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    if recipe["preprocess"].get("input") == "uint8":
+        return lambda image: np.ascontiguousarray(image[None])
+    mean, std = (np.array(statistics[key], np.float32) for key in ("mean", "std"))
+
+    def normalize(image: np.ndarray) -> np.ndarray:
+        array = (image.astype(np.float32) / 255 - mean) / std
+        return np.ascontiguousarray(array.transpose(2, 0, 1)[None], np.float32)
+
+    return normalize
+
+
+def gist(result: Any) -> np.ndarray:
+    """What is compared of a result: the classes of its boxes, some of its mask, or the best class; integers."""
+    if hasattr(result, "mask"):
+        return thinned(result.mask)
+    return np.array(result.classes if hasattr(result, "boxes") else result.classes[:1], np.int64)
+
+
+def thinned(mask: np.ndarray) -> np.ndarray:
+    """Every eighth pixel each way."""
+    return mask[::8, ::8]
+
+
+def agreement(found: np.ndarray, expected: np.ndarray) -> float:
+    """How far the gists of two results agree: the share of a mask's pixels, else all or nothing."""
+    if found.shape != expected.shape:
+        return 0.0
+    return float((found == expected).mean()) if found.ndim == 2 else float((found == expected).all())
