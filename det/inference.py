@@ -58,7 +58,7 @@ class DetectionInference(Inference):
         """The size of the network's input."""
         return self.size[1], self.size[0]
 
-    def prepare(self, image: np.ndarray, size: Size) -> list[np.ndarray]:
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
         """The network's input, float32 [3, H, W] or uint8 [H, W, 3], for uint8 RGB [H, W, 3]."""
         nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
         pixels = resize(nothing, self.size, self.interpolation).image

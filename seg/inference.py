@@ -52,9 +52,9 @@ class SegmentationInference(Inference):
         scale = min(1.0, (self.max_side or max(height, width)) / max(height, width))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def prepare(self, image: np.ndarray, size: Size) -> list[np.ndarray]:
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
         """The network's input, float32 [3, H, W] or uint8 [H, W, 3], for uint8 RGB [H, W, 3]."""
-        width, height = self.resized(size)
+        width, height = self.resized(size or (image.shape[1], image.shape[0]))
         if (height, width) != image.shape[:2]:
             shrinks = height * width < image.shape[0] * image.shape[1]
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

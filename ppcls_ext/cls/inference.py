@@ -52,7 +52,7 @@ class ClassificationInference(Inference):
         """The size after the first resizing, where that comes first."""
         return None if self._resize is None else self._resize.resized(size)
 
-    def prepare(self, image: np.ndarray, size: Size) -> list[np.ndarray]:
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
         """The network's input, float32 [3, H, W] or uint8 [H, W, 3], for uint8 RGB [H, W, 3]."""
         if self._resize is not None:
             image = self._resize(image, size)

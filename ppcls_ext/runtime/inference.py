@@ -45,12 +45,12 @@ class Inference(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def prepare(self, image: np.ndarray, size: Size) -> list[np.ndarray]:
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
         """The network's inputs, without the batch axis.
 
         Args:
             image: uint8 RGB [H, W, 3]; decoded at reduced scale, where `resized` allows that.
-            size: width and height of the whole image.
+            size: width and height of the whole image; None: it is the whole one.
         """
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:

@@ -75,6 +75,7 @@ class Pipeline:
         max_pixels: an image with more is refused before it is decoded; None takes any.
         decoders: threads that decode and prepare images for `stream` and `submit`.
         decode: `exact`, as evaluation does, or `scaled`: large JPEGs at 1/2, 1/4 or 1/8.
+        any_thread: whether any thread may run the network, as long as one does at a time.
     Raises:
         UserError: whatever is wrong with the arguments or the network.
     """
@@ -92,6 +93,7 @@ class Pipeline:
         max_pixels: int | None = MAX_PIXELS,
         decoders: int = 1,
         decode: Decode = "exact",
+        any_thread: bool = False,
     ) -> None:
         if errors not in ("raise", "keep"):
             raise UserError(f'errors must be "raise" or "keep", got {errors!r}')
@@ -102,7 +104,7 @@ class Pipeline:
                 raise UserError(f"{name} must be a positive number, got {value!r}")
         self.inference, self.batch, self.engine = inference, batch, engine
         self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
-        self._max_pixels, self._decoders = max_pixels, decoders
+        self._max_pixels, self._decoders, self._any_thread = max_pixels, decoders, any_thread
         self._resized = inference.resized if decode == "scaled" else None
         self._lock = threading.Lock()
         self._closed = False
@@ -130,7 +132,7 @@ class Pipeline:
             return list(self.stream(image, channels))
         threads = self._running()
         one = self._prepared(image, channels)
-        return self._outcome(one, None if one.work is None else threads.owner.put(one.work))
+        return self._outcome(one, None if one.work is None else threads.owner.call(one.work))
 
     def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
@@ -180,7 +182,9 @@ class Pipeline:
             if self._closed:
                 raise UserError("this predictor is closed; make another one")
             if self._threads is None:
-                owner = EngineOwner(self._open_run, _splitter(self.inference, self._where), self.batch, self._fixed)
+                owner = EngineOwner(
+                    self._open_run, _splitter(self.inference, self._where), self.batch, self._fixed, self._any_thread
+                )
                 self._threads = _Threads(owner, self._decoders, 2 * self.batch + self._decoders)
                 self._closer = weakref.finalize(self, self._threads.close)
             return self._threads

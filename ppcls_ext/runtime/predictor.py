@@ -11,7 +11,7 @@ import numpy as np
 from ppcls_ext.core.device import cpu_threads
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.choice import choose_engine
-from ppcls_ext.runtime.engines import open_engine
+from ppcls_ext.runtime.engines import engine_class, open_engine
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import Exported, read_exported
 from ppcls_ext.runtime.inference import build_inference
@@ -79,6 +79,7 @@ class Predictor(Pipeline):
             errors=errors,
             max_pixels=max_pixels,
             decode=decode,
+            any_thread=engine_class(name).any_thread,
             decoders=min(self.threads, MOST_DECODERS) if decoders is None else decoders,
         )
 
