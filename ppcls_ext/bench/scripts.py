@@ -61,13 +61,13 @@ def _detection(recipe: Mapping[str, Any], run: Run) -> Script:
     high, wide = recipe["preprocess"]["resize"]
     normalize = _normalizer(recipe, recipe["preprocess"])
     threshold, labels = recipe["postprocess"]["threshold"], recipe["labels"]
-    if not recipe["postprocess"]["nms_in_graph"]:
-        raise UserError("the script needs a detector with NMS in its graph")
+    nms = recipe["postprocess"]
 
     def script(path: str) -> np.ndarray:
         image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
         height, width = image.shape[:2]
-        rows = run(normalize(cv2.resize(image, (wide, high))))[0].reshape(-1, 6)
+        found = run(normalize(cv2.resize(image, (wide, high))))
+        rows = _suppressed(found[0][0], found[1][0], nms) if found[0].ndim == 3 else found[0].reshape(-1, 6)
         rows = rows[rows[:, 1] >= threshold]
         rows = rows[np.argsort(-rows[:, 1], kind="stable")]
         boxes = rows[:, 2:] * np.array([width / wide, height / high] * 2, np.float32)
@@ -76,6 +76,18 @@ def _detection(recipe: Mapping[str, Any], run: Run) -> Script:
         return rows[:, 0].astype(np.int64)
 
     return script
+
+
+def _suppressed(scores: np.ndarray, boxes: np.ndarray, nms: Mapping[str, Any]) -> np.ndarray:
+    """Rows [K, 6] of class, score and box from scores [classes, M] and boxes [M, 4], by OpenCV's own NMS."""
+    classes, places = np.nonzero(scores > nms["score_threshold"])
+    values, corners = scores[classes, places], boxes[places]
+    sides = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    best = cv2.dnn.NMSBoxesBatched(
+        sides.tolist(), values.tolist(), classes.tolist(), nms["score_threshold"], nms["nms_threshold"]
+    )
+    kept = np.array(best, np.int64)[: nms["keep_top_k"]]
+    return np.column_stack([classes[kept], values[kept], corners[kept]]).astype(np.float32)
 
 
 def _segmentation(recipe: Mapping[str, Any], run: Run) -> Script:
