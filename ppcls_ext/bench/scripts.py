@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.operations import read_operations
 
 Script = Callable[[str], np.ndarray]  # from the path of an image to the gist of its result, see `gist`
 
@@ -38,17 +39,28 @@ Run = Callable[[np.ndarray], "list[np.ndarray]"]
 
 
 def _classification(recipe: Mapping[str, Any], run: Run) -> Script:
-    given = {name: arguments or {} for step in recipe["preprocess"]["transforms"] for name, arguments in step.items()}
-    short, crop, labels = given["ResizeImage"]["resize_short"], given["CropImage"]["size"], recipe["labels"]
+    steps = read_operations(recipe["preprocess"]["transforms"], "preprocess.transforms")
+    given = {step.name: step.arguments for step in steps}
+    unknown = set(given) - {"DecodeImage", "ResizeImage", "CropImage", "NormalizeImage", "ToCHWImage"}
+    if unknown:
+        raise UserError(f"the script does not know {', '.join(sorted(unknown))}")
+    resize, labels = given.get("ResizeImage", {}), recipe["labels"]
+    crop = given.get("CropImage", {}).get("size")
     normalize = _normalizer(recipe, given.get("NormalizeImage", {}))
 
     def script(path: str) -> np.ndarray:
         image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
         height, width = image.shape[:2]
-        factor = short / min(height, width)
-        image = cv2.resize(image, (round(width * factor), round(height * factor)))
-        top, left = (image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2
-        scores = run(normalize(image[top : top + crop, left : left + crop]))[0][0]
+        if resize.get("resize_short"):
+            factor = resize["resize_short"] / min(height, width)
+            image = cv2.resize(image, (round(width * factor), round(height * factor)))
+        elif resize:
+            image = cv2.resize(image, tuple(np.broadcast_to(resize["size"], 2).tolist()))
+        if crop is not None:
+            wide, high = np.broadcast_to(crop, 2)
+            top, left = (image.shape[0] - high) // 2, (image.shape[1] - wide) // 2
+            image = image[top : top + high, left : left + wide]
+        scores = run(normalize(image))[0][0]
         best = np.argsort(scores)[::-1][:5]
         result = [(labels[k], float(scores[k])) for k in best]
         assert len(result) == len(best)

@@ -105,7 +105,7 @@ def test_a_predictor_takes_either_way_and_gives_the_size_of_the_image(exported: 
         with Predictor(exported, **options) as predict:
             found[decode] = predict(data)
     assert found["exact"].size == found["scaled"].size == (600, 800)
-    np.testing.assert_allclose(found["exact"].scores, found["scaled"].scores, atol=0.05)
+    np.testing.assert_allclose(found["exact"].scores, found["scaled"].scores, atol=0.15)
 
 
 @pytest.mark.slow
