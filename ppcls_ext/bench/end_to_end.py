@@ -170,7 +170,12 @@ def measure(subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: 
 def throughput(
     subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings, threads: int, batch: int
 ) -> list[float | None]:
-    """Images a second of a stream in each Predictor, on so many threads: the median of three turns."""
+    """Images a second of a stream in each Predictor, on so many threads: the median of three turns.
+
+    More threads than there are cores to bind to run unbound.
+    """
+    if threads > len(settings.pin):
+        settings = settings.model_copy(update={"pin": ()})
     runs = [PhotoRun(subject, photos, settings, threads) for subject in subjects]
     images = STREAM_IMAGES if photos[0].stat().st_size < 2**19 else STREAM_IMAGES // 4
     with ExitStack() as stack:
@@ -226,7 +231,7 @@ def end_to_end(
         check_target(json_file)
     exports = [read_exported(folder) for folder in folders]
     subjects = [photo_subjects(exported, engines) for exported in exports]
-    cores = len(settings.pin) or usable_cores()
+    cores = usable_cores()
     results = []
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         sets = name_photos([Path(file) for file in find_images(images)]) if images else write_photos(Path(scratch))

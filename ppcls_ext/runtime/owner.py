@@ -76,20 +76,20 @@ class EngineOwner:
         self._thread.start()
         opened.result()
 
-    def call(self, image: Work) -> Future[Outputs]:
-        """Hand over an image whose outcome is waited for at once; any thread may.
+    def call(self, images: Sequence[Work]) -> None:
+        """Hand over images, as `put` or `put_batch` does, whose outcomes are waited for at once; any thread may.
 
         Where nothing else is running and the engine lets any thread run it, the caller does: on a busy core, handing
-        over to another thread and back can take longer than preparing the image.
+        over to another thread and back can take longer than the network.
         """
         engine = self._engine
         if engine is None or not self._any_thread or not self._busy.acquire(blocking=False):
-            return self.put(image)
+            self._queue.put(list(images))
+            return
         try:
-            self._run(engine, [image])
+            self._run(engine, images)
         finally:
             self._busy.release()
-        return image.done
 
     def put(self, image: Work) -> Future[Outputs]:
         """Hand over an image, which others may join; any thread may."""

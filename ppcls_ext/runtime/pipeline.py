@@ -48,7 +48,7 @@ class _Threads:
 
     def __init__(self, owner: EngineOwner, decoders: int, in_flight: int) -> None:
         self.owner = owner
-        self.decoders = ThreadPoolExecutor(decoders, f"{THREAD_NAMES}-decode")
+        self.decoders = ThreadPoolExecutor(max(1, decoders), f"{THREAD_NAMES}-decode")
         self.finisher = ThreadPoolExecutor(1, f"{THREAD_NAMES}-finish")
         self.room = threading.Semaphore(in_flight)  # decoded images of `submit` that have no result yet
 
@@ -73,7 +73,8 @@ class Pipeline:
         where: what an error about outputs that do not fit the recipe begins with.
         errors: `raise`, or `keep` an image's error in its result.
         max_pixels: an image with more is refused before it is decoded; None takes any.
-        decoders: threads that decode and prepare images for `stream` and `submit`.
+        decoders: threads that decode and prepare images for `stream` and `submit`; with 0 a stream does so in the
+            thread that takes its results.
         decode: `exact`, as evaluation does, or `scaled`: large JPEGs at 1/2, 1/4 or 1/8.
         any_thread: whether any thread may run the network, as long as one does at a time.
     Raises:
@@ -99,7 +100,9 @@ class Pipeline:
             raise UserError(f'errors must be "raise" or "keep", got {errors!r}')
         if decode not in ("exact", "scaled"):
             raise UserError(f'decode must be "exact" or "scaled", got {decode!r}')
-        for name, value in (("batch", batch), ("decoders", decoders), ("max_pixels", max_pixels)):
+        if type(decoders) is not int or decoders < 0:
+            raise UserError(f"decoders must be a number of threads, got {decoders!r}")
+        for name, value in (("batch", batch), ("max_pixels", max_pixels)):
             if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
                 raise UserError(f"{name} must be a positive number, got {value!r}")
         self.inference, self.batch, self.engine = inference, batch, engine
@@ -132,7 +135,7 @@ class Pipeline:
             return list(self.stream(image, channels))
         threads = self._running()
         one = self._prepared(image, channels)
-        return self._outcome(one, None if one.work is None else threads.owner.call(one.work))
+        return next(self._outcomes(threads, [one]))
 
     def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
@@ -160,6 +163,8 @@ class Pipeline:
             prefetch = 2 * self.batch + self._decoders
         if type(prefetch) is not int or prefetch < 0:
             raise UserError(f"prefetch must be a number of images, got {prefetch!r}")
+        if self._decoders == 0:
+            return self._plain_stream(self._running(), iter(images), channels)
         return self._stream(self._running(), iter(images), channels, prefetch + 1)
 
     def close(self) -> None:
@@ -280,6 +285,29 @@ class Pipeline:
             image.error = error
             return self._failed(image)
         return self._finished(image, outputs)
+
+    def _outcomes(self, threads: _Threads, batch: Sequence[_Image]) -> Iterator[Result]:
+        """The results of images that fit into one batch, in their order; waits for them."""
+        works = [image.work for image in batch if image.work is not None]
+        if works:
+            threads.owner.call(works)
+        for image in batch:
+            yield self._outcome(image, None if image.work is None else image.work.done)
+
+    def _plain_stream(self, threads: _Threads, items: Iterator[Any], channels: Channels | None) -> Iterator[Result]:
+        """A stream without threads of its own: with one core they would only take it from each other."""
+        batch: list[_Image] = []
+        for item in items:
+            image = self._prepared(item, channels)
+            if not _fits(image, batch):
+                yield from self._outcomes(threads, batch)
+                batch = []
+            batch.append(image)
+            if _count(batch) == self.batch:
+                yield from self._outcomes(threads, batch)
+                batch = []
+        if batch:
+            yield from self._outcomes(threads, batch)
 
     def _stream(
         self, threads: _Threads, items: Iterator[Any], channels: Channels | None, most: int

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.device import cpu_threads
+from ppcls_ext.core.device import cpu_threads, usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.choice import choose_engine
 from ppcls_ext.runtime.engines import engine_class, open_engine
@@ -41,6 +41,7 @@ class Predictor(Pipeline):
         decode: `exact` is bit-equal to evaluation. `scaled` decodes JPEGs at 1/2, 1/4 or 1/8 where at least twice the
             size that the network needs is left: several times as fast on photos of cameras, with slightly other pixels.
         decoders: threads that decode images for `stream`, `submit` and lists; default: as many as `threads`, at most 4.
+            With 0, the default where there is one core, streams and lists do so in the thread that takes the results.
         options: of the task's own: `topk` (classification), `threshold` (detection).
     Raises:
         UserError: not an exported folder or not as export wrote it; an engine that is not installed or cannot run it.
@@ -80,7 +81,7 @@ class Predictor(Pipeline):
             max_pixels=max_pixels,
             decode=decode,
             any_thread=engine_class(name).any_thread,
-            decoders=min(self.threads, MOST_DECODERS) if decoders is None else decoders,
+            decoders=_decoders(self.threads) if decoders is None else decoders,
         )
 
     def __enter__(self) -> Predictor:
@@ -90,6 +91,10 @@ class Predictor(Pipeline):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
         return self.exported.labels
+
+
+def _decoders(threads: int) -> int:
+    return min(threads, MOST_DECODERS) if usable_cores() > 1 else 0
 
 
 def _opener(exported: Exported, name: str, model_format: str, threads: int) -> Callable[[], Run]:

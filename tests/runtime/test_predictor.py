@@ -125,6 +125,25 @@ def test_a_caller_runs_an_engine_that_lets_any_thread_and_waits_where_it_runs_al
         assert [first.result(30).scores, second.result(30).scores] == [(6,), (7,)]
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_without_decoders_a_stream_needs_no_other_thread(network: Network, batch: int) -> None:
+    with pipeline(network, decoders=0, any_thread=True, batch=batch, errors="keep") as predict:
+        images = [image(20), image(21), "nowhere.jpg", image(22), image(23, side=6), image(24)]
+        results = predict(images, "rgb")
+    assert [result.scores for result in results] == [(20,), (21,), (), (22,), (23,), (24,)]
+    assert results[2].error is not None
+    assert set(network.ran) == {threading.get_ident()}
+    assert network.batches == ([1] * 5 if batch == 1 else [3, 1, 1])
+
+
+def test_without_decoders_results_before_a_bad_image_come(network: Network) -> None:
+    with pipeline(network, decoders=0, batch=3) as predict:
+        stream = predict.stream([image(20), "nowhere.jpg", image(21)], "rgb")
+        assert next(stream).scores == (20,)
+        with pytest.raises(UserError, match=r"nowhere\.jpg"):
+            next(stream)
+
+
 def test_the_owner_alone_runs_an_engine_that_must_not_be_shared(network: Network) -> None:
     with pipeline(network) as predict:
         assert predict(image(5), "rgb").scores == (5,)
