@@ -271,8 +271,8 @@ def end_to_end(
 def show(result: Mapping[str, Any]) -> None:
     """The table of an export on a set of photos."""
     threads = sorted({int(n) for row in result["rows"] for n in row["images_per_s"]})
-    columns = ["subject", "median ms", "p99", "times PaddleClas's speed", "times the script's", "as exact"]
-    columns += [f"images/s, batch {result['batch']}, {n} thread{'s' * (n > 1)}" for n in threads]
+    columns = ["subject", "median ms", "p99", "faster than PaddleClas", "than script", "as exact"]
+    columns += [f"images/s, {n} thread{'s' * (n > 1)}" for n in threads]
     rows = []
     for row in result["rows"]:
         if row["failure"]:
@@ -289,7 +289,11 @@ def show(result: Mapping[str, Any]) -> None:
                 *(UNDEFINED if rate is None else f"{rate:.1f}" for rate in rates),
             )
         )
-    show_table(f"{result['model']}, {result['photos']}: image file to result", columns, rows)
+    show_table(
+        f"{result['model']}, {result['photos']}: image file to result; streams of batch {result['batch']}",
+        columns,
+        rows,
+    )
     for row in result["rows"]:
         if row["failure"]:
             say(f"{row['subject']}: {row['failure']}")
