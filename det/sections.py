@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.core.config import Batch, InputKind, Section
 from ppcls_ext.data.loader import Sampler, Workers
 
 
@@ -73,3 +73,4 @@ class ExportSection(Section):
 
     nms: bool = True  # in the graph; False exports raw scores and boxes, and NMS is done in NumPy
     batch: Batch = -1  # -1: any
+    input: InputKind = "float32"  # uint8: [N, H, W, 3], normalised in the graph

@@ -29,7 +29,7 @@ from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
-from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.task import Task
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
@@ -197,16 +197,17 @@ class Detection(Task):
             compare=self._compare_raw,
             tolerance=PARITY_TOLERANCE,
         )
-        if not self.export.nms:
-            return raw
-        # Nothing may be found, and then there are no rows to compare: scores and boxes before NMS are compared as well.
-        return raw._replace(
-            model=WithNms(model, self.nms),
-            outputs=["rows", "counts"],
-            compare=self._compare_rows,
-            also=raw,
-            onnx_is_also=self.export.batch != 1,  # paddle2onnx translates NMS for one image only
-        )
+        deployment = raw
+        if self.export.nms:
+            # Nothing may be found, and then there are no rows: scores and boxes before NMS are compared as well.
+            deployment = raw._replace(
+                model=WithNms(model, self.nms),
+                outputs=["rows", "counts"],
+                compare=self._compare_rows,
+                also=raw,
+                onnx_is_also=self.export.batch != 1,  # paddle2onnx translates NMS for one image only
+            )
+        return deployment if self.export.input == "float32" else from_pixels(deployment, IMAGENET_MEAN, IMAGENET_STD)
 
     def _parity_inputs(self, count: int) -> list[np.ndarray]:
         """Images of the evaluation split, on which there is something to find; where it is not there, noise."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.core.config import Batch, InputKind, Section
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.models.spec import LARGEST_STRIDE
@@ -107,3 +107,4 @@ class ExportSection(Section):
     batch: Batch = -1  # -1: any
     size: Pair | None = None  # height and width; null: any
     argmax: bool = True  # give the class map; false: the logits
+    input: InputKind = "float32"  # uint8: [N, H, W, 3], normalised in the graph; needs `size`

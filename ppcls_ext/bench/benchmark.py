@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -277,8 +277,21 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
             raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
+class TakesTurns(Protocol):
+    """What `take_turns` runs: a `Measurement`, and whatever else is measured in turns."""
+
+    session: Any
+    failure: str | None
+
+    def turn(self) -> None:
+        """Measure a share of the calls."""
+
+    def fail(self, reason: str) -> None:
+        """Give up, for this reason."""
+
+
 @contextlib.contextmanager
-def failing(measurement: Measurement) -> Iterator[None]:
+def failing(measurement: TakesTurns) -> Iterator[None]:
     """What fails inside is a failure of this measurement, and no more."""
     try:
         yield
@@ -286,7 +299,7 @@ def failing(measurement: Measurement) -> Iterator[None]:
         measurement.fail(str(failed))
 
 
-def take_turns(measurements: Sequence[Measurement], rounds: int, order: np.random.Generator) -> Interval:
+def take_turns(measurements: Sequence[TakesTurns], rounds: int, order: np.random.Generator) -> Interval:
     """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
     before, watch = own_seconds(measurements), Watch()
     for _ in range(rounds):
@@ -299,7 +312,7 @@ def take_turns(measurements: Sequence[Measurement], rounds: int, order: np.rando
     return watch.interval(sum(after[key] - before[key] for key in after))
 
 
-def own_seconds(measurements: Sequence[Measurement]) -> dict[int, float]:
+def own_seconds(measurements: Sequence[TakesTurns]) -> dict[int, float]:
     """Processor time so far of this process and of each measurement, by process id, in seconds.
 
     All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.

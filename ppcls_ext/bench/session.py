@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import RECIPE
 from ppcls_ext.runtime.process import EngineProcess
 
-DTYPES = ("float32", "float64", "int32", "int64")  # what inputs may be of
+DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # what inputs may be of
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ def _is_input(entry: Any) -> bool:
     return isinstance(shape, list) and all(isinstance(n, int) for n in shape) and dtype in DTYPES
 
 
+def sides_of(spec: Mapping[str, Any]) -> slice:
+    """Where in the shape of an image input its height and width are: pixels are [N, H, W, 3], floats [N, 3, H, W]."""
+    return slice(1, 3) if spec["dtype"] == "uint8" else slice(2, 4)
+
+
 def input_shapes(subject: Subject) -> list[dict[str, Any]]:
     """Shape and dtype of each input of a subject.
 
@@ -120,7 +125,10 @@ def input_shapes(subject: Subject) -> list[dict[str, Any]]:
     resolved = []
     for spec in declared_inputs(subject):
         shape = list(spec["shape"])
-        wanted = [subject.batch, *shape[1:-2], *(subject.size or shape[-2:])] if len(shape) == 4 else shape
+        wanted = shape
+        if len(shape) == 4:
+            wanted = [subject.batch, *shape[1:]]
+            wanted[sides_of(spec)] = subject.size or shape[sides_of(spec)]
         for given, asked in zip(shape, wanted, strict=True):
             if given not in (-1, asked):
                 raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_shapes
+from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_shapes, sides_of
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
@@ -36,11 +36,12 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     """Input shapes of many sizes around the subject's own: its height and width where they are free, its batch where
     that is free. Empty where nothing is.
     """
-    shape = declared_inputs(subject)[0]["shape"]
+    spec = declared_inputs(subject)[0]
+    shape = spec["shape"]
     rng = np.random.default_rng(seed)
     found = []
     for k in range(SHAPES):
-        if len(shape) == 4 and shape[2] == shape[3] == -1 and subject.size:
+        if len(shape) == 4 and list(shape[sides_of(spec)]) == [-1, -1] and subject.size:
             height, width = (
                 max(LARGEST_STRIDE, LARGEST_STRIDE * int(n / LARGEST_STRIDE * rng.uniform(0.5, 1.2)))
                 for n in subject.size

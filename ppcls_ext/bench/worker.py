@@ -24,9 +24,14 @@ CALL_MARK = b"#call\n"  # between the lines that oneDNN prints
 
 
 def make_inputs(inputs: Sequence[dict[str, Any]], seed: int) -> list[np.ndarray]:
-    """Images as networks see them, normalised: standard normal numbers of the given shapes."""
+    """Images as networks see them, of the given shapes: normalised ones are standard normal numbers, pixels any."""
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal(spec["shape"]).astype(spec["dtype"]) for spec in inputs]
+    return [
+        rng.integers(0, 256, spec["shape"], np.uint8)
+        if spec["dtype"] == "uint8"
+        else rng.standard_normal(spec["shape"]).astype(spec["dtype"])
+        for spec in inputs
+    ]
 
 
 def timed(run: Runner, inputs: Sequence[np.ndarray], calls: int) -> list[int]:

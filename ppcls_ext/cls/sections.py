@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.core.config import Batch, InputKind, Section
 from ppcls_ext.data.loader import Sampler, Workers
 
 
@@ -56,3 +56,4 @@ class ExportSection(Section):
     """`Export`."""
 
     batch: Batch = -1  # -1: any
+    input: InputKind = "float32"  # uint8: [N, H, W, 3], normalised in the graph

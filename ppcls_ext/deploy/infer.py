@@ -21,7 +21,7 @@ from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options
-from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.pipeline import Decode, Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
 
@@ -37,11 +37,16 @@ def check_infer_flags(task: str, options: Iterable[str]) -> None:
 
 
 def open_exported(
-    folder: Path, engine: str | None, threads: int | None, options: Mapping[str, Any], batch: int = 1
+    folder: Path,
+    engine: str | None,
+    threads: int | None,
+    options: Mapping[str, Any],
+    batch: int = 1,
+    decode: Decode = "exact",
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
     check_infer_flags(read_exported(folder).task, options)
-    return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", **options)
+    return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", decode=decode, **options)
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:

@@ -75,6 +75,11 @@ class Exported:
         """Images that the network takes at once; -1 is any number."""
         return self.inputs[0].shape[0]
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the network takes uint8 pixels and normalises by itself."""
+        return self.inputs[0].dtype == "uint8"
+
     def verify(self, files: Iterable[str]) -> None:
         """Compare files, named relative to the folder, with their checksums, where the export has any.
 

@@ -31,6 +31,7 @@ class Engine(abc.ABC):
         formats: that it runs, the preferred one first.
         package: the distribution that does the work; its version belongs to every figure.
         module: what is imported of it.
+        any_thread: whether any thread may run it, as long as one does at a time.
         extra: of this package, which installs it: `pip install pplcnet[EXTRA]`.
     """
 
@@ -39,6 +40,7 @@ class Engine(abc.ABC):
     package: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
+    any_thread: ClassVar[bool] = False
 
     def __init__(self, folder: Path, threads: int, model_format: str | None) -> None:
         self.model_format = model_format or self.formats[0]

@@ -16,6 +16,7 @@ class OpenVINO(Engine):
 
     name = "openvino-onnx"
     formats = ("onnx",)
+    any_thread = True
     package = module = extra = "openvino"
 
     def open(self, files: Sequence[Path], threads: int) -> None:
