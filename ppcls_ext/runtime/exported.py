@@ -75,6 +75,25 @@ class Exported:
         """Images that the network takes at once; -1 is any number."""
         return self.inputs[0].shape[0]
 
+    def shapes(self, batch: int, size: tuple[int, int] | None = None) -> list[tuple[int, ...]] | None:
+        """The shape of each input for a batch.
+
+        Args:
+            batch: images; an export with a fixed number keeps that.
+            size: height and width, where they are free; without them the shapes of such an export are not known: None.
+        Raises:
+            UserError: a size that the network does not take.
+        """
+        shapes = []
+        for entry in self.inputs:
+            shape = [batch if entry.shape[0] == -1 else entry.shape[0], *entry.shape[1:]]
+            if size is not None and len(shape) == 4:
+                if any(have not in (-1, want) for have, want in zip(shape[2:], size, strict=True)):
+                    raise UserError(f"exported model {self.folder}: its input is fixed at {shape}, asked for {size}")
+                shape[2:] = size
+            shapes.append(tuple(shape))
+        return shapes if all(min(shape) > 0 for shape in shapes) else None
+
     def verify(self, files: Iterable[str]) -> None:
         """Compare files, named relative to the folder, with their checksums, where the export has any.
 

@@ -94,7 +94,7 @@ class Pipeline:
         for name, value in (("batch", batch), ("decoders", decoders), ("max_pixels", max_pixels)):
             if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
                 raise UserError(f"{name} must be a positive number, got {value!r}")
-        self.inference, self.batch, self.engine = inference, batch, engine
+        self.inference, self.batch, self._engine = inference, batch, engine
         self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
         self._max_pixels, self._decoders = max_pixels, decoders
         self._lock = threading.Lock()
@@ -103,6 +103,11 @@ class Pipeline:
         self._closer: weakref.finalize[..., Pipeline] | None = None
         _PIPELINES.add(self)
         self._running()
+
+    @property
+    def engine(self) -> str:
+        """What results call that which runs the network."""
+        return self._engine
 
     @overload
     def __call__(self, image: list[Any] | tuple[Any, ...], channels: Channels | None = None) -> list[Result]: ...
