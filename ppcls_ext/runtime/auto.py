@@ -48,9 +48,7 @@ def choose_fastest(
     """
     check_auto(exported)
     names = candidates(exported)
-    inputs = [
-        {"shape": list(shape), "dtype": i.dtype} for shape, i in zip(shapes, exported.inputs, strict=True)
-    ]
+    inputs = [{"shape": list(shape), "dtype": i.dtype} for shape, i in zip(shapes, exported.inputs, strict=True)]
     key = {
         "model": sha256(exported.folder / RECIPE),  # which holds the checksums of all that is in the folder
         "cpu": [cpu_model(), *cpu_flags()],

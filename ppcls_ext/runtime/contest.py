@@ -217,7 +217,9 @@ def _admit(
         entry.contender = start(entry.name)
         entry.difference = judge(entry.contender.outputs(batches))
         if not entry.difference <= tolerance:  # also where it is no number
-            entry.refuse(f"its outputs differ from dygraph's by {entry.difference:.1e}, the tolerance is {tolerance:.0e}")
+            entry.refuse(
+                f"its outputs differ from dygraph's by {entry.difference:.1e}, the tolerance is {tolerance:.0e}"
+            )
 
 
 @contextmanager
