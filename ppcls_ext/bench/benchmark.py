@@ -204,7 +204,7 @@ class Measurement:
         row: dict[str, Any] = {
             "label": subject.name,
             "model": str(subject.model),
-            "engine": subject.engine,
+            "engine": subject.engine_name,
             "threads": subject.threads,
             "batch": subject.batch,
             "size": list(subject.size) if subject.size else None,

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.bench.automatic import chosen
 from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.operators import profile
@@ -178,6 +179,7 @@ def benchmark(
         check_runs(soak_runs)
     if json_file is not None:
         check_target(json_file)
+    subjects = [chosen(subject) for subject in subjects]
     report = run_benchmark(subjects, settings)
     show_results(report)
     problems = [f"{name_of(row)}: {row['failure']}" for row in report["results"] if row["failure"]]

@@ -77,6 +77,8 @@ def infer(
             if draw is not None:
                 result.write_pictures(draw, f"{len(results):04d}_{Path(result.source).stem}")
             progress.advance()
+    if isinstance(pipeline, Predictor) and pipeline.chosen is not None:
+        say(f"auto: {pipeline.chosen.summary}")
     columns = ("image", *inference.columns)
     if form == "table":
         folder = _common_folder([result.source for result in results])

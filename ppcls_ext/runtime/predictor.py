@@ -101,6 +101,12 @@ class Predictor(Pipeline):
         """The engine's name; `auto` until one is chosen for the first image's size."""
         return AUTO if self._selection.choice is None else self._selection.choice.engine
 
+    @property
+    def chosen(self) -> EngineChoice | None:
+        """What `auto` has chosen; None where an engine was named or none is chosen yet."""
+        choice = self._selection.choice
+        return choice if choice is not None and choice.candidates else None
+
     def report(self) -> EngineChoice:
         """Which engine runs the model and why; as text, a line for it and one for each candidate that was measured.
 
