@@ -169,7 +169,7 @@ def compete(
     judge: Callable[[list[list[np.ndarray]]], float],
     batches: Batches,
     tolerance: float,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
     seed: int = 0,
 ) -> tuple[list[Entry], Decision | None]:
     """Let engines open the model, compare their outputs, and time those that agree, interleaved.
@@ -179,7 +179,7 @@ def compete(
         start: opens the model with an engine; raises EngineFailed.
         judge: how far outputs for `batches` are from what they must be; raises EngineFailed for other shapes.
         tolerance: of `judge`.
-        seconds: of rounds, at most.
+        seconds: of rounds, at most; default: `SECONDS`.
         seed: of the order in which engines take their turns.
     Returns:
         All of them, and the decision; None where no engine agrees.
@@ -192,7 +192,7 @@ def compete(
         if len(agreed) > 1:
             _warm_up(agreed)
             agreed = [entry for entry in agreed if not entry.refused]
-            _rounds(agreed, seconds, np.random.default_rng(seed))
+            _rounds(agreed, SECONDS if seconds is None else seconds, np.random.default_rng(seed))
         agreed = [entry for entry in agreed if not entry.refused]
         if not agreed:
             return entries, None
