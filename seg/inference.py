@@ -70,6 +70,7 @@ class SegmentationInference(Inference):
             raise UserError(f"labels: {len(self.labels)}, but a pixel has class {int(output.max())}; export again")
 
     def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """Share of pixels that differ, or the largest difference of a logit relative to the largest one."""
         return output_difference(found, expected)
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> SegResult:

@@ -61,6 +61,7 @@ class Regret:
 
     @property
     def holds(self) -> bool:
+        """Whether it is no slower than `ALLOWED`."""
         return self.slower <= ALLOWED
 
     def __str__(self) -> str:

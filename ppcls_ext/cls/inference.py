@@ -49,6 +49,7 @@ class ClassificationInference(Inference):
             raise labels_do_not_fit(self.labels, outputs[0].shape[1])
 
     def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """Largest difference of the logarithm of a score."""
         return score_difference(found, expected)
 
     def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> ClassResult:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,14 +15,10 @@ from ppcls_ext.runtime.choice import PREFERRED, Candidate, EngineChoice, no_engi
 from ppcls_ext.runtime.contest import Contender, EngineContender, Entry, Name, compete, ratio
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
-from ppcls_ext.runtime.exported import PARITY, RECIPE, Exported, sha256
+from ppcls_ext.runtime.exported import PARITY, RECIPE, Exported, read_parity, sha256
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.memory import recall, remember
 from ppcls_ext.runtime.process import EngineFailed
-
-LARGEST_PARITY = 2**30  # bytes, unpacked
-
-_ENTRY = re.compile(r"(input|output)_(\d{1,2})_(\d{1,2})")
 
 Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
@@ -61,11 +55,12 @@ def choose_fastest(
         return known
 
     exported.verify([PARITY, *dict.fromkeys(file for name in names for file in FORMATS[name.model_format])])
-    batches, expected = read_parity(exported)
+    stored = {f: read_parity(exported, f) for f in {name.model_format for name in names}}
+    batches = [inputs_of for inputs_of, _ in next(iter(stored.values()))]
     entries, decision = compete(
         names,
         start or (lambda name: EngineContender(exported.folder, name, inputs, threads)),
-        lambda found: largest_difference(found, expected, inference),
+        lambda name, found: largest_difference(found, [e for _, e in stored[name.model_format]], inference),
         batches,
         tolerance(exported),
     )
@@ -114,39 +109,6 @@ def tolerance(exported: Exported) -> float:
             "export again, or name an engine"
         )
     return float(value)
-
-
-def read_parity(exported: Exported) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
-    """The batches of inputs that the export stores, and the outputs of each.
-
-    Raises:
-        UserError: they are not as export writes them.
-    """
-    file = exported.folder / PARITY
-    found: dict[str, dict[tuple[int, int], np.ndarray]] = {"input": {}, "output": {}}
-    try:
-        with zipfile.ZipFile(file) as packed:
-            if sum(entry.file_size for entry in packed.infolist()) > LARGEST_PARITY:
-                raise ValueError(f"larger than {LARGEST_PARITY >> 20} MB")
-        with np.load(file, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                match = _ENTRY.fullmatch(name)
-                if match is None:
-                    raise ValueError(f"unknown entry {name[:40]}")
-                found[match[1]][int(match[2]), int(match[3])] = arrays[name]
-        batches, expected = _in_order(found["input"]), _in_order(found["output"])
-        if not batches or len(batches) != len(expected):
-            raise ValueError("inputs and outputs do not belong together")
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"exported model {exported.folder}: {PARITY} cannot be used ({text}); export again") from error
-    return batches, expected
-
-
-def _in_order(arrays: Mapping[tuple[int, int], np.ndarray]) -> list[list[np.ndarray]]:
-    """Arrays by (batch, place) as a list of each batch."""
-    count = 1 + max((batch for batch, _ in arrays), default=-1)
-    return [[arrays[key] for key in sorted(arrays) if key[0] == batch] for batch in range(count)]
 
 
 def largest_difference(

@@ -79,14 +79,17 @@ class EngineContender:
             raise
 
     def outputs(self, batches: Batches) -> list[list[np.ndarray]]:
+        """See `Contender`."""
         found: list[list[np.ndarray]] = self._process("run", batches=batches)
         return found
 
     def turn(self, calls: int, discarded: int) -> list[float]:
+        """See `Contender`."""
         taken = self._process("measure", inputs=self._inputs, calls=calls, discarded=discarded)
         return [ns / 1e6 for ns in taken]
 
     def close(self) -> None:
+        """End the process."""
         self._process.close()
 
 
@@ -112,18 +115,22 @@ class Entry:
 
     @property
     def runs(self) -> bool:
+        """Whether it takes part."""
         return self.contender is not None
 
     def stop(self) -> None:
+        """End its part and let go of the engine."""
         if self.contender is not None:
             self.contender.close()
             self.contender = None
 
     def refuse(self, why: str) -> None:
+        """End its part: it cannot be chosen."""
         self.refused = why
         self.stop()
 
     def leave(self, note: str) -> None:
+        """End its part: it agrees, but there is no use in timing it further."""
         self.note = note
         self.stop()
 
@@ -166,7 +173,7 @@ def decide(entries: Sequence[Entry]) -> Decision:
 def compete(
     names: Sequence[Name],
     start: Callable[[Name], Contender],
-    judge: Callable[[list[list[np.ndarray]]], float],
+    judge: Callable[[Name, list[list[np.ndarray]]], float],
     batches: Batches,
     tolerance: float,
     seconds: float | None = None,
@@ -177,7 +184,8 @@ def compete(
     Args:
         names: the preferred one first; where several are as fast, the first of these that agrees is taken.
         start: opens the model with an engine; raises EngineFailed.
-        judge: how far outputs for `batches` are from what they must be; raises EngineFailed for other shapes.
+        judge: how far an engine's outputs for `batches` are from what they must be; raises EngineFailed if they cannot
+            be compared.
         tolerance: of `judge`.
         seconds: of rounds, at most; default: `SECONDS`.
         seed: of the order in which engines take their turns.
@@ -208,14 +216,14 @@ def compete(
 def _admit(
     entry: Entry,
     start: Callable[[Name], Contender],
-    judge: Callable[[list[list[np.ndarray]]], float],
+    judge: Callable[[Name, list[list[np.ndarray]]], float],
     batches: Batches,
     tolerance: float,
 ) -> None:
     """Open the model and compare outputs; an engine that fails or differs is refused with the reason."""
     with _refusing(entry):
         entry.contender = start(entry.name)
-        entry.difference = judge(entry.contender.outputs(batches))
+        entry.difference = judge(entry.name, entry.contender.outputs(batches))
         if not entry.difference <= tolerance:  # also where it is no number
             entry.refuse(
                 f"its outputs differ from dygraph's by {entry.difference:.1e}, the tolerance is {tolerance:.0e}"

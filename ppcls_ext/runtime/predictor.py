@@ -81,7 +81,6 @@ class Predictor(Pipeline):
             inference,
             batch=batch if fixed == -1 else fixed,
             fixed=fixed != -1,
-            engine=name,
             where=f"exported model {self.exported.folder}: ",
             errors=errors,
             max_pixels=max_pixels,

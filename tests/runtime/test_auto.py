@@ -15,10 +15,10 @@ import pytest
 from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime import auto, contest
-from ppcls_ext.runtime.auto import candidates, choose_fastest, read_parity
+from ppcls_ext.runtime.auto import candidates, choose_fastest
 from ppcls_ext.runtime.choice import EngineChoice
 from ppcls_ext.runtime.contest import Entry, Name, compete, decide
-from ppcls_ext.runtime.exported import Exported, read_exported, sealed
+from ppcls_ext.runtime.exported import Exported, read_exported, read_parity, sealed
 from ppcls_ext.runtime.inference import Inference, build_inference
 from ppcls_ext.runtime.memory import cache_file
 from ppcls_ext.runtime.process import EngineFailed
@@ -56,7 +56,7 @@ def run(fakes: Mapping[Name, Fake | EngineFailed], seconds: float = 1.0) -> tupl
             raise fake
         return fake
 
-    found = compete(list(fakes), start, lambda outputs: float(outputs[0][0][0]), BATCHES, 1e-3, seconds)
+    found = compete(list(fakes), start, lambda _, outputs: float(outputs[0][0][0]), BATCHES, 1e-3, seconds)
     assert all(fake.closed for fake in fakes.values() if isinstance(fake, Fake))
     return found
 
@@ -157,13 +157,13 @@ def choose(exported: Path, cache: Path) -> Chooses:
 
     def run_once(folder: Path = exported, threads: int = 1, batch: int = 1) -> tuple[EngineChoice, int]:
         model = read_exported(folder)
-        _, expected = read_parity(model)
+        expected = {f: [outputs for _, outputs in read_parity(model, f)] for f in model.formats}
         started = itertools.count()
 
         def start(name: Name) -> Fake:
             next(started)
             fake = Fake(1.0 if name == Name("onednn", "pdmodel") else 2.0)
-            fake.outputs = lambda batches: expected  # type: ignore[method-assign]
+            fake.outputs = lambda batches: expected[name.model_format]  # type: ignore[method-assign]
             return fake
 
         shapes = model.shapes(batch)
