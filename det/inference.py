@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from det.boxes import detections, to_image
+from det.boxes import detections, largest_difference, to_image
 from det.results import DetResult
 from det.transforms import INTERPOLATIONS, Sample, resize
 from ppcls_ext.core.errors import UserError
@@ -81,6 +81,13 @@ class DetectionInference(Inference):
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.labels):
             raise UserError(f"labels: {len(self.labels)}, but a box has class {int(classes.max())}; export again")
 
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """How far outputs are apart: a score, or a corner in units of the input's longer side."""
+        side = max(self.size)
+        if are_raw(found):
+            return raw_difference(found, expected, side)
+        return rows_difference(found, expected, side, self.nms["score_threshold"], int(self.nms["keep_top_k"]))
+
     def result(self, outputs: Sequence[np.ndarray], *, size: Size, **about: Any) -> DetResult:
         """The boxes of an image, in its pixels."""
         rows = outputs[0] if len(outputs) == 1 else detections(outputs[0], outputs[1], **self.nms)
@@ -135,3 +142,17 @@ def are_raw(outputs: Sequence[np.ndarray]) -> bool:
     """Whether outputs of a batch are scores [N, classes, M] and boxes, to which NMS is still to be applied. Formats of
     one export may differ in that."""
     return outputs[0].ndim == 3
+
+
+def raw_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: int) -> float:
+    """Largest difference of a score, or of a corner in units of the input's longer `side`, before NMS."""
+    scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    return max(scores, boxes / side)
+
+
+def rows_difference(
+    found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: int, threshold: float, keep: int
+) -> float:
+    """The same after NMS, whose rows may come in another order; see `largest_difference`."""
+    images = zip(split_rows(found), split_rows(expected), strict=True)
+    return max(largest_difference(a, b, float(side), threshold, keep) for a, b in images)

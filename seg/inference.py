@@ -78,6 +78,10 @@ class SegmentationInference(Inference):
         if output.ndim == 3 and output.size and not 0 <= output.min() <= output.max() < len(self.labels):
             raise UserError(f"labels: {len(self.labels)}, but a pixel has class {int(output.max())}; export again")
 
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """Share of pixels that differ, or the largest difference of a logit relative to the largest one."""
+        return output_difference(found, expected)
+
     def result(self, outputs: Sequence[np.ndarray], *, size: Size, **about: Any) -> SegResult:
         """The class of each pixel of an image, at the image's own size."""
         (output,) = outputs
@@ -92,6 +96,16 @@ class SegmentationInference(Inference):
             size=size,
             **about,
         )
+
+
+def output_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """How far outputs are apart: class maps by the share of pixels that differ, logits relative to the largest one."""
+    (a,), (b,) = found, expected
+    if a.shape != b.shape:
+        return 1.0
+    if a.dtype.kind in "iu":
+        return float((a != b).mean())
+    return float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-6))
 
 
 def enlarged(classes: np.ndarray, size: Size, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,8 +24,8 @@ from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
 from seg.checks import check_data
 from seg.data import SegmentationData
-from seg.deployment import EvaluatedNetwork, ExportedNetwork, difference, sample_inputs
-from seg.inference import SegmentationInference
+from seg.deployment import EvaluatedNetwork, ExportedNetwork, sample_inputs
+from seg.inference import SegmentationInference, output_difference
 from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.sections import (
@@ -205,7 +205,7 @@ class Segmentation(Task):
             outputs=["classes" if export.argmax else "logits"],
             recipe=recipe,
             samples=samples,
-            compare=difference,
+            compare=output_difference,
             tolerance=PARITY_TOLERANCE,
         )
         if export.argmax:

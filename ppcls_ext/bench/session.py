@@ -25,12 +25,14 @@ class Subject:
 
     Attributes:
         model: folder that export wrote, or any folder with inference.pdmodel and inference.pdiparams.
-        engine: a name of `ppcls_ext.runtime.engines.ENGINES`.
+        engine: a name of `ppcls_ext.runtime.engines.ENGINES`; or `auto`, see `ppcls_ext.bench.automatic.chosen`.
         label: for reports; default: the folder's name (that of the run, where the folder is `inference`).
         threads: of the CPU, for each stream.
         batch: images in a call.
         size: height and width, where the model leaves them open.
         streams: predictors that run at the same time; 1 measures latency, more measure throughput.
+        format: of the model; default: the first of the engine's that the folder has.
+        automatic: the engine was chosen and not named.
     """
 
     model: Path
@@ -40,6 +42,13 @@ class Subject:
     batch: int = 1
     size: tuple[int, int] | None = None
     streams: int = 1
+    format: str | None = None
+    automatic: bool = False
+
+    @property
+    def engine_name(self) -> str:
+        """The engine, for reports."""
+        return f"auto ({self.engine})" if self.automatic else self.engine
 
     @property
     def name(self) -> str:
@@ -79,7 +88,9 @@ class Session(EngineProcess):
 
 
 def model_format(subject: Subject) -> str:
-    """The first format of the subject's engine that its folder holds; the last one where it holds none."""
+    """The subject's own format, else the first of its engine's that its folder holds, else the last of these."""
+    if subject.format is not None:
+        return subject.format
     formats = engine_class(subject.engine).formats
     return next((f for f in formats if (subject.model / FORMATS[f][0]).is_file()), formats[-1])
 

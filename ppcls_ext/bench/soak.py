@@ -18,9 +18,8 @@ READINGS = 20  # how often the resident memory is read in a phase
 # What may still come in the second half of a phase: allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
-SHAPES = (
-    24  # different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine)
-)
+# Different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine).
+SHAPES = 50
 
 
 def grows(readings_mb: list[float]) -> bool:
@@ -38,18 +37,20 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     """
     spec = declared_inputs(subject)[0]
     shape = spec["shape"]
-    rng = np.random.default_rng(seed)
-    found = []
-    for k in range(SHAPES):
-        if len(shape) == 4 and list(shape[sides_of(spec)]) == [-1, -1] and subject.size:
-            height, width = (
-                max(LARGEST_STRIDE, LARGEST_STRIDE * int(n / LARGEST_STRIDE * rng.uniform(0.5, 1.2)))
-                for n in subject.size
-            )
-            found.append(input_shapes(replace(subject, size=(height, width))))
-        elif shape[0] == -1:
-            found.append(input_shapes(replace(subject, batch=1 + k)))
-    return found
+    if len(shape) == 4 and list(shape[sides_of(spec)]) == [-1, -1] and subject.size:
+        heights, widths = (_sides(n) for n in subject.size)
+        sizes = list(itertools.product(heights, widths))
+        picked = np.random.default_rng(seed).permutation(len(sizes))[:SHAPES]
+        return [input_shapes(replace(subject, size=sizes[k])) for k in picked]
+    if shape[0] == -1:
+        return [input_shapes(replace(subject, batch=1 + k)) for k in range(SHAPES)]
+    return []
+
+
+def _sides(side: int) -> range:
+    """Sides from half of one to a fifth more, in steps of the networks' stride."""
+    last = max(2 * LARGEST_STRIDE, round(1.2 * side / LARGEST_STRIDE) * LARGEST_STRIDE)
+    return range(max(1, side // (2 * LARGEST_STRIDE)) * LARGEST_STRIDE, last + 1, LARGEST_STRIDE)
 
 
 def check_runs(runs: int) -> None:

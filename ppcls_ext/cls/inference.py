@@ -74,6 +74,10 @@ class ClassificationInference(Inference):
         if outputs[0].shape[1] != len(self.labels):
             raise labels_do_not_fit(self.labels, outputs[0].shape[1])
 
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """Largest difference of the logarithm of a score."""
+        return score_difference(found, expected)
+
     def result(self, outputs: Sequence[np.ndarray], **about: Any) -> ClassResult:
         """The best classes of an image."""
         (scores,) = outputs
@@ -84,6 +88,14 @@ class ClassificationInference(Inference):
             classes=tuple(int(k) for k in best),
             **about,
         )
+
+
+def score_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Largest difference of the logarithm of a score: near a score of 1 / classes, as of a network not trained yet,
+    plain differences hide all.
+    """
+    (a,), (b,) = found, expected
+    return float(np.abs(np.log(a + 1e-8) - np.log(b + 1e-8)).max())
 
 
 def _shapes(outputs: Sequence[np.ndarray]) -> str:

@@ -165,6 +165,8 @@ def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path
             if draw is not None:
                 _draw(result, draw, len(results) + len(skipped))
             progress.advance()
+    if isinstance(pipeline, Predictor) and pipeline.chosen is not None:
+        say(f"auto: {pipeline.chosen.summary}")
     if form == "table":
         _show(results, inference.columns)
         return len(skipped)

@@ -63,6 +63,10 @@ class Inference(abc.ABC):
         """Raise UserError if outputs of a batch cannot be of this recipe: another number of classes than labels."""
 
     @abc.abstractmethod
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """How far the outputs of a batch are from those expected, on the scale of the tolerance that export records."""
+
+    @abc.abstractmethod
     def result(self, outputs: Sequence[np.ndarray], *, size: Size, **about: Any) -> Result:
         """The result for one image from its outputs, without the batch axis.
 

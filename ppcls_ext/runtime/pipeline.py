@@ -105,7 +105,7 @@ class Pipeline:
         for name, value in (("batch", batch), ("max_pixels", max_pixels)):
             if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
                 raise UserError(f"{name} must be a positive number, got {value!r}")
-        self.inference, self.batch, self.engine = inference, batch, engine
+        self.inference, self.batch, self._engine = inference, batch, engine
         self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
         self._max_pixels, self._decoders, self._any_thread = max_pixels, decoders, any_thread
         self._resized = inference.resized if decode == "scaled" else None
@@ -115,6 +115,11 @@ class Pipeline:
         self._closer: weakref.finalize[..., Pipeline] | None = None
         _PIPELINES.add(self)
         self._running()
+
+    @property
+    def engine(self) -> str:
+        """What results call that which runs the network."""
+        return self._engine
 
     @overload
     def __call__(self, image: list[Any] | tuple[Any, ...], channels: Channels | None = None) -> list[Result]: ...
