@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decode",
         choices=("exact", "scaled"),
-        help="decode images exactly as evaluation does, or large JPEGs at 1/2, 1/4 or 1/8, which is faster and gives "
-        f"slightly other pixels; with -m (default: {DEFAULT_DECODE})",
+        metavar="HOW",
+        help="decode images exactly as evaluation does (exact), or large JPEGs at 1/2, 1/4 or 1/8, which is faster and "
+        f"gives slightly other pixels (scaled); with -m (default: {DEFAULT_DECODE})",
     )
     add_config_arguments(parser, required=False)
     group = parser.add_argument_group("input")

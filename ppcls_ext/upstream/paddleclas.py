@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from ppcls_ext.upstream.imports import quiet_import
 
 
@@ -178,7 +175,7 @@ def download(url: str) -> Path:
         raise ConnectionError(type(error).__name__) from error
 
 
-def deploy_predictor(folder: Path, transforms: Sequence[Any], threads: int) -> Callable[[str], np.ndarray]:
+def deploy_predictor(folder: Path, transforms: Sequence[Any], threads: int) -> Callable[[str], Any]:
     """PaddleClas's own predictor (`deploy/python/predict_cls.py`) with oneDNN, as its users run it: for comparison.
 
     Its modules are called `utils` and `python`, and find each other only where their folder is in `sys.path`; so this
@@ -220,8 +217,10 @@ def deploy_predictor(folder: Path, transforms: Sequence[Any], threads: int) -> C
     attributes = config.AttrDict(given)
     config.create_attr_dict(attributes)
     predictor = predict_cls.ClsPredictor(attributes)
+    import cv2  # here, since the package itself imports this module
+    import numpy as np
 
-    def predict(path: str) -> np.ndarray:
+    def predict(path: str) -> Any:
         image: Any = cv2.imread(path)
         image = image[:, :, ::-1]
         return np.array(predictor.predict([image])[0]["class_ids"][:1], np.int64)

@@ -20,7 +20,7 @@ from tests.helpers.processes import SECONDS
 
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
-    *("CONFIG", "FOLDER", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD"),
+    *("CONFIG", "FOLDER", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
     *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE"),
 }
 

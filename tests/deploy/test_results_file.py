@@ -32,7 +32,7 @@ class Labels(Inference):
     def __init__(self) -> None:
         pass
 
-    prepare = check_outputs = result = None  # type: ignore[assignment]
+    prepare = check_outputs = difference = result = None  # type: ignore[assignment]
 
 
 def some_results() -> list[ClassResult]:

@@ -52,6 +52,9 @@ class Brightness(Inference):
     def check_outputs(self, outputs: Arrays) -> None:
         pass
 
+    def difference(self, found: Arrays, expected: Arrays) -> float:
+        return float(np.abs(found[0] - expected[0]).max())
+
     def result(self, outputs: Arrays, **about: Any) -> ClassResult:
         return ClassResult(scores=(float(outputs[0]),), **about)
 
