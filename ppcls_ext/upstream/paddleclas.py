@@ -189,6 +189,9 @@ def deploy_predictor(folder: Path, transforms: Sequence[Any], threads: int) -> C
     Raises:
         ImportError: PaddleClas or something that it needs is not installed.
     """
+    import cv2  # only here: importing the package loads this module, and must stay light
+    import numpy as np
+
     spec = importlib.util.find_spec("paddleclas")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("paddleclas is not installed")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from det.inference import DetectionInference
-from ppcls_ext.cls.inference import ClassificationInference, normalization_apart
+from ppcls_ext.cls.inference import ClassificationInference, best_first, normalization_apart
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ppcls_ext.runtime.inference import Inference
@@ -89,6 +89,15 @@ def test_what_does_not_end_with_the_normalisation_of_pixels_cannot_be_parted(ope
         operations = [*operations[:-1], {"NormalizeImage": {"order": "chw"}}]
     with pytest.raises(UserError, match=r"Export\.input: uint8 needs a list"):
         normalization_apart(operations, "t")
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("values", [3, 1000])
+def test_the_best_come_as_a_stable_sort_has_them(count: int, values: int) -> None:
+    scores = np.random.default_rng(0).integers(0, values, 40).astype(np.float32)  # of 3 values most are equal
+    np.testing.assert_array_equal(best_first(scores, count), np.argsort(-scores, kind="stable")[:count])
+    scores[:39] = np.nan
+    np.testing.assert_array_equal(best_first(scores, count), np.argsort(-scores, kind="stable")[:count])
 
 
 @pytest.mark.parametrize("size", [(64, 32), (203, 97), (33, 17), (40, 65)])
