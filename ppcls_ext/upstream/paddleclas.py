@@ -220,8 +220,6 @@ def deploy_predictor(folder: Path, transforms: Sequence[Any], threads: int) -> C
     attributes = config.AttrDict(given)
     config.create_attr_dict(attributes)
     predictor = predict_cls.ClsPredictor(attributes)
-    import cv2  # here, since the package itself imports this module
-    import numpy as np
 
     def predict(path: str) -> Any:
         image: Any = cv2.imread(path)
