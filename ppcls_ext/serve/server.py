@@ -11,10 +11,12 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -78,7 +80,7 @@ def serve(
             predictor(GREY, "rgb")  # the engine's first run is its slowest, and shows whether it works
             models[name] = Model(name, predictor, predictor.exported.task, limits, metrics, log)
         service = Service(models, limits, metrics, log, token)
-        run(service, listener, limits)
+        run(build_server(service, limits), listener)
         if any(model.hung for model in models.values()):
             log("stopped", text="a model hangs")
             log.close()
@@ -109,13 +111,13 @@ def model_names(folders: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def run(service: Service, listener: socket.socket, limits: Limits) -> None:
-    """Answer requests at a bound socket until SIGTERM or SIGINT, and then those that were accepted."""
+def build_server(service: Service, limits: Limits) -> Server:
+    """A server that answers requests with a service."""
     logger = logging.getLogger("uvicorn.error")
     logger.handlers, logger.propagate = [Forward(service.log)], False
     config = uvicorn.Config(
         service.app(),
-        http=PatientProtocol,
+        http=partial(PatientProtocol, head_s=limits.head_s),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         log_level=logging.WARNING,
@@ -124,14 +126,18 @@ def run(service: Service, listener: socket.socket, limits: Limits) -> None:
         proxy_headers=False,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(limits.drain_s),
+        timeout_graceful_shutdown=max(1, round(limits.drain_s)),
         h11_max_incomplete_event_size=LARGEST_HEAD,
     )
-    PatientProtocol.head_s = limits.head_s
+    return Server(config, service)
+
+
+def run(server: Server, listener: socket.socket) -> None:
+    """Answer requests at a bound socket until SIGTERM or SIGINT, and then those that were accepted."""
     # uvicorn restores these handlers once it has drained, and raises the signal again: this time nothing is to happen.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        asyncio.run(Server(config, service).serve(sockets=[listener]))
+        asyncio.run(server.serve(sockets=[listener]))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -165,12 +171,14 @@ class Server(uvicorn.Server):
 class PatientProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, whose patience with slow clients has an end.
 
-    While no request of a connection is being answered, its client has `head_s` from the first byte to send the next
-    head, or the rest of a body that was refused. uvicorn itself waits without end.
+    While no request of a connection is being answered, its client has `head_s` seconds, from its first byte, to send
+    the next head, or the rest of a body that was refused. uvicorn itself waits without end.
     """
 
-    head_s = 10.0
-    _timer: asyncio.TimerHandle | None = None
+    def __init__(self, *arguments: Any, head_s: float, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._head_s = head_s
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -182,6 +190,12 @@ class PatientProtocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def on_response_complete(self) -> None:
+        """A client has its answer."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._watch()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._forget()
@@ -191,7 +205,7 @@ class PatientProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self.head_s, self._lose_patience)
+            self._timer = self.loop.call_later(self._head_s, self._lose_patience)
 
     def _forget(self) -> None:
         if self._timer is not None:
