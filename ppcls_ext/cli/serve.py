@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("address")
     group.add_argument("--host", default="127.0.0.1", metavar="HOST", help="listen there (default: %(default)s)")
     group.add_argument(
-        "--port", type=whole, default=8000, metavar="PORT", help="listen on this port, 0 for any (default: %(default)s)"
+        "--port", type=whole, default=8000, metavar="N", help="listen on this port, 0 for any (default: %(default)s)"
     )
     group.add_argument(
         "--token-file",
