@@ -289,3 +289,48 @@ def test_a_public_client_of_the_protocol_is_served(
     with pytest.raises(triton.InferenceServerException, match="422"):
         client.infer("easy", [wrong])
     assert client.is_server_ready()
+
+
+# A service whose network gives its first result, which the start asks for, and no other.
+HANGS = """
+import sys, threading
+from types import SimpleNamespace
+from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.serve import server
+from ppcls_ext.serve.limits import Limits
+from tests.serve.conftest import Grey
+
+first = [True]
+
+def run(inputs):
+    if not first:
+        threading.Event().wait()
+    first.clear()
+    return [inputs[0]]
+
+class Hangs(Pipeline):
+    exported = SimpleNamespace(task="classification")
+
+    def __init__(self, *_, **__):
+        super().__init__(lambda: run, Grey())
+
+server.Predictor = Hangs
+sys.exit(server.serve(["a=" + sys.argv[1]], "127.0.0.1", 0, limits=Limits(deadline_s=0.1, stall_s=0.2)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="the signal is that of POSIX")
+def test_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path, stack: ExitStack) -> None:
+    """Slow: it starts a process."""
+    line = [sys.executable, "-W", "ignore", "-c", HANGS, str(_recipe(tmp_path))]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["address"]
+    assert httpx.post(f"{url}predict", content=png(1), headers=PNG, timeout=SECONDS).status_code == 504
+    wait_until(lambda: httpx.get(f"{url}v2/health/live", timeout=SECONDS).status_code == 503)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (1, "")
+    assert json.loads(out.splitlines()[-1])["text"] == "a model hangs"
