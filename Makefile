@@ -17,7 +17,7 @@ PICK_PYTHON = py=; for p in $(CANDIDATES); do \
 	if [ -z "$$py" ]; then echo "error: Python 3.10, 3.11 or 3.12 (with its venv module) is needed;" \
 	"$(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 
-.PHONY: help demo demo-det demo-seg demo-all test test-fast lint onnx lock clean
+.PHONY: help demo demo-det demo-seg demo-all demo-serve test test-fast lint onnx lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ demo-all: $(READY) ## the three demos, one after the other
 	@$(MAKE) --no-print-directory demo
 	@$(MAKE) --no-print-directory demo-det
 	@$(MAKE) --no-print-directory demo-seg
+
+demo-serve: $(READY) ## the classification demo's model over HTTP (after `make demo`)
+	@$(BIN)/python -m ppcls_ext.demo.serving
 
 test: lint ## lint, types and all tests (ARGS="-k name" is given to pytest)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -18,6 +18,7 @@ from setuptools.command.build_py import build_py
 # Builds are started from other folders too, so paths hang on this file.
 ROOT = Path(__file__).resolve().parent
 PADDLE = "paddlepaddle>=3.0,<3.3"
+COMMAND_LINE = ["pydantic>=2", "rich"]
 CONFIGS = "configs"  # here in the checkout, <site-packages>/ppcls_ext/configs in the wheel
 
 
@@ -110,8 +111,16 @@ setup(
         "onnxruntime": ["onnxruntime>=1.20"],
         "openvino": ["openvino>=2025.0"],
         "paddle": [PADDLE, "setuptools<81"],
-        "cli": ["rich", "pydantic>=2"],  # what `pplcnet infer` needs beside an engine
+        "cli": COMMAND_LINE,  # what `pplcnet infer` needs beside an engine
         "parquet": ["pyarrow>=14"],
+        "serve": [
+            "uvicorn>=0.40",
+            "starlette>=1.0",
+            "python-multipart>=0.0.20",
+            "prometheus-client>=0.21",
+            "pillow",  # drawn pictures
+            *COMMAND_LINE,
+        ],
         "train": [
             PADDLE,
             "setuptools<81",

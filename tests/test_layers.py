@@ -76,8 +76,9 @@ def test_production_imports_no_training_framework(module: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_module_of_the_runtime_imports_no_training_framework() -> None:
-    files = (ROOT / "ppcls_ext" / "runtime").rglob("*.py")
+@pytest.mark.parametrize("package", ["runtime", "serve"])
+def test_every_module_of_production_imports_no_training_framework(package: str) -> None:
+    files = (ROOT / "ppcls_ext" / package).rglob("*.py")
     modules = [f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for f in files]
     assert loaded_by(", ".join(m.removesuffix(".__init__") for m in modules)) == []
 

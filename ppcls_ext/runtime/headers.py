@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+MOST_MARKERS = 10_000  # of a JPEG before its size, fill bytes among them; files of cameras have dozens
+LONGEST_RARE_HEADER = 2**16  # bytes; Pillow takes seconds for hostile headers of many megabytes
+
 
 def image_size(data: np.ndarray) -> tuple[int, int] | None:
     """Width and height that the header states; None where the header is of no known kind or damaged.
@@ -32,8 +35,8 @@ def image_size(data: np.ndarray) -> tuple[int, int] | None:
 
 def _jpeg(data: memoryview) -> tuple[int, int] | None:
     place = 2
-    while place + 9 < len(data):
-        if data[place] != 0xFF:
+    for _ in range(MOST_MARKERS):
+        if place + 9 >= len(data) or data[place] != 0xFF:
             return None
         kind = data[place + 1]
         if kind == 0xFF:  # fill byte
@@ -119,7 +122,10 @@ def _by_pillow(data: np.ndarray) -> tuple[int, int] | None:
     except ImportError:
         return None
     try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
+        # Pillow reads AVIF as a whole only, and by a library that is quick about it.
+        avif = data[4:8].tobytes() == b"ftyp"
+        part = data if avif else data[:LONGEST_RARE_HEADER]
+        with Image.open(io.BytesIO(part.tobytes()), formats=["AVIF"] if avif else None) as image:
             return image.size
     except Exception:  # Pillow raises many kinds; each means that it does not know the size
         return None

@@ -21,7 +21,7 @@ from tests.helpers.processes import SECONDS
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
     *("CONFIG", "FOLDER", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
-    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE"),
+    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST"),
 }
 
 
@@ -128,7 +128,7 @@ def test_wrong_usage_is_one_line(arguments: list[str], message: str, capfd: pyte
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_flag_of_any_command_is_one_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     required = {"eval": ["-c", "x"], "check-data": ["-c", "x"], "export": ["-c", "x"], "study": ["-c", "x"]}
-    given = required.get(name, ["-m", "x"] if name == "benchmark" else [])
+    given = required.get(name, ["-m", "x"] if name in ("benchmark", "serve") else [])
     line = usage_error([name, *given, "--00000"], capfd)
     assert line.startswith(f"pplcnet {name}: no flag '--00000'; known: ")
     assert line.endswith(f"ee pplcnet {name} --help")

@@ -67,6 +67,17 @@ def test_no_cut_header_is_more_than_unknown(kind: str, options: dict[str, Any]) 
         assert image_size(np.frombuffer(data[:length], np.uint8)) in (None, (61, 37))
 
 
+@pytest.mark.parametrize(
+    "start",
+    [b"\xff\xd8" + b"\xff\xe0\0\2" * 2**20, b"\xff\xd8" + b"\xff" * 2**22],
+    ids=["a JPEG of empty segments", "a JPEG of fill bytes"],
+)
+def test_a_header_without_end_is_not_searched_to_its_end(start: bytes) -> None:
+    """The size comes after what no camera writes, and is not looked for there."""
+    whole = start + b"\xff\xc0\0\x11\x08\0\x25\0\x3d\3" + bytes(20)
+    assert image_size(np.frombuffer(whole, np.uint8)) is None
+
+
 def test_noise_behind_any_magic_number_is_no_crash() -> None:
     rng = np.random.default_rng(0)
     for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"P6"):

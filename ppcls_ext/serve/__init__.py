@@ -1,0 +1,1 @@
+"""An HTTP service around `Predictor`: `pplcnet serve`."""

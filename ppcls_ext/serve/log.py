@@ -1,0 +1,68 @@
+"""The log of a service: a JSON object in each line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+HELD_LINES = 10_000
+
+
+class Log:
+    """Writes lines from a thread of its own, so that a reader that is slow to take them does not hold up the service.
+
+    Args:
+        stream: where the lines go.
+        lost: called for each line that is dropped since too many wait.
+    """
+
+    def __init__(self, stream: TextIO, lost: Callable[[], None]) -> None:
+        self._stream, self._lost = stream, lost
+        self._lines: queue.Queue[str | None] = queue.Queue(HELD_LINES)
+        self._thread = threading.Thread(target=self._write, name="pplcnet-log", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Write a line of an event with its time."""
+        time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        try:
+            self._lines.put_nowait(json.dumps({"time": time, "event": event, **fields}))
+        except queue.Full:
+            self._lost()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Write what waits, for at most so many seconds."""
+        try:
+            self._lines.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line + "\n")
+                if self._lines.empty():
+                    self._stream.flush()
+            except (OSError, ValueError):  # the reader is gone: the service goes on without a log
+                self._lost()
+
+
+class Forward(logging.Handler):
+    """Hands what a library logs over to a `Log`, one line for each message and without tracebacks."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line of a message."""
+        text = " ".join(record.getMessage().split())
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
+        self._log("server", level=record.levelname.lower(), text=text[:500])

@@ -1,0 +1,132 @@
+"""A service around a network of the tests' own, in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from ppcls_ext.cls.results import ClassResult
+from ppcls_ext.runtime.inference import Inference
+from ppcls_ext.runtime.owner import Arrays, Run
+from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.sources import Size
+from ppcls_ext.serve.app import Service
+from ppcls_ext.serve.limits import Limits
+from ppcls_ext.serve.log import Log
+from ppcls_ext.serve.metrics import Metrics
+from ppcls_ext.serve.model import Model
+
+UNLUCKY = 13  # the value of images that the network refuses
+SECONDS = 30.0  # that a test waits for what must come
+
+
+class Grey(Inference):
+    """A task whose result is the mean value of an image: it tells which image it is of."""
+
+    columns = ("rank", "label", "class", "score")
+    result_type = ClassResult
+    labels = ("grey",)
+
+    def __init__(self) -> None:
+        pass
+
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
+        return [np.full(1, image.mean(), np.float32)]
+
+    def check_outputs(self, outputs: Arrays) -> None:
+        pass
+
+    def difference(self, found: Arrays, expected: Arrays) -> float:
+        return float(np.abs(found[0] - expected[0]).max())
+
+    def result(self, outputs: Arrays, **about: Any) -> ClassResult:
+        return ClassResult(labels=("grey",), classes=(0,), scores=(round(float(outputs[0][0]), 1),), **about)
+
+
+class Network:
+    """Notes each batch; waits for `go`; refuses images of the value `UNLUCKY`, and all while it is `broken`."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.begun = threading.Semaphore(0)
+        self.broken = False
+        self.go = threading.Event()
+        self.go.set()
+
+    def open(self) -> Run:
+        return self.run
+
+    def run(self, inputs: Arrays) -> list[np.ndarray]:
+        self.begun.release()
+        assert self.go.wait(SECONDS)
+        self.batches.append(len(inputs[0]))
+        if self.broken or (inputs[0] == UNLUCKY).any():
+            raise RuntimeError("out of\nluck")
+        return [inputs[0]]
+
+
+class Served:
+    """A service with the models `a` and, where asked for, `b`."""
+
+    def __init__(self, stack: ExitStack, names: str, limits: Limits, batch: int, token: str | None) -> None:
+        self.network, self.limits = Network(), limits
+        self.metrics, self.written = Metrics(), io.StringIO()
+        self.log = Log(self.written, self.metrics.log_lines_lost.inc)
+        stack.callback(self.log.close)
+        self.models = {}
+        for name in names:
+            predictor = stack.enter_context(Pipeline(self.network.open, Grey(), batch=batch, engine="test", decoders=1))
+            self.models[name] = Model(name, predictor, "classification", limits, self.metrics, self.log)
+        self.service = Service(self.models, limits, self.metrics, self.log, token)
+        stack.callback(self.network.go.set)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log."""
+        self.log.close()
+        return [json.loads(line) for line in self.written.getvalue().splitlines()]
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def served(stack: ExitStack) -> Callable[..., Served]:
+    """Makes a service; limits are keyword arguments."""
+
+    def make(names: str = "a", batch: int = 4, token: str | None = None, **limits: Any) -> Served:
+        return Served(stack, names, Limits(**limits), batch, token)
+
+    return make
+
+
+@pytest.fixture
+def client_of(stack: ExitStack) -> Callable[[Served], TestClient]:
+    """A client of a service, which runs for as long as the test."""
+    return lambda served: stack.enter_context(TestClient(served.service.app(), raise_server_exceptions=True))
+
+
+def png(value: int, side: int = 4) -> bytes:
+    """The file of a grey image."""
+    done, data = cv2.imencode(".png", np.full((side, side, 3), value, np.uint8))
+    assert done
+    return data.tobytes()
+
+
+def value_of(result: dict[str, Any]) -> float:
+    assert result["error"] is None
+    return result["predictions"][0]["score"]

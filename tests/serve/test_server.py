@@ -1,0 +1,336 @@
+"""A service on loopback: connections of every kind of client, and the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from ppcls_ext import Predictor
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.serve.server import LARGEST_HEAD, _bound, address, build_server, model_names, serve
+from tests.helpers.processes import ROOT, wait_until
+from tests.serve.conftest import SECONDS, Served, png, value_of
+
+Serve = Callable[..., Served]
+PNG = {"Content-Type": "image/png"}
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+
+
+@contextmanager
+def listening(served: Served) -> Iterator[tuple[str, int]]:
+    """A service at a port of loopback, in a thread."""
+    with _bound("127.0.0.1", 0) as listener:
+        server = build_server(served.service, served.limits)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        place = listener.getsockname()
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield place
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+
+def said(place: tuple[str, int], *parts: bytes) -> bytes:
+    """What a service answers to these bytes until it closes the connection."""
+    answer = b""
+    with socket.create_connection(place, SECONDS) as client:
+        for part in parts:
+            client.sendall(part)
+        while part := client.recv(65536):
+            answer += part
+    return answer
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def still_works(place: tuple[str, int]) -> bool:
+    answer = httpx.post(f"http://{place[0]}:{place[1]}/predict", content=png(8), headers=PNG, timeout=SECONDS)
+    return value_of(answer.json()) == 8
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([b"\0\1\2\r\n\r\n"], 400),
+        ([b"GET / HTTQ/1.1\r\n\r\n"], 400),
+        ([b"GET /" + b"a" * LARGEST_HEAD + b" HTTP/1.1\r\n\r\n"], 400),
+        ([HEAD + b"X: " + b"a" * (2 * LARGEST_HEAD)], 400),
+        ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
+        ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n"], 400),
+        ([HEAD + b"Content-Length: 99999999999\r\nConnection: close\r\n\r\n"], 413),
+    ],
+    ids=[
+        "noise",
+        "another protocol",
+        "a long line",
+        "a long header",
+        "a negative length",
+        "two lengths",
+        "a long body",
+    ],
+)
+def test_what_is_no_request_is_refused(served: Serve, parts: list[bytes], status: int) -> None:
+    service = served()
+    with listening(service) as place:
+        assert status_of(said(place, *parts)) == status
+        assert still_works(place)
+
+
+def test_slow_clients_are_not_waited_for(served: Serve) -> None:
+    with listening(served(head_s=0.2, body_s=0.2)) as place:
+        assert said(place) == b""
+        assert said(place, HEAD) == b""
+        assert status_of(said(place, HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\nabc")) == 408
+        assert still_works(place)
+
+
+def test_the_rest_of_a_refused_body_is_not_waited_for(served: Serve) -> None:
+    with listening(served(head_s=0.2, body_bytes=500)) as place:
+        assert status_of(said(place, HEAD + b"Content-Length: 1000\r\n\r\n", b"abc")) == 413
+        assert still_works(place)
+
+
+def test_a_connection_serves_many_requests(served: Serve) -> None:
+    with listening(served(head_s=0.2)) as place, httpx.Client(base_url=f"http://127.0.0.1:{place[1]}") as client:
+        for k in range(20):
+            assert value_of(client.post("/predict", content=png(k % 12), headers=PNG).json()) == k % 12
+
+
+def test_clients_that_go_away_leave_nothing_behind(served: Serve) -> None:
+    service = served(batch=1, queue=40)
+    service.network.go.clear()
+    image = png(3)
+    with listening(service) as place:
+        clients = [socket.create_connection(place) for _ in range(20)]
+        for client in clients:
+            client.sendall(HEAD + f"Content-Length: {len(image)}\r\n\r\n".encode() + image)
+        wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 20)
+        for client in clients:
+            client.close()
+        wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 0)
+        assert service.metric("pplcnet_queue_images", model="a") == 0
+        service.network.go.set()
+        with socket.create_connection(place) as client:  # and one in the midst of its body
+            client.sendall(HEAD + b"Content-Length: 100\r\n\r\nabc")
+        assert still_works(place)
+    assert sum(service.network.batches) < 20
+    statuses = [line["status"] for line in service.lines() if line["event"] == "request"]
+    assert statuses.count(499) >= 20
+    assert set(statuses) <= {200, 499}
+
+
+def test_what_was_accepted_is_answered_before_the_end(served: Serve) -> None:
+    service = served(batch=2)
+    service.network.go.clear()
+    with ThreadPoolExecutor(10) as clients:
+        with listening(service) as place:
+            url = f"http://127.0.0.1:{place[1]}/predict"
+            sent = [clients.submit(httpx.post, url, content=png(k), headers=PNG, timeout=SECONDS) for k in range(10)]
+            wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 10)
+            threading.Timer(0.3, service.network.go.set).start()
+        assert [value_of(one.result(SECONDS).json()) for one in sent] == list(range(10))
+    events = [line["event"] for line in service.lines()]
+    assert events.index("draining") < events.index("request")
+
+
+def test_models_are_called_by_their_folders(tmp_path: Path) -> None:
+    for name in ("one/inference", "two", "x=y", "bad name"):
+        (tmp_path / name).mkdir(parents=True)
+    folder = str(tmp_path)
+    assert list(model_names([f"{folder}/one/inference", f"{folder}/two"])) == ["one", "two"]
+    assert model_names([f"b={folder}/two"]) == {"b": tmp_path / "two"}
+    for wrong, why in (
+        ([f"{folder}/two", f"two={folder}/one"], "already"),
+        ([f"{folder}/bad name"], "NAME=FOLDER"),
+        ([f"={folder}/two"], "NAME=FOLDER"),
+        ([f"a/b={folder}/two"], "NAME=FOLDER"),
+    ):
+        with pytest.raises(UserError, match=why):
+            model_names(wrong)
+
+
+def test_an_address_that_is_taken_is_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
+    with _bound("127.0.0.1", 0) as listener:
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert f"--port {port}" in fails("serve", "-m", f"a={_recipe(tmp_path)}", "--port", str(port))
+        assert address(listener) == f"http://127.0.0.1:{port}/"
+    assert "choose another" in fails("serve", "-m", f"a={tmp_path}", "--port", "99999")
+
+
+def _recipe(folder: Path) -> Path:
+    """The recipe of a classifier without its files."""
+    inputs = "inputs: [{name: x, shape: [-1, 3, 8, 8], dtype: float32}]\nlabels: [a]\npreprocess: {}\npostprocess: {}\n"
+    (folder / "inference.yml").write_text(f"task: classification\nformats: {{json: inference.json}}\n{inputs}")
+    return folder
+
+
+def test_bad_flags_are_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "no inference.yml" in fails("serve", "-m", tmp_path)
+    assert "--deadline" in fails("serve", "-m", tmp_path, "--deadline", "0")
+    assert "--threshold" in fails("serve", "-m", f"a={_recipe(tmp_path)}", "--threshold", "0.5")
+    (tmp_path / "token").write_text("\n")
+    assert "token" in fails("serve", "-m", tmp_path, "--token-file", tmp_path / "token")
+    assert "No such file" in fails("serve", "-m", tmp_path, "--token-file", tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_run_is_not_served(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: the model is trained."""
+
+    def fails(*_: Any) -> None:
+        raise UserError("the network is gone")
+
+    monkeypatch.setattr(Predictor, "__call__", fails)
+    with pytest.raises(UserError, match="the network is gone"):
+        serve([str(exported)], "127.0.0.1", 0)
+
+
+@pytest.fixture
+def process(exported: Path, stack: ExitStack) -> tuple[subprocess.Popen[str], str]:
+    """`pplcnet serve` with the exported model, and its address."""
+    line = [sys.executable, "-m", "ppcls_ext.cli", "serve", "-m", f"easy={exported}", "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    assert first["event"] == "listening"
+    return process, first["address"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="the signal is that of POSIX")
+def test_sigterm_drains_and_ends_with_status_0(
+    process: tuple[subprocess.Popen[str], str], exported: Path, data: Path
+) -> None:
+    """Slow: a process loads Paddle. Its answers are those of `Predictor`, and each logged request has had one."""
+    server, url = process
+    files = sorted((data / "val").rglob("*.png"))
+    answers: list[tuple[Path, dict[str, Any]]] = []
+    refused = threading.Event()
+
+    def ask(own: list[Path]) -> None:
+        with httpx.Client(base_url=url, timeout=SECONDS) as client:
+            while not refused.is_set():
+                for file in own:
+                    try:
+                        answer = client.post("/predict", content=file.read_bytes(), headers=PNG)
+                    except httpx.TransportError:  # it takes no more
+                        refused.set()
+                        return
+                    answers.append((file, answer.raise_for_status().json()))
+
+    with ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(ask, files[k::4]) for k in range(4)]
+        wait_until(lambda: len(answers) > 50)
+        server.send_signal(signal.SIGTERM)
+        for one in asking:
+            one.result()
+    out, err = server.communicate(timeout=SECONDS)
+    assert (server.returncode, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "request"] == ["draining", "stopped"]
+    assert {line["status"] for line in lines if line["event"] == "request"} == {200}
+    assert len([line for line in lines if line["event"] == "request"]) == len(answers)
+    with Predictor(exported, threads=1) as predict:
+        expected = {file: predict(file).to_dict() for file in files}
+    for file, answer in answers:
+        assert answer["predictions"][0]["label"] == expected[file]["predictions"][0]["label"]
+        assert [p["score"] for p in answer["predictions"]] == pytest.approx(
+            [p["score"] for p in expected[file]["predictions"]], abs=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_a_public_client_of_the_protocol_is_served(
+    process: tuple[subprocess.Popen[str], str], exported: Path, data: Path
+) -> None:
+    """Slow: a process loads Paddle. The client is NVIDIA's."""
+    triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    file = str(sorted((data / "val").rglob("*.png"))[0])
+    with Predictor(exported, threads=1) as predict:
+        expected = predict(file).to_dict()["predictions"][0]["label"]
+    client = triton.InferenceServerClient(process[1].removeprefix("http://").removesuffix("/"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("easy")
+    assert client.get_server_metadata()["name"] == "pplcnet"
+    about = client.get_model_metadata("easy", model_version="1")
+    content = Path(file).read_bytes()
+    images = triton.InferInput(about["inputs"][0]["name"], [2], "BYTES")
+    images.set_data_from_numpy(np.array([content, content], np.object_))
+    for outputs in (None, [triton.InferRequestedOutput("result", binary_data=False)]):
+        answer = client.infer("easy", [images], outputs=outputs, request_id="7")
+        assert answer.get_response()["id"] == "7"
+        found = [json.loads(text) for text in answer.as_numpy("result")]
+        assert [result["predictions"][0]["label"] for result in found] == [expected, expected]
+    wrong = triton.InferInput("image", [1], "BYTES")
+    wrong.set_data_from_numpy(np.array([b"no image"], np.object_))
+    with pytest.raises(triton.InferenceServerException, match="422"):
+        client.infer("easy", [wrong])
+    assert client.is_server_ready()
+
+
+# A service whose network gives its first result, which the start asks for, and no other.
+HANGS = """
+import sys, threading
+from types import SimpleNamespace
+from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.serve import server
+from ppcls_ext.serve.limits import Limits
+from tests.serve.conftest import Grey
+
+first = [True]
+
+def run(inputs):
+    if not first:
+        threading.Event().wait()
+    first.clear()
+    return [inputs[0]]
+
+class Hangs(Pipeline):
+    exported = SimpleNamespace(task="classification")
+
+    def __init__(self, *_, **__):
+        super().__init__(lambda: run, Grey())
+
+server.Predictor = Hangs
+sys.exit(server.serve(["a=" + sys.argv[1]], "127.0.0.1", 0, limits=Limits(deadline_s=0.1, stall_s=0.2)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="the signal is that of POSIX")
+def test_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path, stack: ExitStack) -> None:
+    """Slow: it starts a process."""
+    line = [sys.executable, "-W", "ignore", "-c", HANGS, str(_recipe(tmp_path))]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["address"]
+    assert httpx.post(f"{url}predict", content=png(1), headers=PNG, timeout=SECONDS).status_code == 504
+    wait_until(lambda: httpx.get(f"{url}v2/health/live", timeout=SECONDS).status_code == 503)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (1, "")
+    assert json.loads(out.splitlines()[-1])["text"] == "a model hangs"
