@@ -188,7 +188,8 @@ class Measurement:
             self.warnings += output_warnings(found, self.session("outputs", inputs=shapes, seed=settings.seed + 1))
         if expected is not None:
             self.parity = difference(found, expected)
-            if self.parity is not None and self.parity > PARITY_TOLERANCE:
+            exact = engine_class(self.subject.engine).precision == "float32"
+            if exact and self.parity is not None and self.parity > PARITY_TOLERANCE:
                 raise EngineFailed(
                     f"its output differs from the native engine's by {self.parity:.1e} of the largest value"
                 )

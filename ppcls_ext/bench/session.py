@@ -12,7 +12,7 @@ import psutil
 from ppcls_ext.core.config import read_yaml
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines import engine_class
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.base import FORMATS, REDUCED_FORMATS
 from ppcls_ext.runtime.process import EngineProcess
 
 RECIPE = "inference.yml"  # as export writes it
@@ -81,7 +81,8 @@ class Session(EngineProcess):
 def model_format(subject: Subject) -> str:
     """The first format of the subject's engine that its folder holds; the last one where it holds none."""
     formats = engine_class(subject.engine).formats
-    return next((f for f in formats if (subject.model / FORMATS[f][0]).is_file()), formats[-1])
+    files = FORMATS | REDUCED_FORMATS
+    return next((f for f in formats if (subject.model / files[f][0]).is_file()), formats[-1])
 
 
 def declared_inputs(subject: Subject) -> list[dict[str, Any]]:

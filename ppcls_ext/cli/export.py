@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export; gives the exit status."""
     config = read_config(arguments.config, arguments.override)
-    from ppcls_ext.deploy.export import export
+    from ppcls_ext.bench.precision import smaller_numbers, wanted
+    from ppcls_ext.deploy.export import CHOICES, export
+    from ppcls_ext.tasks.finding import make_task
 
-    export(config, arguments.formats, not arguments.no_fold)
+    asked = wanted(make_task(config), CHOICES[arguments.formats])
+    folder = export(config, arguments.formats, not arguments.no_fold)
+    if asked:
+        smaller_numbers(config, folder, asked)
     return 0

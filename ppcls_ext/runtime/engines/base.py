@@ -18,6 +18,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "pdmodel": ("legacy/inference.pdmodel", "legacy/inference.pdiparams"),
     "onnx": ("onnx/inference.onnx",),
 }
+# The same of formats with smaller numbers, which export adds where they pass (`ppcls_ext.bench.precision`).
+REDUCED_FORMATS: dict[str, tuple[str, ...]] = {"int8": ("int8/inference.xml", "int8/inference.bin")}
 # What other exporters of Paddle write: both files side by side.
 FOREIGN_PDMODEL = ("inference.pdmodel", "inference.pdiparams")
 
@@ -30,33 +32,36 @@ class Engine(abc.ABC):
         formats: that it runs, the preferred one first.
         package: the distribution that does the work; its version belongs to every figure.
         module: what is imported of it.
+        precision: of the numbers it computes with; outputs of others than float32 differ from dygraph's.
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     package: ClassVar[str]
     module: ClassVar[str]
+    precision: ClassVar[str] = "float32"
 
     def __init__(self, folder: Path, threads: int, model_format: str | None) -> None:
         self.model_format = model_format or self.formats[0]
-        if self.model_format not in FORMATS:
-            raise UserError(f"model format '{self.model_format}' is unknown; {nearest(self.model_format, FORMATS)}")
+        known = FORMATS | REDUCED_FORMATS
+        if self.model_format not in known:
+            raise UserError(f"model format '{self.model_format}' is unknown; {nearest(self.model_format, known)}")
         if self.model_format not in self.formats:
             raise UserError(f"engine {self.name} runs {' or '.join(self.formats)}, not {self.model_format}")
         self.files = self._find(folder)
         self.open(self.files, threads)
 
     def _find(self, folder: Path) -> list[Path]:
-        files = [folder / name for name in FORMATS[self.model_format]]
+        files = [folder / name for name in (FORMATS | REDUCED_FORMATS)[self.model_format]]
         foreign = [folder / name for name in FOREIGN_PDMODEL]
         if self.model_format == "pdmodel" and not files[0].exists() and all(f.is_file() for f in foreign):
             return foreign
         for file in files:
             if not file.is_file():
-                flag = "onnx" if self.model_format == "onnx" else "both"
+                flags = {"onnx": "--formats onnx", "int8": "--formats onnx -o Export.int8=true"}
                 raise UserError(
                     f"exported model {file}: no such file, engine {self.name} needs the {self.model_format} format; "
-                    f"export again with pplcnet export --formats {flag}"
+                    f"export again with pplcnet export {flags.get(self.model_format, '--formats both')}"
                 )
         return files
 
