@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from typing_extensions import override
 
 from ppcls_ext.core.config import number
 from ppcls_ext.core.errors import UserError, nearest
@@ -137,6 +138,7 @@ class ExportedLogits(nn.Layer):
         super().__init__()
         self.model, self.classes = model, classes
 
+    @override
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         (output,) = self.model(x)
         if output.ndim == 4:

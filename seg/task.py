@@ -27,7 +27,6 @@ from seg.checks import check_data
 from seg.data import SegmentationData
 from seg.inference import (
     EvaluatedNetwork,
-    ExportedLogits,
     ExportedNetwork,
     SegmentationInference,
     difference,

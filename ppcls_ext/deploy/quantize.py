@@ -22,7 +22,6 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.images import BrokenImage, read_rgb
 from ppcls_ext.deploy.export import RECIPE
 from ppcls_ext.runtime.engines.base import FORMATS, REDUCED_FORMATS
-from ppcls_ext.runtime.engines.onnx import INSTALL_ONNX
 from ppcls_ext.runtime.process import EngineProcess
 from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.task import Task
@@ -32,7 +31,7 @@ def quantizer() -> Any:
     """The module NNCF. Raises UserError where it or OpenVINO is not installed."""
     for package in ("openvino", "nncf"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"Export.int8 needs the package {package}: {INSTALL_ONNX}")
+            raise UserError(f"Export.int8 needs the package {package}: python -m pip install openvino nncf")
     with contextlib.redirect_stdout(io.StringIO()):  # it greets
         return importlib.import_module("nncf")
 
