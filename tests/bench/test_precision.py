@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def gate(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """The gate on `folder`, for bfloat16 on oneDNN, with given results in the place of measurements."""
+    monkeypatch.setattr(precision, "machine", lambda: {"cpu": "new", "flags": ["avx512_bf16", "avx512_vnni"]})
 
     def run(
         speed: Speed | str, exact: float = 0.8, reduced: float = 0.8, asked: tuple[str, ...] = ("bf16",)

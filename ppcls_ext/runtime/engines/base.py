@@ -58,10 +58,10 @@ class Engine(abc.ABC):
             return foreign
         for file in files:
             if not file.is_file():
-                flags = {"onnx": "--formats onnx", "int8": "--formats onnx -o Export.int8=true"}
+                choices = {"onnx": "onnx", "int8": "onnx -o Export.int8=true"}
                 raise UserError(
                     f"exported model {file}: no such file, engine {self.name} needs the {self.model_format} format; "
-                    f"export again with pplcnet export {flags.get(self.model_format, '--formats both')}"
+                    f"export again with pplcnet export --formats {choices.get(self.model_format, 'both')}"
                 )
         return files
 
