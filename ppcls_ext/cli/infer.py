@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {DEFAULT_ENGINE})"
     )
+    group.add_argument(
+        "--allow-reduced",
+        action="store_true",
+        help="run an --engine of bf16 or int8 also where the export has not accepted it",
+    )
     add_config_arguments(parser, required=False)
     group = parser.add_argument_group("input")
     group.add_argument(
@@ -101,6 +106,8 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.config and arguments.engine is not None:
         raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
+    if arguments.allow_reduced and arguments.engine is None:
+        raise UserError("infer --allow-reduced concerns an engine that you name: add --engine")
     if arguments.model and arguments.override:
         raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
 
@@ -122,4 +129,4 @@ def _opened(arguments: argparse.Namespace, config: Config | None, options: Mappi
         return open_weights(config, options, batch)
     from ppcls_ext.deploy.infer import open_exported
 
-    return open_exported(arguments.model, arguments.engine, arguments.threads, options, batch)
+    return open_exported(arguments.model, arguments.engine, arguments.threads, options, batch, arguments.allow_reduced)

@@ -36,11 +36,18 @@ def check_infer_flags(task: str, options: Iterable[str]) -> None:
 
 
 def open_exported(
-    folder: Path, engine: str | None, threads: int | None, options: Mapping[str, Any], batch: int = 1
+    folder: Path,
+    engine: str | None,
+    threads: int | None,
+    options: Mapping[str, Any],
+    batch: int = 1,
+    allow_reduced: bool = False,
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
     check_infer_flags(read_exported(folder).task, options)
-    return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", **options)
+    return Predictor(
+        folder, engine, threads=threads, batch=batch, errors="keep", allow_reduced=allow_reduced, **options
+    )
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:

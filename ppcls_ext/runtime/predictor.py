@@ -39,6 +39,7 @@ class Predictor(Pipeline):
         errors: `raise`, or `keep` an image's error in its result.
         max_pixels: an image whose header states more is refused before it is decoded; None takes any.
         decoders: threads that decode images for `stream`, `submit` and lists; default: as many as `threads`, at most 4.
+        allow_reduced: run an engine with reduced precision also where export has not found it faster and as good.
         options: of the task's own: `topk` (classification), `threshold` (detection).
     Raises:
         UserError: not an exported folder or not as export wrote it; an engine that is not installed or cannot run it.
@@ -54,10 +55,11 @@ class Predictor(Pipeline):
         errors: Errors = "raise",
         max_pixels: int | None = MAX_PIXELS,
         decoders: int | None = None,
+        allow_reduced: bool = False,
         **options: Any,
     ) -> None:
         self.exported = read_exported(folder)
-        name, model_format = choose_engine(self.exported, engine)
+        name, model_format = choose_engine(self.exported, engine, allow_reduced)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UserError(f"threads must be a positive number, got {threads!r}")
         self.threads = cpu_threads(threads)
