@@ -48,7 +48,7 @@ lint: $(READY) ## ruff, mypy, and the layers of the packages
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-onnx: $(READY) ## OpenVINO's own package, an engine for ONNX, into .venv
+onnx: $(READY) ## OpenVINO's own package (an engine for ONNX) and pyarrow (Parquet), into .venv
 	@$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements-onnx.lock
 
 lock: ## resolve requirements*.in again (UPGRADE=1 moves every pin, without it only what must move)

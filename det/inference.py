@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from det.boxes import detections, to_image
+from det.boxes import detections, largest_difference, to_image
 from det.results import DetResult
 from det.transforms import INTERPOLATIONS, Sample, resize
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
 from ppcls_ext.runtime.checks import choice, real, shown, sides, whole
-from ppcls_ext.runtime.inference import Inference, labels_do_not_fit
+from ppcls_ext.runtime.inference import Inference, labels_do_not_fit, takes_pixels
 from ppcls_ext.runtime.results import Result
+from ppcls_ext.runtime.sources import Size
+from ppcls_ext.runtime.transforms import PixelTables
 
 LARGEST_SIDE = 8192  # of the network's input
 MOST_BOXES = 1_000_000
@@ -40,6 +42,8 @@ class DetectionInference(Inference):
         self.size = sides(recipe["preprocess"], "resize", "preprocess", LARGEST_SIDE)
         # Exports made before there was a choice do not name it.
         self.interpolation = choice(recipe["preprocess"], "interpolation", "preprocess", INTERPOLATIONS, "linear")
+        in_graph = takes_pixels(recipe["preprocess"])
+        self._tables = None if in_graph else PixelTables(lambda pixels: normalize(pixels).transpose(1, 2, 0))
         post = recipe["postprocess"]
         self.threshold = real(post, "threshold", "postprocess", 0, 1) if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
@@ -51,10 +55,15 @@ class DetectionInference(Inference):
             "keep_top_k": whole(post, "keep_top_k", "postprocess", 1, MOST_BOXES),
         }
 
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
-        """The network's input, float32 [3, H, W], for uint8 RGB [H, W, 3]."""
+    def resized(self, size: Size) -> Size | None:
+        """The size of the network's input."""
+        return self.size[1], self.size[0]
+
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
+        """The network's input, float32 [3, H, W] or uint8 [H, W, 3], for uint8 RGB [H, W, 3]."""
         nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-        return [normalize(resize(nothing, self.size, self.interpolation).image)]
+        pixels = resize(nothing, self.size, self.interpolation).image
+        return [pixels if self._tables is None else self._tables(pixels)]
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
         """The rows [K, 6] of each image, or its scores and boxes where NMS is outside the graph."""
@@ -72,12 +81,18 @@ class DetectionInference(Inference):
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.labels):
             raise UserError(f"labels: {len(self.labels)}, but a box has class {int(classes.max())}; export again")
 
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> DetResult:
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """How far outputs are apart: a score, or a corner in units of the input's longer side."""
+        side = max(self.size)
+        if are_raw(found):
+            return raw_difference(found, expected, side)
+        return rows_difference(found, expected, side, self.nms["score_threshold"], int(self.nms["keep_top_k"]))
+
+    def result(self, outputs: Sequence[np.ndarray], *, size: Size, **about: Any) -> DetResult:
         """The boxes of an image, in its pixels."""
         rows = outputs[0] if len(outputs) == 1 else detections(outputs[0], outputs[1], **self.nms)
-        height, width = image.shape[:2]
         # The operator gives its rows class by class; results are the best first.
-        rows = to_image(rows[np.argsort(-rows[:, 1], kind="stable")], self.size[::-1], (width, height))
+        rows = to_image(rows[np.argsort(-rows[:, 1], kind="stable")], self.size[::-1], size)
         rows = rows[rows[:, 1] >= self.threshold]
         classes = tuple(int(k) for k in rows[:, 0])
         return DetResult(
@@ -85,6 +100,7 @@ class DetectionInference(Inference):
             scores=tuple(float(score) for score in rows[:, 1]),
             classes=classes,
             boxes=rows[:, 2:],
+            size=size,
             **about,
         )
 
@@ -126,3 +142,17 @@ def are_raw(outputs: Sequence[np.ndarray]) -> bool:
     """Whether outputs of a batch are scores [N, classes, M] and boxes, to which NMS is still to be applied. Formats of
     one export may differ in that."""
     return outputs[0].ndim == 3
+
+
+def raw_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: int) -> float:
+    """Largest difference of a score, or of a corner in units of the input's longer `side`, before NMS."""
+    scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    return max(scores, boxes / side)
+
+
+def rows_difference(
+    found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: int, threshold: float, keep: int
+) -> float:
+    """The same after NMS, whose rows may come in another order; see `largest_difference`."""
+    images = zip(split_rows(found), split_rows(expected), strict=True)
+    return max(largest_difference(a, b, float(side), threshold, keep) for a, b in images)

@@ -12,10 +12,10 @@ import paddle
 from paddle import nn
 from typing_extensions import override
 
-from det.boxes import largest_difference, to_image
+from det.boxes import to_image
 from det.checks import check_data
 from det.data import DetectionData
-from det.inference import DetectionInference, split_rows
+from det.inference import DetectionInference, raw_difference, rows_difference, split_rows
 from det.metrics import METRICS, CocoResult
 from det.sections import ArchSection, ExportSection, InferSection, NmsSection, ResizeSection
 from det.splits import read_record_image
@@ -29,7 +29,7 @@ from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
-from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.task import Task
 
@@ -196,19 +196,22 @@ class Detection(Task):
             outputs=["scores", "boxes"],
             recipe=recipe,
             samples=self._parity_inputs,
-            compare=self._compare_raw,
+            compare=lambda found, expected: raw_difference(found, expected, max(self.size)),
             tolerance=PARITY_TOLERANCE,
         )
-        if not self.export.nms:
-            return raw
-        # Nothing may be found, and then there are no rows to compare: scores and boxes before NMS are compared as well.
-        return raw._replace(
-            model=WithNms(model, self.nms),
-            outputs=["rows", "counts"],
-            compare=self._compare_rows,
-            also=raw,
-            onnx_is_also=self.export.batch != 1,  # paddle2onnx translates NMS for one image only
-        )
+        deployment = raw
+        if self.export.nms:
+            # Nothing may be found, and then there are no rows: scores and boxes before NMS are compared as well.
+            deployment = raw._replace(
+                model=WithNms(model, self.nms),
+                outputs=["rows", "counts"],
+                compare=lambda found, expected: rows_difference(
+                    found, expected, max(self.size), self.nms.score_threshold, self.nms.keep_top_k
+                ),
+                also=raw,
+                onnx_is_also=self.export.batch != 1,  # paddle2onnx translates NMS for one image only
+            )
+        return deployment if self.export.input == "float32" else from_pixels(deployment, IMAGENET_MEAN, IMAGENET_STD)
 
     @override
     def exported(self, model: ExportedModel) -> nn.Layer:
@@ -225,14 +228,3 @@ class Detection(Task):
         picked = [records[k % len(records)] for k in range(count)]
         samples = [Sample(read_record_image(r), r.boxes, r.classes) for r in picked]
         return [np.stack([normalize(resize(sample, self.size, self.interpolation).image) for sample in samples])]
-
-    def _compare_raw(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-        scores, boxes = (float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
-        return max(scores, boxes / max(self.size))
-
-    def _compare_rows(self, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-        side = float(max(self.size))
-        return max(
-            largest_difference(a, b, side, self.nms.score_threshold, self.nms.keep_top_k)
-            for a, b in zip(split_rows(ours), split_rows(theirs), strict=True)
-        )

@@ -11,10 +11,10 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
 from ppcls_ext.runtime.checks import numbers, shown, sides, whole
-from ppcls_ext.runtime.inference import Inference, labels_do_not_fit
+from ppcls_ext.runtime.inference import Inference, labels_do_not_fit, takes_pixels
+from ppcls_ext.runtime.sources import Size
+from ppcls_ext.runtime.transforms import PixelTables
 from seg.results import SegResult
-
-Size = tuple[int, int]  # height, width
 
 LARGEST_SIDE = 16384
 MOST_CLASSES = 256  # a class map has a byte for each pixel
@@ -39,25 +39,33 @@ class SegmentationInference(Inference):
         self.size = None if fixed is None else sides(preprocess, "size", "preprocess", LARGEST_SIDE)
         self.max_side = None if limit is None else whole(preprocess, "max_side", "preprocess", 1, LARGEST_SIDE)
         self.multiple = whole(preprocess, "multiple", "preprocess", 1, 1024)  # images of free size are padded to it
+        self._tables: PixelTables | None = None
+        if not takes_pixels(preprocess):
+            self._tables = PixelTables(lambda pixels: normalize(pixels, self.mean, self.std).transpose(1, 2, 0))
+        elif self.size is None:
+            raise UserError("preprocess.input: uint8 needs a fixed size, got none")
 
-    def _network_size(self, image: np.ndarray) -> Size:
-        """Height and width that an image has for the network, before padding."""
-        height, width = image.shape[:2]
+    def resized(self, size: Size) -> Size:
+        """The size that an image has for the network, before padding."""
+        width, height = size
         if self.size is not None:
-            return self.size
+            return self.size[1], self.size[0]
         scale = min(1.0, (self.max_side or max(height, width)) / max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
-        """The network's input, float32 [3, H, W], for uint8 RGB [H, W, 3]."""
-        height, width = self._network_size(image)
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
+        """The network's input, float32 [3, H, W] or uint8 [H, W, 3], for uint8 RGB [H, W, 3]."""
+        width, height = self.resized(size or (image.shape[1], image.shape[0]))
         if (height, width) != image.shape[:2]:
             shrinks = height * width < image.shape[0] * image.shape[1]
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             image = cv2.resize(image, (width, height), interpolation=method)
-        array = normalize(image, self.mean, self.std)
-        if self.size is None:  # as in evaluation
-            array = np.pad(array, ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple)))
+        if self._tables is None:
+            return [np.ascontiguousarray(image)]
+        array = self._tables(image)
+        down, right = -height % self.multiple, -width % self.multiple
+        if self.size is None and (down or right):  # as in evaluation
+            array = np.pad(array, ((0, 0), (0, down), (0, right)))
         return [array]
 
     def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
@@ -70,22 +78,61 @@ class SegmentationInference(Inference):
         if output.ndim == 3 and output.size and not 0 <= output.min() <= output.max() < len(self.labels):
             raise UserError(f"labels: {len(self.labels)}, but a pixel has class {int(output.max())}; export again")
 
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> SegResult:
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """Share of pixels that differ, or the largest difference of a logit relative to the largest one."""
+        return output_difference(found, expected)
+
+    def result(self, outputs: Sequence[np.ndarray], *, size: Size, **about: Any) -> SegResult:
         """The class of each pixel of an image, at the image's own size."""
         (output,) = outputs
         classes = (output if output.ndim == 2 else output.argmax(0)).astype(np.uint8)
-        height, width = self._network_size(image)
-        classes = classes[:height, :width]
-        if classes.shape != image.shape[:2]:
-            classes = cv2.resize(classes, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        counts = np.bincount(classes.reshape(-1), minlength=len(self.labels))
+        width, height = self.resized(size)
+        mask, counts = enlarged(np.ascontiguousarray(classes[:height, :width]), size, len(self.labels))
         return SegResult(
             labels=tuple(self.labels),
-            mask=classes,
+            mask=mask,
             pixels=tuple(int(count) for count in counts),
             palette=self.palette,
+            size=size,
             **about,
         )
+
+
+def output_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """How far outputs are apart: class maps by the share of pixels that differ, logits relative to the largest one."""
+    (a,), (b,) = found, expected
+    if a.shape != b.shape:
+        return 1.0
+    if a.dtype.kind in "iu":
+        return float((a != b).mean())
+    return float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-6))
+
+
+def enlarged(classes: np.ndarray, size: Size, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A class map at another size, and how many of its pixels have each of `count` classes.
+
+    Args:
+        classes: uint8 [h, w].
+        size: width and height.
+    Returns:
+        uint8 [H, W] and int64 [count].
+    """
+    height, width = classes.shape
+    if (width, height) == size:
+        return classes, np.bincount(classes.reshape(-1), minlength=count)
+    mask = cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST)
+    # Counting a photo's millions of pixels takes longer than the network. How often each row and column of the small
+    # map comes up in the large one says the same.
+    rows, columns = (_repeats(small, large) for small, large in ((height, size[1]), (width, size[0])))
+    weights = np.outer(rows, columns).reshape(-1)
+    return mask, np.bincount(classes.reshape(-1), weights, minlength=count).astype(np.int64)
+
+
+def _repeats(small: int, large: int) -> np.ndarray:
+    """How often each of `small` places is taken for one of `large` places by OpenCV's nearest resizing, int64."""
+    places = np.arange(small, dtype=np.float32)[None]  # exact in float32, where uint8 would not hold them
+    taken = cv2.resize(places, (large, 1), interpolation=cv2.INTER_NEAREST)
+    return np.bincount(taken.reshape(-1).astype(np.int64), minlength=small)
 
 
 def _palette(values: Any, classes: int) -> list[list[int]]:

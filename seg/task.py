@@ -19,14 +19,14 @@ from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
-from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
 from seg.checks import check_data
 from seg.data import SegmentationData
-from seg.deployment import EvaluatedNetwork, ExportedNetwork, difference, sample_inputs
-from seg.inference import SegmentationInference
+from seg.deployment import EvaluatedNetwork, ExportedNetwork, sample_inputs
+from seg.inference import SegmentationInference, output_difference
 from seg.metrics import METRICS, PixelConfusion, write_report
 from seg.network import ExportedLogits, aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.sections import (
@@ -71,6 +71,8 @@ class Segmentation(Task):
             raise UserError(f"Arch.class_num: {self.arch.class_num} is not between 2 and {IGNORE - 1}")
         if self.export.size is not None and any(side % LARGEST_STRIDE for side in self.export.size):
             raise UserError(f"Export.size: sides must be multiples of {LARGEST_STRIDE}, got {list(self.export.size)}")
+        if self.export.input == "uint8" and self.export.size is None:
+            raise UserError("Export.input: uint8 needs Export.size: free sizes are padded once they are normalised")
         if self.eval.mode == "sliding" and self.eval.stride is not None:
             window = self.eval.window or self.crop
             if any(s > w for s, w in zip(self.eval.stride, window, strict=True)):
@@ -176,6 +178,12 @@ class Segmentation(Task):
 
     @override
     def deployment(self, model: nn.Layer) -> Deployment:
+        deployment = self._of_floats(model)
+        if self.export.input == "float32":
+            return deployment
+        return from_pixels(deployment, self.normalization.mean, self.normalization.std)
+
+    def _of_floats(self, model: nn.Layer) -> Deployment:
         export = self.export
         height, width = export.size or (-1, -1)
         recipe = {
@@ -199,12 +207,12 @@ class Segmentation(Task):
             outputs=["classes" if export.argmax else "logits"],
             recipe=recipe,
             samples=samples,
-            compare=difference,
+            compare=output_difference,
             tolerance=PARITY_TOLERANCE,
         )
-        if not export.argmax:
-            return deployment
-        return deployment._replace(also=deployment._replace(model=ExportedNetwork(model, argmax=False)))
+        if export.argmax:
+            deployment = deployment._replace(also=deployment._replace(model=ExportedNetwork(model, argmax=False)))
+        return deployment
 
     @override
     def exported(self, model: ExportedModel) -> nn.Layer:
@@ -214,7 +222,7 @@ class Segmentation(Task):
 
     @override
     def drawn(self, model: nn.Layer) -> Deployment:
-        exported = self.deployment(model)
+        exported = self._of_floats(model)
         as_evaluated = {**exported.recipe["preprocess"], "size": None, "max_side": None, "multiple": 1}
         return exported._replace(
             model=EvaluatedNetwork(model, self.eval, self.crop),

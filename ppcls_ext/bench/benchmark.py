@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -33,16 +33,13 @@ from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.process import EngineFailed
+from ppcls_ext.runtime.timing import ratio_interval
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
 LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
 PARITY_TOLERANCE = (
     1e-3  # share of an output's largest value by which engines may differ, since they order float32 sums differently
 )
-RESAMPLES = (
-    2000  # the bootstrap draws so often that the ends of a 95 % interval are stable to a few percent of its width
-)
-CONFIDENCE = 0.95
 BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
 NULL_CALLS = 2000
 
@@ -101,29 +98,6 @@ class NativeOutputs:
             finally:
                 session.close()
         return self._known[key]
-
-
-def ratio_interval(
-    samples: np.ndarray, first: np.ndarray, seed: int, shares: Sequence[int] | None = None
-) -> dict[str, float]:
-    """How many times as long as the first a subject takes, with a bootstrap interval over processes and their rounds.
-
-    The geometric mean over rounds of the ratio of the two medians of the round. A shared machine has fast and slow
-    states; the two medians of a round are of the same state mostly, those of a whole run may be of different ones.
-
-    Args:
-        samples, first: milliseconds [rounds, calls]; the same rounds, calls may differ.
-        shares: rounds of each process, in order; default: one process.
-    """
-    logs = np.log(np.median(samples, 1) / np.median(first, 1))
-    rng = np.random.default_rng(seed)
-    processes = np.split(logs, np.cumsum(shares or [len(logs)])[:-1])
-    means = []
-    for _ in range(RESAMPLES):
-        drawn = (processes[k] for k in rng.integers(0, len(processes), len(processes)))
-        means.append(np.concatenate([rng.choice(process, len(process)) for process in drawn]).mean())
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"ratio": float(np.exp(logs.mean())), "low": float(np.exp(low)), "high": float(np.exp(high))}
 
 
 def summary(samples: np.ndarray) -> dict[str, float]:
@@ -232,7 +206,7 @@ class Measurement:
         row: dict[str, Any] = {
             "label": subject.name,
             "model": str(subject.model),
-            "engine": subject.engine,
+            "engine": subject.engine_name,
             "threads": subject.threads,
             "batch": subject.batch,
             "size": list(subject.size) if subject.size else None,
@@ -279,8 +253,21 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
             raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
+class TakesTurns(Protocol):
+    """What `take_turns` runs: a `Measurement`, and whatever else is measured in turns."""
+
+    session: Any
+    failure: str | None
+
+    def turn(self) -> None:
+        """Measure a share of the calls."""
+
+    def fail(self, reason: str) -> None:
+        """Give up, for this reason."""
+
+
 @contextlib.contextmanager
-def failing(measurement: Measurement) -> Iterator[None]:
+def failing(measurement: TakesTurns) -> Iterator[None]:
     """What fails inside is a failure of this measurement, and no more."""
     try:
         yield
@@ -288,7 +275,7 @@ def failing(measurement: Measurement) -> Iterator[None]:
         measurement.fail(str(failed))
 
 
-def take_turns(measurements: Sequence[Measurement], rounds: int, order: np.random.Generator) -> Interval:
+def take_turns(measurements: Sequence[TakesTurns], rounds: int, order: np.random.Generator) -> Interval:
     """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
     before, watch = own_seconds(measurements), Watch()
     for _ in range(rounds):
@@ -301,7 +288,7 @@ def take_turns(measurements: Sequence[Measurement], rounds: int, order: np.rando
     return watch.interval(sum(after[key] - before[key] for key in after))
 
 
-def own_seconds(measurements: Sequence[Measurement]) -> dict[int, float]:
+def own_seconds(measurements: Sequence[TakesTurns]) -> dict[int, float]:
     """Processor time so far of this process and of each measurement, by process id, in seconds.
 
     All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.bench.benchmark import CONFIDENCE, run_benchmark
+from ppcls_ext.bench.automatic import chosen
+from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
@@ -20,6 +21,7 @@ from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.runtime.process import EngineFailed
+from ppcls_ext.runtime.timing import CONFIDENCE
 
 TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # what the table shows of each row's times
 SHOWN_OPERATORS = 25  # of a profile; the JSON has all
@@ -177,6 +179,7 @@ def benchmark(
         check_runs(soak_runs)
     if json_file is not None:
         check_target(json_file)
+    subjects = [chosen(subject) for subject in subjects]
     report = run_benchmark(subjects, settings)
     show_results(report)
     problems = [f"{name_of(row)}: {row['failure']}" for row in report["results"] if row["failure"]]

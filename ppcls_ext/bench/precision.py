@@ -26,6 +26,7 @@ from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS
 from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.runtime.process import EngineFailed
+from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 
@@ -95,6 +96,9 @@ def wanted(task: Task, formats: Sequence[str]) -> list[str]:
         raise UserError(
             f"Export.{asked[0]} is evaluated on one image at a time: set Export.batch to -1 or 1, not {section.batch}"
         )
+    if section.input != "float32":
+        raise UserError(f"Export.{asked[0]} is evaluated on normalised images: set Export.input to float32")
+    task.exported(ExportedModel(lambda inputs: []))  # the task says here what else stands against it
     if "int8" in asked:
         if "onnx" not in formats:
             raise UserError("Export.int8 is made from the ONNX format: add --formats onnx (or all)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import RECIPE
 from ppcls_ext.runtime.process import EngineProcess
 
-DTYPES = ("float32", "float64", "int32", "int64")  # what inputs may be of
+DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # what inputs may be of
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Subject:
 
     Attributes:
         model: folder that export wrote, or any folder with inference.pdmodel and inference.pdiparams.
-        engine: a name of `ppcls_ext.runtime.engines.ENGINES`.
+        engine: a name of `ppcls_ext.runtime.engines.ENGINES`; or `auto`, see `ppcls_ext.bench.automatic.chosen`.
         label: for reports; default: the folder's name (that of the run, where the folder is `inference`).
         threads: of the CPU, for each stream.
         batch: images in a call.
         size: height and width, where the model leaves them open.
         streams: predictors that run at the same time; 1 measures latency, more measure throughput.
+        format: of the model; default: the first of the engine's that the folder has.
+        automatic: the engine was chosen and not named.
     """
 
     model: Path
@@ -40,6 +42,13 @@ class Subject:
     batch: int = 1
     size: tuple[int, int] | None = None
     streams: int = 1
+    format: str | None = None
+    automatic: bool = False
+
+    @property
+    def engine_name(self) -> str:
+        """The engine, for reports."""
+        return f"auto ({self.engine})" if self.automatic else self.engine
 
     @property
     def name(self) -> str:
@@ -79,7 +88,9 @@ class Session(EngineProcess):
 
 
 def model_format(subject: Subject) -> str:
-    """The first format of the subject's engine that its folder holds; the last one where it holds none."""
+    """The subject's own format, else the first of its engine's that its folder holds, else the last of these."""
+    if subject.format is not None:
+        return subject.format
     formats = engine_class(subject.engine).formats
     return next((f for f in formats if (subject.model / FORMATS[f][0]).is_file()), formats[-1])
 
@@ -111,6 +122,11 @@ def _is_input(entry: Any) -> bool:
     return isinstance(shape, list) and all(isinstance(n, int) for n in shape) and dtype in DTYPES
 
 
+def sides_of(spec: Mapping[str, Any]) -> slice:
+    """Where in the shape of an image input its height and width are: pixels are [N, H, W, 3], floats [N, 3, H, W]."""
+    return slice(1, 3) if spec["dtype"] == "uint8" else slice(2, 4)
+
+
 def input_shapes(subject: Subject) -> list[dict[str, Any]]:
     """Shape and dtype of each input of a subject.
 
@@ -120,7 +136,10 @@ def input_shapes(subject: Subject) -> list[dict[str, Any]]:
     resolved = []
     for spec in declared_inputs(subject):
         shape = list(spec["shape"])
-        wanted = [subject.batch, *shape[1:-2], *(subject.size or shape[-2:])] if len(shape) == 4 else shape
+        wanted = shape
+        if len(shape) == 4:
+            wanted = [subject.batch, *shape[1:]]
+            wanted[sides_of(spec)] = subject.size or shape[sides_of(spec)]
         for given, asked in zip(shape, wanted, strict=True):
             if given not in (-1, asked):
                 raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_shapes
+from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_shapes, sides_of
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
@@ -18,9 +18,8 @@ READINGS = 20  # how often the resident memory is read in a phase
 # What may still come in the second half of a phase: allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
-SHAPES = (
-    24  # different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine)
-)
+# Different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine).
+SHAPES = 50
 
 
 def grows(readings_mb: list[float]) -> bool:
@@ -36,19 +35,22 @@ def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
     """Input shapes of many sizes around the subject's own: its height and width where they are free, its batch where
     that is free. Empty where nothing is.
     """
-    shape = declared_inputs(subject)[0]["shape"]
-    rng = np.random.default_rng(seed)
-    found = []
-    for k in range(SHAPES):
-        if len(shape) == 4 and shape[2] == shape[3] == -1 and subject.size:
-            height, width = (
-                max(LARGEST_STRIDE, LARGEST_STRIDE * int(n / LARGEST_STRIDE * rng.uniform(0.5, 1.2)))
-                for n in subject.size
-            )
-            found.append(input_shapes(replace(subject, size=(height, width))))
-        elif shape[0] == -1:
-            found.append(input_shapes(replace(subject, batch=1 + k)))
-    return found
+    spec = declared_inputs(subject)[0]
+    shape = spec["shape"]
+    if len(shape) == 4 and list(shape[sides_of(spec)]) == [-1, -1] and subject.size:
+        heights, widths = (_sides(n) for n in subject.size)
+        sizes = list(itertools.product(heights, widths))
+        picked = np.random.default_rng(seed).permutation(len(sizes))[:SHAPES]
+        return [input_shapes(replace(subject, size=sizes[k])) for k in picked]
+    if shape[0] == -1:
+        return [input_shapes(replace(subject, batch=1 + k)) for k in range(SHAPES)]
+    return []
+
+
+def _sides(side: int) -> range:
+    """Sides from half of one to a fifth more, in steps of the networks' stride."""
+    last = max(2 * LARGEST_STRIDE, round(1.2 * side / LARGEST_STRIDE) * LARGEST_STRIDE)
+    return range(max(1, side // (2 * LARGEST_STRIDE)) * LARGEST_STRIDE, last + 1, LARGEST_STRIDE)
 
 
 def check_runs(runs: int) -> None:

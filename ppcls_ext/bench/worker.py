@@ -6,7 +6,6 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,11 @@ import psutil
 from ppcls_ext.bench.counters import operator_times
 from ppcls_ext.core.machine import peak_gflops
 from ppcls_ext.runtime.engines import engine_class, open_engine
+from ppcls_ext.runtime.timing import Runner, make_inputs, timed
 from ppcls_ext.runtime.worker import Worker, main
 
 NULL = "null"  # an engine that does nothing: what it seems to cost is what measuring costs
-Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 CALL_MARK = b"#call\n"  # between the lines that oneDNN prints
-
-
-def make_inputs(inputs: Sequence[dict[str, Any]], seed: int) -> list[np.ndarray]:
-    """Images as networks see them, normalised: standard normal numbers of the given shapes."""
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(spec["shape"]).astype(spec["dtype"]) for spec in inputs]
-
-
-def timed(run: Runner, inputs: Sequence[np.ndarray], calls: int) -> list[int]:
-    """Nanoseconds of each call, from arrays in to arrays out."""
-    clock = time.perf_counter_ns
-    taken = []
-    for _ in range(calls):
-        start = clock()
-        run(inputs)
-        taken.append(clock() - start)
-    return taken
 
 
 class BenchWorker(Worker):
@@ -46,7 +28,6 @@ class BenchWorker(Worker):
     def __init__(self) -> None:
         super().__init__()
         self.runners: list[Runner] = []
-        self.inputs: list[np.ndarray] = []
         self.process = psutil.Process()
 
     def rss_mb(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.device import set_threads
+from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.engines import ENGINES
 
 DEFAULT_ENGINE = "onednn"
@@ -53,9 +54,9 @@ def listed(choices: Sequence[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def engine_names() -> str:
-    """The registered engines, in a sentence."""
-    return listed(tuple(ENGINES))
+def engine_names(auto: bool = True) -> str:
+    """The registered engines, and `auto` where a command takes it, in a sentence."""
+    return listed((*ENGINES, *([AUTO] if auto else [])))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True, what: str = CONFIG_HELP) -> None:

@@ -50,9 +50,9 @@ def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--engine",
         nargs="+",
-        default=[DEFAULT_ENGINE],
         metavar="ENGINE",
-        help=f"run them on these engines: {engine_names()} (default: {DEFAULT_ENGINE})",
+        help=f"run them on these engines: {engine_names()} (default: {DEFAULT_ENGINE}; "
+        "with --end-to-end each that can)",
     )
     group.add_argument(
         "--threads", nargs="+", type=positive, default=[1], metavar="N", help="run them with N threads (default: 1)"
@@ -66,6 +66,18 @@ def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
         type=positive,
         metavar=("HEIGHT", "WIDTH"),
         help="give inputs this size, where the model does not fix it",
+    )
+    group.add_argument(
+        "--end-to-end",
+        action="store_true",
+        help="time all of the way from an image file to its result, beside a script with OpenCV and ONNX Runtime and "
+        "PaddleClas's own predictor",
+    )
+    group.add_argument(
+        "--images",
+        nargs="+",
+        metavar="IMAGE",
+        help="use these files, folders or globs with --end-to-end (default: JPEGs of 500x375 and 4000x3000 are drawn)",
     )
     group.add_argument(
         "--streams",
@@ -124,9 +136,29 @@ def run(arguments: argparse.Namespace) -> int:
 
     given: dict[str, Any] = {name: getattr(arguments, name) for name in SETTINGS}
     settings = parse(Settings, {name: value for name, value in given.items() if value is not None}, "benchmark")
+    if arguments.end_to_end:
+        return _end_to_end(arguments, settings)
+    if arguments.images:
+        raise UserError("benchmark --images is for --end-to-end; without it, models run on random inputs")
     size = tuple(arguments.size) if arguments.size else None
     subjects = subjects_from(
-        arguments.model, arguments.engine, arguments.threads, arguments.batch, size, arguments.streams
+        arguments.model,
+        arguments.engine or [DEFAULT_ENGINE],
+        arguments.threads,
+        arguments.batch,
+        size,
+        arguments.streams,
     )
     benchmark(subjects, settings, arguments.json, arguments.compare, arguments.profile, arguments.soak)
+    return 0
+
+
+def _end_to_end(arguments: argparse.Namespace, settings: Settings) -> int:
+    others = [name for name in ("size", "profile", "soak", "compare") if getattr(arguments, name)]
+    others += [name for name in ("threads", "batch") if getattr(arguments, name) != [1]]
+    if others or arguments.streams != 1:
+        raise UserError(f"benchmark --end-to-end does not take --{(others or ['streams'])[0]}")
+    from ppcls_ext.bench.end_to_end import end_to_end
+
+    end_to_end(arguments.model, arguments.engine or [], arguments.images or [], settings, arguments.json)
     return 0

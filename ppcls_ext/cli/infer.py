@@ -12,11 +12,12 @@ from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ppcls_ext.runtime.pipeline import Pipeline
+    from ppcls_ext.runtime.pipeline import Decode, Pipeline
 
 # Flags that belong to the postprocessing of a task; the task itself refuses those that it does not have.
 TASK_FLAGS = ("topk", "threshold")
 STREAMED = ("csv", "jsonl", "parquet")  # what is written as the results come
+DEFAULT_DECODE: Decode = "exact"  # as of `Predictor`
 
 NAME = "infer"
 HELP = "predict on image files"
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-reduced",
         action="store_true",
         help="run an --engine of bf16 or int8 also where the export has not accepted it",
+    )
+    group.add_argument(
+        "--decode",
+        choices=("exact", "scaled"),
+        help="decode images exactly as evaluation does, or large JPEGs at 1/2, 1/4 or 1/8, which is faster and gives "
+        f"slightly other pixels; with -m (default: {DEFAULT_DECODE})",
     )
     add_config_arguments(parser, required=False)
     group = parser.add_argument_group("input")
@@ -108,6 +115,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
     if arguments.allow_reduced and arguments.engine is None:
         raise UserError("infer --allow-reduced concerns an engine that you name: add --engine")
+    if arguments.config and arguments.decode is not None:
+        raise UserError("infer --decode is of exported models: use it with -m; with -c images are decoded exactly")
     if arguments.model and arguments.override:
         raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
 
@@ -129,4 +138,12 @@ def _opened(arguments: argparse.Namespace, config: Config | None, options: Mappi
         return open_weights(config, options, batch)
     from ppcls_ext.deploy.infer import open_exported
 
-    return open_exported(arguments.model, arguments.engine, arguments.threads, options, batch, arguments.allow_reduced)
+    return open_exported(
+        arguments.model,
+        arguments.engine,
+        arguments.threads,
+        options,
+        batch,
+        arguments.decode or DEFAULT_DECODE,
+        arguments.allow_reduced,
+    )

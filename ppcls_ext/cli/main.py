@@ -52,7 +52,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line, and exit with status 2."""
         text = " ".join(message.split())
-        err.print(f"{self.prog}: {text}; see {self.prog} --help", markup=False, style="red")
+        see = " See" if text.endswith("?") else "; see"
+        err.print(f"{self.prog}: {text}{see} {self.prog} --help", markup=False, style="red")
         self.exit(UserError.exit_status)
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=names,
         default=ENGINES_MEASURED,
         metavar="ENGINE,ENGINE",
-        help=f"measure on these engines: {engine_names()} (default: {','.join(ENGINES_MEASURED)})",
+        help=f"measure on these engines: {engine_names(auto=False)} (default: {','.join(ENGINES_MEASURED)})",
     )
     group.add_argument(
         "--threads",

@@ -11,8 +11,9 @@ from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import Operation, read_operations
 from ppcls_ext.data.transforms import apply, build_transforms
-from ppcls_ext.runtime.inference import Inference, labels_do_not_fit
-from ppcls_ext.runtime.transforms import OPERATIONS
+from ppcls_ext.runtime.inference import Inference, labels_do_not_fit, takes_pixels
+from ppcls_ext.runtime.sources import Size
+from ppcls_ext.runtime.transforms import OPERATIONS, CropImage, NormalizeImage, PixelTables, ResizeImage, ToCHWImage
 
 MOST_OPERATIONS = 50
 
@@ -36,11 +37,35 @@ class ClassificationInference(Inference):
         if topk is not None and (type(topk) is not int or topk < 1):
             raise UserError(f"topk: expected a number of classes, got {topk!r}")
         self.topk = min(topk or given, len(self.labels))
-        self.transforms = build_preprocessing(recipe["preprocess"].get("transforms"), "preprocess.transforms")
+        preprocess = recipe["preprocess"]
+        self._pixels = takes_pixels(preprocess)
+        transforms = build_preprocessing(preprocess.get("transforms"), "preprocess.transforms")
+        # The first resizing knows the size of the whole image, of which it may be given a smaller copy.
+        first = transforms[0] if transforms else None
+        self._resize = first if isinstance(first, ResizeImage) else None
+        if self._resize is not None:
+            del transforms[0]
+        normalization = _pop_normalization(transforms)
+        self._tables = None if normalization is None else PixelTables(normalization)
+        self._transforms = transforms
 
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
-        """The network's input, float32 [3, H, W], for uint8 RGB [H, W, 3]."""
-        return [apply(image, self.transforms)]
+    def resized(self, size: Size) -> Size | None:
+        """The size after the first resizing, where that comes first."""
+        return None if self._resize is None else self._resize.resized(size)
+
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
+        """The network's input, float32 [3, H, W] or uint8 [H, W, 3], for uint8 RGB [H, W, 3]."""
+        if self._resize is not None:
+            image = self._resize(image, size)
+        if not self._pixels and self._tables is None:
+            return [apply(image, self._transforms)]
+        for transform in self._transforms:
+            image = transform(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                f"preprocess.transforms: give {image.dtype} {list(image.shape)} where uint8 [H, W, 3] is needed"
+            )
+        return [np.ascontiguousarray(image) if self._tables is None else self._tables(image)]
 
     def check_outputs(self, outputs: Sequence[np.ndarray]) -> None:
         """Raise UserError if there are other outputs, or other classes, than the recipe has."""
@@ -49,7 +74,11 @@ class ClassificationInference(Inference):
         if outputs[0].shape[1] != len(self.labels):
             raise labels_do_not_fit(self.labels, outputs[0].shape[1])
 
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> ClassResult:
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """Largest difference of the logarithm of a score."""
+        return score_difference(found, expected)
+
+    def result(self, outputs: Sequence[np.ndarray], **about: Any) -> ClassResult:
         """The best classes of an image."""
         (scores,) = outputs
         best = np.argsort(-scores, kind="stable")[: self.topk]
@@ -59,6 +88,14 @@ class ClassificationInference(Inference):
             classes=tuple(int(k) for k in best),
             **about,
         )
+
+
+def score_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Largest difference of the logarithm of a score: near a score of 1 / classes, as of a network not trained yet,
+    plain differences hide all.
+    """
+    (a,), (b,) = found, expected
+    return float(np.abs(np.log(a + 1e-8) - np.log(b + 1e-8)).max())
 
 
 def _shapes(outputs: Sequence[np.ndarray]) -> str:
@@ -81,6 +118,43 @@ def build_preprocessing(ops: Any, where: str) -> list[Callable[[Any], Any]]:
         elif operation.name != "DecodeImage":  # images are decoded before
             built += _of_paddleclas(operation)
     return built
+
+
+def _pop_normalization(transforms: list[Callable[[Any], Any]]) -> NormalizeImage | None:
+    """Take a normalisation of whole pixels off the end of a list.
+
+    None where the list ends otherwise, or holds what may give anything but uint8 pixels.
+    """
+    before = transforms[:-1] if transforms and isinstance(transforms[-1], ToCHWImage) else transforms[:]
+    last = before.pop() if before else None
+    if not isinstance(last, NormalizeImage) or not last.channels_last:
+        return None
+    if not all(isinstance(transform, (ResizeImage, CropImage)) for transform in before):
+        return None
+    transforms[:] = before
+    return last
+
+
+def normalization_apart(ops: Any, where: str) -> tuple[list[Any], list[float], list[float]]:
+    """A list of operations without the normalisation at its end, for a network that does it; and its mean and std.
+
+    Returns:
+        the operations before it, mean and standard deviation of pixels in 0..1, three each.
+    Raises:
+        UserError: the list does not end with the normalisation of uint8 pixels.
+    """
+    operations = read_operations(ops, where)
+    transforms = build_preprocessing(ops, where)
+    normalization = _pop_normalization(transforms)
+    if normalization is None:
+        raise UserError(
+            f"{where}: Export.input: uint8 needs a list of ResizeImage and CropImage that ends with NormalizeImage "
+            "(order '') and ToCHWImage"
+        )
+    last = max(place for place, operation in enumerate(operations) if operation.name == "NormalizeImage")
+    unit = float(normalization.scale) * 255
+    mean, std = ([float(v) / unit for v in values.reshape(-1)] for values in (normalization.mean, normalization.std))
+    return [{operation.name: operation.arguments} for operation in operations[:last]], mean, std
 
 
 def needs_paddleclas(ops: Any, where: str) -> list[str]:

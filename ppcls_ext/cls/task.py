@@ -15,7 +15,7 @@ from typing_extensions import override
 from ppcls_ext.cls.checks import check_data
 from ppcls_ext.cls.data import ClassificationData
 from ppcls_ext.cls.distillation import Distillation
-from ppcls_ext.cls.inference import ClassificationInference
+from ppcls_ext.cls.inference import ClassificationInference, normalization_apart, score_difference
 from ppcls_ext.cls.metrics import Confusion, write_report
 from ppcls_ext.cls.network import build_losses
 from ppcls_ext.cls.sections import InferSection
@@ -29,7 +29,7 @@ from ppcls_ext.data.loader import Loader
 from ppcls_ext.data.transforms import build_transforms, resolve_sizes
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import load_into, read_weights
-from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel, ExportSection
 from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
@@ -178,8 +178,9 @@ class Classification(Task):
     @override
     def deployment(self, model: nn.Layer) -> Deployment:
         shape = tuple(self.global_section.image_shape)
-        recipe = {
-            "preprocess": {"transforms": self.preprocessing(), "image_shape": list(shape)},
+        transforms = self.preprocessing()
+        recipe: dict[str, Any] = {
+            "preprocess": {"transforms": transforms, "image_shape": list(shape)},
             "postprocess": {"topk": min(self.infer.PostProcess.topk, self.class_num)},
             "labels": list(self.labels()),
         }
@@ -188,17 +189,20 @@ class Classification(Task):
             # Normalised photographs have about zero mean and unit deviation.
             return [np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)]
 
-        return Deployment(
+        deployment = Deployment(
             model=nn.Sequential(model, nn.Softmax()),
             inputs=[Input("x", (self.export.batch, *shape), "float32")],
             outputs=["scores"],
             recipe=recipe,
             samples=samples,
-            # Logarithms are compared: an untrained network scores about 1 / classes everywhere, so that even wrong
-            # scores would differ little.
-            compare=lambda ours, theirs: float(np.abs(np.log(ours[0] + 1e-8) - np.log(theirs[0] + 1e-8)).max()),
+            compare=score_difference,
             tolerance=1e-3,
         )
+        if self.export.input == "float32":
+            return deployment
+        outside, mean, std = normalization_apart(transforms, "Infer.transforms")
+        recipe["preprocess"]["transforms"] = outside
+        return from_pixels(deployment, mean, std)
 
     @override
     def exported(self, model: ExportedModel) -> nn.Layer:

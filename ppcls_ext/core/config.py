@@ -88,6 +88,7 @@ def _not_zero(value: int) -> int:
 
 # Batch of an export: a number of images, or -1 for any.
 Batch = Annotated[int, pydantic.Field(ge=-1), pydantic.AfterValidator(_not_zero)]
+InputKind = Literal["float32", "uint8"]  # of an exported network: normalised [N, 3, H, W], or pixels [N, H, W, 3]
 
 
 def _section_at(kind: type[Section], location: Sequence[str | int]) -> type[Section]:

@@ -13,38 +13,23 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
+from ppcls_ext.core.cpu import cpu_flags, cpu_model, cpuinfo
 from ppcls_ext.core.device import usable_cores
 
-# Instruction sets that decide which kernels the engines take.
-FLAGS_THAT_MATTER = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8")
 PEAK_SIZES = (256, 512, 1024)  # sides of square matrices; which size runs fastest depends on the caches
 PEAK_SECONDS = 0.3  # for each size
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def _cpuinfo(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
 def machine() -> dict[str, Any]:
     """What a figure must be read with. `governor` is None where the system does not show one."""
-    flags = set(_cpuinfo("flags").split())
     governor = GOVERNOR.read_text().strip() if GOVERNOR.is_file() else None
     return {
         "cpu": cpu_model(),
-        "flags": [flag for flag in FLAGS_THAT_MATTER if flag in flags],
+        "flags": cpu_flags(),
         "logical_cores": os.cpu_count(),
         "usable_cores": usable_cores(),
-        "hypervisor": "hypervisor" in flags,
+        "hypervisor": "hypervisor" in cpuinfo("flags").split(),
         "governor": governor,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "platform": platform.platform(),

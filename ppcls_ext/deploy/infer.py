@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options
-from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.pipeline import Decode, Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
 
@@ -41,12 +42,20 @@ def open_exported(
     threads: int | None,
     options: Mapping[str, Any],
     batch: int = 1,
+    decode: Decode = "exact",
     allow_reduced: bool = False,
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
     check_infer_flags(read_exported(folder).task, options)
     return Predictor(
-        folder, engine, threads=threads, batch=batch, errors="keep", allow_reduced=allow_reduced, **options
+        folder,
+        engine,
+        threads=threads,
+        batch=batch,
+        errors="keep",
+        decode=decode,
+        allow_reduced=allow_reduced,
+        **options,
     )
 
 
@@ -133,7 +142,7 @@ def _infer_bulk(paths: Sequence[str], pipeline: Pipeline, sink: Sink, draw: Path
     named = 0
     try:
         with bar(len(paths), "infer", start) as progress:
-            for place, result in enumerate(pipeline.stream(paths[start:]), start=start + 1):
+            for place, result in enumerate(pipeline.stream(islice(paths, start, None)), start=start + 1):
                 sink.write(result)
                 if not result.ok and named < MOST_NAMED:
                     named += 1
@@ -166,6 +175,8 @@ def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path
             if draw is not None:
                 _draw(result, draw, len(results) + len(skipped))
             progress.advance()
+    if isinstance(pipeline, Predictor) and pipeline.chosen is not None:
+        say(f"auto: {pipeline.chosen.summary}")
     if form == "table":
         _show(results, inference.columns)
         return len(skipped)

@@ -15,7 +15,7 @@ from ppcls_ext.core.device import set_device
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.seeding import seed_all
 from ppcls_ext.core.version import __version__
-from ppcls_ext.deploy.export import save_formats, write_recipe
+from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.counting import count
 from ppcls_ext.models.folding import fold_batch_norm
@@ -95,8 +95,9 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     inputs = calibration_inputs(deployment.inputs)
     summary = give_realistic_statistics(model, *inputs)
     counted = count(deployment.model, *(paddle.zeros(i.shape, i.dtype) for i in deployment.inputs))
+    save_formats(deployment, folder, [f for f in formats if f in UNFOLDED])
     fold_batch_norm(deployment.model, *inputs)
-    save_formats(deployment, folder, formats)
+    save_formats(deployment, folder, [f for f in formats if f not in UNFOLDED])
     write_recipe(task, deployment, folder, formats, folded=True)
     built = Built(counted.params, counted.flops, summary._asdict())
     atomic_write_text(file, json.dumps({"built": asdict(built), "made_from": identity}, indent=1) + "\n")

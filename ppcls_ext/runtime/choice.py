@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, HOW_TO_EXPORT
@@ -9,10 +13,104 @@ from ppcls_ext.runtime.exported import Exported
 
 # The first of these that is installed, and whose format is in the folder.
 PREFERRED = ("onednn", "onnxruntime", "openvino-onnx")
+AUTO = "auto"  # in place of an engine's name: measure, see `ppcls_ext.runtime.auto`
 
 
-def choose_engine(exported: Exported, engine: str | None, allow_reduced: bool = False) -> tuple[str, str]:
-    """Name of an engine and the model format that it is to run.
+@dataclass(frozen=True)
+class Candidate:
+    """An engine that was tried for a model.
+
+    Attributes:
+        engine, model_format: what it is.
+        difference: of its outputs from those that the export stores; None where it gave none.
+        ms: median milliseconds of a call (of one that was not timed in rounds, its fastest call); None: it never ran.
+        rounds: that it was timed in.
+        ratio, low, high: how many times as long as the preferred engine it takes, with a 95 % interval; None where it
+            was not timed in rounds.
+        refused: why it cannot be chosen, in one line; empty where it can.
+        note: why it was not timed to the end; empty where it was.
+    """
+
+    engine: str
+    model_format: str
+    difference: float | None = None
+    ms: float | None = None
+    rounds: int = 0
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    refused: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.engine} on {self.model_format}"
+        if self.refused:
+            return f"{name}: refused, {self.refused}"
+        parts = [] if self.ms is None else [f"{self.ms:.2f} ms"]
+        if self.ratio is not None and self.rounds:
+            parts.append(f"ratio {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}] in {self.rounds} rounds")
+        if self.difference is not None:
+            parts.append(f"largest difference {self.difference:.1e}")
+        return f"{name}: " + ", ".join([*parts, *([self.note] if self.note else [])])
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine runs a model and why; as text, a line for it and one for each candidate.
+
+    Attributes:
+        reason: why this one, in words.
+        candidates: all that were tried, the preferred one first; empty where nothing was measured.
+        threads: of the CPU that it was chosen for; None where nothing was measured.
+        shapes: of each input that it was chosen for.
+        remembered: whether it was measured by an earlier process.
+    """
+
+    engine: str
+    model_format: str
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+    threads: int | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    remembered: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The choice in one line."""
+        earlier = " (measured earlier)" if self.remembered else ""
+        return f"engine {self.engine} on {self.model_format}: {self.reason}{earlier}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"  {candidate}" for candidate in self.candidates)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> EngineChoice:
+        """What `to_dict` gave and JSON has kept, as one that is remembered.
+
+        Raises:
+            ValueError, TypeError or KeyError: it is something else.
+        """
+        if not isinstance(content, dict):
+            raise TypeError("expected keys and values")
+        tried = tuple(Candidate(**_known(Candidate, entry)) for entry in content["candidates"])
+        shapes = tuple(tuple(int(n) for n in shape) for shape in content["shapes"])
+        choice = cls(**{**_known(cls, content), "candidates": tried, "shapes": shapes})
+        if not tried or not all(isinstance(text, str) for text in (choice.engine, choice.model_format, choice.reason)):
+            raise ValueError("it is no choice that was measured")
+        str(choice)  # figures that are none fail here
+        return replace(choice, remembered=True)
+
+
+def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: content[f.name] for f in fields(kind)}
+
+
+def choose_engine(exported: Exported, engine: str | None, allow_reduced: bool = False) -> EngineChoice:
+    """An engine and the model format that it is to run, without measuring.
 
     Args:
         engine: the caller's choice; None takes the first of `PREFERRED` that can run here.
@@ -36,12 +134,17 @@ def choose_engine(exported: Exported, engine: str | None, allow_reduced: bool = 
                 f"has not accepted; let pplcnet export -o Export.{kind.precision}=true try it, or run it all the same: "
                 "infer --allow-reduced, Predictor(..., allow_reduced=True)"
             )
-        return engine, usable[0]
+        return EngineChoice(engine, usable[0], "it was asked for")
     for name in PREFERRED:
         kind = engine_class(name)
         usable = [f for f in kind.formats if f in exported.formats]
         if usable and kind.installed() and exported.accepts(kind):
-            return name, usable[0]
+            return EngineChoice(name, usable[0], "the first that is installed and has its format in the folder")
+    raise no_engine(exported)
+
+
+def no_engine(exported: Exported) -> UserError:
+    """What to raise where no engine for an export is installed."""
     extras = {engine_class(name).extra for name in ENGINES if set(engine_class(name).formats) & set(exported.formats)}
     ways = " or ".join(f"'pplcnet[{extra}]'" for extra in sorted(extras))
-    raise UserError(f"exported model {exported.folder}: no engine for it is installed; python -m pip install {ways}")
+    return UserError(f"exported model {exported.folder}: no engine for it is installed; python -m pip install {ways}")

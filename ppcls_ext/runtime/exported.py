@@ -79,6 +79,31 @@ class Exported:
         """Images that the network takes at once; -1 is any number."""
         return self.inputs[0].shape[0]
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the network takes uint8 pixels and normalises by itself."""
+        return self.inputs[0].dtype == "uint8"
+
+    def shapes(self, batch: int, size: tuple[int, int] | None = None) -> list[tuple[int, ...]] | None:
+        """The shape of each input for a batch.
+
+        Args:
+            batch: images; an export with a fixed number keeps that.
+            size: height and width, where they are free; without them the shapes of such an export are not known: None.
+        Raises:
+            UserError: a size that the network does not take.
+        """
+        shapes = []
+        for entry in self.inputs:
+            shape = [batch if entry.shape[0] == -1 else entry.shape[0], *entry.shape[1:]]
+            sides = slice(1, 3) if entry.dtype == "uint8" else slice(2, 4)  # pixels are [N, H, W, 3]
+            if size is not None and len(shape) == 4:
+                if any(have not in (-1, want) for have, want in zip(shape[sides], size, strict=True)):
+                    raise UserError(f"exported model {self.folder}: its input is fixed at {shape}, asked for {size}")
+                shape[sides] = size
+            shapes.append(tuple(shape))
+        return shapes if all(min(shape) > 0 for shape in shapes) else None
+
     def accepts(self, kind: type[Engine]) -> bool:
         """Whether an engine computes in float32, or export has accepted its reduced precision."""
         return kind.precision == FLOAT or kind.name in self.accepted

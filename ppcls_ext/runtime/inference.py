@@ -11,7 +11,9 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.results import Result
+from ppcls_ext.runtime.sources import Size
 
 ENTRY_POINTS = "pplcnet.inference"
 
@@ -37,9 +39,20 @@ class Inference(abc.ABC):
         Raises UserError for a recipe that is not as export writes it.
         """
 
+    def resized(self, size: Size) -> Size | None:
+        """Width and height to which `prepare` resizes an image of this width and height before it does anything else.
+        None: it begins with something else, so the image must be there in full.
+        """
+        return None
+
     @abc.abstractmethod
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
-        """The network's inputs, without the batch axis, for uint8 RGB [H, W, 3]."""
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
+        """The network's inputs, without the batch axis.
+
+        Args:
+            image: uint8 RGB [H, W, 3]; decoded at reduced scale, where `resized` allows that.
+            size: width and height of the whole image; None: it is the whole one.
+        """
 
     def split(self, outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
         """The outputs of a batch as one list for each image, without the batch axis."""
@@ -50,16 +63,33 @@ class Inference(abc.ABC):
         """Raise UserError if outputs of a batch cannot be of this recipe: another number of classes than labels."""
 
     @abc.abstractmethod
-    def result(self, outputs: Sequence[np.ndarray], image: np.ndarray, **about: Any) -> Result:
+    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        """How far the outputs of a batch are from those expected, on the scale of the tolerance that export records."""
+
+    @abc.abstractmethod
+    def result(self, outputs: Sequence[np.ndarray], *, size: Size, **about: Any) -> Result:
         """The result for one image from its outputs, without the batch axis.
 
         Args:
-            about: fields of `Result`, which it carries along.
+            size: width and height of the whole image.
+            about: further fields of `Result`, which it carries along.
         """
 
     def document(self, form: str, results: Sequence[Result]) -> Any:
         """All results as one JSON-able document, of one of `forms`."""
         return [{"image": result.source, **result.content()} for result in results]
+
+
+def takes_pixels(preprocess: Mapping[str, Any]) -> bool:
+    """Whether the network takes uint8 RGB [H, W, 3] and normalises in its graph, by the `preprocess` of a recipe.
+
+    Raises:
+        UserError: neither that nor float32, which exports of earlier versions do not mention.
+    """
+    kind = preprocess.get("input", "float32")
+    if kind not in ("float32", "uint8"):
+        raise UserError(f"preprocess.input: expected float32 or uint8, got {shown(kind)}")
+    return bool(kind == "uint8")
 
 
 def labels_do_not_fit(labels: Sequence[str], classes: int) -> UserError:

@@ -1,4 +1,4 @@
-"""The one thread that opens an engine, runs it and lets go of it: predictors of Paddle must not be shared by threads.
+"""The thread that opens an engine, runs it and lets go of it: predictors of Paddle must not be shared by threads.
 
 Paddle's issues 56524 (answers of two threads are mixed), 42607 (clones crash) and 34554 (oneDNN with threads) say why.
 """
@@ -57,12 +57,17 @@ class EngineOwner:
         split: parts the outputs of a batch of so many images by image; may refuse them by raising.
         batch: images at once.
         fixed: whether the network takes exactly `batch`; missing images are then copies of the last one.
+        any_thread: whether any thread may run the engine, as long as one does at a time.
     Raises:
         whatever `open_run` raises.
     """
 
-    def __init__(self, open_run: Callable[[], Run], split: Split, batch: int, fixed: bool) -> None:
-        self._split, self._batch, self._fixed = split, batch, fixed
+    def __init__(
+        self, open_run: Callable[[], Run], split: Split, batch: int, fixed: bool, any_thread: bool = False
+    ) -> None:
+        self._split, self._batch, self._fixed, self._any_thread = split, batch, fixed, any_thread
+        self._engine: Run | None = None
+        self._busy = threading.Lock()  # held while the engine runs
         self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
         self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
         opened: Future[None] = Future()
@@ -70,6 +75,21 @@ class EngineOwner:
         self._thread.name = f"{THREAD_NAMES}-engine"
         self._thread.start()
         opened.result()
+
+    def call(self, images: Sequence[Work]) -> None:
+        """Hand over images, as `put` or `put_batch` does, whose outcomes are waited for at once; any thread may.
+
+        Where nothing else is running and the engine lets any thread run it, the caller does: on a busy core, handing
+        over to another thread and back can take longer than the network.
+        """
+        engine = self._engine
+        if engine is None or not self._any_thread or not self._busy.acquire(blocking=False):
+            self._queue.put(list(images))
+            return
+        try:
+            self._run(engine, images)
+        finally:
+            self._busy.release()
 
     def put(self, image: Work) -> Future[Outputs]:
         """Hand over an image, which others may join; any thread may."""
@@ -91,9 +111,12 @@ class EngineOwner:
         except BaseException as error:
             opened.set_exception(error)
             return
+        self._engine = run
         opened.set_result(None)
         while images := self._next():
-            self._run(run, images)
+            with self._busy:
+                self._run(run, images)
+        self._engine = None
 
     def _next(self) -> list[Work]:
         """The next images to run together; none at the end."""

@@ -18,9 +18,10 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import THREAD_NAMES, Arrays, EngineOwner, Outputs, Run, Work, abandon
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, read_image, source_name
+from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, Size, read_picture, source_name
 
 Errors = Literal["raise", "keep"]
+Decode = Literal["exact", "scaled"]
 
 
 @dataclass
@@ -28,6 +29,7 @@ class _Image:
     """An image on its way to a result.
 
     Attributes:
+        size: width and height; 0 where it cannot be read.
         work: what the network is to do; None where the image cannot be read.
         error: why there will be no result.
     """
@@ -35,7 +37,7 @@ class _Image:
     item: Any
     channels: Channels | None
     source: str
-    pixels: np.ndarray | None = None
+    size: Size = (0, 0)
     work: Work | None = None
     error: Exception | None = None
     ms: dict[str, float] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class _Threads:
 
     def __init__(self, owner: EngineOwner, decoders: int, in_flight: int) -> None:
         self.owner = owner
-        self.decoders = ThreadPoolExecutor(decoders, f"{THREAD_NAMES}-decode")
+        self.decoders = ThreadPoolExecutor(max(1, decoders), f"{THREAD_NAMES}-decode")
         self.finisher = ThreadPoolExecutor(1, f"{THREAD_NAMES}-finish")
         self.room = threading.Semaphore(in_flight)  # decoded images of `submit` that have no result yet
 
@@ -71,7 +73,10 @@ class Pipeline:
         where: what an error about outputs that do not fit the recipe begins with.
         errors: `raise`, or `keep` an image's error in its result.
         max_pixels: an image with more is refused before it is decoded; None takes any.
-        decoders: threads that decode and prepare images for `stream` and `submit`.
+        decoders: threads that decode and prepare images for `stream` and `submit`; with 0 a stream does so in the
+            thread that takes its results.
+        decode: `exact`, as evaluation does, or `scaled`: large JPEGs at 1/2, 1/4 or 1/8.
+        any_thread: whether any thread may run the network, as long as one does at a time.
     Raises:
         UserError: whatever is wrong with the arguments or the network.
     """
@@ -88,21 +93,33 @@ class Pipeline:
         errors: Errors = "raise",
         max_pixels: int | None = MAX_PIXELS,
         decoders: int = 1,
+        decode: Decode = "exact",
+        any_thread: bool = False,
     ) -> None:
         if errors not in ("raise", "keep"):
             raise UserError(f'errors must be "raise" or "keep", got {errors!r}')
-        for name, value in (("batch", batch), ("decoders", decoders), ("max_pixels", max_pixels)):
+        if decode not in ("exact", "scaled"):
+            raise UserError(f'decode must be "exact" or "scaled", got {decode!r}')
+        if type(decoders) is not int or decoders < 0:
+            raise UserError(f"decoders must be a number of threads, got {decoders!r}")
+        for name, value in (("batch", batch), ("max_pixels", max_pixels)):
             if not (type(value) is int and value > 0) and not (name == "max_pixels" and value is None):
                 raise UserError(f"{name} must be a positive number, got {value!r}")
-        self.inference, self.batch, self.engine = inference, batch, engine
+        self.inference, self.batch, self._engine = inference, batch, engine
         self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
-        self._max_pixels, self._decoders = max_pixels, decoders
+        self._max_pixels, self._decoders, self._any_thread = max_pixels, decoders, any_thread
+        self._resized = inference.resized if decode == "scaled" else None
         self._lock = threading.Lock()
         self._closed = False
         self._threads: _Threads | None = None
         self._closer: weakref.finalize[..., Pipeline] | None = None
         _PIPELINES.add(self)
         self._running()
+
+    @property
+    def engine(self) -> str:
+        """What results call that which runs the network."""
+        return self._engine
 
     @overload
     def __call__(self, image: list[Any] | tuple[Any, ...], channels: Channels | None = None) -> list[Result]: ...
@@ -123,7 +140,7 @@ class Pipeline:
             return list(self.stream(image, channels))
         threads = self._running()
         one = self._prepared(image, channels)
-        return self._outcome(one, None if one.work is None else threads.owner.put(one.work))
+        return next(self._outcomes(threads, [one]))
 
     def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
@@ -151,6 +168,8 @@ class Pipeline:
             prefetch = 2 * self.batch + self._decoders
         if type(prefetch) is not int or prefetch < 0:
             raise UserError(f"prefetch must be a number of images, got {prefetch!r}")
+        if self._decoders == 0:
+            return self._plain_stream(self._running(), iter(images), channels)
         return self._stream(self._running(), iter(images), channels, prefetch + 1)
 
     def close(self) -> None:
@@ -173,7 +192,9 @@ class Pipeline:
             if self._closed:
                 raise UserError("this predictor is closed; make another one")
             if self._threads is None:
-                owner = EngineOwner(self._open_run, _splitter(self.inference, self._where), self.batch, self._fixed)
+                owner = EngineOwner(
+                    self._open_run, _splitter(self.inference, self._where), self.batch, self._fixed, self._any_thread
+                )
                 self._threads = _Threads(owner, self._decoders, 2 * self.batch + self._decoders)
                 self._closer = weakref.finalize(self, self._threads.close)
             return self._threads
@@ -191,9 +212,9 @@ class Pipeline:
         image = _Image(item, channels, source_name(item))
         start = time.perf_counter()
         try:
-            image.pixels = read_image(item, channels, self._max_pixels)
+            pixels, image.size = read_picture(item, channels, self._max_pixels, self._resized)
             decoded = time.perf_counter()
-            image.work = Work(self.inference.prepare(image.pixels))
+            image.work = Work(self.inference.prepare(pixels, image.size))
         except Exception as error:
             image.error = error
             return image
@@ -202,11 +223,9 @@ class Pipeline:
 
     def _finished(self, image: _Image, outputs: Outputs) -> Result:
         """The result from an image's outputs."""
-        assert image.pixels is not None
         start = time.perf_counter()
-        about = self._about(image, image.pixels.shape[1::-1])
         try:
-            result = self.inference.result(outputs.arrays, image.pixels, **about)
+            result = self.inference.result(outputs.arrays, **self._about(image))
         except Exception as error:
             image.error = error
             return self._failed(image)
@@ -223,13 +242,12 @@ class Pipeline:
             error = UserError(f"image {image.source}: {type(image.error).__name__}: {text[:300]}")
         if self._errors == "raise":
             raise error from image.error if error is not image.error else None
-        size = (0, 0) if image.pixels is None else image.pixels.shape[1::-1]
-        return self.inference.result_type(**self._about(image, size), error=str(error))
+        return self.inference.result_type(**self._about(image), error=str(error))
 
-    def _about(self, image: _Image, size: tuple[int, ...]) -> dict[str, Any]:
+    def _about(self, image: _Image) -> dict[str, Any]:
         return {
             "source": image.source,
-            "size": (int(size[0]), int(size[1])),
+            "size": image.size,
             "engine": self.engine,
             "ms": image.ms,
             "_item": image.item,
@@ -272,6 +290,29 @@ class Pipeline:
             image.error = error
             return self._failed(image)
         return self._finished(image, outputs)
+
+    def _outcomes(self, threads: _Threads, batch: Sequence[_Image]) -> Iterator[Result]:
+        """The results of images that fit into one batch, in their order; waits for them."""
+        works = [image.work for image in batch if image.work is not None]
+        if works:
+            threads.owner.call(works)
+        for image in batch:
+            yield self._outcome(image, None if image.work is None else image.work.done)
+
+    def _plain_stream(self, threads: _Threads, items: Iterator[Any], channels: Channels | None) -> Iterator[Result]:
+        """A stream without threads of its own: with one core they would only take it from each other."""
+        batch: list[_Image] = []
+        for item in items:
+            image = self._prepared(item, channels)
+            if not _fits(image, batch):
+                yield from self._outcomes(threads, batch)
+                batch = []
+            batch.append(image)
+            if _count(batch) == self.batch:
+                yield from self._outcomes(threads, batch)
+                batch = []
+        if batch:
+            yield from self._outcomes(threads, batch)
 
     def _stream(
         self, threads: _Threads, items: Iterator[Any], channels: Channels | None, most: int

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.device import cpu_threads
+from ppcls_ext.core.device import cpu_threads, usable_cores
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.runtime.choice import choose_engine
-from ppcls_ext.runtime.engines import open_engine
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.auto import check_auto, choose_fastest
+from ppcls_ext.runtime.choice import AUTO, EngineChoice, choose_engine
+from ppcls_ext.runtime.engines import engine_class, open_engine
+from ppcls_ext.runtime.engines.base import FORMATS, Engine
 from ppcls_ext.runtime.exported import Exported, read_exported
-from ppcls_ext.runtime.inference import build_inference
+from ppcls_ext.runtime.inference import Inference, build_inference
 from ppcls_ext.runtime.owner import Run
-from ppcls_ext.runtime.pipeline import Errors, Pipeline
+from ppcls_ext.runtime.pipeline import Decode, Errors, Pipeline
 from ppcls_ext.runtime.sources import MAX_PIXELS
 
 MOST_DECODERS = 4  # threads; decoding of more images at once is bound by memory
@@ -33,12 +34,19 @@ class Predictor(Pipeline):
 
     Args:
         folder: as written by `pplcnet export`.
-        engine: name of an engine; default: oneDNN where Paddle is installed, else ONNX Runtime or OpenVINO.
+        engine: name of an engine; default: oneDNN where Paddle is installed, else ONNX Runtime or OpenVINO. `auto`
+            measures once on this machine, for some seconds, and takes the fastest one that gives the outputs which the
+            export stores; `report` says why.
         threads: of the CPU, for the engine; default: OMP_NUM_THREADS, or every usable core.
         batch: images at once, at most, where the export leaves it free.
         errors: `raise`, or `keep` an image's error in its result.
         max_pixels: an image whose header states more is refused before it is decoded; None takes any.
+        decode: `exact` is bit-equal to evaluation. `scaled` decodes JPEGs at 1/2, 1/4 or 1/8 where at least twice the
+            size that the network needs is left: several times as fast on photos of cameras, with slightly other pixels.
         decoders: threads that decode images for `stream`, `submit` and lists; default: as many as `threads`, at most 4.
+            With 0, the default where there is one core, streams and lists do so in the thread that takes the results.
+        size: height and width of the network's input that `auto` looks for the fastest engine for, where the export
+            leaves them free; default: those of the first image.
         allow_reduced: run an engine with reduced precision also where export has not found it faster and as good.
         options: of the task's own: `topk` (classification), `threshold` (detection).
     Raises:
@@ -54,12 +62,14 @@ class Predictor(Pipeline):
         batch: int = 1,
         errors: Errors = "raise",
         max_pixels: int | None = MAX_PIXELS,
+        decode: Decode = "exact",
         decoders: int | None = None,
+        size: tuple[int, int] | None = None,
         allow_reduced: bool = False,
         **options: Any,
     ) -> None:
         self.exported = read_exported(folder)
-        name, model_format = choose_engine(self.exported, engine, allow_reduced)
+        choice = None if engine == AUTO else choose_engine(self.exported, engine, allow_reduced)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UserError(f"threads must be a positive number, got {threads!r}")
         self.threads = cpu_threads(threads)
@@ -68,16 +78,21 @@ class Predictor(Pipeline):
         except UserError as error:
             raise UserError(f"exported model {self.exported.folder}: {error}") from error
         fixed = self.exported.batch
+        self._selection = _Selection(self.exported, inference, self.threads, batch if fixed == -1 else fixed, choice)
+        shapes = self.exported.shapes(1, size)
+        if choice is None and shapes is not None:
+            self._selection.choose(shapes)
         super().__init__(
-            _opener(self.exported, name, model_format, self.threads),
+            _opener(self._selection),
             inference,
             batch=batch if fixed == -1 else fixed,
             fixed=fixed != -1,
-            engine=name,
             where=f"exported model {self.exported.folder}: ",
             errors=errors,
             max_pixels=max_pixels,
-            decoders=min(self.threads, MOST_DECODERS) if decoders is None else decoders,
+            decode=decode,
+            any_thread=self._selection.any_thread,
+            decoders=_decoders(self.threads) if decoders is None else decoders,
         )
 
     def __enter__(self) -> Predictor:
@@ -88,17 +103,77 @@ class Predictor(Pipeline):
         """Names of the classes, in order of their numbers."""
         return self.exported.labels
 
+    @property
+    def engine(self) -> str:
+        """The engine's name; `auto` until one is chosen for the first image's size."""
+        return AUTO if self._selection.choice is None else self._selection.choice.engine
 
-def _opener(exported: Exported, name: str, model_format: str, threads: int) -> Callable[[], Run]:
-    """What opens the engine: in the thread that will own it, and again in a forked process."""
+    @property
+    def chosen(self) -> EngineChoice | None:
+        """What `auto` has chosen; None where an engine was named or none is chosen yet."""
+        choice = self._selection.choice
+        return choice if choice is not None and choice.candidates else None
+
+    def report(self) -> EngineChoice:
+        """Which engine runs the model and why; as text, a line for it and one for each candidate that was measured.
+
+        Raises:
+            UserError: none is chosen yet.
+        """
+        if self._selection.choice is None:
+            raise UserError(
+                "no engine is chosen yet, since the fastest depends on the size of images; predict on one first, or "
+                "give size=(HEIGHT, WIDTH)"
+            )
+        return self._selection.choice
+
+
+def _decoders(threads: int) -> int:
+    return min(threads, MOST_DECODERS) if usable_cores() > 1 else 0
+
+
+class _Selection:
+    """Which engine runs an export: known from the start, or chosen for the shapes of a batch.
+
+    Raises:
+        UserError: a choice will have to be made, and the export does not have what that needs.
+    """
+
+    def __init__(
+        self, exported: Exported, inference: Inference, threads: int, batch: int, choice: EngineChoice | None
+    ) -> None:
+        self.exported, self.threads, self.choice = exported, threads, choice
+        self._inference, self._batch = inference, batch
+        if choice is None:
+            check_auto(exported)
+
+    @property
+    def any_thread(self) -> bool:
+        """Whether any thread may run the engine; not as long as none is chosen."""
+        return self.choice is not None and engine_class(self.choice.engine).any_thread
+
+    def choose(self, shapes: Sequence[tuple[int, ...]]) -> EngineChoice:
+        """The choice; where none is made yet, it is made for inputs of these shapes in a full batch."""
+        if self.choice is None:
+            full = [(self._batch, *shape[1:]) for shape in shapes]
+            self.choice = choose_fastest(self.exported, self._inference, full, self.threads)
+        return self.choice
+
+
+def _opener(selection: _Selection) -> Callable[[], Run]:
+    """What opens the engine: in the thread that will own it, and again in a forked process.
+
+    Where an engine has yet to be chosen, that happens when the first batch comes.
+    """
 
     def open_run() -> Run:
-        exported.verify(FORMATS[model_format])
-        engine = open_engine(name, exported.folder, threads, model_format)
+        engine: Engine | None = None if selection.choice is None else _open(selection, selection.choice)
         checked = False
 
         def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-            nonlocal checked
+            nonlocal engine, checked
+            if engine is None:
+                engine = _open(selection, selection.choose([array.shape for array in inputs]))
             outputs = engine(inputs)
             if not checked:
                 engine.check()
@@ -108,3 +183,9 @@ def _opener(exported: Exported, name: str, model_format: str, threads: int) -> C
         return run
 
     return open_run
+
+
+def _open(selection: _Selection, choice: EngineChoice) -> Engine:
+    exported = selection.exported
+    exported.verify(FORMATS[choice.model_format])
+    return open_engine(choice.engine, exported.folder, selection.threads, choice.model_format)

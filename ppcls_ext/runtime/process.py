@@ -43,6 +43,7 @@ class EngineProcess:
         self._seconds = seconds
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in close
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close
+        self._scratch = tempfile.TemporaryDirectory(prefix="pplcnet-", ignore_cleanup_errors=True)
         ours, theirs = Pipe()
         self._pipe = ours
         package = str(Path(__file__).resolve().parents[2])  # found also where it is not installed
@@ -51,6 +52,7 @@ class EngineProcess:
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
             "OMP_NUM_THREADS": str(threads),
             "GLOG_minloglevel": "2",
+            "TMPDIR": self._scratch.name,  # a process that crashes leaves nothing behind
             "ONEDNN_VERBOSE": "1" if verbose else "0",
         }
         self._process = subprocess.Popen(
@@ -113,3 +115,4 @@ class EngineProcess:
             self._process.wait()
         self._log.close()
         self._errors.close()
+        self._scratch.cleanup()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.images import BrokenImage, decode_rgb, read_bytes
+from ppcls_ext.core.images import BrokenImage, decode_rgb, is_jpeg, read_bytes
 from ppcls_ext.runtime.headers import image_size
 
 Channels = Literal["rgb", "bgr"]
+Size = tuple[int, int]  # width, height
+Resized = Callable[[Size], "Size | None"]  # the size to which preprocessing brings an image, before anything else
+
+REDUCTIONS = (8, 4, 2)  # that JPEGs can be decoded at; libjpeg-turbo has fast code for these
+LEFT_OVER = 2  # at least so many times the needed sides are decoded, so that the resizing still decides what is seen
 MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: more than cameras have
 
 
@@ -26,40 +32,90 @@ def source_name(item: Any) -> str:
     return "<array>" if isinstance(item, np.ndarray) else f"<{type(item).__name__}>"
 
 
+class Picture(NamedTuple):
+    """An image that was read.
+
+    Attributes:
+        pixels: uint8 RGB [H, W, 3], upright; smaller than the image where a JPEG was decoded at reduced scale.
+        size: of the whole image, upright.
+    """
+
+    pixels: np.ndarray
+    size: Size
+
+
 def read_image(item: Any, channels: Channels | None = None, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
-    """An image as uint8 RGB [H, W, 3], as evaluation reads it: upright by EXIF; grey and alpha become RGB.
+    """An image as uint8 RGB [H, W, 3], as evaluation reads it. Arguments and errors: see `read_picture`."""
+    return read_picture(item, channels, max_pixels).pixels
+
+
+def read_picture(
+    item: Any,
+    channels: Channels | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+    resized: Resized | None = None,
+) -> Picture:
+    """An image, upright by EXIF; grey and alpha become RGB.
 
     Args:
         item: a path, the content of an image file as bytes, a uint8 array [H, W, 3], or a PIL image.
         channels: order of an array's channels, which nothing but the caller can know.
         max_pixels: an image whose header states more is not decoded; None decodes any.
+        resized: lets JPEGs be decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the sides that it gives;
+            None decodes every image in full, as evaluation does.
     Raises:
         BrokenImage: an image that cannot be read or is too large.
         UserError: an array of another shape or type, or without its channels; another kind of thing.
     """
     if isinstance(item, (str, os.PathLike)):
-        return _decoded(read_bytes(Path(item)), source_name(item), max_pixels)
+        return _decoded(read_bytes(Path(item)), source_name(item), max_pixels, resized)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _decoded(np.frombuffer(item, np.uint8), source_name(item), max_pixels)
+        return _decoded(np.frombuffer(item, np.uint8), source_name(item), max_pixels, resized)
     if isinstance(item, np.ndarray):
-        return _rgb_array(item, channels, max_pixels)
+        return _whole(_rgb_array(item, channels, max_pixels))
     if hasattr(item, "getexif") and hasattr(item, "convert"):  # a PIL image, without importing Pillow
-        return _rgb_of_pil(item, max_pixels)
+        return _whole(_rgb_of_pil(item, max_pixels))
     raise UserError(f"image of type {type(item).__name__}: give a path, bytes, a uint8 array [H, W, 3] or a PIL image")
 
 
-def _decoded(data: np.ndarray, name: str, max_pixels: int | None) -> np.ndarray:
-    if max_pixels is not None and data.size:
-        size = image_size(data)
-        if size is None:  # whatever has no readable header does not reach the decoder
+def reduction(size: Size, resized: Resized) -> int:
+    """The largest reduction of a JPEG of this size that leaves `LEFT_OVER` times what is needed; 1 where none does."""
+    # EXIF may turn the image after decoding: what is left must do for both ways.
+    sides: list[tuple[int, int]] = []  # there, and needed
+    for way in (size, size[::-1]):
+        needed = resized(way)
+        if needed is None:
+            return 1
+        sides += zip(way, needed, strict=True)
+    enough = (factor for factor in REDUCTIONS if all(have >= factor * LEFT_OVER * need for have, need in sides))
+    return next(enough, 1)
+
+
+def _whole(pixels: np.ndarray) -> Picture:
+    return Picture(pixels, (pixels.shape[1], pixels.shape[0]))
+
+
+def _decoded(data: np.ndarray, name: str, max_pixels: int | None, resized: Resized | None) -> Picture:
+    stated = None
+    if data.size and (max_pixels is not None or resized is not None):
+        stated = image_size(data)
+        if stated is None and max_pixels is not None:  # whatever has no readable header does not reach the decoder
             raise BrokenImage(
                 f"image {name}: not an image of a known kind; replace the file or remove it from the list"
             )
-        _check_size(size, name, max_pixels)
-    return decode_rgb(data, name)
+        if stated is not None:
+            _check_size(stated, name, max_pixels)
+    if stated is None or resized is None or not is_jpeg(data) or (factor := reduction(stated, resized)) == 1:
+        return _whole(decode_rgb(data, name))
+    whole = _whole(decode_rgb(data, name, reduction=factor))
+    # Some builds of OpenCV decode in full whatever they are asked for: what came is what counts.
+    for size in (stated, stated[::-1]):
+        if whole.size == (-(-size[0] // factor), -(-size[1] // factor)):
+            return Picture(whole.pixels, size)
+    return whole
 
 
-def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
+def _check_size(size: Size, name: str, max_pixels: int | None) -> None:
     width, height = size
     if max_pixels is not None and width * height > max_pixels:
         raise BrokenImage(

@@ -10,7 +10,7 @@ import pydantic
 from paddle import nn
 from typing_extensions import override
 
-from ppcls_ext.core.config import Batch, Section
+from ppcls_ext.core.config import Batch, InputKind, Section
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -20,6 +20,7 @@ class ExportSection(Section):
 
     Attributes:
         batch: images in a call of the exported network; -1: any number.
+        input: uint8 takes pixels [N, H, W, 3] and normalises them in the graph; in segmentation it needs `size`.
         int8, bf16: also try 8-bit integers or bfloat16, which are kept where they are faster on this machine and the
             primary metric on the evaluation split falls by no more than `loss`.
         loss: in points, of 100.
@@ -27,6 +28,7 @@ class ExportSection(Section):
     """
 
     batch: Batch = -1
+    input: InputKind = "float32"
     int8: bool = False
     bf16: bool = False
     loss: float = pydantic.Field(default=0.5, ge=0, allow_inf_nan=False)

@@ -138,8 +138,9 @@ def build_schedule(
         settings[key] = scaled
     warmup = settings.get("warmup_epoch", 0)
     if warmup and warmup >= epochs:
+        length_by = f" that Global.iters={last_step} makes" if last_step else ""
         raise UserError(
-            f"Optimizer.lr.warmup_epoch: {warmup} is not less than the run's {epochs} epochs; "
+            f"Optimizer.lr.warmup_epoch: {warmup} is not less than the run's {epochs} epochs{length_by}; "
             "-o Optimizer.lr.warmup_epoch=0 trains without warm-up"
         )
     length = {"epochs": epochs, "step_each_epoch": steps_per_epoch}

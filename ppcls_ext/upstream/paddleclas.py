@@ -10,9 +10,12 @@ import importlib.util
 import logging
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import cv2
+import numpy as np
 
 from ppcls_ext.upstream.imports import quiet_import
 
@@ -173,3 +176,54 @@ def download(url: str) -> Path:
         return Path(ppcls("utils.download").get_weights_path_from_url(url))
     except Exception as error:
         raise ConnectionError(type(error).__name__) from error
+
+
+def deploy_predictor(folder: Path, transforms: Sequence[Any], threads: int) -> Callable[[str], np.ndarray]:
+    """PaddleClas's own predictor (`deploy/python/predict_cls.py`) with oneDNN, as its users run it: for comparison.
+
+    Its modules are called `utils` and `python`, and find each other only where their folder is in `sys.path`; so this
+    is for processes of which nothing else is expected.
+
+    Args:
+        folder: with inference.pdmodel and inference.pdiparams.
+        transforms: a list of PaddleClas's operations.
+    Returns:
+        from the path of an image to the number of its best class, int64 [1].
+    Raises:
+        ImportError: PaddleClas or something that it needs is not installed.
+    """
+    spec = importlib.util.find_spec("paddleclas")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("paddleclas is not installed")
+    sys.path.insert(0, str(Path(spec.submodule_search_locations[0]) / "deploy"))
+    with quiet_import():
+        predict_cls = importlib.import_module("python.predict_cls")
+        config = importlib.import_module("utils.config")
+    settings = {
+        "inference_model_dir": str(folder),
+        "use_gpu": False,
+        "enable_mkldnn": True,
+        "cpu_num_threads": threads,
+        "use_fp16": False,
+        "ir_optim": True,
+        "use_tensorrt": False,
+        "enable_profile": False,
+        "batch_size": 1,
+    }
+    given: dict[str, dict[str, Any]] = {
+        "Global": settings,
+        "PreProcess": {"transform_ops": [dict(step) for step in transforms if "DecodeImage" not in step]},
+        "PostProcess": {"main_indicator": "Topk", "Topk": {"topk": 5}},
+    }
+    if "ToCHWImage" not in [name for step in transforms for name in step]:  # its predictor does no more than it is told
+        given["PreProcess"]["transform_ops"].append({"ToCHWImage": None})
+    attributes = config.AttrDict(given)
+    config.create_attr_dict(attributes)
+    predictor = predict_cls.ClsPredictor(attributes)
+
+    def predict(path: str) -> np.ndarray:
+        image: Any = cv2.imread(path)
+        image = image[:, :, ::-1]
+        return np.array(predictor.predict([image])[0]["class_ids"][:1], np.int64)
+
+    return predict

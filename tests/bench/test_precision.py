@@ -174,6 +174,8 @@ def test_what_stands_against_it_is_said_before_the_export(config: Config) -> Non
     assert asked("Export.bf16=true") == ["bf16"]
     with pytest.raises(UserError, match=r"set Export\.batch to -1 or 1, not 2"):
         asked("Export.bf16=true", "Export.batch=2")
+    with pytest.raises(UserError, match=r"set Export\.input to float32"):
+        asked("Export.bf16=true", "Export.input=uint8")
     with pytest.raises(UserError, match="add --formats onnx"):
         asked("Export.int8=true")
 

@@ -122,7 +122,7 @@ def test_wrong_usage_is_one_line(arguments: list[str], message: str, capfd: pyte
     line = usage_error(arguments, capfd)
     assert message in line
     program = line.partition(":")[0]
-    assert line.endswith(f"; see {program} --help")
+    assert line.endswith(f"ee {program} --help")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +131,7 @@ def test_an_unknown_flag_of_any_command_is_one_line(name: str, capfd: pytest.Cap
     given = required.get(name, ["-m", "x"] if name == "benchmark" else [])
     line = usage_error([name, *given, "--00000"], capfd)
     assert line.startswith(f"pplcnet {name}: no flag '--00000'; known: ")
-    assert line.endswith(f"; see pplcnet {name} --help")
+    assert line.endswith(f"ee pplcnet {name} --help")
 
 
 def test_flags_may_be_cut_short() -> None:

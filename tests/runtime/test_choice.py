@@ -8,6 +8,7 @@ import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime import choice
+from ppcls_ext.runtime.auto import candidates
 from ppcls_ext.runtime.choice import choose_engine
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FLOAT_FORMATS, FORMATS, HOW_TO_EXPORT, Engine
@@ -26,6 +27,11 @@ def exported(*formats: str, accepted: tuple[str, ...] = ()) -> Exported:
     return Exported(Path("out"), {}, "classification", formats, inputs, ("a",), accepted, {})
 
 
+def chosen(exported: Exported, engine: str | None) -> tuple[str, str]:
+    choice = choose_engine(exported, engine)
+    return choice.engine, choice.model_format
+
+
 def test_the_engines_of_reduced_precision() -> None:
     assert set(REDUCED) == {"onednn-bf16", "openvino-bf16", "openvino-int8"}
     assert set(HOW_TO_EXPORT) == set(FORMATS) == {*FLOAT_FORMATS, "int8"}
@@ -34,7 +40,7 @@ def test_the_engines_of_reduced_precision() -> None:
 @pytest.mark.parametrize("engine", REDUCED)
 def test_reduced_precision_runs_where_it_was_accepted(engine: str) -> None:
     accepted = exported(*FORMATS, accepted=(engine,))
-    assert choose_engine(accepted, engine) == (engine, engine_class(engine).formats[0])
+    assert chosen(accepted, engine) == (engine, engine_class(engine).formats[0])
 
 
 @pytest.mark.parametrize("engine", REDUCED)
@@ -47,7 +53,7 @@ def test_reduced_precision_that_was_not_accepted_is_one_line_with_both_ways_out(
     assert f"-o Export.{precision}=true" in text
     assert "--allow-reduced" in text
     assert "\n" not in text
-    assert choose_engine(exported(*FORMATS), engine, allow_reduced=True)[0] == engine
+    assert choose_engine(exported(*FORMATS), engine, allow_reduced=True).engine == engine
 
 
 def test_an_int8_file_that_is_not_there_says_how_to_get_it() -> None:
@@ -60,5 +66,11 @@ def test_reduced_precision_is_not_chosen_unasked(monkeypatch: pytest.MonkeyPatch
     """Not even if someone puts it among the preferred ones."""
     assert not set(choice.PREFERRED) & set(REDUCED)
     monkeypatch.setattr(choice, "PREFERRED", (*REDUCED, "onnxruntime"))
-    assert choose_engine(exported(*FORMATS), None) == ("onnxruntime", "onnx")
-    assert choose_engine(exported(*FORMATS, accepted=("openvino-int8",)), None) == ("openvino-int8", "int8")
+    assert chosen(exported(*FORMATS), None) == ("onnxruntime", "onnx")
+    assert chosen(exported(*FORMATS, accepted=("openvino-int8",)), None) == ("openvino-int8", "int8")
+
+
+def test_auto_takes_engines_of_float32_only() -> None:
+    """Accepted ones too are left out: auto takes what gives the outputs that the export stores."""
+    tried = {name.engine for name in candidates(exported(*FORMATS, accepted=tuple(REDUCED)))}
+    assert tried == set(ENGINES) - set(REDUCED)

@@ -31,6 +31,7 @@ from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import Arrays, Run
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.results import STAGES, Result
+from ppcls_ext.runtime.sources import Size
 from tests.helpers.processes import ROOT
 
 KINDS = [engine_class(name) for name in ENGINES]
@@ -47,13 +48,13 @@ class Brightness(Inference):
     def __init__(self) -> None:
         pass
 
-    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+    def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
         return [image.astype(np.float32)]
 
     def check_outputs(self, outputs: Arrays) -> None:
         pass
 
-    def result(self, outputs: Arrays, image: np.ndarray, **about: Any) -> ClassResult:
+    def result(self, outputs: Arrays, **about: Any) -> ClassResult:
         return ClassResult(scores=(float(outputs[0]),), **about)
 
 
@@ -63,6 +64,9 @@ class Network:
     def __init__(self) -> None:
         self.threads: set[int] = set()
         self.batches: list[int] = []
+        self.ran: list[int] = []
+        self.entered = threading.Semaphore(0)
+        self.alone = threading.Lock()
         self.go = threading.Event()
         self.go.set()
 
@@ -71,8 +75,12 @@ class Network:
         return self.run
 
     def run(self, inputs: Arrays) -> list[np.ndarray]:
+        assert self.alone.acquire(blocking=False), "two threads run the network at once"
+        self.entered.release()
         self.go.wait(30)
+        self.alone.release()
         self.threads.add(threading.get_ident())
+        self.ran.append(threading.get_ident())
         self.batches.append(len(inputs[0]))
         if (inputs[0] == 13).any():
             raise RuntimeError("13 brings\nbad luck")
@@ -104,6 +112,44 @@ def test_a_list_gives_a_list_in_order(network: Network, batch: int, decoders: in
     assert network.batches == [batch] * (23 // batch) + ([23 % batch] if 23 % batch else [])
     assert len(network.threads) == 1
     assert threading.get_ident() not in network.threads
+
+
+def test_a_caller_runs_an_engine_that_lets_any_thread_and_waits_where_it_runs_already(network: Network) -> None:
+    with pipeline(network, any_thread=True) as predict:
+        assert predict(image(5), "rgb").scores == (5,)
+        assert network.ran == [threading.get_ident()]
+        assert network.entered.acquire(timeout=30)
+        network.go.clear()
+        first = predict.submit(image(6), "rgb")
+        assert network.entered.acquire(timeout=30)
+        second = ThreadPoolExecutor(1).submit(predict, image(7), "rgb")
+        network.go.set()
+        assert [first.result(30).scores, second.result(30).scores] == [(6,), (7,)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_without_decoders_a_stream_needs_no_other_thread(network: Network, batch: int) -> None:
+    with pipeline(network, decoders=0, any_thread=True, batch=batch, errors="keep") as predict:
+        images = [image(20), image(21), "nowhere.jpg", image(22), image(23, side=6), image(24)]
+        results = predict(images, "rgb")
+    assert [result.scores for result in results] == [(20,), (21,), (), (22,), (23,), (24,)]
+    assert results[2].error is not None
+    assert set(network.ran) == {threading.get_ident()}
+    assert network.batches == ([1] * 5 if batch == 1 else [3, 1, 1])
+
+
+def test_without_decoders_results_before_a_bad_image_come(network: Network) -> None:
+    with pipeline(network, decoders=0, batch=3) as predict:
+        stream = predict.stream([image(20), "nowhere.jpg", image(21)], "rgb")
+        assert next(stream).scores == (20,)
+        with pytest.raises(UserError, match=r"nowhere\.jpg"):
+            next(stream)
+
+
+def test_the_owner_alone_runs_an_engine_that_must_not_be_shared(network: Network) -> None:
+    with pipeline(network) as predict:
+        assert predict(image(5), "rgb").scores == (5,)
+    assert network.ran == list(network.threads)
 
 
 def test_images_of_other_shapes_are_not_put_into_one_batch(network: Network) -> None:
@@ -167,7 +213,7 @@ def test_a_stream_decodes_while_the_network_runs(network: Network) -> None:
     decoded = threading.Semaphore(0)
 
     class Decoding(Brightness):
-        def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
             decoded.release()
             return super().prepare(image)
 
@@ -187,7 +233,7 @@ def test_submitted_images_that_wait_run_in_one_batch(network: Network) -> None:
     prepared = threading.Semaphore(0)
 
     class Preparing(Brightness):
-        def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        def prepare(self, image: np.ndarray, size: Size | None = None) -> list[np.ndarray]:
             prepared.release()
             return super().prepare(image)
 

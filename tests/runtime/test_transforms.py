@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppcls_ext.cls.inference import build_preprocessing, needs_paddleclas
+from ppcls_ext.cls.inference import ClassificationInference, build_preprocessing, needs_paddleclas
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.pixels import normalize
 from ppcls_ext.data.transforms import apply, build_transforms
+from ppcls_ext.runtime.transforms import NormalizeImage, PixelTables
 
 SIZES = [(375, 500), (500, 333), (224, 224), (97, 61), (33, 256), (7, 5), (1, 3)]  # height, width
 STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -99,3 +101,36 @@ def test_an_image_too_long_for_its_short_edge_is_refused() -> None:
     resize = build_preprocessing([{"ResizeImage": {"resize_short": 256}}], "t")
     with pytest.raises(UserError, match="short edge"):
         apply(picture((1, 4000)), resize)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda pixels: normalize(pixels, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).transpose(1, 2, 0),
+        NormalizeImage(scale="1.0/255.0", order="", **STATISTICS),
+    ],
+    ids=["normalize", "NormalizeImage"],
+)
+def test_tables_equal_the_operation_they_are_made_of(operation: Any) -> None:
+    tables, image = PixelTables(operation), picture((31, 47))
+    for part in (image, image[3:20, 5:40]):  # a crop lies in another image's memory
+        found = tables(part)
+        np.testing.assert_array_equal(found, operation(part).transpose(2, 0, 1))
+        assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [{"ResizeImage": {"resize_short": 64}}, {"CropImage": {"size": 56}}, {"NormalizeImage": {"order": ""}}],
+        [{"CropImage": {"size": 30}}, {"ResizeImage": {"size": 24}}, {"NormalizeImage": {"order": ""}}],
+        [{"ResizeImage": {"size": 24}}, {"ToCHWImage": None}, {"NormalizeImage": {"order": "chw"}}],
+        [{"ResizeImage": {"size": 24}}, {"NormalizeImage": {"order": ""}}, {"NormalizeImage": {"order": ""}}],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", SIZES[:4])
+def test_a_classifier_prepares_images_as_paddleclas_does(operations: list[Any], size: tuple[int, int]) -> None:
+    recipe = {"labels": ["a"], "postprocess": {"topk": 1}, "preprocess": {"transforms": operations}}
+    (found,) = ClassificationInference(recipe).prepare(picture(size))
+    np.testing.assert_array_equal(found, apply(picture(size), build_transforms(operations, "transforms")))

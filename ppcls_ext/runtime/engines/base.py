@@ -42,6 +42,7 @@ class Engine(abc.ABC):
         formats: that it runs, the preferred one first.
         package: the distribution that does the work; its version belongs to every figure.
         module: what is imported of it.
+        any_thread: whether any thread may run it, as long as one does at a time.
         extra: of this package, which installs it: `pip install pplcnet[EXTRA]`.
         precision: of the numbers it computes with, `FLOAT` or a key of `Export`; outputs of reduced ones differ from
             dygraph's.
@@ -52,6 +53,7 @@ class Engine(abc.ABC):
     package: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
+    any_thread: ClassVar[bool] = False
     precision: ClassVar[str] = FLOAT
 
     def __init__(self, folder: Path, threads: int, model_format: str | None) -> None:

@@ -15,6 +15,7 @@ class OnnxRuntime(Engine):
 
     name = "onnxruntime"
     formats = ("onnx",)
+    any_thread = True
     package = module = extra = "onnxruntime"
 
     def open(self, files: Sequence[Path], threads: int) -> None:

@@ -16,6 +16,7 @@ class OpenVINO(Engine):
 
     name = "openvino-onnx"
     formats = ("onnx",)
+    any_thread = True
     package = module = extra = "openvino"
     hint: ClassVar[str] = "f32"  # without it, OpenVINO takes bfloat16 where the processor has it
 

@@ -1,0 +1,115 @@
+"""The engine that `auto` takes, as a subject of the benchmark; and whether it takes one that is fast enough."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ppcls_ext.bench.benchmark import run_benchmark
+from ppcls_ext.bench.session import Subject, input_shapes
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.config import parse
+from ppcls_ext.core.display import out
+from ppcls_ext.runtime.auto import check_auto, choose_fastest
+from ppcls_ext.runtime.choice import AUTO, EngineChoice
+from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.runtime.inference import build_inference
+
+ALLOWED = 1.03  # times the time of the best engine
+
+
+def choice_for(subject: Subject) -> EngineChoice:
+    """What `engine="auto"` takes for a subject's model, threads, batch and size.
+
+    Raises:
+        UserError: see `choose_fastest`.
+    """
+    exported = read_exported(subject.model)
+    check_auto(exported)
+    inference = build_inference(exported.task, exported.recipe, {})
+    shapes = [tuple(spec["shape"]) for spec in input_shapes(subject)]
+    return choose_fastest(exported, inference, shapes, subject.threads)
+
+
+def chosen(subject: Subject) -> Subject:
+    """A subject with the engine that is to be measured: its own, or the one that `auto` takes."""
+    if subject.engine != AUTO:
+        return subject
+    choice = choice_for(subject)
+    return replace(subject, engine=choice.engine, format=choice.model_format, automatic=True)
+
+
+@dataclass(frozen=True)
+class Regret:
+    """How much slower than the best engine the one is that `auto` has taken.
+
+    Attributes:
+        auto, best: engine and model format.
+        slower: times the time of the best; 1 where it is that, with the ends of a 95 % interval.
+        reason: why it was taken.
+    """
+
+    model: str
+    auto: str
+    best: str
+    slower: float
+    low: float
+    high: float
+    reason: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is no slower than `ALLOWED`."""
+        return self.slower <= ALLOWED
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "too slow"
+        interval = f"{self.slower:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.model}: auto takes {self.auto}, the best is {self.best}: {interval} times its time, {verdict}"
+
+
+def regret(subject: Subject, settings: Settings) -> Regret:
+    """Let `auto` choose for a subject, then measure its choice and every engine that was not refused, interleaved.
+
+    Raises:
+        UserError: see `choose_fastest`.
+    """
+    choice = choice_for(subject)
+    own = replace(subject, engine=choice.engine, format=choice.model_format)
+    others = [
+        replace(subject, engine=candidate.engine, format=candidate.model_format)
+        for candidate in choice.candidates
+        if not candidate.refused and (candidate.engine, candidate.model_format) != (own.engine, own.format)
+    ]
+    rows = run_benchmark([own, *others], settings)["results"]
+    best, slower, low, high = f"{own.engine} on {own.format}", 1.0, 1.0, 1.0
+    for row in rows[1:]:
+        ratio = row.get("ratio_to_first")
+        if ratio and 1 / ratio["ratio"] > slower:
+            best = f"{row['engine']} on {row['format']}"
+            slower, low, high = 1 / ratio["ratio"], 1 / ratio["high"], 1 / ratio["low"]
+    return Regret(subject.name, f"{own.engine} on {own.format}", best, slower, low, high, choice.reason)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m ppcls_ext.bench.automatic FOLDER ...`: whether `auto` is fast enough; 1 where it is not."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("models", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--seconds", type=float, default=Settings.model_fields["seconds"].default)
+    given = parser.parse_args(arguments)
+    size = None if given.size is None else (given.size[0], given.size[1])
+    settings = parse(Settings, {"seconds": given.seconds}, "automatic")
+    found = []
+    for model in given.models:
+        found.append(regret(Subject(model, threads=given.threads, batch=given.batch, size=size), settings))
+        out.print(str(found[-1]), markup=False)
+    return int(not all(one.holds for one in found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,304 @@
+"""`pplcnet benchmark --end-to-end`: how long it takes from an image file to its result, beside what others take.
+
+Every subject runs in processes of its own and all take turns, as in `ppcls_ext.bench.benchmark`; a call begins with the
+path of an image, whose file the system has in memory, and ends with its result.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ppcls_ext.bench.benchmark import DISCARDED, LEAST_CALLS, failing, ratio_interval, summary, take_turns, versions
+from ppcls_ext.bench.command import check_target, milliseconds
+from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
+from ppcls_ext.bench.photos import name_photos, write_photos
+from ppcls_ext.bench.scripts import agreement
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.device import usable_cores
+from ppcls_ext.core.display import UNDEFINED, bar, say, show_table
+from ppcls_ext.core.errors import CheckFailed
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.images import find_images
+from ppcls_ext.core.machine import machine
+from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.exported import Exported, read_exported
+from ppcls_ext.runtime.process import EngineProcess
+
+STREAM_BATCH = 8  # images at once, where the model takes any number
+STREAM_IMAGES = 48
+WARM_CALLS = 4  # at most: a photo of a phone takes a while
+
+
+@dataclass(frozen=True)
+class PhotoSubject:
+    """What turns photos into results.
+
+    Attributes:
+        kind: a `Predictor`, the script that people write by hand, or PaddleClas's own predictor.
+        engine, decode: of a Predictor.
+    """
+
+    kind: str
+    folder: Path
+    engine: str = ""
+    decode: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        names = {SCRIPT: "OpenCV + ONNX Runtime script", PADDLECLAS: "PaddleClas's predictor, onednn"}
+        return names.get(self.kind, f"Predictor, {self.engine}, {self.decode}")
+
+
+def photo_subjects(exported: Exported, engines: Sequence[str]) -> list[PhotoSubject]:
+    """What can be measured with an export here: the baselines first, then a Predictor on each engine.
+
+    Args:
+        engines: none: each that is installed, has its format in the folder, and is of float32 or accepted.
+    """
+    kinds = [engine_class(name) for name in ENGINES if name != "native"]
+    usable = [kind for kind in kinds if set(kind.formats) & set(exported.formats) and exported.accepts(kind)]
+    engines = engines or [kind.name for kind in usable if kind.installed()]
+    found = []
+    if exported.task == "classification" and "pdmodel" in exported.formats and not exported.takes_pixels:
+        found.append(PhotoSubject(PADDLECLAS, exported.folder))
+    if "onnx" in exported.formats and engine_class("onnxruntime").installed():
+        found.append(PhotoSubject(SCRIPT, exported.folder))
+    return found + [
+        PhotoSubject(PREDICTOR, exported.folder, engine, decode) for engine in engines for decode in ("exact", "scaled")
+    ]
+
+
+class PhotoRun:
+    """A subject under way on a set of photos."""
+
+    def __init__(self, subject: PhotoSubject, photos: Sequence[Path], settings: Settings, threads: int = 1) -> None:
+        self.subject, self.photos, self.settings, self.threads = subject, photos, settings, threads
+        self.session: PhotoSession | None = None
+        self.gists: list[np.ndarray] = []
+        self.calls = 0
+        self.turns: list[list[int]] = []
+        self.failure: str | None = None
+
+    def start(self, batch: int = 1) -> None:
+        """Open a process and warm it up; the first one also says how many calls a turn has."""
+        subject, settings = self.subject, self.settings
+        self.session = PhotoSession(self.threads, settings.pin)
+        self.gists = self.session(
+            "start",
+            kind=subject.kind,
+            folder=str(subject.folder),
+            engine=subject.engine,
+            decode=subject.decode,
+            threads=self.threads,
+            batch=batch,
+            files=[str(photo) for photo in self.photos],
+        )
+        warm = self.session("turn", calls=min(settings.warmup, WARM_CALLS))
+        if settings.iterations:
+            self.calls = -(-settings.iterations // settings.rounds)
+        elif not self.calls:
+            each = settings.seconds / settings.rounds / (warm["seconds"] / len(warm["ns"]))
+            self.calls = max(LEAST_CALLS, round(each))
+
+    def turn(self) -> None:
+        """Time a share of the calls."""
+        assert self.session is not None
+        self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED)["ns"])
+
+    def fail(self, reason: str) -> None:
+        """Give up, for this reason."""
+        self.failure = reason
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Milliseconds [rounds, calls]."""
+        return np.array(self.turns, float) / 1e6
+
+
+class PhotoSession(EngineProcess):
+    """A process of a `PhotoWorker`."""
+
+    def __init__(self, threads: int, pin: Sequence[int]) -> None:
+        super().__init__(threads, "ppcls_ext.bench.end_to_end_worker", pin)
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far; 0 where it is gone."""
+        try:
+            return float(sum(psutil.Process(self.pid).cpu_times()[:2]))
+        except psutil.NoSuchProcess:
+            return 0.0
+
+
+def measure(subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings) -> list[PhotoRun]:
+    """Time one call after the other of every subject on a set of photos, on one thread, interleaved."""
+    runs = [PhotoRun(subject, photos, settings) for subject in subjects]
+    order = np.random.default_rng(settings.seed)
+    with ExitStack() as stack, bar(len(settings.shares()) * len(runs), "measure") as progress:
+        for run in runs:
+            stack.callback(run.close)
+        for rounds in settings.shares():
+            for run in runs:
+                if run.failure is None:
+                    with failing(run):
+                        run.start()
+            take_turns(runs, rounds, order)
+            for run in runs:
+                run.close()
+                progress.advance()
+    return runs
+
+
+def throughput(
+    subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings, threads: int, batch: int
+) -> list[float | None]:
+    """Images a second of a stream in each Predictor, on so many threads: the median of three turns.
+
+    More threads than there are cores to bind to run unbound.
+    """
+    if threads > len(settings.pin):
+        settings = settings.model_copy(update={"pin": ()})
+    runs = [PhotoRun(subject, photos, settings, threads) for subject in subjects]
+    images = STREAM_IMAGES if photos[0].stat().st_size < 2**19 else STREAM_IMAGES // 4
+    with ExitStack() as stack:
+        for run in runs:
+            stack.callback(run.close)
+            if run.subject.kind == PREDICTOR:
+                with failing(run):
+                    run.start(batch)
+        rates: list[list[float]] = [[] for _ in runs]
+        for _ in range(3):
+            for run, rate in zip(runs, rates, strict=True):
+                if run.session is not None:
+                    with failing(run):
+                        rate.append(run.session("stream", images=images))
+    return [float(np.median(rate)) if rate else None for rate in rates]
+
+
+def rows_of(runs: Sequence[PhotoRun], settings: Settings) -> list[dict[str, Any]]:
+    """A row of the report for each subject: its times, and how many times as fast as each baseline it is."""
+    baselines = [run for run in runs if run.subject.kind != PREDICTOR and run.failure is None]
+    exact = next((run for run in runs if run.subject.decode == "exact" and run.failure is None), None)
+    rows = []
+    for run in runs:
+        row: dict[str, Any] = {"subject": run.subject.name, **asdict(run.subject), "failure": run.failure}
+        row["folder"] = str(run.subject.folder)
+        if run.failure is None:
+            row["n"] = int(run.samples.size)
+            row["ms"] = summary(run.samples)
+            row["times_as_fast_as"] = {
+                base.subject.kind: ratio_interval(base.samples, run.samples, settings.seed, settings.shares())
+                for base in baselines
+                if base is not run
+            }
+            if exact is not None:
+                pairs = zip(run.gists, exact.gists, strict=True)
+                row["agreement"] = float(np.mean([agreement(a, b) for a, b in pairs]))
+        rows.append(row)
+    return rows
+
+
+def end_to_end(
+    folders: Sequence[Path], engines: Sequence[str], images: Sequence[str], settings: Settings, json_file: Path | None
+) -> dict[str, Any]:
+    """Measure and show it for each export and each set of photos; gives a JSON-able report.
+
+    Args:
+        engines: none: every one that can run here.
+        images: files, folders or globs; none: photos of two sizes are drawn.
+    Raises:
+        UserError: not an export, an unknown engine, images that are not there. CheckFailed: a Predictor failed.
+    """
+    if json_file is not None:
+        check_target(json_file)
+    exports = [read_exported(folder) for folder in folders]
+    subjects = [photo_subjects(exported, engines) for exported in exports]
+    cores = usable_cores()
+    results = []
+    with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+        sets = name_photos([Path(file) for file in find_images(images)]) if images else write_photos(Path(scratch))
+        for exported, chosen in zip(exports, subjects, strict=True):
+            batch = exported.batch if exported.batch != -1 else STREAM_BATCH
+            for name, photos in sets.items():
+                runs = measure(chosen, photos, settings)
+                result: dict[str, Any] = {
+                    "model": str(exported.folder),
+                    "photos": name,
+                    "batch": batch,
+                    "rows": rows_of(runs, settings),
+                }
+                for threads in sorted({1, cores}):
+                    rates = throughput(chosen, photos, settings, threads, batch)
+                    for row, rate in zip(result["rows"], rates, strict=True):
+                        row.setdefault("images_per_s", {})[str(threads)] = rate
+                show(result)
+                results.append(result)
+    report = {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(sorted({s.engine for chosen in subjects for s in chosen if s.engine})),
+        "settings": settings.model_dump(mode="json"),
+        "results": results,
+    }
+    if json_file is not None:
+        atomic_write_text(json_file, json.dumps(report, indent=1) + "\n")
+        say(f"written to {json_file}")
+    failed = [row for result in results for row in result["rows"] if row["failure"] and row["kind"] == PREDICTOR]
+    if failed:
+        raise CheckFailed(f"{failed[0]['subject']}: {failed[0]['failure']}")
+    return report
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The table of an export on a set of photos."""
+    threads = sorted({int(n) for row in result["rows"] for n in row["images_per_s"]})
+    columns = ["subject", "median ms", "p99", "faster than PaddleClas", "than script", "as exact"]
+    columns += [f"images/s, {n} thread{'s' * (n > 1)}" for n in threads]
+    rows = []
+    for row in result["rows"]:
+        if row["failure"]:
+            rows.append((row["subject"], "failed", *[UNDEFINED] * (len(columns) - 2)))
+            continue
+        rates = (row["images_per_s"][str(n)] for n in threads)
+        rows.append(
+            (
+                row["subject"],
+                milliseconds(row["ms"]["median"]),
+                milliseconds(row["ms"]["p99"]),
+                *(_ratio(row["times_as_fast_as"].get(kind)) for kind in (PADDLECLAS, SCRIPT)),
+                f"{row['agreement']:.1%}" if "agreement" in row else UNDEFINED,
+                *(UNDEFINED if rate is None else f"{rate:.1f}" for rate in rates),
+            )
+        )
+    show_table(
+        f"{result['model']}, {result['photos']}: image file to result; streams of batch {result['batch']}",
+        columns,
+        rows,
+    )
+    for row in result["rows"]:
+        if row["failure"]:
+            say(f"{row['subject']}: {row['failure']}")
+
+
+def _ratio(found: Mapping[str, float] | None) -> str:
+    return UNDEFINED if found is None else f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"

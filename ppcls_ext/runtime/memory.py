@@ -1,0 +1,65 @@
+"""What was found out on this machine and is worth remembering, in one file of the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.core.files import atomic_write_text
+
+MOST_ENTRIES = 500  # the oldest go
+FORMAT = 1  # of the file
+
+log = logging.getLogger("pplcnet")
+
+
+def cache_file() -> Path:
+    """`engines.json` in the folder PPLCNET_CACHE, else in `pplcnet` of XDG_CACHE_HOME (default ~/.cache)."""
+    given = os.environ.get("PPLCNET_CACHE")
+    if given:
+        return Path(given) / "engines.json"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "pplcnet" / "engines.json"
+
+
+def recall(key: Mapping[str, Any]) -> Any:
+    """What was remembered under a JSON-able key; None where there is nothing, or the file is damaged."""
+    return _read().get(_digest(key), {}).get("value")
+
+
+def remember(key: Mapping[str, Any], value: Any) -> None:
+    """Remember a JSON-able value. Where the file cannot be written a line says so, and that is all."""
+    entries = _read()
+    entries.pop(_digest(key), None)
+    entries[_digest(key)] = {"key": key, "value": value}
+    kept = dict(list(entries.items())[-MOST_ENTRIES:])
+    file = cache_file()
+    try:
+        atomic_write_text(file, json.dumps({"format": FORMAT, "entries": kept}, indent=1) + "\n")
+    except OSError as error:
+        log.warning(
+            "%s: the choice of an engine cannot be remembered there (%s); set PPLCNET_CACHE to a folder that can be "
+            "written to",
+            file,
+            error.strerror or error,
+        )
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = content.get("entries") if isinstance(content, dict) and content.get("format") == FORMAT else None
+    if not isinstance(entries, dict):
+        return {}
+    return {digest: entry for digest, entry in entries.items() if isinstance(entry, dict)}

@@ -1,0 +1,59 @@
+"""Timing calls of an engine, and comparing two of them: what the choice of an engine and the benchmark share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then stable to a few percent of its width
+CONFIDENCE = 0.95
+
+Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+def make_inputs(inputs: Sequence[Mapping[str, Any]], seed: int) -> list[np.ndarray]:
+    """Images as networks see them, of the given `shape` and `dtype`: standard normal numbers, or any pixels."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.integers(0, 256, spec["shape"], np.uint8)
+        if spec["dtype"] == "uint8"
+        else rng.standard_normal(spec["shape"]).astype(spec["dtype"])
+        for spec in inputs
+    ]
+
+
+def timed(run: Runner, inputs: Sequence[np.ndarray], calls: int) -> list[int]:
+    """Nanoseconds of each call, from arrays in to arrays out."""
+    clock = time.perf_counter_ns
+    taken = []
+    for _ in range(calls):
+        start = clock()
+        run(inputs)
+        taken.append(clock() - start)
+    return taken
+
+
+def ratio_interval(
+    samples: np.ndarray, first: np.ndarray, seed: int, shares: Sequence[int] | None = None
+) -> dict[str, float]:
+    """How many times as long as the first a subject takes, with a bootstrap interval over processes and their rounds.
+
+    The geometric mean over rounds of the ratio of the two medians of the round. A shared machine has fast and slow
+    states; the two medians of a round are of the same state mostly, those of a whole run may be of different ones.
+
+    Args:
+        samples, first: milliseconds [rounds, calls]; the same rounds, calls may differ.
+        shares: rounds of each process, in order; default: one process.
+    """
+    logs = np.log(np.median(samples, 1) / np.median(first, 1))
+    rng = np.random.default_rng(seed)
+    processes = np.split(logs, np.cumsum(shares or [len(logs)])[:-1])
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = (processes[k] for k in rng.integers(0, len(processes), len(processes)))
+        means.append(np.concatenate([rng.choice(process, len(process)) for process in drawn]).mean())
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"ratio": float(np.exp(logs.mean())), "low": float(np.exp(low)), "high": float(np.exp(high))}
