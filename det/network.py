@@ -20,6 +20,7 @@ from paddle import nn
 from paddle.nn import functional
 
 from det.backbones import build_backbone
+from det.inference import are_raw
 from det.sections import ArchSection, NmsSection
 from det.transforms import Sample
 from ppcls_ext.core import distributed
@@ -281,13 +282,17 @@ class WithNms(nn.Layer):
     of the first image first, and the number of rows of each image, int32 [N].
     """
 
-    def __init__(self, detector: PicoDet, nms: NmsSection) -> None:
+    def __init__(self, detector: nn.Layer, nms: NmsSection) -> None:
         super().__init__()
         self.detector, self.nms = detector, nms
 
     def forward(self, images: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """The rows and counts of the boxes that NMS keeps; see the class for shapes."""
         scores, boxes = self.detector(images)
+        return self.kept(scores, boxes)
+
+    def kept(self, scores: paddle.Tensor, boxes: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The rows and counts of the boxes that NMS keeps, of scores [N, classes, M] and boxes [N, M, 4]."""
         rows, counts, _ = _ops.multiclass_nms(
             boxes,
             scores,
@@ -297,3 +302,12 @@ class WithNms(nn.Layer):
             self.nms.nms_threshold,
         )
         return rows, counts
+
+
+class ExportedDetector(WithNms):
+    """An exported model as a detector with NMS, which follows here for a format that has none in its graph."""
+
+    def forward(self, images: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Rows and counts; see `WithNms`."""
+        first, second = self.detector(images)
+        return self.kept(first, second) if are_raw([first, second]) else (first, second)

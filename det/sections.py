@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Batch, InputKind, Section
+from ppcls_ext.core.config import Section
 from ppcls_ext.data.loader import Sampler, Workers
+from ppcls_ext.tasks.export import ExportSection as CommonExport
 
 
 class DatasetSection(Section):
@@ -68,9 +69,7 @@ class InferSection(Section):
     category_ids: list[int] | None = None  # of the classes, for COCO results; found from the data
 
 
-class ExportSection(Section):
+class ExportSection(CommonExport):
     """`Export`."""
 
     nms: bool = True  # in the graph; False exports raw scores and boxes, and NMS is done in NumPy
-    batch: Batch = -1  # -1: any
-    input: InputKind = "float32"  # uint8: [N, H, W, 3], normalised in the graph

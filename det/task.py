@@ -30,6 +30,7 @@ from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
+from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.task import Task
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
@@ -45,6 +46,7 @@ class Detection(Task):
     sections = ("Global", "Arch", "Optimizer", "AMP", "EMA", "DataLoader", "Resize", "NMS", "Infer", "Export", "Expect")
     primary = "AP"
     inference = DetectionInference
+    export: ExportSection
     metric_names = METRICS
     data: DetectionData
 
@@ -128,7 +130,7 @@ class Detection(Task):
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         from det.network import WithNms
 
-        detector = WithNms(model, self.nms)
+        detector = model if isinstance(model, WithNms) else WithNms(model, self.nms)
         detector.eval()
         split, own = self.data.eval_split, dict[int, np.ndarray]()
         with paddle.no_grad():
@@ -210,6 +212,12 @@ class Detection(Task):
                 onnx_is_also=self.export.batch != 1,  # paddle2onnx translates NMS for one image only
             )
         return deployment if self.export.input == "float32" else from_pixels(deployment, IMAGENET_MEAN, IMAGENET_STD)
+
+    @override
+    def exported(self, model: ExportedModel) -> nn.Layer:
+        from det.network import ExportedDetector
+
+        return ExportedDetector(model, self.nms)
 
     def _parity_inputs(self, count: int) -> list[np.ndarray]:
         """Images of the evaluation split, on which there is something to find; where it is not there, noise."""

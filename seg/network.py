@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from typing_extensions import override
 
 from ppcls_ext.core.config import number
 from ppcls_ext.core.errors import UserError, nearest
@@ -125,3 +126,21 @@ def build_losses(section: Any, where: str) -> list[tuple[str, float, Loss]]:
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CrossEntropyLoss: {{coef: 1.0}}'")
     return losses
+
+
+class ExportedLogits(nn.Layer):
+    """An exported model as a network: float32 [N, 3, H, W] to a list of logits float32 [N, classes, H, W].
+
+    A class map counts as certain: a logit of 1 for its class, 0 for all others.
+    """
+
+    def __init__(self, model: nn.Layer, classes: int) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    @override
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        (output,) = self.model(x)
+        if output.ndim == 4:
+            return [output]
+        return [nn.functional.one_hot(output.astype("int64"), self.classes).transpose([0, 3, 1, 2])]

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Batch, InputKind, Section
+from ppcls_ext.core.config import Section
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.models.spec import LARGEST_STRIDE
+from ppcls_ext.tasks.export import ExportSection as CommonExport
 
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
 
@@ -101,10 +102,8 @@ class InferSection(Section):
     )  # larger images are shrunk to it for the network
 
 
-class ExportSection(Section):
+class ExportSection(CommonExport):
     """`Export`."""
 
-    batch: Batch = -1  # -1: any
     size: Pair | None = None  # height and width; null: any
     argmax: bool = True  # give the class map; false: the logits
-    input: InputKind = "float32"  # uint8: [N, H, W, 3], normalised in the graph; needs `size`

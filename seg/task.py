@@ -20,6 +20,7 @@ from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
+from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
 from seg.checks import check_data
@@ -27,7 +28,7 @@ from seg.data import SegmentationData
 from seg.deployment import EvaluatedNetwork, ExportedNetwork, sample_inputs
 from seg.inference import SegmentationInference, output_difference
 from seg.metrics import METRICS, PixelConfusion, write_report
-from seg.network import aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
+from seg.network import ExportedLogits, aspp_ratios, build_losses, build_network, is_whole, load_backbone, load_whole
 from seg.sections import (
     IGNORE,
     ArchSection,
@@ -53,6 +54,7 @@ class Segmentation(Task):
     primary = "mIoU"
     metric_names = METRICS
     inference = SegmentationInference
+    export: ExportSection
     data: SegmentationData
 
     def __init__(self, config: Config) -> None:
@@ -211,6 +213,12 @@ class Segmentation(Task):
         if export.argmax:
             deployment = deployment._replace(also=deployment._replace(model=ExportedNetwork(model, argmax=False)))
         return deployment
+
+    @override
+    def exported(self, model: ExportedModel) -> nn.Layer:
+        if self.export.size is not None:
+            raise UserError("Export.int8 and Export.bf16 are tried on whole images, of any size: set Export.size=null")
+        return ExportedLogits(model, self.class_num)
 
     @override
     def drawn(self, model: nn.Layer) -> Deployment:

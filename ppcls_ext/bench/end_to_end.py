@@ -66,10 +66,11 @@ def photo_subjects(exported: Exported, engines: Sequence[str]) -> list[PhotoSubj
     """What can be measured with an export here: the baselines first, then a Predictor on each engine.
 
     Args:
-        engines: none: each that is installed and has its format in the folder.
+        engines: none: each that is installed, has its format in the folder, and is of float32 or accepted.
     """
-    usable = [name for name in ENGINES if set(engine_class(name).formats) & set(exported.formats)]
-    engines = engines or [name for name in usable if engine_class(name).installed() and name != "native"]
+    kinds = [engine_class(name) for name in ENGINES if name != "native"]
+    usable = [kind for kind in kinds if set(kind.formats) & set(exported.formats) and exported.accepts(kind)]
+    engines = engines or [kind.name for kind in usable if kind.installed()]
     found = []
     if exported.task == "classification" and "pdmodel" in exported.formats and not exported.takes_pixels:
         found.append(PhotoSubject(PADDLECLAS, exported.folder))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ppcls_ext.cli.arguments import add_config_arguments, read_config
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
-FORMAT_CHOICES = ("both", *FORMATS, "all")  # the keys of `ppcls_ext.deploy.export.CHOICES`, which imports Paddle
+FORMAT_CHOICES = ("both", *FLOAT_FORMATS, "all")  # the keys of `ppcls_ext.deploy.export.CHOICES`, which imports Paddle
 
 NAME = "export"
 HELP = "write a trained model for deployment, and check it on every engine"
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--formats",
         choices=FORMAT_CHOICES,
         metavar="FORMAT",
-        help=f"write {', '.join(FORMATS)}, all of them (all), or json and pdmodel (both); onnx comes with json, which "
-        "it is made from (default: all, without onnx where paddle2onnx is not installed)",
+        help=f"write {', '.join(FLOAT_FORMATS)}, all of them (all), or json and pdmodel (both); onnx comes with "
+        "json, which it is made from (default: all, without onnx where paddle2onnx is not installed)",
     )
     group.add_argument("--no-fold", action="store_true", help="do not fold batch norms into convolutions")
 
@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export; gives the exit status."""
     config = read_config(arguments.config, arguments.override)
-    from ppcls_ext.deploy.export import export
+    from ppcls_ext.bench.precision import smaller_numbers, wanted
+    from ppcls_ext.deploy.export import chosen_formats, export
+    from ppcls_ext.tasks.finding import make_task
 
-    export(config, arguments.formats, not arguments.no_fold)
+    asked = wanted(make_task(config), chosen_formats(arguments.formats))
+    folder = export(config, arguments.formats, not arguments.no_fold)
+    if asked:
+        smaller_numbers(config, folder, asked)
     return 0

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {DEFAULT_ENGINE})"
     )
     group.add_argument(
+        "--allow-reduced",
+        action="store_true",
+        help="run an --engine of bf16 or int8 also where the export has not accepted it",
+    )
+    group.add_argument(
         "--decode",
         choices=("exact", "scaled"),
         metavar="HOW",
@@ -109,6 +114,8 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.config and arguments.engine is not None:
         raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
+    if arguments.allow_reduced and arguments.engine is None:
+        raise UserError("infer --allow-reduced concerns an engine that you name: add --engine")
     if arguments.config and arguments.decode is not None:
         raise UserError("infer --decode is of exported models: use it with -m; with -c images are decoded exactly")
     if arguments.model and arguments.override:
@@ -133,5 +140,11 @@ def _opened(arguments: argparse.Namespace, config: Config | None, options: Mappi
     from ppcls_ext.deploy.infer import open_exported
 
     return open_exported(
-        arguments.model, arguments.engine, arguments.threads, options, batch, arguments.decode or DEFAULT_DECODE
+        arguments.model,
+        arguments.engine,
+        arguments.threads,
+        options,
+        batch,
+        arguments.decode or DEFAULT_DECODE,
+        arguments.allow_reduced,
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Batch, InputKind, Section
+from ppcls_ext.core.config import Section
 from ppcls_ext.data.loader import Sampler, Workers
 
 
@@ -50,10 +50,3 @@ class InferSection(Section):
     batch_size: int = pydantic.Field(default=1, ge=1)  # of `infer -c`, unless --batch says otherwise
     transforms: list[Any] | None = None  # default: those of DataLoader.Eval
     PostProcess: TopkSection = TopkSection()
-
-
-class ExportSection(Section):
-    """`Export`."""
-
-    batch: Batch = -1  # -1: any
-    input: InputKind = "float32"  # uint8: [N, H, W, 3], normalised in the graph

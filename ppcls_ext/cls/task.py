@@ -18,7 +18,7 @@ from ppcls_ext.cls.distillation import Distillation
 from ppcls_ext.cls.inference import ClassificationInference, normalization_apart, score_difference
 from ppcls_ext.cls.metrics import Confusion, write_report
 from ppcls_ext.cls.network import build_losses
-from ppcls_ext.cls.sections import ExportSection, InferSection
+from ppcls_ext.cls.sections import InferSection
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
@@ -30,6 +30,7 @@ from ppcls_ext.data.transforms import build_transforms, resolve_sizes
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
+from ppcls_ext.tasks.export import ExportedModel, ExportSection
 from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.distillation import DistillSection
@@ -202,3 +203,20 @@ class Classification(Task):
         outside, mean, std = normalization_apart(transforms, "Infer.transforms")
         recipe["preprocess"]["transforms"] = outside
         return from_pixels(deployment, mean, std)
+
+    @override
+    def exported(self, model: ExportedModel) -> nn.Layer:
+        return LogScores(model)
+
+
+class LogScores(nn.Layer):
+    """An exported classifier with logits, up to a constant, in the place of its scores: float32 [N, classes]."""
+
+    def __init__(self, model: ExportedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @override
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        (scores,) = self.model(images)
+        return paddle.log(scores + 1e-12)

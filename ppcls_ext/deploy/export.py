@@ -17,14 +17,15 @@ from paddle.static import InputSpec
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.files import atomic_write
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.models.folding import fold_batch_norm
 from ppcls_ext.runtime.engines import ENGINES, engine_class
-from ppcls_ext.runtime.engines.base import FORMATS
-from ppcls_ext.runtime.exported import PARITY, RECIPE, sealed, sha256
+from ppcls_ext.runtime.engines.base import FLOAT, FLOAT_FORMATS, FORMATS
+from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, sealed, sha256
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -48,7 +49,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "json": ("json",),
     "pdmodel": ("pdmodel",),
     "onnx": ("json", "onnx"),  # made from the json format
-    "all": tuple(FORMATS),
+    "all": FLOAT_FORMATS,
 }
 
 
@@ -142,10 +143,19 @@ def write_recipe(
         "outputs": list(deployment.outputs),
         **deployment.recipe,
         "checked": checked,
-        "checksums": {name: sha256(folder / name) for name in _files(folder)},
     }
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    (folder / RECIPE).write_text(sealed(text), encoding="utf-8", newline="\n")
+    save_recipe(folder, recipe)
+
+
+def save_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write `recipe` as the `inference.yml` of an exported folder, with the checksums of the other files and of itself.
+
+    Checksums that it holds already are replaced. A crash leaves the old file or the new one.
+    """
+    content = {key: value for key, value in recipe.items() if key not in ("checksums", RECIPE_CHECKSUM)}
+    content["checksums"] = {name: sha256(folder / name) for name in _files(folder)}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    atomic_write(folder / RECIPE, lambda file: file.write_text(sealed(text), encoding="utf-8", newline="\n"))
 
 
 def _files(folder: Path) -> list[str]:
@@ -263,7 +273,8 @@ def _check(
     folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
 ) -> list[Parity]:
     """Run each format in `folder` on each engine that runs it."""
-    kinds = {name: engine_class(name) for name in ENGINES}
+    every = {name: engine_class(name) for name in ENGINES}
+    kinds = {name: kind for name, kind in every.items() if kind.precision == FLOAT}
     pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
     checks = []
     with bar(len(pairs), "check") as progress:
@@ -294,7 +305,9 @@ def _line(check: Parity, tolerance: float) -> str:
 def _way_out(failed: Sequence[Parity], checks: Sequence[Parity]) -> str:
     """What someone can do whose export failed like this."""
     bad = {(c.model_format, c.engine) for c in failed}
-    good_formats = [f for f in FORMATS if any(c.model_format == f for c in checks) and not any(f == b for b, _ in bad)]
+    good_formats = [
+        f for f in FLOAT_FORMATS if any(c.model_format == f for c in checks) and not any(f == b for b, _ in bad)
+    ]
     if good_formats:
         return f"export only the format that works: --formats {good_formats[0]}"
     if {e for _, e in bad} == {"onednn"}:

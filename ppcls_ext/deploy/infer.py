@@ -43,10 +43,20 @@ def open_exported(
     options: Mapping[str, Any],
     batch: int = 1,
     decode: Decode = "exact",
+    allow_reduced: bool = False,
 ) -> Pipeline:
     """Predicts with an exported folder. Raises UserError: see `Predictor`."""
     check_infer_flags(read_exported(folder).task, options)
-    return Predictor(folder, engine, threads=threads, batch=batch, errors="keep", decode=decode, **options)
+    return Predictor(
+        folder,
+        engine,
+        threads=threads,
+        batch=batch,
+        errors="keep",
+        decode=decode,
+        allow_reduced=allow_reduced,
+        **options,
+    )
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:

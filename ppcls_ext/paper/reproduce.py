@@ -24,7 +24,7 @@ from ppcls_ext.paper.networks import Network, build, network_of
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
 RAW = "reproduce.json"  # in the folder of the report
 
@@ -133,10 +133,14 @@ def formats_for(engines: Sequence[str]) -> list[str]:
     for engine in engines:
         if not engine_class(engine).installed():
             raise UserError(f"--engines {engine}: it needs the package {engine_class(engine).package}; install it")
+        if engine_class(engine).formats[0] not in FLOAT_FORMATS:
+            raise UserError(
+                f"--engines {engine}: it runs networks that export has calibrated on data, not these; leave it out"
+            )
     if "onnx" in needed:
         onnx_converter()
         needed.add("json")  # an ONNX file is converted from this format
-    return [name for name in FORMATS if name in needed]
+    return [name for name in FLOAT_FORMATS if name in needed]
 
 
 def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: dict[str, Network]) -> str:

@@ -14,7 +14,7 @@ from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.choice import PREFERRED, Candidate, EngineChoice, no_engine
 from ppcls_ext.runtime.contest import Contender, EngineContender, Entry, Name, compete, ratio
 from ppcls_ext.runtime.engines import ENGINES, engine_class
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.base import FLOAT, FORMATS
 from ppcls_ext.runtime.exported import PARITY, RECIPE, Exported, read_parity, sha256
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.memory import recall, remember
@@ -92,10 +92,17 @@ def check_auto(exported: Exported) -> None:
 
 
 def candidates(exported: Exported) -> list[Name]:
-    """Every installed engine with every format of the folder that it runs, the preferred ones first."""
+    """Every installed engine of float32 with every format of the folder that it runs, the preferred ones first.
+
+    Engines of reduced precision do not give the outputs that the export stores; they are named by those who want them.
+    """
     order = [*PREFERRED, *(name for name in ENGINES if name not in PREFERRED)]
     kinds = [engine_class(name) for name in order]
-    usable = [kind for kind in kinds if set(kind.formats) & set(exported.formats) and kind.installed()]
+    usable = [
+        kind
+        for kind in kinds
+        if set(kind.formats) & set(exported.formats) and kind.installed() and kind.precision == FLOAT
+    ]
     return [Name(kind.name, f) for kind in usable for f in kind.formats if f in exported.formats]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.engines.base import FLOAT, HOW_TO_EXPORT
 from ppcls_ext.runtime.exported import Exported
 
 # The first of these that is installed, and whose format is in the folder.
@@ -108,28 +109,36 @@ def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: content[f.name] for f in fields(kind)}
 
 
-def choose_engine(exported: Exported, engine: str | None) -> EngineChoice:
+def choose_engine(exported: Exported, engine: str | None, allow_reduced: bool = False) -> EngineChoice:
     """An engine and the model format that it is to run, without measuring.
 
     Args:
         engine: the caller's choice; None takes the first of `PREFERRED` that can run here.
+        allow_reduced: take an engine with reduced precision also where the export has not accepted it.
     Raises:
-        UserError: an engine that is unknown, not installed, or without a format in this folder.
+        UserError: an engine that is unknown, not installed, without a format in this folder, or not accepted.
     """
     if engine is not None:
         kind = engine_class(engine)
         kind.require()
-        for model_format in kind.formats:
-            if model_format in exported.formats:
-                return EngineChoice(engine, model_format, "it was asked for")
-        raise UserError(
-            f"exported model {exported.folder}: engine {engine} runs {' or '.join(kind.formats)}, and the folder has "
-            f"{', '.join(exported.formats)}; export again with pplcnet export --formats all"
-        )
+        usable = [f for f in kind.formats if f in exported.formats]
+        if not usable:
+            how = "--formats all" if kind.precision == FLOAT else HOW_TO_EXPORT[kind.formats[0]]
+            raise UserError(
+                f"exported model {exported.folder}: engine {engine} runs {' or '.join(kind.formats)}, and the folder "
+                f"has {', '.join(exported.formats)}; export again with pplcnet export {how}"
+            )
+        if not allow_reduced and not exported.accepts(kind):
+            raise UserError(
+                f"exported model {exported.folder}: engine {engine} computes in {kind.precision}, which this export "
+                f"has not accepted; let pplcnet export -o Export.{kind.precision}=true try it, or run it all the same: "
+                "infer --allow-reduced, Predictor(..., allow_reduced=True)"
+            )
+        return EngineChoice(engine, usable[0], "it was asked for")
     for name in PREFERRED:
         kind = engine_class(name)
         usable = [f for f in kind.formats if f in exported.formats]
-        if usable and kind.installed():
+        if usable and kind.installed() and exported.accepts(kind):
             return EngineChoice(name, usable[0], "the first that is installed and has its format in the folder")
     raise no_engine(exported)
 

@@ -21,10 +21,11 @@ import yaml
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.yaml_files import parse_untrusted_yaml
 from ppcls_ext.runtime.checks import shown
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.engines.base import FLOAT, FORMATS, Engine
 
 RECIPE = "inference.yml"
 PARITY = "parity.npz"  # beside it: inputs, and the outputs that dygraph has for them
+FROM_ONNX = ("onnx", "int8")  # int8 is made from the ONNX file and gives the same outputs
 RECIPE_CHECKSUM = "recipe_sha256"  # the last line of the recipe: the checksum of all that stands before it
 
 LARGEST_RECIPE = 16 * 2**20  # bytes; 22,000 labels take one
@@ -32,6 +33,7 @@ LARGEST_PARITY = 256 * 2**20  # bytes
 MOST_LABELS = 1_000_000
 LONGEST_LABEL = 1000  # characters
 MOST_INPUTS = 8
+MOST_ENGINES = 100
 LARGEST_SIDE = 65536
 DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # of inputs
 
@@ -59,6 +61,7 @@ class Exported:
         formats: names of the model formats in the folder.
         inputs: of the network.
         labels: names of the classes, in order of their numbers.
+        accepted: engines with reduced precision that export found faster and as good (`precision` of the recipe).
         checksums: SHA-256 of each file, by its name relative to the folder; empty in exports of earlier versions.
     """
 
@@ -68,6 +71,7 @@ class Exported:
     formats: tuple[str, ...]
     inputs: tuple[ExportedInput, ...]
     labels: tuple[str, ...]
+    accepted: tuple[str, ...]
     checksums: Mapping[str, str]
 
     @property
@@ -99,6 +103,10 @@ class Exported:
                 shape[sides] = size
             shapes.append(tuple(shape))
         return shapes if all(min(shape) > 0 for shape in shapes) else None
+
+    def accepts(self, kind: type[Engine]) -> bool:
+        """Whether an engine computes in float32, or export has accepted its reduced precision."""
+        return kind.precision == FLOAT or kind.name in self.accepted
 
     def verify(self, files: Iterable[str]) -> None:
         """Compare files, named relative to the folder, with their checksums, where the export has any.
@@ -162,7 +170,9 @@ def read_exported(folder: str | Path) -> Exported:
     for key in ("preprocess", "postprocess"):
         if not isinstance(recipe.get(key), dict):
             raise _refused(folder, f"{RECIPE}: {key} must be keys and values, got {shown(recipe.get(key))}")
-    return Exported(folder, recipe, task, tuple(formats), inputs, labels, _checksums(folder, recipe))
+    return Exported(
+        folder, recipe, task, tuple(formats), inputs, labels, _accepted(folder, recipe), _checksums(folder, recipe)
+    )
 
 
 def read_parity(exported: Exported, model_format: str) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
@@ -182,7 +192,7 @@ def read_parity(exported: Exported, model_format: str) -> list[tuple[list[np.nda
         raise _refused(exported.folder, f"{PARITY} is larger than {LARGEST_PARITY >> 20} MB")
     try:
         with np.load(file, allow_pickle=False) as stored:
-            outputs = "onnx_output" if model_format == "onnx" and "onnx_output_0_0" in stored else "output"
+            outputs = "onnx_output" if model_format in FROM_ONNX and "onnx_output_0_0" in stored else "output"
             batches = range(len({name.split("_")[1] for name in stored if name.startswith("input_")}))
             return [(_arrays(stored, f"input_{b}_"), _arrays(stored, f"{outputs}_{b}_")) for b in batches]
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -242,6 +252,13 @@ def _label(folder: Path, entry: Any) -> str:
     if not isinstance(entry, str) or len(entry) > LONGEST_LABEL:
         raise _refused(folder, f"{RECIPE}: labels must be names, got {shown(entry)}")
     return entry
+
+
+def _accepted(folder: Path, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    found = recipe.get("precision") or {}
+    if not isinstance(found, dict) or len(found) > MOST_ENGINES or not all(isinstance(name, str) for name in found):
+        raise _refused(folder, f"{RECIPE}: precision must be engines and their figures, got {shown(found)}")
+    return tuple(found)
 
 
 def _checksums(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -47,6 +47,7 @@ class Predictor(Pipeline):
             With 0, the default where there is one core, streams and lists do so in the thread that takes the results.
         size: height and width of the network's input that `auto` looks for the fastest engine for, where the export
             leaves them free; default: those of the first image.
+        allow_reduced: run an engine with reduced precision also where export has not found it faster and as good.
         options: of the task's own: `topk` (classification), `threshold` (detection).
     Raises:
         UserError: not an exported folder or not as export wrote it; an engine that is not installed or cannot run it.
@@ -64,10 +65,11 @@ class Predictor(Pipeline):
         decode: Decode = "exact",
         decoders: int | None = None,
         size: tuple[int, int] | None = None,
+        allow_reduced: bool = False,
         **options: Any,
     ) -> None:
         self.exported = read_exported(folder)
-        choice = None if engine == AUTO else choose_engine(self.exported, engine)
+        choice = None if engine == AUTO else choose_engine(self.exported, engine, allow_reduced)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UserError(f"threads must be a positive number, got {threads!r}")
         self.threads = cpu_threads(threads)

@@ -20,6 +20,7 @@ from ppcls_ext.data.loader import Loader
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.deployment import Deployment
+from ppcls_ext.tasks.export import ExportedModel, ExportSection
 from ppcls_ext.upstream.paddle import keep_freed_memory
 
 
@@ -31,6 +32,7 @@ class Task(abc.ABC):
     primary: ClassVar[str]  # the metric that the best checkpoint maximises
     inference: ClassVar[type[Inference]]
     metric_names: ClassVar[tuple[str, ...]]  # all that `evaluate` may give, and so all that `Expect` may name
+    export: ExportSection
 
     data: TaskData[Any, Any]  # set by the constructor of each task
 
@@ -117,6 +119,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def deployment(self, model: nn.Layer) -> Deployment:
         """How to export `model`, by the `Export` section."""
+
+    @abc.abstractmethod
+    def exported(self, model: ExportedModel) -> nn.Layer:
+        """An exported model, as the network that `evaluate` takes: its result must be the exported model's."""
 
     def drawn(self, model: nn.Layer) -> Deployment:
         """What `eval --draw` runs; it gives the results that `evaluate` counts."""

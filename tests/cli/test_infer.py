@@ -155,6 +155,10 @@ def test_the_help_names_the_flags_and_formats_of_every_task(task: str) -> None:
 def test_flags_that_do_not_go_together(exported: Path, trained: Path, data: Path, fails: Fails) -> None:
     image = data / "val/red/00.png"
     assert "use it with -m" in fails("infer", "-c", trained, "-i", image, "--engine", "native")
+    assert "add --engine" in fails("infer", "-m", exported, "-i", image, "--allow-reduced")
+    reduced = ("infer", "-m", exported, "-i", image, "--engine", "onednn-bf16")
+    assert "infer --allow-reduced" in fails(*reduced)
+    assert main([*map(str, reduced), "--allow-reduced"]) == 0
     assert "use it with -c" in fails("infer", "-m", exported, "-i", image, "-o", "Global.epochs=1")
     assert "add --format json" in fails("infer", "-m", exported, "-i", image, "--save", "out.json")
 

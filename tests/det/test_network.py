@@ -11,6 +11,8 @@ import pytest
 
 from det.backbones import build_backbone
 from det.demo import make_scenes
+from det.network import ExportedDetector, WithNms
+from det.sections import NmsSection
 from det.task import Detection
 from det.transforms import Sample
 from ppcls_ext.core.config import load_config, shipped_configs
@@ -19,6 +21,7 @@ from ppcls_ext.models.counting import count
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.models.weights import load_trunk, numpy_state, save_weights
+from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddledet import ppdet
@@ -215,6 +218,31 @@ def test_names_are_taken_from_whatever_is_there(tmp_path: Path) -> None:
 def test_a_metric_that_a_task_does_not_have_is_refused_before_anything(name: str) -> None:
     with pytest.raises(UserError, match=r"Expect\.AP55: not a metric of this task"):
         make_task(load_config(name, ["Expect.AP55={value: 0.5, tolerance: 0.1}"]))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_export_is_evaluated_alike_with_and_without_nms_in_its_graph(batch: int) -> None:
+    """The ONNX format of a detector has none where its batch is free, and Paddle's formats of the same export do."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 1, (2, 3, 40)).astype(np.float32)
+    scores[1] = 0  # nothing is found in the second image
+    corners = rng.uniform(0, 50, (2, 40, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + 20], axis=2)
+    nms = NmsSection()
+    without = ExportedModel(lambda inputs: [array[inputs[0].astype(int)] for array in (scores, boxes)])
+    rows, counts = ExportedDetector(without, nms)(paddle.arange(batch))
+
+    class Raw(paddle.nn.Layer):
+        def forward(self, images: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
+            return tuple(paddle.to_tensor(array)[images] for array in (scores, boxes))
+
+    inside = WithNms(Raw(), nms)
+    within = ExportedModel(lambda inputs: [output.numpy() for output in inside(paddle.to_tensor(inputs[0]))])
+    same_rows, same_counts = ExportedDetector(within, nms)(paddle.arange(batch))
+    assert counts.numpy().tolist() == [len(rows), 0][:batch]
+    assert len(rows) > 0
+    np.testing.assert_array_equal(rows.numpy(), same_rows.numpy())
+    np.testing.assert_array_equal(counts.numpy(), same_counts.numpy())
 
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:

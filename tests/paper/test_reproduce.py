@@ -157,6 +157,12 @@ def test_onnx_is_made_from_json() -> None:
     assert formats_for(["onnxruntime"]) == ["json", "onnx"]
 
 
+@pytest.mark.skipif(not engine_class("openvino-int8").installed(), reason="OpenVINO is an extra")
+def test_an_engine_that_runs_calibrated_networks_is_refused() -> None:
+    with pytest.raises(UserError, match="--engines openvino-int8: it runs networks that export has calibrated"):
+        formats_for(["onednn", "openvino-int8"])
+
+
 @pytest.mark.skipif(engine_class("onnxruntime").installed(), reason="ONNX is installed here")
 def test_an_engine_that_is_not_installed_is_refused_at_once() -> None:
     with pytest.raises(UserError, match="--engines onnxruntime: it needs the package onnxruntime"):

@@ -128,6 +128,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
         (lambda r: r.update(task="os.system"), "no installed package runs task 'os.system'"),
         (lambda r: r.update(preprocess=None), "preprocess must be keys and values"),
         (lambda r: r.update(checksums={"inference.json": "short"}), "no SHA-256"),
+        (lambda r: r.update(precision=["onednn-bf16"]), "precision must be engines and their figures"),
         (lambda r: r["postprocess"].update(topk=-1), "postprocess.topk"),
         (lambda r: r["preprocess"].update(transforms=[{"ResizeImage": {"size": 10**8}}]), "pixels from 1 to"),
         (lambda r: r["preprocess"].update(transforms=[{"eval": {}}]), "no such operation"),
@@ -155,6 +156,17 @@ def test_an_engine_that_cannot_run_is_one_line(exported: Path) -> None:
         Predictor(exported, threads=0)
     with pytest.raises(UserError, match=r"topp: not a flag of classification; it has topk"):
         Predictor(exported, topp=1)
+
+
+def test_reduced_precision_has_to_be_accepted_or_allowed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    black = np.zeros((48, 48, 3), np.uint8)
+    assert "computes in bf16, which this export has not accepted" in refused(folder, engine="onednn-bf16")
+    with Predictor(folder, "onednn-bf16", threads=1, allow_reduced=True) as predict:
+        allowed = predict(black, "rgb")
+    resealed(folder, lambda recipe: recipe.update(precision={"onednn-bf16": {}}))
+    with Predictor(folder, "onednn-bf16", threads=1) as predict:
+        assert predict(black, "rgb").labels == allowed.labels
+    assert capfd.readouterr().out == ""
 
 
 def test_an_engine_that_is_not_installed_says_how_to_install_it(

@@ -26,6 +26,7 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.weights import open_weights
 from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import Arrays, Run
 from ppcls_ext.runtime.pipeline import Pipeline
@@ -33,7 +34,8 @@ from ppcls_ext.runtime.results import STAGES, Result
 from ppcls_ext.runtime.sources import Size
 from tests.helpers.processes import ROOT
 
-INSTALLED = [name for name in ENGINES if engine_class(name).installed()]
+KINDS = [engine_class(name) for name in ENGINES]
+INSTALLED = [kind.name for kind in KINDS if kind.installed() and kind.precision == FLOAT]
 
 
 class Brightness(Inference):

@@ -9,11 +9,11 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.runtime.engines.base import Engine
 from ppcls_ext.runtime.engines.onnxruntime import OnnxRuntime
-from ppcls_ext.runtime.engines.openvino import OpenVINO
-from ppcls_ext.runtime.engines.paddle_inference import Native, OneDNN, PaddleOpenVINO
+from ppcls_ext.runtime.engines.openvino import OpenVINO, OpenVINOBf16, OpenVINOInt8
+from ppcls_ext.runtime.engines.paddle_inference import Native, OneDNN, OneDNNBf16, PaddleOpenVINO
 
 ENGINES = Registry("engine")
-for _kind in (Native, OneDNN, PaddleOpenVINO, OnnxRuntime, OpenVINO):
+for _kind in (Native, OneDNN, PaddleOpenVINO, OnnxRuntime, OpenVINO, OneDNNBf16, OpenVINOBf16, OpenVINOInt8):
     ENGINES.register(_kind.name, _kind)
 
 
@@ -31,7 +31,7 @@ def open_engine(name: str, folder: Path, threads: int = 1, model_format: str | N
     Args:
         folder: as written by export.
         threads: of the CPU.
-        model_format: json, pdmodel or onnx; default: what the engine prefers.
+        model_format: json, pdmodel, onnx or int8; default: what the engine prefers.
     Raises:
         UserError: an unknown engine or format, files that are not there, an engine that is not installed.
     """

@@ -18,6 +18,17 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "json": ("inference.json", "inference.pdiparams"),
     "pdmodel": ("legacy/inference.pdmodel", "legacy/inference.pdiparams"),
     "onnx": ("onnx/inference.onnx",),
+    "int8": ("int8/inference.xml", "int8/inference.bin"),
+}
+# Those of float32, which `--formats` may ask for. Export adds int8 where it passes (`ppcls_ext.bench.precision`).
+FLOAT_FORMATS = ("json", "pdmodel", "onnx")
+FLOAT = "float32"
+# How `pplcnet export` makes what an engine does not find.
+HOW_TO_EXPORT = {
+    "json": "--formats both",
+    "pdmodel": "--formats both",
+    "onnx": "--formats onnx",
+    "int8": "-o Export.int8=true",
 }
 # What other exporters of Paddle write: both files side by side.
 FOREIGN_PDMODEL = ("inference.pdmodel", "inference.pdiparams")
@@ -33,6 +44,8 @@ class Engine(abc.ABC):
         module: what is imported of it.
         any_thread: whether any thread may run it, as long as one does at a time.
         extra: of this package, which installs it: `pip install pplcnet[EXTRA]`.
+        precision: of the numbers it computes with, `FLOAT` or a key of `Export`; outputs of reduced ones differ from
+            dygraph's.
     """
 
     name: ClassVar[str]
@@ -41,6 +54,7 @@ class Engine(abc.ABC):
     module: ClassVar[str]
     extra: ClassVar[str]
     any_thread: ClassVar[bool] = False
+    precision: ClassVar[str] = FLOAT
 
     def __init__(self, folder: Path, threads: int, model_format: str | None) -> None:
         self.model_format = model_format or self.formats[0]
@@ -58,10 +72,9 @@ class Engine(abc.ABC):
             return foreign
         for file in files:
             if not file.is_file():
-                flag = "onnx" if self.model_format == "onnx" else "both"
                 raise UserError(
                     f"exported model {file}: no such file, engine {self.name} needs the {self.model_format} format; "
-                    f"export again with pplcnet export --formats {flag}"
+                    f"export again with pplcnet export {HOW_TO_EXPORT[self.model_format]}"
                 )
         return files
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class OpenVINO(Engine):
     formats = ("onnx",)
     any_thread = True
     package = module = extra = "openvino"
+    hint: ClassVar[str] = "f32"  # without it, OpenVINO takes bfloat16 where the processor has it
 
     def open(self, files: Sequence[Path], threads: int) -> None:
         """Load the model; see `Engine.open`."""
@@ -28,17 +29,33 @@ class OpenVINO(Engine):
             raise cannot_open(self, str(files[0]), error) from error
         self._request = compiled.create_infer_request()
 
-    @staticmethod
-    def settings(threads: int) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, threads: int) -> dict[str, Any]:
         """How a model is compiled for this many threads."""
         return {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 by itself where the processor has it
+            "INFERENCE_PRECISION_HINT": cls.hint,
         }
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run once; see `Engine.__call__`."""
         results = self._request.infer(list(inputs), share_inputs=True)
         return [np.array(results[k]) for k in range(len(results))]  # copies: the request writes there again
+
+
+class OpenVINOBf16(OpenVINO):
+    """OpenVINO on ONNX, in bfloat16 where the processor has it, else in float32."""
+
+    name = "openvino-bf16"
+    precision = "bf16"
+    hint = "bf16"
+
+
+class OpenVINOInt8(OpenVINO):
+    """OpenVINO on the network with 8-bit integers that `pplcnet export -o Export.int8=true` adds."""
+
+    name = "openvino-int8"
+    formats = ("int8",)
+    precision = "int8"

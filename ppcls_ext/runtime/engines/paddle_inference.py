@@ -13,6 +13,7 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines.base import Engine, cannot_open
 from ppcls_ext.upstream.paddle import import_paddle_with_threads
+from ppcls_ext.upstream.stdout import quiet_stdout
 
 # oneDNN keeps a compiled primitive for each input shape it has seen; unbounded, inputs of many sizes grow memory.
 ONEDNN_CACHED_SHAPES = 16
@@ -45,7 +46,8 @@ class PaddleInference(Engine):
         self._scratch = tempfile.TemporaryDirectory(prefix="pplcnet-")  # gone with the engine
         self.set_up(config)
         try:
-            self._predictor = inference.create_predictor(config)
+            with quiet_stdout():
+                self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, OSError) as error:
             raise cannot_open(self, model, error) from error
         self._inputs = [self._predictor.get_input_handle(n) for n in self._predictor.get_input_names()]
@@ -82,6 +84,18 @@ class OneDNN(PaddleInference):
         """Choose the kernels."""
         config.enable_mkldnn()
         config.set_mkldnn_cache_capacity(ONEDNN_CACHED_SHAPES)
+
+
+class OneDNNBf16(OneDNN):
+    """Paddle Inference with oneDNN in bfloat16. Where the processor has none, Paddle says so and takes float32."""
+
+    name = "onednn-bf16"
+    precision = "bf16"
+
+    def set_up(self, config: Any) -> None:
+        """Choose the kernels."""
+        super().set_up(config)
+        config.enable_mkldnn_bfloat16()
 
 
 class PaddleOpenVINO(PaddleInference):
