@@ -32,7 +32,8 @@ PATIENCE_S = 60.0
 @contextlib.contextmanager
 def service(model: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`pplcnet serve` in a process of its own, at any free port of loopback, and its address."""
-    line = [sys.executable, "-m", "ppcls_ext.cli", "serve", "-m", f"digits={model}", "--port", "0", "--threads", "1"]
+    command = Path(sys.executable).with_name("pplcnet")
+    line = [str(command), "serve", "-m", f"digits={model}", "--port", "0", "--threads", "1"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
