@@ -76,11 +76,11 @@ def test_production_imports_no_training_framework(module: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["runtime", "serve"])
-def test_every_module_of_production_imports_no_training_framework(package: str) -> None:
+@pytest.mark.parametrize(("package", "brought"), [("runtime", set()), ("serve", {"typing_extensions"})])  # Starlette
+def test_every_module_of_production_imports_no_training_framework(package: str, brought: set[str]) -> None:
     files = (ROOT / "ppcls_ext" / package).rglob("*.py")
     modules = [f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for f in files]
-    assert loaded_by(", ".join(m.removesuffix(".__init__") for m in modules)) == []
+    assert set(loaded_by(", ".join(m.removesuffix(".__init__") for m in modules))) <= brought
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def choose(exported: Path, cache: Path) -> Chooses:
 
 
 def inference_of(model: Exported) -> Inference:
-    return build_inference(model.task, model.recipe, {}, "{}")
+    return build_inference(model.task, model.recipe, {})
 
 
 def test_a_choice_is_remembered_for_the_model_the_threads_and_the_shape(

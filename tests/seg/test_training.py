@@ -137,7 +137,7 @@ def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFold
     results = tmp_path / "areas.csv"
     infer([str(data / "images/val")], open_exported(folder, "native", 1, {}), form="csv", save=results)
     header, *rows = results.read_text().splitlines()
-    assert header == "image,class,label,pixels,share"
+    assert header == "image,class,label,pixels,share,error"
     assert all(int(row.split(",")[3]) > 0 for row in rows)
     assert sum(float(row.split(",")[4]) for row in rows) == pytest.approx(8)
 
