@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.errors import UserError
+
 THREAD_NAMES = "pplcnet"  # what the names of a pipeline's threads begin with
+CLOSED = "this predictor is closed; make another one"
 
 Arrays = Sequence[np.ndarray]
 Run = Callable[[Arrays], list[np.ndarray]]
@@ -69,6 +72,8 @@ class EngineOwner:
         self._engine: Run | None = None
         self._busy = threading.Lock()  # held while the engine runs
         self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
+        self._handing = threading.Lock()  # held while the queue is added to: nothing may come after its end
+        self._closed = False
         self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(open_run, opened), daemon=True)
@@ -81,10 +86,13 @@ class EngineOwner:
 
         Where nothing else is running and the engine lets any thread run it, the caller does: on a busy core, handing
         over to another thread and back can take longer than the network.
+
+        Raises:
+            UserError: it is closed; so do `put` and `put_batch`.
         """
         engine = self._engine
         if engine is None or not self._any_thread or not self._busy.acquire(blocking=False):
-            self._queue.put(list(images))
+            self.put_batch(images)
             return
         try:
             self._run(engine, images)
@@ -93,16 +101,21 @@ class EngineOwner:
 
     def put(self, image: Work) -> Future[Outputs]:
         """Hand over an image, which others may join; any thread may."""
-        self._queue.put([image])
+        self.put_batch([image])
         return image.done
 
     def put_batch(self, images: Sequence[Work]) -> None:
         """Hand over images of the same shapes, at most `batch`, which run together; any thread may."""
-        self._queue.put(list(images))
+        with self._handing:
+            if self._closed:  # nobody would ever run them
+                raise UserError(CLOSED)
+            self._queue.put(list(images))
 
     def close(self) -> None:
         """Finish what was handed over, let go of the engine and end the thread."""
-        self._queue.put([])
+        with self._handing:
+            self._closed = True
+            self._queue.put([])
         self._thread.join()
 
     def _serve(self, open_run: Callable[[], Run], opened: Future[None]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.owner import THREAD_NAMES, Arrays, EngineOwner, Outputs, Run, Work, abandon
+from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, Arrays, EngineOwner, Outputs, Run, Work, abandon
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, Size, read_picture, source_name
 
@@ -51,6 +51,13 @@ class _Threads:
         self.decoders = ThreadPoolExecutor(max(1, decoders), f"{THREAD_NAMES}-decode")
         self.finisher = ThreadPoolExecutor(1, f"{THREAD_NAMES}-finish")
         self.room = threading.Semaphore(in_flight)  # decoded images of `submit` that have no result yet
+
+    def decode(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Run something in a thread that decodes. Raises UserError: these threads are closed."""
+        try:
+            return self.decoders.submit(task, *arguments)
+        except RuntimeError as error:  # shut down
+            raise UserError(CLOSED) from error
 
     def close(self) -> None:
         if threading.current_thread().name.startswith(THREAD_NAMES):  # the last reference went here
@@ -149,7 +156,7 @@ class Pipeline:
         """
         threads = self._running()
         future: Future[Result] = Future()
-        threads.decoders.submit(self._start, threads, image, channels, future)
+        threads.decode(self._start, threads, image, channels, future)
         return future
 
     def stream(
@@ -173,7 +180,10 @@ class Pipeline:
         return self._stream(self._running(), iter(images), channels, prefetch + 1)
 
     def close(self) -> None:
-        """Finish what was submitted, and let go of the engine. Closing twice is fine."""
+        """Finish what was submitted, and let go of the engine; streams that are not at their end raise UserError.
+
+        Closing twice is fine.
+        """
         with self._lock:
             self._closed = True
             closer, self._threads = self._closer, None
@@ -190,7 +200,7 @@ class Pipeline:
         """The threads of this process; after a fork the child starts its own, with an engine of its own."""
         with self._lock:
             if self._closed:
-                raise UserError("this predictor is closed; make another one")
+                raise UserError(CLOSED)
             if self._threads is None:
                 owner = EngineOwner(
                     self._open_run, _splitter(self.inference, self._where), self.batch, self._fixed, self._any_thread
@@ -328,7 +338,7 @@ class Pipeline:
                 except StopIteration:
                     more = False
                     break
-                decoding.append(threads.decoders.submit(self._prepared, item, channels))
+                decoding.append(threads.decode(self._prepared, item, channels))
                 if running and running[0].done():
                     break  # a result is there: it is not held up by images that are slow to come
             if running and running[0].done():

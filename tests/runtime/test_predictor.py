@@ -276,6 +276,29 @@ def test_a_closed_predictor_says_so(network: Network) -> None:
             use()
 
 
+@pytest.mark.parametrize("images", [4, 100], ids=["all decoded", "some not decoded"])
+@pytest.mark.parametrize("decoders", [0, 2])
+def test_a_stream_whose_predictor_is_closed_says_so_and_does_not_wait(
+    network: Network, decoders: int, images: int
+) -> None:
+    predict = pipeline(network, decoders=decoders)
+    results = predict.stream((image(n) for n in range(images)), "rgb")
+    next(results)
+    predict.close()
+    ends: list[str] = []
+
+    def take_the_rest() -> None:
+        try:
+            list(results)
+        except UserError as error:
+            ends.append(str(error))
+
+    thread = threading.Thread(target=take_the_rest, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert ends == ["this predictor is closed; make another one"]
+
+
 def test_wrong_arguments_are_one_line(network: Network) -> None:
     for wrong in ({"batch": 0}, {"errors": "ignore"}, {"decoders": 1.5}, {"max_pixels": -1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
