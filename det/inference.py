@@ -47,7 +47,7 @@ class DetectionInference(Inference):
         post = recipe["postprocess"]
         self.threshold = real(post, "threshold", "postprocess", 0, 1) if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
-            raise UserError(f"infer --threshold: expected a score between 0 and 1, got {threshold}")
+            raise UserError(f"threshold: expected a score between 0 and 1, got {threshold}")
         self.nms: dict[str, Any] = {
             "score_threshold": real(post, "score_threshold", "postprocess", 0, 1),
             "nms_threshold": real(post, "nms_threshold", "postprocess", 0, 1),

@@ -154,9 +154,16 @@ def _infer_bulk(paths: Sequence[str], pipeline: Pipeline, sink: Sink, draw: Path
         sink.finish()
     finally:
         sink.close()
+    _say_choice(pipeline)
     if sink.failed > named:
         say(f"skipped: {sink.failed} of {len(paths)} images in all; the column error says why")
     return sink.failed
+
+
+def _say_choice(pipeline: Pipeline) -> None:
+    """Name on stderr the engine that `auto` has taken, and why."""
+    if isinstance(pipeline, Predictor) and pipeline.chosen is not None:
+        say(f"auto: {pipeline.chosen.summary}")
 
 
 def _draw(result: Result, folder: Path, place: int) -> None:
@@ -175,8 +182,7 @@ def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path
             if draw is not None:
                 _draw(result, draw, len(results) + len(skipped))
             progress.advance()
-    if isinstance(pipeline, Predictor) and pipeline.chosen is not None:
-        say(f"auto: {pipeline.chosen.summary}")
+    _say_choice(pipeline)
     if form == "table":
         _show(results, inference.columns)
         return len(skipped)
