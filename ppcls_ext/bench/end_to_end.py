@@ -32,6 +32,8 @@ from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
 from ppcls_ext.core.machine import machine
+from ppcls_ext.runtime.auto import candidates
+from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.exported import Exported, read_exported
 from ppcls_ext.runtime.process import EngineProcess
@@ -256,7 +258,7 @@ def end_to_end(
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
-        "versions": versions(sorted({s.engine for chosen in subjects for s in chosen if s.engine})),
+        "versions": versions(_engines_of(exports, subjects)),
         "settings": settings.model_dump(mode="json"),
         "results": results,
     }
@@ -267,6 +269,14 @@ def end_to_end(
     if failed:
         raise CheckFailed(f"{failed[0]['subject']}: {failed[0]['failure']}")
     return report
+
+
+def _engines_of(exports: Sequence[Exported], subjects: Sequence[Sequence[PhotoSubject]]) -> list[str]:
+    """The engines that were measured; of `auto`, those that it chose from."""
+    found = {s.engine for chosen in subjects for s in chosen if s.engine}
+    if AUTO in found:
+        found = found - {AUTO} | {name.engine for exported in exports for name in candidates(exported)}
+    return sorted(found)
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -133,6 +133,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         err.print(f"pplcnet {command}: {_place_and_reason(error)}", markup=False, style="red")
         return UserError.exit_status
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "ppcls_ext", "det", "seg"):  # ours: the installation is broken
+            raise
+        how = f"needs the package {package}; python -m pip install 'pplcnet[train]', or use the lock"
+        err.print(f"pplcnet {command}: {how}", markup=False, style="red")
+        return UserError.exit_status
     except KeyboardInterrupt:
         err.print(f"pplcnet {command}: interrupted", style="red")
         return 130

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls_ext.bench.end_to_end import photo_subjects
+from ppcls_ext.bench.end_to_end import _engines_of, photo_subjects
 from ppcls_ext.bench.photos import draw_photo
 from ppcls_ext.bench.scripts import agreement
 from ppcls_ext.cli.main import main
@@ -82,3 +82,10 @@ def test_agreement_is_of_pixels_for_masks_and_all_or_nothing_else() -> None:
     assert agreement(mask, mask[:2]) == 0
     assert agreement(np.array([3]), np.array([3])) == 1
     assert agreement(np.array([3, 1]), np.array([3, 2])) == 0
+
+
+def test_of_auto_the_engines_that_it_chose_from_are_named(exported: Path) -> None:
+    export = read_exported(exported)
+    named = _engines_of([export], [photo_subjects(export, ["auto"])])
+    assert "onednn" in named
+    assert "auto" not in named
