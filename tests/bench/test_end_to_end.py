@@ -84,6 +84,7 @@ def test_agreement_is_of_pixels_for_masks_and_all_or_nothing_else() -> None:
     assert agreement(np.array([3, 1]), np.array([3, 2])) == 0
 
 
+@pytest.mark.slow
 def test_of_auto_the_engines_that_it_chose_from_are_named(exported: Path) -> None:
     export = read_exported(exported)
     named = _engines_of([export], [photo_subjects(export, ["auto"])])
