@@ -146,6 +146,8 @@ def read_exported(folder: str | Path) -> Exported:
     Raises:
         UserError: not an exported folder, one that was changed after export, or a recipe of another shape.
     """
+    if not isinstance(folder, (str, Path)):
+        raise UserError(f"exported model {shown(folder)}: give the path of a folder that pplcnet export wrote")
     folder = Path(folder)
     recipe = _read_recipe(folder)
     if not isinstance(recipe, dict):

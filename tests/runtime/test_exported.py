@@ -182,3 +182,8 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
 def test_a_format_that_is_not_there_says_how_to_get_it(folder: Path) -> None:
     resealed(folder, lambda recipe: recipe["formats"].pop("onnx", None))
     assert "runs onnx, and the folder has json, pdmodel; export again" in refused(folder, engine="onnxruntime")
+
+
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(UserError, match="exported model 5: give the path of a folder"):
+        read_exported(5)  # type: ignore[arg-type]
