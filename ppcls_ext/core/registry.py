@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from ppcls_ext.core.errors import UserError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K")
 
 
 class Registry(Mapping[str, Callable[..., Any]]):
@@ -35,6 +37,24 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
     def __len__(self) -> int:
         return len(self._factories)
+
+
+def load_announced(group: str, name: str, kind: type[K], missing: str) -> type[K]:
+    """The class that an installed package announces under a name of an entry-point group.
+
+    Args:
+        kind: what the class must be of.
+        missing: how the error begins where nothing is announced under the name.
+    Raises:
+        UserError: no installed package announces it. TypeError: it is something else.
+    """
+    found = {point.name: point for point in entry_points(group=group)}
+    if name not in found:
+        raise UserError(f"{missing}; {nearest(name, found)}")
+    loaded = found[name].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, kind)):
+        raise TypeError(f"entry point {group}:{name} gives {loaded!r}, not a class of {kind.__name__}")
+    return loaded
 
 
 def accepted_keys(factory: Callable[..., Any]) -> set[str]:

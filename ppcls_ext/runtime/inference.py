@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.registry import accepted_keys, load_announced
 from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Size
@@ -104,13 +103,8 @@ def load_inference(task: str) -> type[Inference]:
     Raises:
         UserError: no installed package announces it.
     """
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if task not in found:
-        raise UserError(f"task: no installed package runs task '{task}'; {nearest(task, found)}")
-    kind = found[task].load()
-    if not (isinstance(kind, type) and issubclass(kind, Inference)):
-        raise TypeError(f"entry point {ENTRY_POINTS}:{task} gives {kind!r}, not an Inference")
-    return kind
+    missing = f"task: no installed package runs task '{task}'"
+    return load_announced(ENTRY_POINTS, task, Inference, missing)  # type: ignore[type-abstract]
 
 
 def check_options(task: str, options: Iterable[str], named: str = "{}") -> None:

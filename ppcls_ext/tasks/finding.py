@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from ppcls_ext.core.config import Config
-from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.registry import load_announced
 from ppcls_ext.tasks.task import Task
 
 ENTRY_POINTS = "pplcnet.tasks"
@@ -17,13 +15,7 @@ def load_task(name: str) -> type[Task]:
     Raises:
         UserError: no installed package announces it.
     """
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in found:
-        raise UserError(f"Global.task: no task '{name}'; {nearest(name, found)}")
-    task = found[name].load()
-    if not (isinstance(task, type) and issubclass(task, Task)):
-        raise TypeError(f"entry point {ENTRY_POINTS}:{name} gives {task!r}, not a Task")
-    return task
+    return load_announced(ENTRY_POINTS, name, Task, f"Global.task: no task '{name}'")  # type: ignore[type-abstract]
 
 
 def make_task(config: Config) -> Task:
