@@ -168,6 +168,13 @@ def in_run_folder(file: Path) -> bool:
     return file.name == RUN_CONFIG and (file.parent / ENVIRONMENT).is_file()
 
 
+def run_folder_path(config: Config) -> Path:
+    """The folder that a config's run goes into: `<output_dir>/<name of the config file>`."""
+    if in_run_folder(config.path):
+        return config.path.parent
+    return Path(config.global_section.output_dir) / config.path.stem
+
+
 def trained_weights(file: Path) -> Path | None:
     """The weights that training left beside a run folder's config: the best, or without an evaluation the last.
 
