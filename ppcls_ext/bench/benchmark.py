@@ -36,10 +36,9 @@ from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import ratio_interval
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
-LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
-PARITY_TOLERANCE = (
-    1e-3  # share of an output's largest value by which engines may differ, since they order float32 sums differently
-)
+LEAST_CALLS = 3  # a turn has no fewer calls: the fewer, the less a round's median is worth
+# Engines may differ by this share of an output's largest value, since they order float32 sums differently.
+ENGINE_TOLERANCE = 1e-3
 BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
 NULL_CALLS = 2000
 
@@ -94,7 +93,7 @@ class NativeOutputs:
                 session.open(self._settings.seed)
                 self._known[key] = session("outputs", inputs=shapes, seed=self._settings.seed)
             except EngineFailed:
-                self._known[key] = None  # its own row, where there is one, says why
+                self._known[key] = None  # the row of this candidate, where there is one, says why
             finally:
                 session.close()
         return self._known[key]
@@ -164,7 +163,7 @@ class Measurement:
         if expected is not None:
             self.parity = difference(found, expected)
             exact = engine_class(self.subject.engine).precision == FLOAT
-            if exact and self.parity is not None and self.parity > PARITY_TOLERANCE:
+            if exact and self.parity is not None and self.parity > ENGINE_TOLERANCE:
                 raise EngineFailed(
                     f"its output differs from the native engine's by {self.parity:.1e} of the largest value"
                 )

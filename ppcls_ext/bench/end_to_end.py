@@ -40,7 +40,7 @@ from ppcls_ext.runtime.process import EngineProcess
 
 STREAM_BATCH = 8  # images at once, where the model takes any number
 STREAM_IMAGES = 48
-WARM_CALLS = 4  # at most: a photo of a phone takes a while
+WARM_CALLS = 4  # no more calls to warm up: a photo of a phone takes a while
 
 
 @dataclass(frozen=True)

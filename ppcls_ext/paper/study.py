@@ -20,7 +20,7 @@ from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import VariantResult, result_of, table_cells, table_heads, write_report
 from ppcls_ext.training.trainer import train
 
-SETTINGS = "settings.yaml"  # beside a run folder: the config that the study asked for
+SETTINGS = "settings.yaml"  # the config that the study asked for; it lies beside the run folder
 
 
 class Study:

@@ -107,8 +107,8 @@ def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_model_gives_the_classes_of_the_weights(
     run: RunFolder, exported: Path, data: Path, tmp_path: Path
 ) -> None:
-    # Of the scene with the largest shapes a part whose sides are no multiples of 32. It is padded to the training
-    # size: at others so short a training is not reliable.
+    # The image is a part of the scene with the largest shapes, whose sides are no multiples of 32. It is padded to the
+    # training size: at others so short a training is not reliable.
     masks = sorted((data / "masks/val").iterdir())
     largest = max(masks, key=lambda file: np.count_nonzero(np.array(Image.open(file))))
     Image.open(data / "images/val" / largest.name).crop((0, 0, 61, 53)).save(tmp_path / "odd.png")
