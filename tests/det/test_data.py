@@ -120,9 +120,8 @@ def test_average_precision_equals_pycocotools_on_the_json(tmp_path: Path) -> Non
     split = read_coco(path, tmp_path, "train", None, None)
     rows = perfect(split)
     rows[0][0, 2:] += 4
-    rows[2] = np.vstack([rows[2], [0, 0.95, 30, 40, 44, 60]]).astype(
-        np.float32
-    )  # this box lies in the crowd: not counted
+    in_the_crowd = [0, 0.95, 30, 40, 44, 60]  # not counted
+    rows[2] = np.vstack([rows[2], in_the_crowd]).astype(np.float32)
     result = CocoResult(split, rows)
     truth = COCO(str(path))
     reference = COCOeval(truth, truth.loadRes(result.detections), "bbox")
