@@ -18,7 +18,7 @@ from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.counting import count
-from ppcls_ext.models.folding import fold_batch_norm
+from ppcls_ext.models.folding import fold_batch_norm, fold_branches
 from ppcls_ext.paper.tables import Procedure, Row, Variant
 from ppcls_ext.tasks.deployment import Input
 from ppcls_ext.tasks.finding import make_task
@@ -94,6 +94,7 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     deployment.model.eval()
     inputs = calibration_inputs(deployment.inputs)
     summary = give_realistic_statistics(model, *inputs)
+    fold_branches(deployment.model)
     counted = count(deployment.model, *(paddle.zeros(i.shape, i.dtype) for i in deployment.inputs))
     save_formats(deployment, folder, [f for f in formats if f in UNFOLDED])
     fold_batch_norm(deployment.model, *inputs)
