@@ -19,13 +19,18 @@ FORMAT = 1  # version of the file's layout
 log = logging.getLogger("pplcnet")
 
 
-def cache_file() -> Path:
-    """`engines.json` in the folder PPLCNET_CACHE, else in `pplcnet` of XDG_CACHE_HOME (default ~/.cache)."""
+def cache_folder() -> Path:
+    """The folder PPLCNET_CACHE, else `pplcnet` in XDG_CACHE_HOME (default ~/.cache)."""
     given = os.environ.get("PPLCNET_CACHE")
     if given:
-        return Path(given) / "engines.json"
+        return Path(given)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "pplcnet" / "engines.json"
+    return Path(home) / "pplcnet"
+
+
+def cache_file() -> Path:
+    """`engines.json` in the cache folder."""
+    return cache_folder() / "engines.json"
 
 
 def recall(key: Mapping[str, Any]) -> Any:

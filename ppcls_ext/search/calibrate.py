@@ -101,7 +101,6 @@ def calibrate(plan: Plan, benchmark: Benchmark = run_lean) -> Calibration:
 
     Raises:
         UserError: see `target_of`; a file of another machine, engine or space.
-        CheckFailed: the model is not accurate enough on networks that it has not seen; the file is whole all the same.
     """
     found = _begin(plan)
     done = {one.arch for one in found.measured}
@@ -114,14 +113,22 @@ def calibrate(plan: Plan, benchmark: Benchmark = run_lean) -> Calibration:
             progress.advance(len(group))
     found = fitted(found)
     found.save(plan.file)
+    return found
+
+
+def check_accuracy(found: Calibration, file: Path) -> None:
+    """Raise CheckFailed where a model is not accurate enough on networks that it has not seen.
+
+    Args:
+        file: that it was written to.
+    """
     assert found.accuracy is not None
     missed = shortfalls(found.accuracy["model"])
     if missed:
         raise CheckFailed(
-            f"the latency model of {plan.engine} is not accurate enough: {'; '.join(missed)}. {plan.file} has it all "
-            "the same; calibrate again on a quieter machine"
+            f"the latency model of {found.target.engine} is not accurate enough: {'; '.join(missed)}. {file} has it "
+            "all the same; delete it and calibrate again on a quieter machine"
         )
-    return found
 
 
 def _begin(plan: Plan) -> Calibration:

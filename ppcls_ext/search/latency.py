@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
-from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
 from ppcls_ext.search.costs import costs_of
 
 CLOSE = 0.1  # a prediction within this share of what was measured is a good one
@@ -85,9 +85,9 @@ class LatencyModel:
     target: Target
     prices: Mapping[str, float]
 
-    def predict(self, spec: NetworkSpec) -> float:
+    def predict(self, spec: NetworkSpec, class_num: int = CLASSES) -> float:
         """Milliseconds of a call with one image of the spec's input size."""
-        return sum(self.prices.get(name, 0.0) * value for name, value in costs_of(spec).items())
+        return sum(self.prices.get(name, 0.0) * value for name, value in costs_of(spec, class_num).items())
 
     def unknown(self, spec: NetworkSpec) -> list[str]:
         """Kinds of operations of a network that no network of the calibration had."""
