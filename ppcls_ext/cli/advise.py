@@ -24,14 +24,16 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("-m", "--model", metavar="RUN_OR_CONFIG", help="the run or config that is asked about")
-    parser.add_argument(
+    group = parser.add_argument_group("what is asked")
+    group.add_argument("-m", "--model", metavar="CONFIG", help="ask about the network of this config or run folder")
+    group.add_argument(
         "--latency", type=positive_number, required=True, metavar="MS", help="milliseconds that an image may take"
     )
-    parser.add_argument(
+    group.add_argument(
         "--threads", type=positive, default=1, metavar="N", help="threads of the CPU (default: %(default)s)"
     )
-    parser.add_argument(
+    group = parser.add_argument_group("what is known")
+    group.add_argument(
         "--calibration",
         type=Path,
         nargs="+",

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppcls_ext.cli.arguments import DEFAULT_ENGINE, engine_names, positive
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import out
+from ppcls_ext.core.errors import UserError
 
 NAME = "search"
 HELP = "learn what networks cost on this CPU, with an engine and a number of threads"
@@ -25,12 +26,17 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     group = parser.add_argument_group("what is measured")
-    group.add_argument("--calibrate", action="store_true", required=True, help="measure, and fit a latency model")
+    group.add_argument("--calibrate", action="store_true", help="measure, and fit a latency model")
     group.add_argument(
-        "--engine", default=DEFAULT_ENGINE, help=f"run them on {engine_names(auto=False)} (default: %(default)s)"
+        "--engine",
+        default=DEFAULT_ENGINE,
+        metavar="ENGINE",
+        help=f"run them on {engine_names(auto=False)} (default: %(default)s)",
     )
     group.add_argument("--threads", type=positive, default=1, metavar="N", help="with N threads (default: %(default)s)")
-    group.add_argument("--space", default="lcnet", help="take networks from this space (default: %(default)s)")
+    group.add_argument(
+        "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
+    )
     group.add_argument("--quick", action="store_true", help="measure too little to rely on, but go all the way")
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -57,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate; gives the exit status."""
+    if not arguments.calibrate:
+        raise UserError("say what to do: --calibrate measures networks and fits a latency model")
     set_threads(arguments.threads)
     from ppcls_ext.search.advise import calibration_file
     from ppcls_ext.search.calibrate import Plan, calibrate, check_accuracy
