@@ -26,7 +26,7 @@ Use = Literal["probe", "network", "unseen"]
 
 REPEATS = 6  # of a block in its probe: enough to stand out from the rest of the network
 PROBE_SIZE = 224
-DRAWN = 40  # times as many networks are drawn as are taken, so that the small ones are among them
+DRAWN = 12  # times as many networks are drawn as are taken, so that the small ones are among them
 
 
 @dataclass(frozen=True)

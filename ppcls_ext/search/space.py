@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import random
@@ -161,6 +162,7 @@ class Space:
                 yield spec.replace(stages=(*spec.stages[:number], changed, *spec.stages[number + 1 :]))
 
 
+@functools.lru_cache(maxsize=65536)
 def with_width(block: BlockSpec, width: int) -> BlockSpec:
     """The block with other output channels."""
     return block if block.width == width else dataclasses.replace(block, width=width)

@@ -1,0 +1,269 @@
+"""Calibrating on an engine whose speed is made up: what is measured, fitted, judged and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.models.spec import SCALES, LCNetSpec
+from ppcls_ext.search import calibrate as calibrating
+from ppcls_ext.search.advise import advise, own_calibrations, spec_of
+from ppcls_ext.search.calibrate import ANCHOR, Plan, calibrate, check_accuracy, network_of, target_of
+from ppcls_ext.search.costs import costs_of
+from ppcls_ext.search.figures import block_costs
+from ppcls_ext.search.latency import accuracy, shortfalls
+from ppcls_ext.search.measurements import Calibration, read_calibration
+from ppcls_ext.search.report import write_report
+from ppcls_ext.search.space import Space, space_named
+
+SPACE = space_named("lcnet")
+
+# Milliseconds for a unit of each cost on the made-up engine; all others are free.
+PRICES = {"network.calls": 0.05, "pointwise.work": 0.02, "depthwise5s1.work": 0.2, "depthwise3s1.work": 0.15}
+PRICES |= {"gate.calls": 0.02, "stem.work": 0.03, "head.weights": 0.1, "hardswish.traffic": 0.05}
+
+
+def latency(spec: NetworkSpec) -> float:
+    """Milliseconds on the made-up engine."""
+    return sum(PRICES.get(name, 0.0) * value for name, value in costs_of(spec).items())
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.setattr(calibrating, "build", lambda network, work, formats: None)
+    monkeypatch.setattr(calibrating, "machine", lambda: {"usable_cores": 2})  # asking starts a process
+    return Plan(SPACE, "onednn", 1, tmp_path / "calibration.json", tmp_path / "work")
+
+
+Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
+
+
+def engine(plan: Plan, noise: float = 0.0, calls: list[int] | None = None, dies: str = "") -> Benchmark:
+    """A benchmark of the made-up engine, with some noise; `dies` fails."""
+    by_name = {network_of(spec).name: spec for spec, _ in plan.networks()}
+    rng = np.random.default_rng(0)
+
+    def run(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        if calls is not None:
+            calls.append(len(subjects))
+        ms = [latency(by_name[s.model.name]) * float(np.exp(rng.normal(0, noise))) for s in subjects]
+        rows = [
+            {
+                "failure": "crashed with SIGSEGV" if subject.model.name == dies else None,
+                "ms": {"median": value},
+                "ratio_to_first": {"ratio": value / ms[0], "low": value / ms[0], "high": value / ms[0]},
+            }
+            for subject, value in zip(subjects, ms, strict=True)
+        ]
+        return {"results": rows}
+
+    return run
+
+
+def test_a_model_of_an_engine_without_noise_predicts_networks_it_has_not_seen(plan: Plan) -> None:
+    found = calibrate(plan, engine(plan))
+    assert found.accuracy is not None
+    assert found.accuracy["model"].median < 0.01
+    assert found.accuracy["model"].n == calibrating.UNSEEN
+    assert found.accuracy["flops"].median > found.accuracy["model"].median
+    check_accuracy(found, plan.file)
+    assert found.model is not None
+    for scale in SCALES:
+        spec = LCNetSpec(scale=scale).network()
+        assert found.model.predict(spec) == pytest.approx(latency(spec), rel=0.02)
+
+
+def test_noise_is_found_out_and_refused_but_kept(plan: Plan) -> None:
+    found = calibrate(plan, engine(plan, noise=0.5))
+    with pytest.raises(CheckFailed, match="is not accurate enough: its median error is"):
+        check_accuracy(found, plan.file)
+    assert read_calibration(plan.file) == found
+
+
+def test_no_network_is_for_two_uses_and_all_are_what_they_should_be() -> None:
+    plan = Plan(SPACE, "onednn", 1, Path(), Path())
+    networks = plan.networks()
+    assert len({spec for spec, _ in networks}) == len(networks)
+    assert networks == plan.networks()
+    uses = [use for _, use in networks]
+    assert (uses.count("network"), uses.count("unseen")) == (calibrating.FITTED, calibrating.UNSEEN)
+    assert all(spec in SPACE for spec, use in networks if use != "probe")
+    work = [spec.count().flops for spec, use in networks if use == "unseen"]
+    assert min(work) < LCNetSpec(scale=0.25).network().count().flops
+    assert max(work) > LCNetSpec(scale=2.0).network().count().flops
+
+
+def test_a_calibration_that_was_stopped_goes_on(plan: Plan) -> None:
+    real, calls = engine(plan), list[int]()
+
+    def stops(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(len(subjects))
+        return real(subjects, settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(plan, stops)
+    kept = read_calibration(plan.file)
+    assert len(kept.measured) == 3 * calibrating.GROUP
+    found = calibrate(plan, engine(plan, calls=calls))
+    assert found.measured[: len(kept.measured)] == kept.measured
+    assert sum(n - 1 for n in calls) == len(plan.networks()) - 1  # nothing twice
+    assert calibrate(plan, engine(plan, calls=calls)) == found
+
+
+def test_a_network_that_does_not_run_is_named_and_left_out(plan: Plan) -> None:
+    at_fault = next(spec for spec, use in plan.networks() if use == "probe")
+    found = calibrate(plan, engine(plan, dies=network_of(at_fault).name))
+    assert [(one.arch, one.failure) for one in found.measured if one.failure] == [
+        (at_fault.text, "crashed with SIGSEGV")
+    ]
+    assert at_fault not in found.latencies("probe")
+    page = write_report(found, plan.file.parent / "report").read_text()
+    assert f"`{at_fault.text}`: crashed with SIGSEGV" in page
+
+
+def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: Plan) -> None:
+    with pytest.raises(UserError, match="does not run PPLCNet_x0_5 here: crashed with SIGSEGV"):
+        calibrate(plan, engine(plan, dies=network_of(ANCHOR).name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"threads": 2}, "threads: 1, not 2"), ({"engine": "native"}, "engine: onednn, not native")],
+)
+def test_a_calibration_of_something_else_is_not_gone_on_with(plan: Plan, change: dict[str, Any], message: str) -> None:
+    calibrate(plan, engine(plan))
+    with pytest.raises(UserError, match=message):
+        calibrate(replace(plan, **change), engine(plan))
+    with pytest.raises(UserError, match="space: lcnet, not cpu"):
+        calibrate(replace(plan, space=space_named("cpu")), engine(plan))
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"format": 1}', '{"format": 9}'])
+def test_a_damaged_calibration_is_one_line(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(damage)
+    with pytest.raises(UserError) as raised:
+        read_calibration(file)
+    assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_probes_say_what_a_change_in_a_block_costs(plan: Plan) -> None:
+    found = calibrate(plan, engine(plan))
+    costs = {(p.stage, p.width, p.change): (measured, by_model) for p, measured, by_model in block_costs(found)}
+    changes = {change for _, _, change in costs}
+    assert changes == {"", "kernel 5", "SE", "act relu"}
+    for (_, _, change), (measured, by_model) in costs.items():
+        if change == "SE":
+            assert measured == pytest.approx(1e3 * PRICES["gate.calls"], rel=0.01)
+        if change == "act relu":
+            assert measured < 0
+        assert by_model == pytest.approx(measured, abs=2.0)
+
+
+def test_a_report_has_both_pictures(plan: Plan) -> None:
+    page = write_report(calibrate(plan, engine(plan)), plan.file.parent / "report")
+    text = page.read_text()
+    assert "| latency model |" in text
+    for picture in ("onednn-1-lcnet-predicted.svg", "onednn-1-lcnet-blocks.svg"):
+        assert picture in text
+        assert "<svg" in (page.parent / picture).read_text()
+
+
+def test_accuracy_is_judged_by_what_was_asked() -> None:
+    measured = [1.0, 2.0, 3.0, 4.0]
+    assert shortfalls(accuracy(measured, measured)) == []
+    found = accuracy([1.2, 2.0, 3.0, 4.0], measured)
+    assert (found.close, found.spearman, found.n) == (0.75, 1.0, 4)
+    assert shortfalls(found) == ["only 75% of networks are within 10%, fewer than 90%"]
+
+
+# Advice
+
+
+@pytest.fixture
+def calibrated(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    found = calibrate(plan, engine(plan))
+    cache = plan.file.parent / "cache"
+    monkeypatch.setenv("PPLCNET_CACHE", str(cache))
+    found.save(cache / "latency" / "onednn-1-lcnet.json")
+    return found
+
+
+def test_advice_is_the_largest_scale_that_fits(calibrated: Calibration) -> None:
+    spec = LCNetSpec(scale=0.75).network()
+    advice = advise(own_calibrations(1), 1.001 * latency(spec), spec, 224, 1000)
+    assert advice.own["onednn"] == pytest.approx(latency(spec), rel=0.02)
+    assert (advice.best.input_size, advice.best.engine) == (224, "onednn")
+    assert advice.best.scale in (0.5, 0.75)  # the budget is the latency itself, give or take the error of the model
+    assert [way.scale for way in advice.options] == sorted((way.scale for way in advice.options), reverse=True)
+    for way in advice.options:
+        assert way.ms <= 1.001 * latency(spec)
+        assert way.ms == pytest.approx(
+            latency(LCNetSpec(scale=way.scale).network().replace(input_size=way.input_size)), rel=0.03
+        )
+
+
+def test_a_bound_that_nothing_meets_names_the_fastest(calibrated: Calibration) -> None:
+    with pytest.raises(UserError, match=r"nothing is so fast; the fastest is PPLCNet_x0_25 at 128 px on onednn with"):
+        advise([calibrated], 0.001, None, 224, 1000)
+
+
+def test_a_calibration_of_another_machine_is_refused(calibrated: Calibration, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    replace(calibrated, target=replace(calibrated.target, cpu=("Another CPU",))).save(file)
+    with pytest.raises(UserError, match="cpu: Another CPU, not"):
+        own_calibrations(1, [file])
+    with pytest.raises(UserError, match="threads: 1, not 2"):
+        own_calibrations(2)
+
+
+def test_without_a_calibration_the_command_for_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="pplcnet search --calibrate --engine onednn --threads 1"):
+        own_calibrations(1)
+
+
+@pytest.mark.parametrize(
+    ("arch", "scale"), [({"name": "PPLCNet_x0_5"}, 0.5), ({"name": "PPLCNet", "scale": 0.4, "class_num": 3}, 0.4)]
+)
+def test_the_network_of_a_config_is_known(arch: dict[str, Any], scale: float) -> None:
+    assert spec_of(arch) == LCNetSpec(scale=scale).network()
+    assert spec_of({"name": "LCNetSearched", "arch": spec_of(arch).text}) == spec_of(arch)
+
+
+def test_a_network_that_no_model_knows_is_one_line() -> None:
+    with pytest.raises(UserError, match="knows no network 'MobileNetV1'"):
+        spec_of({"name": "MobileNetV1"})
+
+
+def test_a_target_needs_an_engine_that_is_installed() -> None:
+    with pytest.raises(UserError, match="engine 'tpu' is unknown"):
+        target_of("tpu", 1)
+
+
+def test_the_quick_plan_is_small(plan: Plan) -> None:
+    quick = replace(plan, quick=True)
+    assert len(quick.networks()) < 30
+    found = calibrate(quick, engine(quick))
+    assert json.loads(plan.file.read_text())["space"] == found.space
+
+
+def test_a_space_with_too_few_networks_is_one_line() -> None:
+    tiny = Space(
+        "tiny", (8,), tuple(replace(s, depths=(1,), widths=s.widths[:1], blocks=s.blocks[:1]) for s in SPACE.stages)
+    )
+    with pytest.raises(UserError, match="it has fewer than 40 networks to measure; ask for fewer"):
+        Plan(tiny, "onednn", 1, Path(), Path()).networks()
