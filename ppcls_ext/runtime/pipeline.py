@@ -114,6 +114,7 @@ class Pipeline:
                 raise UserError(f"{name} must be a positive number, got {value!r}")
         self.inference, self.batch, self._engine = inference, batch, engine
         self._open_run, self._fixed, self._where, self._errors = open_run, fixed, where, errors
+        self.decode = decode
         self._max_pixels, self._decoders, self._any_thread = max_pixels, decoders, any_thread
         self._resized = inference.resized if decode == "scaled" else None
         self._lock = threading.Lock()
