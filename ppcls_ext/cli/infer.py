@@ -122,6 +122,10 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raises UserError for flags that do not go together."""
     if bool(arguments.model) == bool(arguments.config):
         raise UserError("infer needs either an exported folder (-m FOLDER) or a config or run folder (-c ...)")
+    if arguments.ray is not None and not (arguments.model and arguments.save and arguments.format == "parquet"):
+        raise UserError(
+            "infer --ray writes a folder of an exported model's (-m) results: --format parquet --save FOLDER"
+        )
     if arguments.save is not None and arguments.format == "table":
         raise UserError("infer --save writes what programs read: add --format json, csv, jsonl, parquet or coco")
     if arguments.format == "parquet" and arguments.save is None:
@@ -133,10 +137,6 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.config and arguments.engine is not None:
         raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
-    if arguments.ray is not None and not (arguments.model and arguments.save and arguments.format == "parquet"):
-        raise UserError(
-            "infer --ray writes a folder of an exported model's (-m) results: --format parquet --save FOLDER"
-        )
     if arguments.ray is not None and arguments.draw is not None:
         raise UserError("infer --draw: not with --ray; draw those that you want to see without it")
     if arguments.allow_reduced and arguments.engine is None:

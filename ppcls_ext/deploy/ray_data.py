@@ -28,6 +28,7 @@ from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.runtime.predictor import Predictor
+from ppcls_ext.upstream.stdout import quiet_stderr
 
 if TYPE_CHECKING:
     import pyarrow
@@ -169,7 +170,8 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
     if address == LOCAL:
         arguments |= {"num_cpus": usable_cores() + SPARE_CPUS, "include_dashboard": False}
     try:
-        ray.init(address=address, **arguments)
+        with quiet_stderr():
+            ray.init(address=address, **arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"infer --ray {address}: {_one_line(error)}") from error
     try:

@@ -101,7 +101,7 @@ def test_two_actors_give_the_rows_of_one_process(
     assert main([*line, str(tmp_path / "one")]) == UserError.exit_status
     capfd.readouterr()
     assert main([*line, str(tmp_path / "two"), "--ray"]) == UserError.exit_status
-    skipped, result = capfd.readouterr().err.splitlines()[::-1]
+    *_, result, skipped = capfd.readouterr().err.splitlines()
     assert result == f"results: {tmp_path / 'two'}"
     assert skipped.startswith(f"skipped: image {tmp_path / 'val/red/broken.png'}: ")
     expected, found = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
