@@ -27,7 +27,7 @@ Way = Callable[[Path, Path], Sequence[str]]  # the command for a folder of image
 
 
 def ways(model: Path, cores: int, with_ray: bool) -> dict[str, Way]:
-    """The commands by name.
+    """The commands by name. A stream with one thread of the network decodes in another one.
 
     Args:
         model: exported folder.
@@ -46,7 +46,10 @@ def ways(model: Path, cores: int, with_ray: bool) -> dict[str, Way]:
     def ray(images: Path, results: Path) -> Sequence[str]:
         return [*infer, "-i", str(images), "--ray", "--save", str(results / "ray")]
 
-    named: dict[str, Way] = {"stream": stream, f"{cores} shards": shards}
+    def one_thread(images: Path, results: Path) -> Sequence[str]:
+        return [*stream(images, results), "--threads", "1"]
+
+    named: dict[str, Way] = {"stream": stream, "stream, 1 thread": one_thread, f"{cores} shards": shards}
     return {**named, "ray": ray} if with_ray else named
 
 

@@ -126,7 +126,7 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
 
 
 def _import_ray() -> Any:
-    # Read when Ray starts. Its C++ part calls it an error on stderr that actors may start again; its files have the log.
+    # Both are read when Ray starts. Its C++ part would call it an error on stderr that actors may start again.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as it will be; silences a warning about it

@@ -1,4 +1,4 @@
-"""Workarounds for libraries that print from C++, on stdout where a program's results go, or on stderr beside its lines."""
+"""Workarounds for libraries that print from C++: on stdout, where a program's results go, or on stderr."""
 
 from __future__ import annotations
 
