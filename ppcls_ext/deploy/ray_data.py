@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.system import try_lock
 from ppcls_ext.deploy.encoders import ParquetEncoder
 from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
 from ppcls_ext.deploy.results_file import check_same
@@ -117,10 +117,10 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
             raise UserError("infer --ray --engine auto: this model takes images of any size, so name an engine")
         paths = images_of(images, shard)
         about = {"shard": None if shard is None else str(shard), **identity(paths, predictor, run.options)}
-    _prepare(run, about)
-    if paths:
-        with _cluster(ray, run.address):
-            _predict(ray, paths, run, engine)
+    with _folder_of(run, about):
+        if paths:
+            with _cluster(ray, run.address):
+                _predict(ray, paths, run, engine)
     say(f"results: {run.folder}")
     return _failed(run.folder, len(paths))
 
@@ -139,28 +139,42 @@ def _import_ray() -> Any:
     return ray
 
 
-def _prepare(run: RayRun, about: Mapping[str, Any]) -> None:
-    """Make the folder for the results of a run, or check that those in it are of the same run.
+@contextmanager
+def _folder_of(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
+    """Have the folder for the results of a run to oneself; what is in it already is of the same run.
 
     Raises:
-        UserError: it is no folder, it is not empty and not to be resumed, or it is of another run.
+        UserError: it is no folder; another process writes there; it has results and is not to be resumed, or they are
+            of another run.
     """
-    file = run.folder / RUN_FILE
     if run.folder.exists() and not run.folder.is_dir():
         raise UserError(f"{run.folder} is no folder; infer --ray writes a folder of Parquet files")
-    if run.folder.is_dir() and any(run.folder.iterdir()):
-        if not file.is_file():
-            raise UserError(f"{run.folder} holds other files; give an empty folder, or one that infer --ray has begun")
-        if not run.resume:
-            raise UserError(f"{run.folder} has results already; go on with --resume, or delete it")
-        try:
-            begun = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not as infer wrote it; delete {run.folder} and begin again") from error
-        check_same(run.folder, begun if isinstance(begun, dict) else {}, about)
-        return
     run.folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(file, json.dumps(about, indent=1) + "\n")
+    file = run.folder / RUN_FILE
+    others = [name for name in os.listdir(run.folder) if name != RUN_FILE]
+    if others and not file.is_file():
+        raise UserError(f"{run.folder} holds other files; give an empty folder, or one that infer --ray has begun")
+    with open(file, "a+", encoding="utf-8") as stream:
+        if not try_lock(stream):
+            raise UserError(f"{run.folder}: another process is writing it; wait for it, or give another folder")
+        if others and not run.resume:
+            raise UserError(f"{run.folder} has results already; go on with --resume, or delete it")
+        if others:
+            stream.seek(0)
+            _check_run(run.folder, stream.read(), about)
+        else:
+            stream.truncate(0)
+            stream.write(json.dumps(about, indent=1) + "\n")
+            stream.flush()
+        yield
+
+
+def _check_run(folder: Path, text: str, about: Mapping[str, Any]) -> None:
+    try:
+        begun = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{folder / RUN_FILE} is not as infer wrote it; delete {folder} and begin again") from error
+    check_same(folder, begun if isinstance(begun, dict) else {}, about)
 
 
 @contextmanager
