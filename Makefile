@@ -17,7 +17,7 @@ PICK_PYTHON = py=; for p in $(CANDIDATES); do \
 	if [ -z "$$py" ]; then echo "error: Python 3.10, 3.11 or 3.12 (with its venv module) is needed;" \
 	"$(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 
-.PHONY: help demo demo-det demo-seg demo-all demo-serve test test-fast lint onnx lock clean
+.PHONY: help demo demo-det demo-seg demo-all demo-serve test test-fast lint onnx ray lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -54,17 +54,20 @@ lint: $(READY) ## ruff, mypy, and the layers of the packages
 onnx: $(READY) ## OpenVINO's own package (an engine for ONNX) and pyarrow (Parquet), into .venv
 	@$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements-onnx.lock
 
+ray: $(READY) ## Ray Data, for infer --ray, into .venv
+	@$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements-ray.lock
+
 lock: ## resolve requirements*.in again (UPGRADE=1 moves every pin, without it only what must move)
 	@set -e; $(PICK_PYTHON); rm -rf .venv-lock; trap 'rm -rf .venv-lock' EXIT; \
 	echo "Resolving requirements.in with uv $(UV_VERSION) ..."; \
 	$$py -m venv .venv-lock; \
 	.venv-lock/bin/python $(PIP) install uv==$(UV_VERSION); \
-	for name in requirements requirements-onnx; do \
-		.venv-lock/bin/uv pip compile $$name.in --overrides requirements-overrides.txt \
-			$$(test $$name = requirements || echo --constraints requirements.lock) \
+	known=; for name in requirements requirements-onnx requirements-ray; do \
+		.venv-lock/bin/uv pip compile $$name.in --overrides requirements-overrides.txt $$known \
 			--output-file $$name.lock $(if $(UPGRADE),--upgrade) --quiet \
 			--universal --python-version 3.10 --python .venv-lock/bin/python \
 			--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
+		known="$$known --constraints $$name.lock"; \
 		if grep -n '://' $$name.lock; then echo "error: $$name.lock names an address" >&2; exit 1; fi; \
 	done
 

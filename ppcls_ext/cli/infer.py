@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.cli.arguments import DEFAULT_ENGINE, add_config_arguments, engine_names, positive, read_config, real
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.deploy.shard import Shard, read_shard
 
 if TYPE_CHECKING:
     from ppcls_ext.runtime.pipeline import Pipeline
@@ -80,6 +81,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with the interrupted run whose csv, jsonl or parquet is at --save, or begin it (with -m)",
     )
     group.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
+    group = parser.add_argument_group("many processes")
+    group.add_argument(
+        "--shard", metavar="I/N", help="predict on share I of N of the images, the same on every machine"
+    )
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="predict with Ray Data on every core of this machine, or of the cluster at ADDRESS, and write --format "
+        "parquet into the folder --save, a file a block (with -m; --threads are of each process, 1 unless given)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -93,10 +106,16 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in TASK_FLAGS}
     options = {name: value for name, value in given.items() if value is not None}
     batch = arguments.batch or section.get("batch_size") or 1
-    from ppcls_ext.deploy.infer import infer
+    shard = None if arguments.shard is None else read_shard(arguments.shard)
+    if arguments.ray is not None:
+        failed = _with_ray(arguments, images, options, batch, shard)
+    else:
+        from ppcls_ext.deploy.infer import infer
 
-    with _opened(arguments, config, options, batch) as pipeline:
-        failed = infer(images, pipeline, arguments.format, arguments.save, arguments.draw, arguments.resume, options)
+        with _opened(arguments, config, options, batch) as pipeline:
+            failed = infer(
+                images, pipeline, arguments.format, arguments.save, arguments.draw, arguments.resume, options, shard
+            )
     return UserError.exit_status if failed else 0
 
 
@@ -104,6 +123,10 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raises UserError for flags that do not go together."""
     if bool(arguments.model) == bool(arguments.config):
         raise UserError("infer needs either an exported folder (-m FOLDER) or a config or run folder (-c ...)")
+    if arguments.ray is not None and not (arguments.model and arguments.save and arguments.format == "parquet"):
+        raise UserError(
+            "infer --ray writes a folder of an exported model's (-m) results: --format parquet --save FOLDER"
+        )
     if arguments.save is not None and arguments.format == "table":
         raise UserError("infer --save writes what programs read: add --format json, csv, jsonl, parquet or coco")
     if arguments.format == "parquet" and arguments.save is None:
@@ -115,12 +138,30 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.config and arguments.engine is not None:
         raise UserError("infer --engine runs exported models: use it with -m; with -c the weights are run by dygraph")
+    if arguments.ray is not None and arguments.draw is not None:
+        raise UserError("infer --draw: not with --ray; draw those that you want to see without it")
     if arguments.allow_reduced and arguments.engine is None:
         raise UserError("infer --allow-reduced concerns an engine that you name: add --engine")
     if arguments.config and arguments.decode is not None:
         raise UserError("infer --decode is of exported models: use it with -m; with -c images are decoded exactly")
     if arguments.model and arguments.override:
         raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
+
+
+def _with_ray(
+    arguments: argparse.Namespace, images: list[str], options: Mapping[str, Any], batch: int, shard: Shard | None
+) -> int:
+    from ppcls_ext.deploy.ray_data import RayRun, infer_with_ray
+
+    predictor = {
+        "engine": arguments.engine,
+        "threads": arguments.threads or 1,
+        "batch": batch,
+        "decode": arguments.decode or DEFAULT_DECODE,
+        "allow_reduced": arguments.allow_reduced,
+    }
+    run = RayRun(arguments.model, arguments.ray, arguments.save, predictor, options, arguments.resume)
+    return infer_with_ray(images, run, shard)
 
 
 def _config(arguments: argparse.Namespace) -> Config:

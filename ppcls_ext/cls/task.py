@@ -15,7 +15,12 @@ from typing_extensions import override
 from ppcls_ext.cls.checks import check_data
 from ppcls_ext.cls.data import ClassificationData
 from ppcls_ext.cls.distillation import Distillation
-from ppcls_ext.cls.inference import ClassificationInference, normalization_apart, score_difference
+from ppcls_ext.cls.inference import (
+    ClassificationInference,
+    needs_paddleclas,
+    normalization_apart,
+    score_difference,
+)
 from ppcls_ext.cls.metrics import Confusion, write_report
 from ppcls_ext.cls.network import build_losses
 from ppcls_ext.cls.sections import InferSection
@@ -197,12 +202,18 @@ class Classification(Task):
             samples=samples,
             compare=score_difference,
             tolerance=1e-3,
+            remarks=self._remarks(transforms),
         )
         if self.export.input == "float32":
             return deployment
         outside, mean, std = normalization_apart(transforms, "Infer.transforms")
         recipe["preprocess"]["transforms"] = outside
         return from_pixels(deployment, mean, std)
+
+    def _remarks(self, transforms: list[dict[str, dict[str, Any]]]) -> list[str]:
+        names = ", ".join(needs_paddleclas(transforms, "Infer.transforms"))
+        remark = f"Infer.transforms: only PaddleClas has {names}, so paddleclas is needed wherever this export runs"
+        return [remark] if names else []
 
     @override
     def exported(self, model: ExportedModel) -> nn.Layer:

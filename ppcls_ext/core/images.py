@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -139,20 +140,49 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: a pattern that names nothing.
     """
-    found: list[str] = []
+    return [path for path, _ in named_images(patterns)]
+
+
+def named_images(patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each image file of `find_images`, once, with a name that does not depend on where the images are mounted.
+
+    The name is the path below the folder that was given, or from the first wildcard of a glob on; a single file is
+    called as it was given.
+
+    Raises:
+        UserError: a pattern that names nothing.
+    """
+    seen: set[str] = set()  # a single pattern names nothing twice: no need to hold all paths
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            files = [str(Path(file)) for file in _images_below(str(path))]  # without the ./ of the folder .
-        elif path.is_file():
-            files = [pattern]
-        else:
-            files = sorted(f for f in glob.glob(pattern, recursive=True) if Path(f).is_file())
-        if not files:
-            kind = f"no images ({', '.join(ENDINGS)}) in this folder" if path.is_dir() else "no such file or folder"
+        folder = os.path.isdir(pattern)
+        empty = True
+        for path in _images_of(pattern):
+            empty = False
+            if len(patterns) > 1:
+                if path in seen:
+                    continue
+                seen.add(path)
+            yield path, _name_below(path, pattern, folder)
+        if empty:
+            kind = f"no images ({', '.join(ENDINGS)}) in this folder" if folder else "no such file or folder"
             raise UserError(f"images {pattern}: {kind}")
-        found += files
-    return list(dict.fromkeys(found))
+
+
+def _images_of(pattern: str) -> Iterable[str]:
+    if os.path.isdir(pattern):
+        return (str(Path(file)) for file in _images_below(str(Path(pattern))))  # without the ./ of the folder .
+    if os.path.isfile(pattern):
+        return [pattern]
+    return sorted({f for f in glob.glob(pattern, recursive=True) if os.path.isfile(f)})
+
+
+def _name_below(path: str, pattern: str, folder: bool) -> str:
+    if folder:
+        return os.path.relpath(path, pattern)
+    if os.path.isfile(pattern):
+        return pattern
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)
+    return os.path.join(*Path(path).parts[len(list(fixed)) :])
 
 
 def _images_below(folder: str) -> Iterator[str]:

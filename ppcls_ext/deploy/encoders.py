@@ -8,12 +8,15 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.results import Result
+
+if TYPE_CHECKING:
+    import pyarrow
 
 ROW_GROUP = 65536  # rows of a Parquet file that are read at once
 
@@ -123,6 +126,11 @@ class ParquetEncoder(Encoder):
         self._schema = pyarrow.schema([(name, kinds[kind]) for name, kind in named])
         self._rows: list[tuple[Any, ...]] = []
 
+    @property
+    def waiting(self) -> int:
+        """Rows that were added since the last batch."""
+        return len(self._rows)
+
     def begin(self) -> bytes:
         """The names and types of the columns."""
         return self._schema.serialize().to_pybytes()
@@ -133,12 +141,15 @@ class ParquetEncoder(Encoder):
 
     def drain(self) -> bytes:
         """The rows since the last call, as one batch of an Arrow stream."""
-        if not self._rows:
-            return b""
-        columns = [[_utf8(value) for value in column] for column in zip(*self._rows, strict=True)]
+        return self.batch().serialize().to_pybytes() if self._rows else b""
+
+    def batch(self) -> pyarrow.RecordBatch:
+        """The rows since the last call."""
+        by_column = zip(*self._rows, strict=True) if self._rows else [()] * len(self.columns)
+        columns = [[_utf8(value) for value in column] for column in by_column]
         self._rows.clear()
         arrays = [self._arrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        return self._arrow.RecordBatch.from_arrays(arrays, schema=self._schema).serialize().to_pybytes()
+        return self._arrow.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def complete(self, part: Path, target: Path) -> None:
         """Write the Parquet file from the Arrow stream."""

@@ -242,6 +242,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
             f"export: {_line(failed[0], deployment.tolerance)}; {_way_out(failed, checks)}; kept as {rejected}"
         )
     _swap(work, folder)
+    for remark in deployment.remarks:
+        say(remark)
     say(f"exported to {folder}")
     return folder
 

@@ -15,9 +15,10 @@ from typing import Any
 from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
-from ppcls_ext.core.images import find_images
+from ppcls_ext.core.images import find_images, named_images
 from ppcls_ext.deploy.encoders import ENCODERS
 from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
+from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options
@@ -70,6 +71,23 @@ def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> 
             skipped.append(result.source)
 
 
+def images_of(images: Sequence[str], shard: Shard | None) -> list[str]:
+    """The images that files, folders and globs name, or those of them that are in a share.
+
+    Raises:
+        UserError: something that names no image.
+    """
+    if shard is None:
+        return find_images(images)
+    found, total = [], 0
+    for path, name in named_images(images):
+        total += 1
+        if shard.has(name):
+            found.append(path)
+    say(f"shard {shard}: {len(found)} of {total} images")
+    return found
+
+
 def infer(
     images: Sequence[str],
     pipeline: Pipeline,
@@ -78,6 +96,7 @@ def infer(
     draw: Path | None = None,
     resume: bool = False,
     options: Mapping[str, Any] | None = None,
+    shard: Shard | None = None,
 ) -> int:
     """Predict and print or write results; gives the number of images that have none.
 
@@ -91,6 +110,7 @@ def infer(
         draw: a folder for pictures of the results.
         resume: go on with the interrupted run that `save` is of.
         options: of the postprocessing; a run is resumed with the same only.
+        shard: the share of the images to predict on; a run is resumed with the same only.
     Raises:
         UserError: nothing to predict on; a place that cannot be written; nothing that can be resumed.
     """
@@ -99,7 +119,9 @@ def infer(
         raise UserError(f"infer --format {form}: this task writes {', '.join(inference.forms)}")
     if save is not None:
         regular_target(save)  # before hours of predicting
-    paths = find_images(images)
+    paths = images_of(images, shard)
+    if draw is not None and shard is not None:
+        draw = draw / f"shard-{shard.index}-of-{shard.count}"  # each share numbers its pictures from 1
     if form not in ENCODERS:
         return _infer_small(paths, pipeline, form, save, draw)
     encoder = ENCODERS[form](inference)
@@ -107,14 +129,18 @@ def infer(
         return _infer_bulk(paths, pipeline, StandardOutput(encoder), draw)
     run = None
     if isinstance(pipeline, Predictor):
-        run = {"format": form, "options": dict(options or {}), **_identity(paths, pipeline)}
+        run = {"shard": _text(shard), "format": form, **identity(paths, pipeline, options or {})}
     failed = _infer_bulk(paths, pipeline, ResultsFile(save, encoder, run, resume), draw)
     say(f"results: {save}")
     return failed
 
 
-def _identity(paths: Sequence[str], predictor: Predictor) -> dict[str, Any]:
-    """What the results of a run depend on."""
+def _text(shard: Shard | None) -> str | None:
+    return None if shard is None else str(shard)
+
+
+def identity(paths: Sequence[str], predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results of a run depend on, JSON-able."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(f"{path}\0{os.path.abspath(path)}\0"))
@@ -128,6 +154,8 @@ def _identity(paths: Sequence[str], predictor: Predictor) -> dict[str, Any]:
     }
     model = hashlib.sha256(json.dumps([recipe, dict(files)], sort_keys=True, default=str).encode())
     return {
+        "options": dict(options),
+        "decode": predictor.decode,
         "engine": predictor.engine,
         "model": model.hexdigest(),
         "images": len(paths),
@@ -185,7 +213,8 @@ def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path
             progress.advance()
     _say_choice(pipeline)
     if form == "table":
-        _show(results, inference.columns)
+        if results:
+            _show(results, inference.columns)
         return len(skipped)
     text = json.dumps(inference.document(form, results), indent=1, ensure_ascii=False) + "\n"
     if save is None:

@@ -121,7 +121,7 @@ class ResultsFile:
             if path.exists() and not self._part.exists():
                 raise UserError(f"{path} is whole, there is nothing to resume; without --resume it is made anew")
             return None
-        _check_same(self._part, state["run"], self._run or {})
+        check_same(self._part, state["run"], self._run or {})
         return state
 
     def _opened(self) -> IO[bytes]:
@@ -193,11 +193,15 @@ def _read_progress(file: Path) -> Mapping[str, Any] | None:
     return state
 
 
-def _check_same(part: Path, begun: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+def check_same(part: Path, begun: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Raise UserError where a run differs from the one that was interrupted, naming the first difference."""
     for key in run:
         if begun.get(key) == run[key]:
             continue
         short = all(len(str(value)) < 60 for value in (begun.get(key), run[key]))
-        values = f" ({begun.get(key)}, now {run[key]})" if short else ""
+        values = f" ({_shown(begun.get(key))}, now {_shown(run[key])})" if short else ""
         raise UserError(f"{part} was begun with other {key}{values}; give the same, or delete it to begin again")
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -59,7 +59,7 @@ class Pipeline:
             raise UserError(f"decoders must be a number of threads, got {decoders!r}")
         if type(batch) is not int or batch < 1:
             raise UserError(f"batch must be a positive number, got {batch!r}")
-        self.inference, self.batch = inference, batch
+        self.inference, self.batch, self.decode = inference, batch, decode
         self._engine = engine if callable(engine) else lambda: engine
         self._processing = Processing(inference, self._engine, errors, max_pixels, decode)
         self._open_run, self._fixed, self._where = open_run, fixed, where

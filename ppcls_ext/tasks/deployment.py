@@ -35,6 +35,7 @@ class Deployment(NamedTuple):
             nothing is found).
         onnx_is_also: whether ONNX, where an operator of `model` is missing, gets `also` instead; the task's `Inference`
             then takes the outputs of either.
+        remarks: what whoever runs the export has to know, which export says.
     """
 
     model: nn.Layer
@@ -46,6 +47,7 @@ class Deployment(NamedTuple):
     tolerance: float
     also: Deployment | None = None
     onnx_is_also: bool = False
+    remarks: Sequence[str] = ()
 
 
 class FromPixels(nn.Layer):

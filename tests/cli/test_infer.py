@@ -107,6 +107,46 @@ def test_a_killed_run_is_resumed(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r", "whole"]
 
 
+def test_shares_are_the_whole_list_once(exported: Path, data: Path, tmp_path: Path) -> None:
+    line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--topk", "1", "--save"]
+    assert main([*line, str(tmp_path / "whole")]) == 0
+    for share in range(1, 21):  # of 15 images: some are empty
+        assert main([*line, str(tmp_path / f"{share}"), "--shard", f"{share}/20"]) == 0
+    (head, *rows), *shares = ((tmp_path / name).read_text().splitlines() for name in ("whole", *map(str, range(1, 21))))
+    assert all(share[0] == head for share in shares)
+    assert [head] in shares
+    assert sorted(row for share in shares for row in share[1:]) == rows
+
+
+def test_only_the_same_share_is_resumed(exported: Path, data: Path, tmp_path: Path, fails: Fails) -> None:
+    line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--save", str(tmp_path / "r")]
+    subprocess.run([sys.executable, "-c", KILLED, *line, "--shard", "1/2"], timeout=SECONDS, check=False)
+    assert json.loads((tmp_path / "r.part.json").read_text())["run"]["shard"] == "1/2"
+    for other in ("2/2", "1/3"):
+        message = fails(*line, "--resume", "--shard", other, lines=2)
+        assert f"begun with other shard (1/2, now {other})" in message
+    assert "begun with other shard (1/2, now none)" in fails(*line, "--resume")
+    assert main([*line, "--resume", "--shard", "1/2"]) == 0
+
+
+def test_what_is_no_share_is_one_line(exported: Path, data: Path, fails: Fails) -> None:
+    for shard, says in (("0/4", "counted from 1 to N"), ("5/4", "counted from 1 to N"), ("a/b", "expected I/N")):
+        assert f"--shard {shard}: " in (message := fails("infer", "-m", exported, "-i", data / "val", "--shard", shard))
+        assert says in message
+
+
+def test_nothing_is_shown_beside_the_error_of_a_single_image(
+    exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert main(["infer", "-m", str(exported), "-i", str(tmp_path / "broken.png")]) == UserError.exit_status
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"skipped: image {tmp_path / 'broken.png'}: the file is empty; replace the file or remove it from the list"
+    ]
+
+
 def test_files_of_results_that_cannot_be(
     exported: Path, trained: Path, data: Path, tmp_path: Path, fails: Fails
 ) -> None:

@@ -21,7 +21,7 @@ from tests.helpers.processes import SECONDS
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
     *("CONFIG", "FOLDER", "SPACE", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
-    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST", "MS"),
+    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST", "MS", "I/N"),
 }
 
 

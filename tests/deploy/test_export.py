@@ -62,10 +62,12 @@ def test_openvino_refuses_the_format_on_which_paddle_would_not_use_it(exported: 
         open_engine("openvino", exported, model_format="json")
 
 
-def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path) -> None:
+def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Slow: an export is checked on every engine."""
-    config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'one'}", "Export.batch=2"])
+    transforms = "Infer.transforms=[{Padv2: {size: [48, 48]}}, {ResizeImage: {size: 48}}, {ToCHWImage: }]"
+    config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'one'}", "Export.batch=2", transforms])
     folder = export(config, formats="json")
+    assert "only PaddleClas has Padv2, so paddleclas is needed wherever this export runs" in capfd.readouterr().err
     assert read_yaml(folder / "inference.yml")["inputs"][0]["shape"][0] == 2
     assert not (folder / "legacy").exists()
     with pytest.raises(UserError, match=r"needs the pdmodel format; export again"):
