@@ -22,7 +22,7 @@ def check_regular(path: str | Path) -> int:
     try:
         found = os.stat(path)
     except OSError as error:
-        raise Unreadable("no such file" if isinstance(error, FileNotFoundError) else error.strerror) from error
+        raise Unreadable(error.strerror or str(error)) from error
     except ValueError as error:  # NUL, or characters that no path has
         raise Unreadable("no path of a file") from error
     if not stat.S_ISREG(found.st_mode):

@@ -15,10 +15,11 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, Arrays, EngineOwner, Outputs, Run, Work, abandon
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.runtime.sources import MAX_PIXELS, Channels, Size, read_picture, source_name
+from ppcls_ext.runtime.sources import Channels, Size, read_picture, source_name
 
 Errors = Literal["raise", "keep"]
 Decode = Literal["exact", "scaled"]
