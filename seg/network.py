@@ -120,7 +120,7 @@ def build_losses(section: Any, where: str) -> list[tuple[str, float, Loss]]:
     known = {name: getattr(paddleseg(f"models.losses.{module}"), name) for name, module in LOSSES.items()}
     losses = []
     for operation in read_operations(section, where):
-        coefficient = number(operation.arguments.pop("coef", 1.0), f"{operation.where}.coef")
+        coefficient = number(operation.arguments.pop("coef", 1.0), f"{operation.where}.coef", 0, 1e4)
         loss = operation.build(known, "loss", {"ignore_index": IGNORE})
         losses.append((operation.name, float(coefficient), loss))
     if not losses:

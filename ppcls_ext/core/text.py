@@ -39,7 +39,7 @@ def fault_of_name(name: str) -> str | None:
     Returns:
         the end of a sentence, such as "has a line break or another control character"; None where it can.
     """
-    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" for c in name):
         return "has a line break or another control character"
     if any("\ud800" <= c <= "\udfff" for c in name):
         return "is not UTF-8"

@@ -10,8 +10,10 @@ from typing import Any
 
 from paddle import nn
 
+from ppcls_ext.core.config import shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.models.keys import check_numbers, network_keys
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, STAGES, LCNetSpec
 from ppcls_ext.models.weights import load_into, read_weights
@@ -159,6 +161,9 @@ def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Laye
     name = kwargs.pop("name", None)
     if name is None:
         raise UserError("Arch.name is missing: say which network to build, such as PPLCNet_x1_0")
+    if not isinstance(name, str):
+        raise UserError(f"Arch.name: expected the name of a network, got {shown(name)}")
+    check_numbers(kwargs, "Arch")
     if name in ARCHS:
         factory = ARCHS[name]
     else:
@@ -170,12 +175,15 @@ def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Laye
         kwargs["class_num"] = class_num
     if name in ARCHS:
         return call_checked(factory, kwargs, "Arch")
+    known = network_keys(factory)
+    for key in kwargs:
+        if known is not None and key not in known:
+            raise UserError(f"Arch.{key}: unknown key; {nearest(str(key), known)}")
     pretrained = kwargs.pop("pretrained", False)  # not for PaddleClas, which would unpickle the file
-    # PaddleClas's factories forward **kwargs to a class: their signature cannot tell a wrong key from a right one.
     try:
         with parameter_names_may_repeat():
             model = factory(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"Arch: {name} refuses {kwargs}: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError, AssertionError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"Arch: {name} refuses {shown(kwargs)}: {' '.join(str(error).split())}") from error
     load_public(model, name, pretrained)
     return model
