@@ -64,6 +64,8 @@ NO_CLASS = Kind("a category is not a class here", "fatal")
 NO_IMAGE = Kind("no image has the image_id of an annotation", "fatal")
 NO_CATEGORY = Kind("no category has the category_id of an annotation", "fatal")
 BOX = Kind("bbox must be four numbers x, y, width, height, below a million", "fatal")
+CROWD = Kind("iscrowd must be 0 or 1", "fatal")
+AREA = Kind("an area is no number from 0 up, and that of its box is used", "warning")
 SECOND_ID = Kind("an annotation's id is given twice, the second is not used", "left out")
 NO_AREA = Kind("a box has no area and is not used", "left out")
 OUTSIDE_IMAGE = Kind("a box lies outside its image and is not used", "left out")
@@ -275,13 +277,17 @@ def _read_objects(
         where = f"annotation {own}" if "id" in item else f"annotation number {number}"
         if "id" in item and repr(own) in known:
             findings.add(SECOND_ID, where)
-        elif not isinstance(image, (int, str)) or image not in images:
+        elif not isinstance(image, (int, str)) or isinstance(image, bool) or image not in images:
             findings.add(NO_IMAGE, f"{where} has {image!r}")
-        elif not isinstance(category, int) or category not in categories:
+        elif type(category) is not int or category not in categories:
             findings.add(NO_CATEGORY, f"{where} has {category!r}")
         elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(n) for n in box):
             findings.add(BOX, f"{where} has {box!r}")
+        elif item.get("iscrowd", 0) not in (0, 1):
+            findings.add(CROWD, f"{where} has {item['iscrowd']!r}")
         else:
+            if "area" in item and not _is_area(item["area"]):
+                findings.add(AREA, f"{where} has {item['area']!r}")
             objects[image].append(item)
         known.add(repr(own))
     return objects

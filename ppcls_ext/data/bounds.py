@@ -53,6 +53,14 @@ def _each(rule: Rule) -> Rule:
     return each
 
 
+def _one_of(*values: str) -> Rule:
+    def rule(value: Any, where: str) -> None:
+        if value not in values:
+            raise UserError(f"{where}: expected one of {', '.join(repr(v) for v in values)}, got {shown(value)}")
+
+    return rule
+
+
 _CHANCE = _within(0, 1)
 
 # By the name of the argument, whichever operation has it.
@@ -85,6 +93,7 @@ BY_OPERATION: Mapping[tuple[str, str], Rule] = {
     ("NormalizeImage", "mean"): _each(_within(-1e3, 1e3)),
     ("NormalizeImage", "std"): _each(_within(0, 1e3, above=True)),
     ("Normalize", "std"): _each(_within(0, 1e3, above=True)),
+    ("NormalizeImage", "order"): _one_of("", "hwc", "chw"),
     ("RandomErasing", "sl"): _CHANCE,
     ("RandomErasing", "sh"): _CHANCE,
     ("RandomErasing", "r1"): _within(0, 1, above=True),

@@ -51,6 +51,7 @@ def build_named(
         use_ssld: accepted for PaddleClas's configs; the public SSLD weights have to be given as a path.
         dropout_prob, class_expand, use_last_conv, stride_list: changes to the named spec.
     """
+    _check_kinds(use_last_conv, return_patterns, return_stages)
     spec = SPECS[name]
     if not use_last_conv:
         spec = spec.replace(last_width=0, dropout=0.0)
@@ -66,6 +67,20 @@ def build_named(
         raise UserError("Arch.use_ssld: download the SSLD weights and give their path as Arch.pretrained")
     load_public(model, name, pretrained)
     return model
+
+
+def _check_kinds(use_last_conv: Any, return_patterns: Any, return_stages: Any) -> None:
+    """Raise ValueError for what PaddleClas would take as something else, and say nothing."""
+    if not isinstance(use_last_conv, bool):
+        raise ValueError(f"use_last_conv must be true or false, got {use_last_conv!r}")
+    if return_patterns is not None and not _holds(return_patterns, str):
+        raise ValueError(f"return_patterns must be a list of names of layers, got {return_patterns!r}")
+    if not (return_stages is None or isinstance(return_stages, int) or _holds(return_stages, int)):
+        raise ValueError(f"return_stages must be true, a number or a list of numbers, got {return_stages!r}")
+
+
+def _holds(value: Any, kind: type) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(part, kind) for part in value)
 
 
 def load_public(model: nn.Layer, name: str, pretrained: bool | str) -> None:
