@@ -50,10 +50,12 @@ def _folders() -> Iterator[Path]:
 
 
 def _report(error: BaseException) -> str:
+    # `platform.platform` would start a process.
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return "\n".join(
         [
-            f"pplcnet {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"pplcnet {__version__}, Python {platform.python_version()}, {system}",
             f"command: {command}",
             f"packages: {json.dumps(_versions())}",
             "",
@@ -64,9 +66,7 @@ def _report(error: BaseException) -> str:
 
 def _versions() -> dict[str, str | None]:
     try:
-        from ppcls_ext.core.run_folder import environment
-
-        packages: dict[str, str | None] = environment()["packages"]
-    except Exception as error:  # the installation itself may be what is broken
-        return {"unknown": type(error).__name__}
-    return packages
+        from ppcls_ext.core.run_folder import package_versions
+    except ImportError as error:  # the installation itself may be what is broken
+        return {"unknown": str(error)}
+    return package_versions()

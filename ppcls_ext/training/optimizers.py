@@ -151,7 +151,10 @@ def build_schedule(
         settings["warmup_epoch"] = round((warmup or 0) * steps_per_epoch)
     built = call_checked(names[name], settings, "Optimizer.lr", length)
     if not isinstance(built, optimizer.lr.LRScheduler):
-        built = built()
+        try:
+            built = built()
+        except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError) as error:
+            raise UserError(f"Optimizer.lr: {' '.join(str(error).split()) or type(error).__name__}") from error
     return Schedule(built, bool(getattr(built, "by_epoch", False)), note)
 
 
