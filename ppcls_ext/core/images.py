@@ -33,6 +33,8 @@ _REDUCED = {
 # OpenCV from 4.11 on can have libjpeg write RGB, which saves a pass over the image.
 _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -129,14 +131,28 @@ def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
 
 
 def is_cut_short(data: np.ndarray) -> bool:
-    """Whether the content of a JPEG or PNG file, uint8 [n], lacks the end."""
-    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing; libpng writes on stderr. Whole
-    # files have an end marker; cameras may append a little after it.
-    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82")):
-        if data[: len(start)].tobytes() == start:
-            half = len(data) // 2
-            # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
-            return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
+    """Whether the content of a JPEG or PNG file, uint8 [n], lacks a part of what it announces."""
+    if data[:8].tobytes() == PNG_MAGIC:
+        return not _has_whole_chunks(data.data)
+    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing. Whole files have an end marker;
+    # cameras may append a little after it.
+    if not is_jpeg(data):
+        return False
+    half, end = len(data) // 2, b"\xff\xd9"
+    # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
+    return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
+
+
+def _has_whole_chunks(data: memoryview) -> bool:
+    """Whether a PNG's chunks are all in the file, up to its last: OpenCV takes the memory that a length asks for."""
+    place = len(PNG_MAGIC)
+    for _ in range(MOST_CHUNKS):
+        if place + 12 > len(data):
+            return False
+        length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
+        place += 12 + length
+        if kind == b"IEND":
+            return place <= len(data)
     return False
 
 

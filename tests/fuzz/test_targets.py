@@ -28,6 +28,11 @@ BOMB = b"".join(b"%c: &%c [%s]\n" % (98 + k, 98 + k, b",".join([b"*%c" % (97 + k
 IMAGE = b'{"id": 1, "file_name": "a", "width": 9, "height": 9}'
 COCO = b'{"images": [%s], "annotations": [%s], "categories": [{"id": 1, "name": "a"}]}'
 HUGE = b"1" + b"0" * 400
+# OpenCV takes memory for a chunk of 3 GB.
+HUGE_CHUNK = bytes.fromhex(
+    "89504e470d0a1a0a0000000d494844520000000c0000000902030000007bd625c700000009504c5445000000090909"
+    "c800004bc87fffffff001149444154789c6394f05465626060c08701132700986f8efa620000000049454e44ae426082"
+)
 KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("config_file", (b"a: &a [*a]",)),
     ("config_file", (b"a: &a [x]\n" + BOMB,)),
@@ -55,6 +60,8 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("coco_json", (COCO % (IMAGE.replace(b"9}", HUGE + b"}"), b""),)),
     ("coco_json", (COCO % (IMAGE, b'{"image_id": 1, "category_id": 1, "bbox": [1, 1, %s, 1]}' % HUGE),)),
     ("coco_json", (b'{"images": [NaN], "annotations": [], "categories": []}',)),
+    ("config_override", (["Optimizer", "lr"], "{name: Cosine, learning_rate: null}")),
+    ("image_gate", (HUGE_CHUNK,)),
     ("image_gate", (b"P6 60000 60000 255\n",)),
     ("image_gate", (b"\x76\x2f\x31\x01\x02" + bytes(300),)),
 ]  # fmt: skip
