@@ -207,7 +207,7 @@ LARGEST_RATE = 4.0
 _RATE = (0.0, LARGEST_RATE)
 _BELOW_1 = (0.0, math.nextafter(1.0, 0.0))
 # Paddle takes anything for these. The least and the largest value of each.
-LR_NUMBERS = {
+LR_NUMBERS: dict[str, tuple[float, float]] = {
     "learning_rate": _RATE,
     "warmup_epoch": (0, MOST_EPOCHS),
     "warmup_start_lr": _RATE,
