@@ -18,9 +18,9 @@ from ppcls_ext.core.reading import Unreadable, decoded, read_regular
 from ppcls_ext.core.text import fault_of_name, one_line
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
-SHOWN_FINDINGS = 3  # of one kind of finding, in a message
+SHOWN_FINDINGS = 3  # a message shows no more findings of one kind
 LONGEST_FINDING = 300  # characters
-LARGEST_FILE = 2**32  # bytes; that of COCO's training set is 0.45 GB
+LARGEST_FILE = 2**32  # bytes; the annotations of COCO's training set have 0.45 GB
 FARTHEST = 1e6  # pixels: coordinates and sides of boxes are below, far from where float32 becomes coarse
 
 

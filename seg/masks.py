@@ -16,7 +16,7 @@ from ppcls_ext.core.reading import Unreadable, read_regular
 from seg.sections import IGNORE
 from seg.splits import PairList
 
-LARGEST_VALUE = 65535  # of a 16-bit mask
+LARGEST_VALUE = 65535  # a 16-bit mask holds no larger value
 LARGEST_FILE = 2**30  # bytes
 SHOWN_VALUES = 8
 

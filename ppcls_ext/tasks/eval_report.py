@@ -18,7 +18,7 @@ from ppcls_ext.core.text import is_digits, one_line
 PER_CLASS = "per_class.csv"
 LONGEST_NAME = 60  # characters of a class in a picture
 SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
-COUNTED_CLASSES = 20  # and one of more than these without numbers in its cells
+COUNTED_CLASSES = 20  # a matrix of more classes has no numbers in its cells
 
 
 def write_metrics(
