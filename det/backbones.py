@@ -13,6 +13,7 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.models import lcnet
 from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
+from ppcls_ext.models.keys import check_numbers
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.upstream.paddleclas import parameter_names_may_repeat
@@ -144,8 +145,9 @@ def build_backbone(section: Mapping[str, Any]) -> tuple[nn.Layer, list[int], lis
     """
     arguments = dict(section)
     name = arguments.pop("name", None)
-    if name not in BACKBONES:
+    if not isinstance(name, str) or name not in BACKBONES:
         raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
+    check_numbers(arguments, "Arch.backbone")
     strides = strides_of(section)
     factory: Callable[..., nn.Layer] = BACKBONES[name]
     backbone = call_checked(factory, arguments, "Arch.backbone")

@@ -13,6 +13,7 @@ from det.results import DetResult
 from det.transforms import INTERPOLATIONS, Sample, resize
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
+from ppcls_ext.core.text import is_digits
 from ppcls_ext.runtime.checks import choice, real, shown, sides, whole
 from ppcls_ext.runtime.inference import Inference, labels_do_not_fit, takes_pixels
 from ppcls_ext.runtime.results import Result
@@ -110,7 +111,7 @@ class DetectionInference(Inference):
         if form != "coco":
             return super().document(form, results)
         stems = [Path(r.source).stem for r in results]
-        by_name = all(s.isdigit() for s in stems) and len({int(s) for s in stems}) == len(stems)
+        by_name = all(is_digits(s) for s in stems) and len({int(s) for s in stems}) == len(stems)
         return [
             {
                 "image_id": int(stem) if by_name else index,

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.text import one_line
 from ppcls_ext.runtime.results import Result
 
+LONGEST_TEXT = 200  # characters at a box
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#000075")
 
 
@@ -58,7 +60,8 @@ def draw_boxes(
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(min(image.shape[:2]) / 240))
     font = ImageFont.load_default(max(10, round(min(image.shape[:2]) / 32)))
-    for box, number, text in zip(boxes, classes, texts, strict=True):
+    for box, number, given in zip(boxes, classes, texts, strict=True):
+        text = one_line(given, LONGEST_TEXT)
         colour = COLOURS[number % len(COLOURS)]
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Section
+from ppcls_ext.core.config import MOST_EPOCHS, Section
 from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.tasks.export import ExportSection as CommonExport
 
@@ -40,9 +40,10 @@ class ArchSection(Section):
     recipe: Literal["gfl", "tal"] = "gfl"
     class_num: int | Literal["auto"] | None = "auto"
     backbone: dict[str, Any]
-    width: int = pydantic.Field(default=96, ge=8)  # channels of neck and head
-    convs: int = pydantic.Field(default=2, ge=1)  # convolutions in each branch of the head
-    static_epochs: int | None = pydantic.Field(default=None, ge=0)  # tal: epochs with ATSS; default a third of all
+    width: int = pydantic.Field(default=96, ge=8, le=2048)  # channels of neck and head
+    convs: int = pydantic.Field(default=2, ge=1, le=32)  # convolutions in each branch of the head
+    # tal: epochs with ATSS; default a third of all
+    static_epochs: int | None = pydantic.Field(default=None, ge=0, le=MOST_EPOCHS)
     public_weights: str | None = None  # address of the published file; see `det.weights.find_public`
 
 
@@ -57,8 +58,8 @@ class NmsSection(Section):
 
     score_threshold: float = pydantic.Field(default=0.025, ge=0, lt=1)
     nms_threshold: float = pydantic.Field(default=0.6, gt=0, le=1)  # IoU above which the weaker box goes
-    nms_top_k: int = pydantic.Field(default=1000, ge=1)  # candidates of each class
-    keep_top_k: int = pydantic.Field(default=100, ge=1)  # boxes of each image
+    nms_top_k: int = pydantic.Field(default=1000, ge=1, le=100_000)  # candidates of each class
+    keep_top_k: int = pydantic.Field(default=100, ge=1, le=100_000)  # boxes of each image
 
 
 class InferSection(Section):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from ppcls_ext.core.config import MOST_CLASSES
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.exif import upright_size
+from ppcls_ext.core.exif import opened, upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
+from ppcls_ext.core.reading import Unreadable, decoded, read_regular
+from ppcls_ext.core.text import fault_of_name, one_line
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
 SHOWN_FINDINGS = 3  # a message shows no more findings of one kind
+LONGEST_FINDING = 300  # characters
+LARGEST_FILE = 2**32  # bytes; the annotations of COCO's training set have 0.45 GB
+FARTHEST = 1e6  # pixels: coordinates and sides of boxes are below, far from where float32 becomes coarse
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Kind(NamedTuple):
 
 
 IMAGE = Kind("an image needs an 'id' and a 'file_name'", "fatal")
+IMAGE_NAME = Kind("an image's 'id' and 'file_name' must be a line of text each", "fatal")
 IMAGE_ID = Kind("an image id is given twice", "fatal")
 FILE_TWICE = Kind("a file is two images", "warning")
 SIZE = Kind("an image's width and height must be whole numbers of 1 or more", "fatal")
@@ -58,7 +63,9 @@ NO_IMAGES = Kind("no images, the split is empty", "fatal")
 NO_CLASS = Kind("a category is not a class here", "fatal")
 NO_IMAGE = Kind("no image has the image_id of an annotation", "fatal")
 NO_CATEGORY = Kind("no category has the category_id of an annotation", "fatal")
-BOX = Kind("bbox must be four numbers x, y, width, height", "fatal")
+BOX = Kind("bbox must be four numbers x, y, width, height, below a million", "fatal")
+CROWD = Kind("iscrowd must be 0 or 1", "fatal")
+AREA = Kind("an area is no number from 0 up, and that of its box is used", "warning")
 SECOND_ID = Kind("an annotation's id is given twice, the second is not used", "left out")
 NO_AREA = Kind("a box has no area and is not used", "left out")
 OUTSIDE_IMAGE = Kind("a box lies outside its image and is not used", "left out")
@@ -77,7 +84,7 @@ class Findings:
 
     def add(self, kind: Kind, where: str) -> None:
         """Note a fault of a kind, and where it is."""
-        self.found.setdefault(kind, []).append(where)
+        self.found.setdefault(kind, []).append(one_line(where, LONGEST_FINDING))
 
     def count(self, severity: str) -> int:
         """The number of faults of a severity."""
@@ -128,18 +135,25 @@ def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
         UserError: missing, not JSON, or without the three lists that COCO asks for.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(
-            f"annotations {path}: {error.strerror or error}; give DataLoader.*.dataset.anno_path"
-        ) from error
-    except ValueError as error:
+        data = read_regular(path, LARGEST_FILE)
+    except Unreadable as error:
+        raise UserError(f"annotations {path}: {error}; give DataLoader.*.dataset.anno_path") from error
+    try:
+        content = json.loads(decoded(data), parse_constant=_no_number)
+    except RecursionError as error:
+        raise UserError(f"annotations {path}: not JSON of COCO (nested too deeply)") from error
+    except (ValueError, Unreadable) as error:
         raise UserError(f"annotations {path}: not JSON ({error})") from error
     for key in ("images", "annotations", "categories"):
         part = content.get(key) if isinstance(content, dict) else None
         if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
             raise UserError(f"annotations {path}: not in COCO format, it has no list '{key}'")
     return content
+
+
+def _no_number(text: str) -> float:
+    """What Python would read beyond JSON: NaN and Infinity."""
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def category_names(content: Mapping[str, Sequence[Mapping[str, Any]]], source: Path) -> dict[int, str]:
@@ -149,14 +163,21 @@ def category_names(content: Mapping[str, Sequence[Mapping[str, Any]]], source: P
         UserError: no categories, one without an id or name, or an id or name that two of them have.
     """
     names: dict[int, str] = {}
+    taken: set[str] = set()
+    if len(content["categories"]) > MOST_CLASSES:
+        raise UserError(f"annotations {source}: {len(content['categories'])} categories are more than {MOST_CLASSES}")
     for category in content["categories"]:
         number, name = category.get("id"), category.get("name")
         if not isinstance(number, int) or isinstance(number, bool) or not isinstance(name, str):
             raise UserError(f"annotations {source}: category {dict(category)} needs a whole number 'id' and a 'name'")
-        if number in names or name in names.values():
+        fault = fault_of_name(name)
+        if fault is not None:
+            raise UserError(f"annotations {source}: the name of category {number}, '{name}', {fault}; rename it")
+        if number in names or name in taken:
             what = f"id {number}" if number in names else f"name '{name}'"
             raise UserError(f"annotations {source}: two categories have the {what}")
         names[number] = name
+        taken.add(name)
     if not names:
         raise UserError(f"annotations {source}: no categories, so there is nothing to detect")
     return dict(sorted(names.items()))
@@ -204,11 +225,13 @@ def check_coco(
     folder = image_dir or find_image_dir(root, split, content)
     findings = Findings(path)
     class_of: dict[int, int] = {}
+    index_of = {name: index for index, name in reversed(list(enumerate(names)))}  # of the first of its name
     for number, name in categories.items():
-        if name in names:
-            class_of[number] = names.index(name)
+        if name in index_of:
+            class_of[number] = index_of[name]
         else:
-            findings.add(NO_CLASS, f"'{name}', {nearest(name, names)}")
+            few = len(findings.found.get(NO_CLASS, ())) < SHOWN_FINDINGS  # looking for the nearest takes long
+            findings.add(NO_CLASS, f"'{name}', {nearest(name, names)}" if few else f"'{name}'")
     images = _read_images(content["images"], findings)
     objects = _read_objects(content["annotations"], images, categories, findings)
     records = []
@@ -231,6 +254,8 @@ def _read_images(items: Sequence[Mapping[str, Any]], findings: Findings) -> dict
         image_id, file = item.get("id"), item.get("file_name")
         if not isinstance(image_id, (int, str)) or not isinstance(file, str):
             findings.add(IMAGE, str(dict(item)))
+        elif (fault := fault_of_name(f"{image_id}{file}")) is not None:
+            findings.add(IMAGE_NAME, f"{image_id!r} and {file!r}: it {fault}")
         elif image_id in images:
             findings.add(IMAGE_ID, f"{image_id} ({images[image_id]['file_name']}, {file})")
         else:
@@ -252,20 +277,28 @@ def _read_objects(
         where = f"annotation {own}" if "id" in item else f"annotation number {number}"
         if "id" in item and repr(own) in known:
             findings.add(SECOND_ID, where)
-        elif not isinstance(image, (int, str)) or image not in images:
+        elif not isinstance(image, (int, str)) or isinstance(image, bool) or image not in images:
             findings.add(NO_IMAGE, f"{where} has {image!r}")
-        elif not isinstance(category, int) or category not in categories:
+        elif type(category) is not int or category not in categories:
             findings.add(NO_CATEGORY, f"{where} has {category!r}")
         elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(n) for n in box):
             findings.add(BOX, f"{where} has {box!r}")
+        elif item.get("iscrowd", 0) not in (0, 1):
+            findings.add(CROWD, f"{where} has {item['iscrowd']!r}")
         else:
+            if "area" in item and not _is_area(item["area"]):
+                findings.add(AREA, f"{where} has {item['area']!r}")
             objects[image].append(item)
         known.add(repr(own))
     return objects
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -FARTHEST < value < FARTHEST
+
+
+def _is_area(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < FARTHEST**2
 
 
 def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int, int] | None:
@@ -273,12 +306,16 @@ def _size(info: Mapping[str, Any], file: Path, findings: Findings) -> tuple[int,
     width, height = info.get("width"), info.get("height")
     if width is None and height is None:
         try:
-            with Image.open(file) as image:
+            with opened(file) as image:
                 return upright_size(image)
-        except OSError as error:
+        except BrokenImage as error:
             findings.add(NO_SIZE, str(error))
             return None
-    if not isinstance(width, int) or not isinstance(height, int) or width < 1 or height < 1:
+    if (
+        not isinstance(width, int)
+        or not isinstance(height, int)
+        or not (0 < width <= FARTHEST and 0 < height <= FARTHEST)
+    ):
         findings.add(SIZE, f"image {info['id']} has {width} x {height}")
         return None
     return width, height
@@ -311,7 +348,7 @@ def _record(
         if max(-x, -y, x + w - width, y + h - height) > OUTSIDE:
             findings.add(CUT_OFF, where)
         crowd = bool(item.get("iscrowd", 0))
-        area = item["area"] if _is_number(item.get("area")) else w * h
+        area = item["area"] if _is_area(item.get("area")) else w * h
         truth.append((class_of[item["category_id"]], (x, y, w, h), float(area), crowd))
         if not crowd:
             boxes.append(inside)
@@ -332,9 +369,9 @@ def has_its_size(record: Record) -> bool:
     A file that is no image is left to those who decode it.
     """
     try:
-        with Image.open(record.path) as image:
+        with opened(record.path) as image:
             return record.size in (image.size, upright_size(image))
-    except OSError:
+    except BrokenImage:
         return True
 
 

@@ -122,7 +122,7 @@ def _count(
 def _is_turned(path: str) -> bool:
     try:
         return orientation_of(path) != AS_STORED
-    except OSError:  # Pillow cannot read it; `check_files` says what is wrong with it
+    except BrokenImage:  # Pillow cannot read it; `check_files` says what is wrong with it
         return False
 
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.exif import orientation_of, swaps_sides
-from ppcls_ext.core.images import read_rgb
+from ppcls_ext.core.exif import opened, orientation_of, swaps_sides
+from ppcls_ext.core.images import BrokenImage, check_pixels, is_cut_short, read_rgb
+from ppcls_ext.core.reading import Unreadable, read_regular
 from seg.sections import IGNORE
 from seg.splits import PairList
 
 LARGEST_VALUE = 65535  # a 16-bit mask holds no larger value
+LARGEST_FILE = 2**30  # bytes
 SHOWN_VALUES = 8
 
 
@@ -55,19 +56,28 @@ def read_values(path: str | Path) -> np.ndarray:
         UserError: missing, damaged, or not one number a pixel.
     """
     try:
-        with Image.open(path) as image:
-            values = np.asarray(image)
-            mode = image.mode
-    except FileNotFoundError:
-        raise UserError(f"mask {path}: no such file; fix the path or remove it from the list") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files
-        raise UserError(f"mask {path}: cannot be decoded ({' '.join(str(error).split())}); replace the file") from error
+        data = np.frombuffer(read_regular(path, LARGEST_FILE), np.uint8)
+    except Unreadable as error:
+        why = "no such file" if isinstance(error.__cause__, FileNotFoundError) else error
+        raise UserError(f"mask {path}: {why}; fix the path or remove it from the list") from error
+    try:
+        if is_cut_short(data):
+            raise BrokenImage(f"mask {path}: cannot be decoded (its end is missing); replace the file")
+        with opened(path) as image:
+            check_pixels(image.size, path)
+            image.load()
+            values, mode = np.asarray(image), image.mode
+            colours = len(image.getpalette() or ()) // 3 if mode == "P" else None
+    except BrokenImage as error:
+        raise UserError(str(error).replace(f"image {path}", f"mask {path}", 1)) from error
     if mode in ("RGB", "RGBA") and (values[..., :3] == values[..., :1]).all():
         values = values[..., 0]  # a grey mask saved as RGB
     if values.ndim != 2 or values.dtype.kind == "f":
         raise UserError(
             f"mask {path}: it is {mode}; a mask has one class number a pixel (a grey or palette PNG), not colours"
         )
+    if colours is not None:
+        _check_palette(path, values, colours)
     if values.dtype == bool:
         return values.astype(np.uint8)
     if values.dtype != np.uint8:
@@ -76,6 +86,21 @@ def read_values(path: str | Path) -> np.ndarray:
             raise UserError(f"mask {path}: values from {values.min()} to {values.max()}; class numbers start at 0")
         return values.astype(np.int32)
     return values
+
+
+def _check_palette(path: str | Path, values: np.ndarray, colours: int) -> None:
+    """Raise UserError for an index that the palette does not have: no program that wrote both would leave it.
+
+    The usual value of ignored pixels needs no colour.
+    """
+    known = np.zeros(256, bool)
+    known[:colours] = known[IGNORE] = True
+    if not known[values].all():
+        lost = np.unique(values[~known[values]])
+        shown = ", ".join(map(str, lost[:SHOWN_VALUES])) + (", ..." if len(lost) > SHOWN_VALUES else "")
+        raise UserError(
+            f"mask {path}: damaged, its palette has {colours} colours and its pixels have {shown}; replace the file"
+        )
 
 
 def read_mask(path: str | Path, rules: Rules) -> np.ndarray:

@@ -14,6 +14,7 @@ from ppcls_ext.core.config import number
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import call_checked
+from ppcls_ext.models.keys import check_numbers
 from ppcls_ext.models.weights import load_into, load_trunk
 from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, register_with_paddleseg
@@ -59,8 +60,9 @@ def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> n
     name = options.pop("name", None)
     if name is None:
         raise UserError("Arch.backbone.name is missing: say which backbone to use, such as PPLCNet (with a scale)")
-    if name not in BACKBONES:
+    if not isinstance(name, str) or name not in BACKBONES:
         raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
+    check_numbers(options, "Arch.backbone")
     register_with_paddleseg()
     backbone = call_checked(BACKBONES[name], options, "Arch.backbone", {"output_stride": arch.output_stride})
     return paddleseg("models").DeepLabV3P(
@@ -120,7 +122,7 @@ def build_losses(section: Any, where: str) -> list[tuple[str, float, Loss]]:
     known = {name: getattr(paddleseg(f"models.losses.{module}"), name) for name, module in LOSSES.items()}
     losses = []
     for operation in read_operations(section, where):
-        coefficient = number(operation.arguments.pop("coef", 1.0), f"{operation.where}.coef")
+        coefficient = number(operation.arguments.pop("coef", 1.0), f"{operation.where}.coef", 0, 1e4)
         loss = operation.build(known, "loss", {"ignore_index": IGNORE})
         losses.append((operation.name, float(coefficient), loss))
     if not losses:

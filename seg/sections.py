@@ -6,15 +6,21 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Section
+from ppcls_ext.core.config import LARGEST_SIDE, Section, Side
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 from ppcls_ext.tasks.export import ExportSection as CommonExport
 
+LARGEST_FACTOR = 4.0  # by which images are enlarged
+MOST_STEPS = 1000
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
 
-Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # height, width
+Dilation = Annotated[int, pydantic.Field(ge=1, le=1024)]
+Factor = Annotated[float, pydantic.Field(gt=0, le=LARGEST_FACTOR)]
+Share = Annotated[float, pydantic.Field(ge=-10, le=10)]  # of a pixel's range 0 to 1
+Spread = Annotated[float, pydantic.Field(gt=0, le=10)]
+Pair = tuple[Side, Side]  # height, width
 
 
 class ArchSection(Section):
@@ -22,9 +28,11 @@ class ArchSection(Section):
 
     name: Literal["DeepLabV3P"] = "DeepLabV3P"
     backbone: dict[str, Any]  # name, and the arguments of that backbone (seg.backbones)
-    class_num: int | Literal["auto"] | None = "auto"  # auto: as the data has it
+    class_num: Annotated[int, pydantic.Field(ge=2, le=IGNORE)] | Literal["auto"] | None = (
+        "auto"  # auto: as the data has it
+    )
     output_stride: Literal[8, 16, 32] = 32  # the paper's is 32
-    aspp_ratios: tuple[int, int, int, int] | None = None  # default: by the training crop
+    aspp_ratios: tuple[Dilation, Dilation, Dilation, Dilation] | None = None  # default: by the training crop
     align_corners: bool = False
 
 
@@ -33,7 +41,7 @@ class MasksSection(Section):
 
     ignore_index: int = pydantic.Field(default=IGNORE, ge=0, le=65535)  # value of pixels that count nowhere
     # Value in the files -> class (or 255, to ignore it), where they differ; all that occur must be named.
-    values: dict[int, Annotated[int, pydantic.Field(ge=0, le=IGNORE)]] = {}
+    values: dict[Annotated[int, pydantic.Field(ge=0, le=65535)], Annotated[int, pydantic.Field(ge=0, le=IGNORE)]] = {}
     class_names: str | None = None  # file of class names, one a line
 
 
@@ -48,8 +56,10 @@ class AugmentSection(Section):
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> AugmentSection:
         low, high, step = self.scale
-        if not (0 < low <= high and step > 0):
-            raise ValueError("scale must be least, largest, step, all above 0")
+        if not (0 < low <= high <= LARGEST_FACTOR and step > 0 and (high - low) / step <= MOST_STEPS):
+            raise ValueError(
+                f"scale must be least, largest, step, all above 0, up to {LARGEST_FACTOR} in at most {MOST_STEPS} steps"
+            )
         return self
 
 
@@ -63,7 +73,8 @@ class DatasetSection(Section):
     name: Literal["MaskFolder", "MaskList", "Cityscapes"] = "MaskFolder"
     list_path: str | None = None  # list file of MaskList
     image_root: str | None = None  # what the paths of MaskList are relative to; default: the list's folder
-    delimiter: str | None = None  # between image and mask in a list; default: a tab, else white space
+    # Between image and mask in a list; default: a tab, else white space.
+    delimiter: str | None = pydantic.Field(default=None, min_length=1)
     # MaskFolder evaluates on this share where the data has no split.
     val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)
     augment: AugmentSection = AugmentSection()
@@ -80,8 +91,8 @@ class LoaderSection(Section):
 class NormalizeSection(Section):
     """`Normalize`: of pixels scaled to 0..1, RGB. The default is that of ImageNet weights."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
 
 
 class EvalSection(Section):
@@ -91,7 +102,7 @@ class EvalSection(Section):
     window: Pair | None = None  # height and width of the sliding window; default: Global.image_shape
     stride: Pair | None = None  # steps of the sliding window; default: two thirds of it
     flip: bool = False  # average with the mirrored image
-    scales: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)  # average over these
+    scales: tuple[Factor, ...] = pydantic.Field(default=(1.0,), min_length=1, max_length=16)  # average over these
 
 
 class InferSection(Section):
@@ -99,7 +110,7 @@ class InferSection(Section):
 
     infer_imgs: str | list[str] | None = None
     max_side: int | None = pydantic.Field(
-        default=None, ge=LARGEST_STRIDE
+        default=None, ge=LARGEST_STRIDE, le=LARGEST_SIDE
     )  # larger images are shrunk to it for the network
 
 

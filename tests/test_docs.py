@@ -24,7 +24,14 @@ SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 SHELL = {"", "bash", "sh"}  # languages of fences whose lines are typed into a shell
 COMMAND = re.compile(r"(?:pplcnet|python tools/\w+\.py|python -m paddle\.distributed\.launch)\b")
-OTHER_PEOPLES = ("ResolutionImpossible", "Cannot install", "HASHES", "command not found", "No module named")
+OTHER_PEOPLES = (
+    "ResolutionImpossible",
+    "Cannot install",
+    "HASHES",
+    "command not found",
+    "No module named",
+    "input should be",
+)
 PACKAGES = "ppcls_ext|det|seg|tests"
 FOLDERS = f"{PACKAGES}|configs|tools|docs|results|studies"
 

@@ -33,7 +33,8 @@ def ways(model: Path, cores: int, with_ray: bool) -> dict[str, Way]:
         model: exported folder.
         cores: processes that share the list; what is compared has all of them.
     """
-    infer = [sys.executable, "-m", "ppcls_ext.cli", "infer", "-m", str(model), "--format", "parquet"]
+    command = str(Path(sys.executable).with_name("pplcnet"))  # that of this environment, as users run it
+    infer = [command, "infer", "-m", str(model), "--format", "parquet"]
 
     def stream(images: Path, results: Path) -> Sequence[str]:
         return [*infer, "-i", str(images), "--save", str(results / "all.parquet")]

@@ -1,7 +1,8 @@
 """The command line: `pplcnet COMMAND`, and the same as `tools/*.py`.
 
 Every command is a module of this package with the attributes of `Command`. A new one is a new file and its name in
-`COMMANDS`. Exit status: 0 done, 1 a check failed, 2 bad input or usage, 130 or 143 interrupted.
+`COMMANDS`. Exit status: 0 done, 1 a check failed, 2 bad input or usage, 70 an error that nobody foresaw, 130 or 143
+interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
@@ -28,7 +30,8 @@ from ppcls_ext.cli import (
     study,
     train,
 )
-from ppcls_ext.core.display import err
+from ppcls_ext.cli.crash import EXIT_STATUS, save_report
+from ppcls_ext.core.display import complain
 from ppcls_ext.core.errors import CheckFailed, PeerLost, UserError, nearest
 from ppcls_ext.core.version import __version__
 
@@ -79,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         """Print one line, and exit with status 2."""
         text = " ".join(message.split())
         see = " See" if text.endswith("?") else "; see"
-        err.print(f"{self.prog}: {text}{see} {self.prog} --help", markup=False, style="red")
+        complain(f"{self.prog}: {text}{see} {self.prog} --help")
         self.exit(UserError.exit_status)
 
 
@@ -95,6 +98,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         description="Fast vision models on the CPU, on PaddlePaddle.",
         epilog="`pplcnet COMMAND --help` shows the flags of a command, with examples.",
     )
+    _add_debug(parser)
     parser.add_argument("--version", action="version", version=f"pplcnet {__version__}")
     # Not required, since argparse would then report a wrong flag as a missing command.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -109,8 +113,15 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(own[command.NAME])
+        _add_debug(own[command.NAME])
         own[command.NAME].set_defaults(run=command.run)
     return parser, own
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    # Without a default of its own, so that the parser of a command does not undo what stands before the command.
+    help_text = "after an error, show the traceback too"
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=help_text)
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
@@ -118,11 +129,14 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
     parser, own = _parsers()
     if not given:
         parser.error(f"a command is missing; {nearest('', own)}")
-    if not given[0].startswith("-") and given[0] not in own:
-        parser.error(f"no command '{given[0]}'; {nearest(given[0], own)}")
+    first = next((word for word in given if word != "--debug"), "--debug")
+    if not first.startswith("-") and first not in own:
+        parser.error(f"no command '{first}'; {nearest(first, own)}")
+    if first == "--debug":
+        parser.error(f"a command is missing; {nearest('', own)}")
     arguments, unknown = parser.parse_known_args(given)
     if unknown:
-        at_fault = own.get(given[0], parser)
+        at_fault = own.get(first, parser)
         first = unknown[0]
         if not first.startswith("-"):
             at_fault.error(f"'{first}' belongs to no flag")
@@ -143,32 +157,42 @@ def _place_and_reason(error: OSError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status. Wrong usage raises SystemExit, as argparse does."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    command, run = arguments.command, arguments.run
     try:
-        return int(run(arguments))
-    except (UserError, CheckFailed) as error:
-        err.print(f"pplcnet {command}: {error}", markup=False, style="red")
+        return int(arguments.run(arguments))
+    except BrokenPipeError:  # the reader of our output went away, such as `| head`
+        sys.stderr.close()
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if getattr(arguments, "debug", False):
+            traceback.print_exc()
+        text, status = _explained(error)
+        complain(f"pplcnet {arguments.command}: {text}")
         if isinstance(error, PeerLost):
             from ppcls_ext.core.distributed import wait_for_launcher
 
             wait_for_launcher()
-        return error.exit_status
-    except BrokenPipeError:  # the reader of our output went away, such as `| head`
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        err.print(f"pplcnet {command}: {_place_and_reason(error)}", markup=False, style="red")
-        return UserError.exit_status
-    except ModuleNotFoundError as error:
+        return status
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """The line about what ended a command, and the exit status."""
+    if isinstance(error, (UserError, CheckFailed)):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, OSError):
+        return _place_and_reason(error), UserError.exit_status
+    if isinstance(error, MemoryError):
+        what = " ".join(str(error).split())[:200]
+        return f"out of memory ({what or 'no more is free'}); use smaller images or batches", UserError.exit_status
+    if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
-        if package in ("", "ppcls_ext", "det", "seg"):  # ours: the installation is broken
-            raise
-        how = f"needs the package {package}; python -m pip install 'pplcnet[train]', or use the lock"
-        err.print(f"pplcnet {command}: {how}", markup=False, style="red")
-        return UserError.exit_status
-    except KeyboardInterrupt:
-        err.print(f"pplcnet {command}: interrupted", style="red")
-        return 130
+        if package not in ("", "ppcls_ext", "det", "seg"):  # if it is ours, the installation is broken
+            how = f"needs the package {package}; python -m pip install 'pplcnet[train]', or use the lock"
+            return how, UserError.exit_status
+    report = save_report(error)
+    kept = f"report it with {report}" if report else "no place could be written for a report; --debug shows all of it"
+    return f"an error in the program itself ({type(error).__name__}: {str(error)[:300]}); {kept}", EXIT_STATUS
 
 
 if __name__ == "__main__":

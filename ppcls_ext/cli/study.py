@@ -8,6 +8,7 @@ from pathlib import Path
 from ppcls_ext.cli.arguments import add_config_arguments, whole
 from ppcls_ext.core.config import shipped_studies
 from ppcls_ext.core.device import set_threads
+from ppcls_ext.core.text import is_digits
 
 NAME = "study"
 HELP = "train variants of a config with several seeds, and compare them in a table"
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run or go on with a study; gives the exit status."""
     # A study reads the configs of its runs when Paddle is imported already, so that only `-o` can set the threads.
     given = [o.partition("=")[2] for o in arguments.override if o.startswith("Global.threads=")]
-    set_threads(int(given[-1]) if given and given[-1].isdigit() else None)
+    set_threads(int(given[-1]) if given and is_digits(given[-1]) else None)
     from ppcls_ext.paper.study import Study, show
     from ppcls_ext.paper.study_plan import StudyPlan
     from ppcls_ext.training.trainer import Stopped

@@ -45,6 +45,8 @@ def _count_labels(report: DataReport, splits: dict[str, ImageList]) -> None:
     if "Train" not in splits:
         return
     names = splits["Train"].class_names
+    if len(names) < 2:
+        report.error(f"Train: {splits['Train'].source} has one class, so there is nothing to tell apart")
     counts = {s: np.bincount(i.labels[i.labels >= 0], minlength=len(i.class_names)) for s, i in splits.items()}
     rows = [(name, *(int(c[k]) if k < len(c) else 0 for c in counts.values())) for k, name in enumerate(names)]
     report.tables.append(("images of each class", ("class", *counts), rows))

@@ -13,7 +13,7 @@ from ppcls_ext.cls.splits import UNLABELLED, ImageList, find_split, read_list, s
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.data.lists import read_class_names
-from ppcls_ext.data.loader import Loader
+from ppcls_ext.data.loader import Loader, SampleKey
 from ppcls_ext.data.transforms import build_transforms, resolve_sizes
 from ppcls_ext.tasks.classes import Names
 from ppcls_ext.tasks.data import TaskData
@@ -108,6 +108,8 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
         transforms = build_transforms(self.transform_ops(split), f"{where}.transform_ops")
         dataset = ClassificationDataset(self.split(split), transforms, *(cached or (seed, None)))
         mixing = section.dataset.batch_transform_ops or []
+        if len(dataset):
+            dataset[SampleKey(0, 0, 0)]  # a transform that cannot work is reported now, and not after an epoch
         batch_ops = build_transforms(mixing, f"{where}.batch_transform_ops", self.classes.count)
         sampler = section.sampler.in_order() if split == "Eval" or whole else section.sampler
         collate = Collate(batch_ops, seed, cached is not None)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import Section
+from ppcls_ext.core.config import MOST_CLASSES, Section
 from ppcls_ext.data.loader import Sampler, Workers
 
 
@@ -20,7 +20,7 @@ class DatasetSection(Section):
     name: Literal["ImageNetDataset", "ImageFolder"] = "ImageNetDataset"
     image_root: str | None = None
     cls_label_path: str | None = None
-    delimiter: str | None = None
+    delimiter: str | None = pydantic.Field(default=None, min_length=1)
     class_names: str | None = None  # file of class names
     # ImageFolder evaluates on this share where the data has no split.
     val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)
@@ -40,7 +40,7 @@ class TopkSection(Section):
     """`Infer.PostProcess`."""
 
     name: Literal["Topk"] = "Topk"
-    topk: int = pydantic.Field(default=5, ge=1)
+    topk: int = pydantic.Field(default=5, ge=1, le=MOST_CLASSES)
     class_id_map_file: str | None = None  # PaddleClas's file of class names
 
 
@@ -48,6 +48,7 @@ class InferSection(Section):
     """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
 
     infer_imgs: str | list[str] | None = None
-    batch_size: int = pydantic.Field(default=1, ge=1)  # images a run of `infer -c`, unless --batch says otherwise
+    # images a run of `infer -c`, unless --batch says otherwise
+    batch_size: int = pydantic.Field(default=1, ge=1, le=65_536)
     transforms: list[Any] | None = None  # default: those of DataLoader.Eval
     PostProcess: TopkSection = TopkSection()

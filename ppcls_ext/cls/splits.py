@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ppcls_ext.core.config import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import ENDINGS
-from ppcls_ext.data.lists import class_file_beside, held_out, read_class_names, read_lines
+from ppcls_ext.data.lists import check_class_name, class_file_beside, held_out, read_class_names, read_lines
 
+SHOWN_CLASSES = 20  # in a message
 UNLABELLED = -1  # the label of an image that has none
 
 
@@ -59,13 +61,14 @@ def read_list(
         class_names = read_class_names(class_file)
     if count is None and class_names is not None:
         count = len(class_names)
+    most = MOST_CLASSES if count is None else count
     paths, labels = [], []
     for number, line in enumerate(read_lines(list_path, "image list"), start=1):
         if not line.strip():
             continue
         where = f"image list {list_path}, line {number}"
         parts = line.strip().rsplit(delimiter, 1)
-        if unlabelled and not (len(parts) == 2 and re.fullmatch(r"\s*[-+]?\d+", parts[1])):
+        if unlabelled and not (len(parts) == 2 and re.fullmatch(r"\s*[-+]?[0-9]+", parts[1])):
             paths.append(str(image_root / line.strip()))
             labels.append(UNLABELLED)
             continue
@@ -76,9 +79,8 @@ def read_list(
             value = int(label)
         except ValueError:
             raise UserError(f"{where}: label '{label}' is not a whole number") from None
-        if value < 0 or (count is not None and value >= count):
-            top = f" to {count - 1}" if count is not None else " and up"
-            raise UserError(f"{where}: label {value} is out of range, labels go from 0{top}")
+        if not 0 <= value < most:
+            raise UserError(f"{where}: label {value} is out of range, labels go from 0 to {most - 1}")
         paths.append(str(image_root / name.strip()))
         labels.append(value)
     if not paths:
@@ -107,17 +109,20 @@ def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageLi
     if not folders:
         raise UserError(f"image folder {root}: expected a folder for each class inside it")
     names = tuple(class_names) if class_names is not None else tuple(f.name for f in folders)
+    if len(names) > MOST_CLASSES:
+        raise UserError(f"image folder {root}: {len(names)} folders are more than {MOST_CLASSES} classes")
+    number_of = {name: number for number, name in reversed(list(enumerate(names)))}  # the first of its name
     paths, labels = [], []
     for folder in folders:
-        if folder.name not in names:
-            raise UserError(
-                f"image folder {folder}: '{folder.name}' is not a class of the training split ({', '.join(names)})"
-            )
+        check_class_name(folder.name, f"image folder {folder}: its name")
+        if folder.name not in number_of:
+            known = ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
+            raise UserError(f"image folder {folder}: '{folder.name}' is not a class of the training split ({known})")
         files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
         if class_names is None and not files:
             raise UserError(f"image folder {folder}: no images ({', '.join(ENDINGS)}); remove the folder or fill it")
         paths += [str(f) for f in files]
-        labels += [names.index(folder.name)] * len(files)
+        labels += [number_of[folder.name]] * len(files)
     if not paths:
         raise UserError(f"image folder {root}: no images ({', '.join(ENDINGS)}), the split is empty")
     return ImageList(paths, np.array(labels, np.int64), names, str(root))

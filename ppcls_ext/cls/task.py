@@ -22,7 +22,7 @@ from ppcls_ext.cls.inference import (
     score_difference,
 )
 from ppcls_ext.cls.metrics import Confusion, write_report
-from ppcls_ext.cls.network import build_losses
+from ppcls_ext.cls.network import build_losses, check_losses
 from ppcls_ext.cls.sections import InferSection
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
@@ -82,6 +82,9 @@ class Classification(Task):
     @override
     def train_loader(self) -> Loader:
         """See `Task`; with cached outputs of a teacher, batches end with the keys of their samples."""
+        if self.class_num < 2:
+            source = self.data.train_split.source
+            raise UserError(f"{source}: there is one class, so there is nothing to tell apart; add a second one")
         if self._label_share > 0:
             _ = self._train_losses  # a wrong Loss section is reported before any work begins
         return self.data.make_loader("Train", self.distillation.cached_crops if self.distillation else None)
@@ -103,7 +106,9 @@ class Classification(Task):
 
     @functools.cached_property
     def _train_losses(self) -> list[tuple[float, Callable[..., Mapping[str, paddle.Tensor]]]]:
-        return build_losses(self._losses.get("Train"), "Loss.Train")
+        losses = build_losses(self._losses.get("Train"), "Loss.Train")
+        check_losses(losses, "Loss.Train", self.class_num, self.data.mixes_batches)
+        return losses
 
     @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:

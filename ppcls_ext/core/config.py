@@ -10,7 +10,7 @@ import ast
 import copy
 import importlib.resources
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,7 +18,8 @@ import pydantic
 import yaml
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.yaml_files import YamlLoader, read_yaml
+from ppcls_ext.core.text import is_digits, one_line
+from ppcls_ext.core.yaml_files import YamlFault, fault_of_number, parse_yaml, read_yaml
 
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # weights with the best metric
@@ -31,12 +32,19 @@ LATEST_STATE = "latest.safetensors"  # everything that an exact resume needs
 
 
 class Section(pydantic.BaseModel):
-    """Base of the typed parts of a config: immutable, and unknown keys are errors."""
+    """Base of the typed parts of a config: immutable, unknown keys are errors, and numbers are finite."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
+SHOWN = 200  # characters of a value in a message
+MOST = 1e9  # of numbers that have no bound of their own
+MOST_CLASSES = 100_000  # the last layer of PP-LCNet has 128 million weights then
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+LARGEST_SIDE = 16_384  # pixels of an image that a network is given
+MOST_EPOCHS = 100_000
+MOST_STEPS = 10**9
 
 
 # What pydantic puts behind a key that may have values of several types: the type that it tried.
@@ -49,8 +57,12 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
     Raises:
         UserError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
     """
+    given = mapping(values, where)
+    for key in given:
+        if not isinstance(key, str):
+            raise UserError(f"{where}.{key}: unknown key; {nearest(str(key), kind.model_fields)}")
     try:
-        return kind(**mapping(values, where))
+        return kind(**given)
     except pydantic.ValidationError as error:
         # An unknown key goes first: it may be a missing one, misspelt.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
@@ -61,7 +73,13 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         if first["type"] == "missing":
             raise UserError(f"{at}: this key is missing") from error
         hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
-        raise UserError(f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{hint}") from error
+        got = shown(first["input"])
+        raise UserError(f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}, got {got}{hint}") from error
+
+
+def shown(value: Any) -> str:
+    """A value of a config, short enough for a message."""
+    return one_line(repr(value), SHOWN)
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -69,14 +87,28 @@ def mapping(value: Any, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected keys and values, got {value!r}")
+        raise UserError(f"{where}: expected keys and values, got {shown(value)}")
     return value
 
 
-def number(value: Any, where: str) -> float:
-    """A part of a config that must be a number. Raises UserError for anything else."""
+def number(value: Any, where: str, low: float = -MOST, high: float = MOST, above: bool = False) -> float:
+    """A part of a config that must be a number from `low` to `high`. Raises UserError for anything else.
+
+    Args:
+        above: it must be more than `low`.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{where}: expected a number, got {value!r}")
+        raise UserError(f"{where}: expected a number, got {shown(value)}")
+    if not low <= value <= high or (above and value == low):
+        least = f"a number above {low:g} and up to" if above else f"a number from {low:g} to"
+        raise UserError(f"{where}: expected {least} {high:g}, got {shown(value)}")
+    return value
+
+
+def whole(value: Any, where: str, low: int, high: int) -> int:
+    """A part of a config that must be a whole number from `low` to `high`. Raises UserError for anything else."""
+    if type(value) is not int or not low <= value <= high:
+        raise UserError(f"{where}: expected a whole number from {low} to {high}, got {shown(value)}")
     return value
 
 
@@ -87,7 +119,8 @@ def _not_zero(value: int) -> int:
 
 
 # Batch of an export: a number of images, or -1 for any.
-Batch = Annotated[int, pydantic.Field(ge=-1), pydantic.AfterValidator(_not_zero)]
+Batch = Annotated[int, pydantic.Field(ge=-1, le=65_536), pydantic.AfterValidator(_not_zero)]
+Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]  # height or width of an image
 InputKind = Literal["float32", "uint8"]  # an exported network takes normalised [N, 3, H, W], or pixels [N, H, W, 3]
 
 
@@ -106,26 +139,28 @@ class Global(Section):
 
     task: str = "classification"
     device: str = "auto"  # auto, cpu, gpu, gpu:1
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
     output_dir: str = "./output/"  # run folders are made below it, named after the config file
-    epochs: int = pydantic.Field(default=1, ge=1)
-    iters: int | None = pydantic.Field(None, ge=1)  # stop after so many steps; then `epochs` is not used
-    update_freq: int = pydantic.Field(default=1, ge=1)  # batches whose mean gradient makes a step
+    epochs: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)
+    iters: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # stop after so many steps; then `epochs` is not used
+    update_freq: int = pydantic.Field(default=1, ge=1, le=100_000)  # batches whose mean gradient makes a step
     freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
-    early_stop: int | None = pydantic.Field(None, ge=1)  # end after so many evaluations without a better one
+    early_stop: int | None = pydantic.Field(
+        None, ge=1, le=MOST_EPOCHS
+    )  # end after so many evaluations without a better one
     eval_during_train: bool = True
-    eval_interval: int = pydantic.Field(default=1, ge=1)  # epochs
-    save_interval: int = pydantic.Field(default=1, ge=1)  # epochs between saves of the latest state
-    print_batch_step: int = pydantic.Field(default=10, ge=1)  # steps between log lines
+    eval_interval: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)  # epochs
+    save_interval: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)  # epochs between saves of the latest state
+    print_batch_step: int = pydantic.Field(default=10, ge=1, le=MOST_STEPS)  # steps between log lines
     use_visualdl: bool = True
     pretrained_model: str | None = None  # weights to start from, or to evaluate and export
     new_head: bool = False  # pretrained_model may have another number of classes
     checkpoints: str | None = None  # run folder or training state to resume
-    image_shape: tuple[Literal[3], pydantic.PositiveInt, pydantic.PositiveInt] = (3, 224, 224)
+    image_shape: tuple[Literal[3], Side, Side] = (3, 224, 224)
     save_inference_dir: str | None = None  # where export writes; default: `inference` in the run folder
     data_root: str | None = None  # dataset paths are taken relative to it
-    check_seconds: float = pydantic.Field(default=10.0, ge=0)  # time for decoding images before training starts
-    threads: int | None = pydantic.Field(None, ge=1)  # threads of the CPU; default: every usable core
+    check_seconds: float = pydantic.Field(default=10.0, ge=0, le=1e6)  # time for decoding images before training starts
+    threads: int | None = pydantic.Field(None, ge=1, le=4096)  # threads of the CPU; default: every usable core
     fast_cpu: bool = True  # our own kernels in training and evaluation (ppcls_ext.models.kernels)
 
 
@@ -157,10 +192,20 @@ def _literal(value: Any) -> Any:
         return [_literal(v) for v in value]
     if isinstance(value, str) and (value.startswith(("[", "(")) or value in ("True", "False", "None")):
         try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+            read = ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two where it is nested too deeply
             return value
+        return value if any(fault_of_number(part) for part in _parts(read)) else read
     return value
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A value, and where it is a collection all that it holds."""
+    yield value
+    if isinstance(value, Mapping):
+        yield from (part for pair in value.items() for item in pair for part in _parts(item))
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from (part for item in value for part in _parts(item))
 
 
 def in_run_folder(file: Path) -> bool:
@@ -280,41 +325,45 @@ def override(config: dict[str, Any], assignment: str) -> None:
     if not equals or not key:
         raise UserError(f"-o {assignment}: expected key=value, such as Global.epochs=10")
     try:
-        value = _literal(yaml.load(text, Loader=YamlLoader))
-    except yaml.YAMLError as error:
-        raise UserError(f"-o {assignment}: '{text}' is not a YAML value") from error
+        value = _literal(parse_yaml(text))
+    except YamlFault as error:
+        raise UserError(f"-o {assignment}: '{one_line(text, SHOWN)}' is not a YAML value ({error.problem})") from error
     *parents, last = key.split(".")
     node: Any = config
     for depth, part in enumerate(parents):
         if isinstance(node, list):
-            node = node[_index(node, part, assignment)]
-            if not part.isdigit():  # the name of an operation: go on in its arguments
-                node[part] = node[part] or {}
-                node = node[part]
+            index = _index(node, part, assignment)
+            node = node[index]
+            if not is_digits(part):  # the name of an operation: go on in its arguments
+                node = _opened(node, part)
         elif isinstance(node, dict):
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
+            node = _opened(node, part)
         else:
             raise UserError(f"-o {assignment}: {'.'.join(parents[:depth])} is a value and has no keys")
     if isinstance(node, list):
         index = _index(node, last, assignment)
-        node[index] = value if last.isdigit() else {last: value}
+        node[index] = value if is_digits(last) else {last: value}
     elif isinstance(node, dict):
         node[last] = value
     else:
         raise UserError(f"-o {assignment}: {'.'.join(parents)} is a value and has no keys")
 
 
+def _opened(node: dict[str, Any], part: str) -> Any:
+    """What a mapping has under a key; a new mapping there, if it has nothing."""
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
 def _index(items: list[Any], part: str, assignment: str) -> int:
     names = [next(iter(item), "") if isinstance(item, dict) and len(item) == 1 else "" for item in items]
     if part in names:  # transform lists: by the name of the operation
         return names.index(part)
-    if part.isdigit() and int(part) < len(items):
+    if is_digits(part) and int(part) < len(items):
         return int(part)
-    raise UserError(
-        f"-o {assignment}: '{part}' is no place in a list of {len(items)} ({', '.join(filter(None, names))})"
-    )
+    known = ", ".join(str(name) for name in names if name)
+    raise UserError(f"-o {assignment}: '{part}' is no place in a list of {len(items)} ({known})")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -327,14 +376,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     file = find_config(path)
     config = Config(_literal(_read_with_bases(file)))
     config.path = file
-    mapping(config.setdefault("Global", {}), "Global")
+    config["Global"] = dict(mapping(config.get("Global"), "Global"))
     weights = trained_weights(file)
     if weights is not None:
         config["Global"]["pretrained_model"] = str(weights)
         config["Global"]["new_head"] = False
     for assignment in overrides:
         override(config, assignment)
-    mapping(config["Global"], "Global")
+    config["Global"] = dict(mapping(config["Global"], "Global"))
     for key, neutral in NOT_SUPPORTED.items():
         value = config["Global"].pop(key, None)
         if value not in neutral:
@@ -347,7 +396,7 @@ def check_sections(config: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise UserError for a top-level section that the task does not know, or that is no mapping."""
     for section, values in config.items():
         if section not in known:
-            raise UserError(f"{section}: unknown section; {nearest(section, known)}")
+            raise UserError(f"{section}: unknown section; {nearest(str(section), known)}")
         if section != "Optimizer":  # may be a list in PaddleClas, and has an error of its own
             mapping(values, section)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.system import usable_cpus
+from ppcls_ext.core.text import is_digits
 from ppcls_ext.upstream.paddle import import_paddle_with_threads
 
 
@@ -35,7 +36,7 @@ def cpu_threads(threads: int | None = None) -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
         given = ""  # Paddle's launcher puts 1 there, where nothing is
-    return int(given) if given.isdigit() and int(given) > 0 else usable_cores()
+    return int(given) if is_digits(given) and int(given) > 0 else usable_cores()
 
 
 def set_threads(threads: int | None = None) -> int:
@@ -53,7 +54,7 @@ def set_threads(threads: int | None = None) -> int:
 def kernel_threads() -> int:
     """Threads of Paddle's CPU kernels, as it reads them when it is imported."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else 1
+    return int(given) if is_digits(given) and int(given) > 0 else 1
 
 
 def set_device(name: str) -> str:
@@ -70,7 +71,7 @@ def set_device(name: str) -> str:
     kind, _, index = name.partition(":")
     if name == "auto":
         name = "gpu" if gpus else "cpu"  # Paddle takes the first one, or the one that the launcher gave this process
-    elif kind == "gpu" and (not index or index.isdigit()):
+    elif kind == "gpu" and (not index or is_digits(index)):
         if not paddle.is_compiled_with_cuda():
             raise UserError(f"Global.device: {name}, but this Paddle is built for the CPU; -o Global.device=cpu")
         if index and int(os.environ.get("PADDLE_LOCAL_SIZE", "1")) > 1:

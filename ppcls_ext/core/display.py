@@ -13,6 +13,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from ppcls_ext.core.text import one_line
 
 WIDE = 10_000  # characters
 
@@ -36,26 +39,36 @@ def mute() -> None:
 def say(text: str) -> None:
     """A line for the user on stderr."""
     if not _muted:
-        err.print(text, markup=False)
+        err.print(one_line(text), markup=False)
+
+
+def complain(text: object, style: str = "red") -> None:
+    """A line on stderr about something wrong, which no `mute` keeps back."""
+    err.print(one_line(text), markup=False, style=style)
 
 
 def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table on stdout; columns of numbers are right-aligned, floats have four decimals, NaN is `UNDEFINED`."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=None if title is None else _plain(title), title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
-        longest = 0 if numeric else max((len(str(row[i])) for row in rows), default=0)
+        longest = 0 if numeric else max((len(_cell(row[i])) for row in rows), default=0)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(column, justify=justify, overflow="fold", min_width=min(longest, UNBROKEN))
+        table.add_column(_plain(column), justify=justify, overflow="fold", min_width=min(longest, UNBROKEN))
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     out.print(table)
 
 
-def _cell(value: Any) -> str:
+def _plain(value: Any) -> Text:
+    """Text of unknown origin in which nothing is read as markup."""
+    return Text(one_line(value))
+
+
+def _cell(value: Any) -> Text:
     if isinstance(value, float):
-        return UNDEFINED if math.isnan(value) else f"{value:.4f}"
-    return str(value)
+        return Text(UNDEFINED if math.isnan(value) else f"{value:.4f}")
+    return _plain(value)
 
 
 class Bar:
@@ -92,10 +105,10 @@ def bar(total: int, what: str, start: int = 0) -> Iterator[Bar]:
         yield Bar(None, total, what, start)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_NAME = 100  # characters that are compared with known names
+MOST_NAMES = 2000  # known names that are compared
+
 
 class UserError(Exception):
     """Bad input. Its text is one line: what is wrong, where, and what to do. Commands exit with status 2."""
@@ -27,7 +30,8 @@ class PeerLost(CheckFailed):
 def nearest(name: str, known: Iterable[str], shown: int = 12) -> str:
     """Phrase that helps someone who wrote `name`: the nearest of `known`, or the list of them."""
     names = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    # What is compared is bounded, since comparing takes the product of the lengths.
+    close = difflib.get_close_matches(str(name)[:LONGEST_NAME], names[:MOST_NAMES], n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
     if not names:

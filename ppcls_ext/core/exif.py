@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from ppcls_ext.core.images import PILLOW_FORMATS, BrokenImage
+from ppcls_ext.core.reading import Unreadable, check_regular
+
 AS_STORED = 1  # the orientation of an image that is not turned
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """A file as an image of Pillow, of which nothing is decoded yet; what is done inside may decode it.
+
+    Raises:
+        BrokenImage: it cannot be read, is too large for Pillow, or what is done inside finds it damaged. It is no
+            regular file.
+    """
+    try:
+        check_regular(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what this package checks by itself
+            with Image.open(path, formats=PILLOW_FORMATS) as image:
+                yield image
+    except BrokenImage:
+        raise
+    except Unreadable as error:
+        raise BrokenImage(f"image {path}: {error}; fix the path or remove it from the list") from error
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise BrokenImage(f"image {path}: cannot be decoded ({why}); replace the file") from error
 
 
 def orientation(image: Image.Image) -> int:
@@ -15,8 +44,8 @@ def orientation(image: Image.Image) -> int:
 
 
 def orientation_of(path: str | Path) -> int:
-    """The EXIF orientation of an image file. Raises OSError for a file that Pillow cannot open."""
-    with Image.open(path) as image:
+    """The EXIF orientation of an image file. Raises BrokenImage for one that Pillow cannot open."""
+    with opened(path) as image:
         return orientation(image)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ppcls_ext.core.config import Section, mapping, parse
+import pydantic
+
+from ppcls_ext.core.config import MOST, Section, mapping, parse
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
 
 
@@ -13,7 +15,7 @@ class Expected(Section):
     """One metric of an `Expect` section."""
 
     value: float
-    tolerance: float
+    tolerance: float = pydantic.Field(ge=0)
 
 
 def read_expected(section: Mapping[str, Any] | None, known: Iterable[str]) -> tuple[int | None, dict[str, Expected]]:
@@ -24,7 +26,7 @@ def read_expected(section: Mapping[str, Any] | None, known: Iterable[str]) -> tu
     """
     expected = dict(mapping(section, "Expect"))
     images = expected.pop("images", None)
-    if images is not None and not isinstance(images, int):
+    if images is not None and (type(images) is not int or not 0 < images <= MOST):
         raise UserError(f"Expect.images: expected a number of images, got {images!r}")
     for name in expected:
         if name not in known:

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import cv2
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.headers import image_size
+from ppcls_ext.core.reading import Unreadable, check_regular
 
 # OpenCV's own threads do not survive the fork of loader workers: a worker that uses them waits for ever.
 cv2.setNumThreads(0)
@@ -31,7 +34,14 @@ _REDUCED = {
 # OpenCV from 4.11 on can have libjpeg write RGB, which saves a pass over the image.
 _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: more than cameras have
+# What Pillow may decode: among the others are some that start programs, as EPS does.
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
 
 class BrokenImage(UserError):
@@ -39,13 +49,46 @@ class BrokenImage(UserError):
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
-    """What an image file holds, uint8 [n]. Raises BrokenImage if it cannot be read."""
+    """What an image file holds, uint8 [n]. Raises BrokenImage if it is no regular file or cannot be read."""
     try:
+        check_regular(path)
         return np.fromfile(path, np.uint8)
+    except Unreadable as error:
+        raise BrokenImage(f"image {path}: {error}; fix the path or remove it from the list") from error
     except OSError as error:
         raise BrokenImage(
             f"image {path}: {error.strerror or error}; fix the path or remove it from the list"
         ) from error
+
+
+def check_pixels(size: tuple[int, int], name: str | Path, max_pixels: int | None = MAX_PIXELS, cure: str = "") -> None:
+    """Raise BrokenImage if (width, height) are more pixels than are decoded; None decodes any.
+
+    Args:
+        cure: what else than to shrink the image can be done.
+    """
+    if max_pixels is not None and size[0] * size[1] > max_pixels:
+        raise BrokenImage(
+            f"image {name}: {size[0]} x {size[1]} are more pixels than max_pixels={max_pixels} allows; shrink it{cure}"
+        )
+
+
+def check_header(
+    data: np.ndarray, name: str | Path, max_pixels: int | None = MAX_PIXELS, cure: str = ""
+) -> tuple[int, int] | None:
+    """Let nothing to the decoder that has no readable header or is too large; an empty file is left to it.
+
+    Returns:
+        the width and height that the header states; None where it states none and any size is decoded.
+    Raises:
+        BrokenImage: see `check_pixels`; not an image of a known kind.
+    """
+    size = image_size(data) if data.size else None
+    if size is not None:
+        check_pixels(size, name, max_pixels, cure)
+    elif data.size and max_pixels is not None:
+        raise BrokenImage(f"image {name}: not an image of a known kind; replace the file or remove it from the list")
+    return size
 
 
 def is_jpeg(data: np.ndarray) -> bool:
@@ -69,7 +112,7 @@ def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True, reducti
     if not upright:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image = None
-    if data.size and not _is_cut_short(data):
+    if data.size and not is_cut_short(data):
         with contextlib.suppress(cv2.error):  # it raises where a header asks for more than it allocates
             image = cv2.imdecode(data, flags)
     if image is None:
@@ -81,19 +124,36 @@ def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
     """Decode an image file as `decode_rgb` does.
 
     Raises:
-        BrokenImage: missing, empty, truncated or not an image; names the file.
+        BrokenImage: missing, empty, truncated, not an image or too large; names the file.
     """
-    return decode_rgb(read_bytes(path), path, upright)
+    data = read_bytes(path)
+    check_header(data, path)
+    return decode_rgb(data, path, upright)
 
 
-def _is_cut_short(data: np.ndarray) -> bool:
-    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing; libpng writes on stderr. Whole
-    # files have an end marker; cameras may append a little after it.
-    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82")):
-        if data[: len(start)].tobytes() == start:
-            half = len(data) // 2
-            # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
-            return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
+def is_cut_short(data: np.ndarray) -> bool:
+    """Whether the content of a JPEG or PNG file, uint8 [n], lacks a part of what it announces."""
+    if data[:8].tobytes() == PNG_MAGIC:
+        return not _has_whole_chunks(data.data)
+    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing. Whole files have an end marker;
+    # cameras may append a little after it.
+    if not is_jpeg(data):
+        return False
+    half, end = len(data) // 2, b"\xff\xd9"
+    # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
+    return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
+
+
+def _has_whole_chunks(data: memoryview) -> bool:
+    """Whether a PNG's chunks are all in the file, up to its last: OpenCV takes the memory that a length asks for."""
+    place = len(PNG_MAGIC)
+    for _ in range(MOST_CHUNKS):
+        if place + 12 > len(data):
+            return False
+        length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
+        place += 12 + length
+        if kind == b"IEND":
+            return place <= len(data)
     return False
 
 
@@ -106,8 +166,10 @@ def _why(data: np.ndarray) -> str:
     except ImportError:
         return "cannot be decoded"
     try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
-            image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data.tobytes()), formats=PILLOW_FORMATS) as image:
+                image.load()
     except UnidentifiedImageError:
         return "not an image of a known kind"
     except Exception as error:  # Pillow raises many kinds for damaged files; only the text matters here

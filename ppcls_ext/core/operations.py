@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ppcls_ext.core.config import shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import call_checked
 
@@ -40,17 +41,19 @@ class Operation(NamedTuple):
 def read_operations(ops: Sequence[Any] | None, where: str) -> list[Operation]:
     """The entries of a list. Raises UserError if it is not a list of one-key mappings (or of bare names)."""
     if not isinstance(ops, (list, tuple)):
-        raise UserError(f"{where}: expected a list of operations, got {ops!r}")
+        raise UserError(f"{where}: expected a list of operations, got {shown(ops)}")
     operations = []
     for index, item in enumerate(ops):
         if isinstance(item, str):
             item = {item: None}
         if not isinstance(item, dict) or len(item) != 1:
             raise UserError(
-                f"{where}.{index}: expected one operation, such as 'RandFlipImage: {{flip_code: 1}}', got {item!r}"
+                f"{where}.{index}: expected one operation, such as 'RandFlipImage: {{flip_code: 1}}', got {shown(item)}"
             )
         name, arguments = next(iter(item.items()))
+        if not isinstance(name, str):
+            raise UserError(f"{where}.{index}: expected the name of an operation, got {shown(name)}")
         if not isinstance(arguments, (dict, type(None))):
-            raise UserError(f"{where}.{index}.{name}: expected arguments as key: value, got {arguments!r}")
+            raise UserError(f"{where}.{index}.{name}: expected arguments as key: value, got {shown(arguments)}")
         operations.append(Operation(name, dict(arguments or {}), f"{where}.{index}.{name}"))
     return operations

@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 
 from ppcls_ext.core.files import atomic_write
+from ppcls_ext.core.text import one_line
 
 MARGIN = 3  # around a picture in a sheet, pixels
+LONGEST_CAPTION = 200  # characters
 CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels
 
 
@@ -33,7 +35,9 @@ def caption(image: np.ndarray, text: str, size: int = 14) -> np.ndarray:
     height = size + 8
     canvas = Image.new("RGB", (image.shape[1], image.shape[0] + height), "white")
     canvas.paste(Image.fromarray(image), (0, height))
-    ImageDraw.Draw(canvas).text((4, 3), text, fill="black", font=ImageFont.load_default(size))
+    ImageDraw.Draw(canvas).text(
+        (4, 3), one_line(text, LONGEST_CAPTION), fill="black", font=ImageFont.load_default(size)
+    )
     return np.asarray(canvas)
 
 

@@ -43,19 +43,24 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and command of this process."""
+def package_versions() -> dict[str, str | None]:
+    """The versions of `PACKAGES`; None of one that is not installed."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
+    return versions
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this process."""
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "pplcnet": __version__,
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": package_versions(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "usable_cores": usable_cores(),  # each process has these

@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ppcls_ext.core.config import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.reading import Unreadable, decoded, read_regular
+from ppcls_ext.core.text import fault_of_name, is_digits
 
 CLASS_FILES = ("classes.txt", "labels.txt")  # looked for beside a list file
+LARGEST_FILE = 2**30  # bytes of a list; ImageNet's has 40 MB
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -19,9 +23,13 @@ def read_lines(path: Path, what: str) -> list[str]:
             "or without that at the working directory)"
         )
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path}: not a UTF-8 text file ({' '.join(str(error).split())})") from error
+        lines = decoded(read_regular(path, LARGEST_FILE)).splitlines()
+    except Unreadable as error:
+        raise UserError(f"{what} {path}: not a UTF-8 text file ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise UserError(f"{what} {path}, line {number}: it has a NUL character; no text file does")
+    return lines
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -33,13 +41,28 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in read_lines(path, "class names") if line.strip()]
     if not lines:
         raise UserError(f"class names {path}: the file is empty")
+    if len(lines) > MOST_CLASSES:
+        raise UserError(f"class names {path}: {len(lines)} names are more than {MOST_CLASSES}")
+    for line in lines:
+        check_class_name(line, f"class names {path}: '{line}'")
     split = [line.split(maxsplit=1) for line in lines]
-    if all(len(parts) == 2 and parts[0].isdigit() for parts in split):
+    if all(len(parts) == 2 and is_digits(parts[0]) for parts in split):
         named = {int(number): name for number, name in split}
         if sorted(named) != list(range(len(lines))):
             raise UserError(f"class names {path}: the numbers must run from 0 to {len(lines) - 1}, each once")
         return tuple(named[i] for i in range(len(lines)))
     return tuple(lines)
+
+
+def check_class_name(name: str, what: str) -> None:
+    """Raise UserError for a class name that cannot be stored as a line of a text file.
+
+    Args:
+        what: how the error begins.
+    """
+    fault = fault_of_name(name)
+    if fault is not None:
+        raise UserError(f"{what} {fault}, which the name of a class cannot have; rename it")
 
 
 def class_file_beside(list_path: Path) -> Path | None:
@@ -56,7 +79,7 @@ def held_out(paths: Sequence[str], root: Path, fraction: float, split: str) -> l
     """
 
     def share(path: str) -> float:
-        digest = hashlib.sha256(Path(path).relative_to(root).as_posix().encode()).digest()
+        digest = hashlib.sha256(Path(path).relative_to(root).as_posix().encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:4], "big") / 2**32
 
     indices = [k for k, path in enumerate(paths) if (share(path) < fraction) == (split == "val")]

@@ -6,7 +6,7 @@ import atexit
 import functools
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import paddle
@@ -40,7 +40,7 @@ class Sampler(Section):
     """`DataLoader.<split>.sampler`."""
 
     name: Literal["DistributedBatchSampler", "BatchSampler"] = "DistributedBatchSampler"
-    batch_size: int = pydantic.Field(default=64, ge=1)  # images a step takes in each process
+    batch_size: int = pydantic.Field(default=64, ge=1, le=65_536)  # images a step takes in each process
     drop_last: bool = False
     shuffle: bool = False
 
@@ -53,7 +53,7 @@ class Workers(Section):
     """`DataLoader.<split>.loader`."""
 
     # Processes that prepare batches; 0: the training process itself.
-    num_workers: pydantic.NonNegativeInt | Literal["auto"] = "auto"
+    num_workers: Annotated[int, pydantic.Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     use_shared_memory: bool = True
 
     def count(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
+from ppcls_ext.data.bounds import check_arguments
 from ppcls_ext.runtime.transforms import fraction
 from ppcls_ext.upstream.paddleclas import ppcls
 
@@ -49,6 +50,7 @@ def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | Non
     """
     preprocess = ppcls("data.preprocess")
     known = {n: f for n, f in vars(preprocess).items() if isinstance(f, type) and n[0].isupper()}
+    known["CropImage"] = _whole_crop(known["CropImage"])
     built = []
     for operation in read_operations(ops, where):
         name, arguments, here = operation
@@ -64,9 +66,29 @@ def build_transforms(ops: Sequence[Any] | None, where: str, class_num: int | Non
                 arguments["scale"] = None if scale is None else fraction(scale)
             except ValueError as error:
                 raise UserError(f"{here}.scale: {error}") from error
+        check_arguments(name, arguments, here)
         given = {"class_num": class_num} if class_num is not None and "class_num" not in arguments else {}
         built.append(operation.build(known, given=given))
     return built
+
+
+def _whole_crop(crop: type[Any]) -> type[Any]:
+    """PaddleClas's crop from the middle, which of a smaller image gives a part of some other size, and says nothing."""
+
+    class CropImage(crop):  # type: ignore[misc]
+        __module__ = crop.__module__
+        __doc__ = crop.__doc__
+
+        def __call__(self, img: np.ndarray) -> np.ndarray:
+            width, height = self.size
+            if img.shape[0] < height or img.shape[1] < width:
+                raise ValueError(
+                    f"a crop of {width}x{height} is larger than the image at that point, {img.shape[1]}x{img.shape[0]}"
+                )
+            cropped: np.ndarray = super().__call__(img)
+            return cropped
+
+    return CropImage
 
 
 def apply(image: np.ndarray, transforms: Sequence[Transform]) -> np.ndarray:

@@ -100,7 +100,8 @@ def main() -> int:
         if not (MODEL / "inference.yml").is_file() or not files:
             raise UserError(f"{MODEL}: no exported model there; run `make demo` first")
         run_demo(MODEL, files[:: max(1, len(files) // PICTURES)][:PICTURES])
-        say(f"\ntry it:  {Path(sys.executable).parent / 'pplcnet'} serve -m digits={MODEL}")
+        say("")
+        say(f"try it:  {Path(sys.executable).parent / 'pplcnet'} serve -m digits={MODEL}")
         say(f"         curl -H 'Content-Type: image/png' --data-binary @{files[0]} http://127.0.0.1:8000/predict")
         say("         index: http://127.0.0.1:8000/")
     except (UserError, CheckFailed) as error:

@@ -56,20 +56,24 @@ def run_steps(
     curves = run.path / "training.png"
     draw_curves(curves, read_log(run.path / "log.jsonl"), metric)
 
-    say("\n2/4  evaluate")
+    say("")
+    say("2/4  evaluate")
     trained = load_config(run.path)
     value = evaluate(trained)[metric]
 
-    say("\n3/4  export, and check every engine against dygraph")
+    say("")
+    say("3/4  export, and check every engine against dygraph")
     exported = export(trained)
 
-    say("\n4/4  predict with Paddle Inference and oneDNN")
+    say("")
+    say("4/4  predict with Paddle Inference and oneDNN")
     with Predictor(exported, "onednn", threads=1) as predictor:
         pictures = [result.plot() for result in predictor.stream(images())]
     sheet = run.path / "predictions.png"
     save_image(sheet, contact_sheet(pictures, columns))
 
-    say(f"\n{metric} {value:.4f} in {time.monotonic() - begin:.0f} s")
+    say("")
+    say(f"{metric} {value:.4f} in {time.monotonic() - begin:.0f} s")
     files = {"run folder": run.path, "training curve": curves, "predictions": sheet, "exported model": exported}
     for name, file in files.items():
         say(f"  {name + ':':16} {file}")
@@ -113,7 +117,8 @@ def run_demo(
         set_threads(config.global_section.threads)
         config.path = Path(f"{task}.yaml")
         files = run_steps(config, lambda: images(data), metric, goal, columns)
-        say(f"\ntry it:  pplcnet infer -m {files['exported model']} -i {try_it.format(data=data)}")
+        say("")
+        say(f"try it:  pplcnet infer -m {files['exported model']} -i {try_it.format(data=data)}")
     except (UserError, CheckFailed) as error:
         say(f"{root.name}: {error}")
         return error.exit_status

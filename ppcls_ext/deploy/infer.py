@@ -16,6 +16,7 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
 from ppcls_ext.core.images import find_images, named_images
+from ppcls_ext.core.text import one_line
 from ppcls_ext.deploy.encoders import ENCODERS
 from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
 from ppcls_ext.deploy.shard import Shard
@@ -231,7 +232,7 @@ def _show(results: Sequence[Result], columns: Sequence[str]) -> None:
     folder = _common_folder([result.source for result in results])
     shown = [(os.path.relpath(path, folder) if folder else path, *values) for path, *values in rows]
     if folder:
-        out.print(f"images in {folder}", markup=False)
+        out.print(f"images in {one_line(folder)}", markup=False)
     show_table(None, ("image", *columns), shown)
     without = len(results) - len({path for path, *_ in rows})
     if without:

@@ -10,8 +10,10 @@ from typing import Any
 
 from paddle import nn
 
+from ppcls_ext.core.config import shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.models.keys import check_numbers, network_keys
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.network_spec import STAGES, parse_spec
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
@@ -52,6 +54,7 @@ def build_named(
         use_ssld: accepted for PaddleClas's configs; the public SSLD weights have to be given as a path.
         dropout_prob, class_expand, use_last_conv, stride_list: changes to the named spec.
     """
+    _check_kinds(use_last_conv, return_patterns, return_stages)
     spec = SPECS[name]
     if not use_last_conv:
         spec = spec.replace(last_width=0, dropout=0.0)
@@ -67,6 +70,20 @@ def build_named(
         raise UserError("Arch.use_ssld: download the SSLD weights and give their path as Arch.pretrained")
     load_public(model, name, pretrained)
     return model
+
+
+def _check_kinds(use_last_conv: Any, return_patterns: Any, return_stages: Any) -> None:
+    """Raise ValueError for what PaddleClas would take as something else, and say nothing."""
+    if not isinstance(use_last_conv, bool):
+        raise ValueError(f"use_last_conv must be true or false, got {use_last_conv!r}")
+    if return_patterns is not None and not _holds(return_patterns, str):
+        raise ValueError(f"return_patterns must be a list of names of layers, got {return_patterns!r}")
+    if not (return_stages is None or isinstance(return_stages, int) or _holds(return_stages, int)):
+        raise ValueError(f"return_stages must be true, a number or a list of numbers, got {return_stages!r}")
+
+
+def _holds(value: Any, kind: type) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(part, kind) for part in value)
 
 
 def load_public(model: nn.Layer, name: str, pretrained: bool | str) -> None:
@@ -185,6 +202,9 @@ def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Laye
     name = kwargs.pop("name", None)
     if name is None:
         raise UserError("Arch.name is missing: say which network to build, such as PPLCNet_x1_0")
+    if not isinstance(name, str):
+        raise UserError(f"Arch.name: expected the name of a network, got {shown(name)}")
+    check_numbers(kwargs, "Arch")
     if name in ARCHS:
         factory = ARCHS[name]
     else:
@@ -196,12 +216,15 @@ def build_arch(arch: Mapping[str, Any], class_num: int | None = None) -> nn.Laye
         kwargs["class_num"] = class_num
     if name in ARCHS:
         return call_checked(factory, kwargs, "Arch")
+    known = network_keys(factory)
+    for key in kwargs:
+        if known is not None and key not in known:
+            raise UserError(f"Arch.{key}: unknown key; {nearest(str(key), known)}")
     pretrained = kwargs.pop("pretrained", False)  # not for PaddleClas, which would unpickle the file
-    # PaddleClas's factories forward **kwargs to a class: their signature cannot tell a wrong key from a right one.
     try:
         with parameter_names_may_repeat():
             model = factory(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"Arch: {name} refuses {kwargs}: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError, AssertionError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"Arch: {name} refuses {shown(kwargs)}: {' '.join(str(error).split())}") from error
     load_public(model, name, pretrained)
     return model

@@ -15,6 +15,9 @@ from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 BASE_STEM_WIDTH = 16
 BASE_LAST_WIDTH = 1280  # the last 1x1 convolution; it does not scale
 
+LARGEST_SCALE = 16  # the widest layer then has 8192 channels
+WIDEST = 65_536  # channels of the last 1x1 convolution
+
 SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 
 
@@ -61,20 +64,23 @@ class LCNetSpec:
     strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # strides of the stem and of the first blocks in blocks3 to blocks6
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scale, (int, float)) or not self.scale > 0:
-            raise ValueError(f"scale must be a positive number, got {self.scale!r}")
+        if not isinstance(self.scale, (int, float)) or not 0 < self.scale <= LARGEST_SCALE:
+            raise ValueError(f"scale must be a positive number, got {self.scale!r}; at most {LARGEST_SCALE}")
         if self.act not in ("hardswish", "relu"):
             raise ValueError(f"act must be 'hardswish' or 'relu', got {self.act!r}")
         for name in ("se", "kernel5"):
             mask = getattr(self, name)
             if len(mask) != len(BLOCKS) or set(mask) - {"0", "1"}:
                 raise ValueError(f"{name} must be {len(BLOCKS)} digits of 0 and 1, got {mask!r}")
-        if self.last_width < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(f"last_width must be >= 0 and dropout in [0, 1), got {self.last_width}, {self.dropout}")
+        if not _is_whole(self.last_width, 0, WIDEST) or not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"last_width must be a whole number from 0 to {WIDEST} and dropout in [0, 1), "
+                f"got {self.last_width!r}, {self.dropout!r}"
+            )
         if not self.last_width and self.dropout:
             raise ValueError("dropout follows the last 1x1 convolution: without it (last_width 0) dropout must be 0")
-        if len(self.strides) != 5:
-            raise ValueError(f"strides must be 5 numbers (stem, blocks3 to blocks6), got {self.strides}")
+        if len(self.strides) != 5 or not all(_is_whole(stride, 1, 4) for stride in self.strides):
+            raise ValueError(f"strides must be 5 numbers from 1 to 4 (stem, blocks3 to blocks6), got {self.strides}")
 
     def width(self, base: int) -> int:
         """Channels at this scale of a layer that has `base` at scale 1."""
@@ -99,6 +105,14 @@ class LCNetSpec:
     def replace(self, **changes: object) -> LCNetSpec:
         """The spec with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def scale_name(scale: float) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.yaml_files import parse_untrusted_yaml
+from ppcls_ext.core.reading import Unreadable, decoded, read_regular
+from ppcls_ext.core.yaml_files import Limits, YamlFault, parse_yaml
 from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS, Engine
 
@@ -32,6 +32,7 @@ LARGEST_RECIPE = 16 * 2**20  # bytes; 22,000 labels take one
 LARGEST_PARITY = 256 * 2**20  # bytes
 MOST_LABELS = 1_000_000
 LONGEST_LABEL = 1000  # characters
+RECIPE_LIMITS = Limits(size=LARGEST_RECIPE, depth=32, nodes=2 * MOST_LABELS, scalar=65_536)
 MOST_INPUTS = 8
 MOST_ENGINES = 100
 LARGEST_SIDE = 65536
@@ -212,25 +213,21 @@ def _refused(folder: Path, why: str) -> UserError:
 
 def _read_recipe(folder: Path) -> Any:
     file = folder / RECIPE
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")
     try:
-        with open(file, "rb") as stream:
-            data = stream.read(LARGEST_RECIPE + 1)
-    except OSError as error:
-        raise _refused(folder, f"{RECIPE}: {error.strerror or error}") from error
-    if len(data) > LARGEST_RECIPE:
-        raise _refused(folder, f"{RECIPE} is larger than {LARGEST_RECIPE >> 20} MB")
+        data = read_regular(file, LARGEST_RECIPE)
+    except Unreadable as error:
+        raise _refused(folder, f"{RECIPE}: {error}") from error
     seal = _CHECKSUM_LINE.search(data)
     if seal is None and RECIPE_CHECKSUM.encode() in data:
         raise _refused(folder, f"{RECIPE} does not end with its checksum")
     if seal is not None and hashlib.sha256(data[: seal.start()]).hexdigest() != seal[1].decode():
         raise _refused(folder, f"{RECIPE} was changed after export")
     try:
-        return parse_untrusted_yaml(data.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise _refused(folder, f"{RECIPE} is not valid YAML ({reason[:120]})") from error
+        return parse_yaml(decoded(data), RECIPE_LIMITS)
+    except (YamlFault, Unreadable) as error:
+        raise _refused(folder, f"{RECIPE} is not valid YAML ({error})") from error
 
 
 def _list(folder: Path, recipe: Mapping[str, Any], key: str, most: int) -> Sequence[Any]:

@@ -12,12 +12,13 @@ from typing import Any, overload
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.flow import Flow
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import CLOSED, Arrays, EngineOwner, Run, abandon
 from ppcls_ext.runtime.processing import Decode, Errors, Processing
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.runtime.sources import MAX_PIXELS, Channels
+from ppcls_ext.runtime.sources import Channels
 
 
 class Pipeline:

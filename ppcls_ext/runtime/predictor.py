@@ -10,6 +10,7 @@ import numpy as np
 
 from ppcls_ext.core.device import cpu_threads, usable_cores
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.auto import check_auto, choose_fastest
 from ppcls_ext.runtime.choice import AUTO, EngineChoice, choose_engine
 from ppcls_ext.runtime.engines import engine_class, open_engine
@@ -19,7 +20,6 @@ from ppcls_ext.runtime.inference import Inference, build_inference
 from ppcls_ext.runtime.owner import Run
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.processing import Decode, Errors
-from ppcls_ext.runtime.sources import MAX_PIXELS
 
 MOST_DECODERS = 4  # threads; decoding of more images at once is bound by memory
 

@@ -11,8 +11,15 @@ import cv2
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.images import BrokenImage, decode_rgb, is_jpeg, read_bytes
-from ppcls_ext.runtime.headers import image_size
+from ppcls_ext.core.images import (
+    MAX_PIXELS,
+    BrokenImage,
+    check_header,
+    check_pixels,
+    decode_rgb,
+    is_jpeg,
+    read_bytes,
+)
 
 Channels = Literal["rgb", "bgr"]
 Size = tuple[int, int]  # width, height
@@ -20,7 +27,7 @@ Resized = Callable[[Size], "Size | None"]  # the size to which preprocessing bri
 
 REDUCTIONS = (8, 4, 2)  # a JPEG is decoded at one over this; libjpeg-turbo has fast code for these
 LEFT_OVER = 2  # at least so many times the needed sides are decoded, so that the resizing still decides what is seen
-MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: more than cameras have
+RAISE = ", or raise max_pixels"
 
 
 def source_name(item: Any) -> str:
@@ -96,15 +103,8 @@ def _whole(pixels: np.ndarray) -> Picture:
 
 
 def _decoded(data: np.ndarray, name: str, max_pixels: int | None, resized: Resized | None) -> Picture:
-    stated = None
-    if data.size and (max_pixels is not None or resized is not None):
-        stated = image_size(data)
-        if stated is None and max_pixels is not None:  # whatever has no readable header does not reach the decoder
-            raise BrokenImage(
-                f"image {name}: not an image of a known kind; replace the file or remove it from the list"
-            )
-        if stated is not None:
-            _check_size(stated, name, max_pixels)
+    wanted = max_pixels is not None or resized is not None
+    stated = check_header(data, name, max_pixels, RAISE) if wanted else None
     if stated is None or resized is None or not is_jpeg(data) or (factor := reduction(stated, resized)) == 1:
         return _whole(decode_rgb(data, name))
     whole = _whole(decode_rgb(data, name, reduction=factor))
@@ -115,29 +115,20 @@ def _decoded(data: np.ndarray, name: str, max_pixels: int | None, resized: Resiz
     return whole
 
 
-def _check_size(size: Size, name: str, max_pixels: int | None) -> None:
-    width, height = size
-    if max_pixels is not None and width * height > max_pixels:
-        raise BrokenImage(
-            f"image {name}: {width} x {height} are more pixels than max_pixels={max_pixels} allows; "
-            "shrink it, or raise max_pixels"
-        )
-
-
 def _rgb_array(array: np.ndarray, channels: Channels | None, max_pixels: int | None) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UserError(f"image array: expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
     if channels not in ("rgb", "bgr"):
         given = "" if channels is None else f", got {channels!r}"
         raise UserError(f'image array: say channels="rgb", or channels="bgr" as OpenCV reads images{given}')
-    _check_size(array.shape[1::-1], source_name(array), max_pixels)
+    check_pixels(array.shape[1::-1], source_name(array), max_pixels, RAISE)
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if channels == "bgr" else array
 
 
 def _rgb_of_pil(image: Any, max_pixels: int | None) -> np.ndarray:
     from PIL import ImageOps
 
-    _check_size(image.size, source_name(image), max_pixels)
+    check_pixels(image.size, source_name(image), max_pixels, RAISE)
     try:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # decoding happens here, and Pillow raises many kinds for damaged files

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import BrokenImage
-from ppcls_ext.runtime.headers import image_size
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import MOST_DECODERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.core.config import Config
-from ppcls_ext.core.display import err, say, show_table
+from ppcls_ext.core.display import complain, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pictures import contact_sheet, save_image
 from ppcls_ext.data.faults import SHOWN
@@ -23,9 +23,9 @@ def check_data(config: Config, picture: Path | None = None) -> int:
         show_table(title, columns, rows)
     for kind, style, findings in (("error", "red", report.errors), ("warning", "yellow", report.warnings)):
         for text in findings[:SHOWN]:
-            err.print(f"{kind}: {text}", style=style, markup=False)
+            complain(f"{kind}: {text}", style)
         if len(findings) > SHOWN:
-            err.print(f"{kind}: ... and {len(findings) - SHOWN} more", style=style)
+            complain(f"{kind}: ... and {len(findings) - SHOWN} more", style)
     if picture is not None:
         if not report.samples:
             raise UserError("check-data: no image could be read, so there is no picture to write")

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ppcls_ext.core.config import MOST_CLASSES, shown
 from ppcls_ext.core.errors import UserError
 
 
@@ -41,8 +42,10 @@ class Classes:
         number = self._class_num
         if number in ("auto", None):
             return None
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise UserError(f"Arch.class_num: expected a number of classes or auto, got {number!r}")
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_CLASSES:
+            raise UserError(
+                f"Arch.class_num: expected a number of classes or auto, got {shown(number)}; at most {MOST_CLASSES}"
+            )
         return number
 
     @functools.cached_property

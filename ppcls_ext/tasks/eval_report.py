@@ -13,8 +13,10 @@ import numpy as np
 
 from ppcls_ext.core.display import UNDEFINED
 from ppcls_ext.core.files import atomic_write, atomic_write_text
+from ppcls_ext.core.text import is_digits, one_line
 
 PER_CLASS = "per_class.csv"
+LONGEST_NAME = 60  # characters of a class in a picture
 SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
 COUNTED_CLASSES = 20  # a matrix of more classes has no numbers in its cells
 
@@ -48,7 +50,7 @@ def read_per_class(folder: Path) -> tuple[list[str], list[list[Any]]]:
 def _value(text: str) -> int | float:
     if text == UNDEFINED:
         return float("nan")
-    return int(text) if text.isdigit() else float(text)
+    return int(text) if is_digits(text) else float(text)
 
 
 def write_confusion(folder: Path, counts: np.ndarray, names: Sequence[str], title: str) -> None:
@@ -77,8 +79,9 @@ def _draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title:
     axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if count <= SHOWN_CLASSES:
-        axes.set_xticks(range(count), names, rotation=45, ha="right")
-        axes.set_yticks(range(count), names)
+        shown = [one_line(name, LONGEST_NAME) for name in names]
+        axes.set_xticks(range(count), shown, rotation=45, ha="right", parse_math=False)  # a $ is a $
+        axes.set_yticks(range(count), shown, parse_math=False)
     if count <= COUNTED_CLASSES:
         # Counts that fit a cell; pixels come by the million and are shown in percent.
         large = counts.max(initial=0) >= 100_000

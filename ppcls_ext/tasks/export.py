@@ -31,8 +31,8 @@ class ExportSection(Section):
     input: InputKind = "float32"
     int8: bool = False
     bf16: bool = False
-    loss: float = pydantic.Field(default=0.5, ge=0, allow_inf_nan=False)
-    calibration: int = pydantic.Field(default=200, ge=1)
+    loss: float = pydantic.Field(default=0.5, ge=0, le=100)
+    calibration: int = pydantic.Field(default=200, ge=1, le=1_000_000)
 
 
 class ExportedModel(nn.Layer):

@@ -23,7 +23,7 @@ import pydantic
 from paddle import nn
 from paddle.nn import functional
 
-from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, load_config
+from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, LARGEST_SEED, Section, in_run_folder, load_config
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
@@ -50,11 +50,11 @@ class DistillSection(Section):
 
     teacher: str | dict[str, Any]
     divergence: Literal["symmetric_kl", "js"] = "symmetric_kl"
-    weight: float = pydantic.Field(default=1.0, gt=0)
-    ground_truth: float = pydantic.Field(default=0.0, ge=0)
+    weight: float = pydantic.Field(default=1.0, gt=0, le=1e4)
+    ground_truth: float = pydantic.Field(default=0.0, ge=0, le=1e4)
     cache: str | None = None
-    cache_epochs: int = pydantic.Field(default=1, ge=1)
-    crop_seed: int = pydantic.Field(default=0, ge=0)
+    cache_epochs: int = pydantic.Field(default=1, ge=1, le=10_000)
+    crop_seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 def symmetric_kl(student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:

@@ -7,6 +7,7 @@ Python 3.11; here each name stands for Paddle's optimizer with the keys that Pad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import paddle
 from paddle import nn, optimizer
 
-from ppcls_ext.core.config import mapping, number
+from ppcls_ext.core.config import MOST, MOST_EPOCHS, mapping, number, shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.upstream.paddleclas import ppcls
@@ -119,14 +120,14 @@ def build_schedule(
     if isinstance(lr, (int, float)):
         lr = {"name": "Constant", "learning_rate": lr}
     if not isinstance(lr, Mapping):
-        raise UserError(f"Optimizer.lr: expected a number or {{name: Cosine, learning_rate: ...}}, got {lr!r}")
+        raise UserError(f"Optimizer.lr: expected a number or {{name: Cosine, learning_rate: ...}}, got {shown(lr)}")
     settings = dict(lr)
-    _check_numbers(settings, "Optimizer.lr")
+    _check_numbers(settings, "Optimizer.lr", LR_NUMBERS)
     known = ppcls("optimizer.learning_rate")
     names = {n: f for n, f in vars(known).items() if isinstance(f, type) and f.__module__ == known.__name__}
     name = settings.pop("name", "Constant")
-    if name not in names:
-        raise UserError(f"Optimizer.lr.name: no schedule '{name}'; {nearest(name, names)}")
+    if not isinstance(name, str) or name not in names:
+        raise UserError(f"Optimizer.lr.name: no schedule '{name}'; {nearest(str(name), names)}")
     base_batch = settings.pop("base_batch_size", None)
     note = None
     if base_batch is not None:
@@ -135,7 +136,7 @@ def build_schedule(
             raise UserError("Optimizer.lr.base_batch_size: needs a whole number, and learning_rate beside it")
         scaled = settings[key] * batch_size / base_batch
         note = f"learning rate {scaled:.4g}: {settings[key]:g} for a batch of {base_batch}, scaled to {batch_size}"
-        settings[key] = scaled
+        settings[key] = number(scaled, "Optimizer.lr.learning_rate, scaled to the batch", *_RATE)
     warmup = settings.get("warmup_epoch", 0)
     if warmup and warmup >= epochs:
         length_by = f" that Global.iters={last_step} makes" if last_step else ""
@@ -150,7 +151,10 @@ def build_schedule(
         settings["warmup_epoch"] = round((warmup or 0) * steps_per_epoch)
     built = call_checked(names[name], settings, "Optimizer.lr", length)
     if not isinstance(built, optimizer.lr.LRScheduler):
-        built = built()
+        try:
+            built = built()
+        except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError) as error:
+            raise UserError(f"Optimizer.lr: {' '.join(str(error).split()) or type(error).__name__}") from error
     return Schedule(built, bool(getattr(built, "by_epoch", False)), note)
 
 
@@ -162,9 +166,9 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
     """
     settings = _section(section)
     settings.pop("lr", None)
-    _check_numbers(settings, "Optimizer")
+    _check_numbers(settings, "Optimizer", NUMBERS)
     name = settings.pop("name", None)
-    if name not in OPTIMIZERS:
+    if not isinstance(name, str) or name not in OPTIMIZERS:
         raise UserError(f"Optimizer.name: no optimizer '{name}'; {nearest(str(name), OPTIMIZERS)}")
     regularizer = settings.pop("regularizer", None)
     if regularizer is not None:
@@ -174,11 +178,11 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
         if (
             not isinstance(regularizer, Mapping)
             or set(regularizer) != {"name", "coeff"}
-            or regularizer["name"] not in kinds
+            or regularizer["name"] not in list(kinds)
         ):
-            raise UserError(f"Optimizer.regularizer: expected {{name: L2, coeff: number}}, got {regularizer}")
+            raise UserError(f"Optimizer.regularizer: expected {{name: L2, coeff: number}}, got {shown(regularizer)}")
         settings["weight_decay"] = kinds[regularizer["name"]](
-            number(regularizer["coeff"], "Optimizer.regularizer.coeff")
+            number(regularizer["coeff"], "Optimizer.regularizer.coeff", 0, 10)
         )
     each, whole = settings.pop("clip_norm", None), settings.pop("clip_norm_global", None)
     if each is not None and whole is not None:
@@ -197,15 +201,50 @@ def build_optimizer(section: Mapping[str, Any] | None, model: nn.Layer, schedule
     return call_checked(OPTIMIZERS[name], settings, "Optimizer", {"common": common})
 
 
-# Paddle takes anything for these, and fails in the first step.
-LR_NUMBERS = ("learning_rate", "warmup_epoch", "warmup_start_lr", "end_lr", "power", "gamma", "step_size")
-NUMBERS = ("momentum", "weight_decay", "beta1", "beta2", "epsilon", "rho", "clip_norm", "clip_norm_global", *LR_NUMBERS)
+# The linear rule was found to hold up to batches of 8192, which is a rate of 3.2 where 0.1 is for a batch of 256 (Goyal
+# et al., "Accurate, Large Minibatch SGD", 2017); beyond this, training diverges.
+LARGEST_RATE = 4.0
+_RATE = (0.0, LARGEST_RATE)
+_BELOW_1 = (0.0, math.nextafter(1.0, 0.0))
+# Paddle takes anything for these. The least and the largest value of each.
+LR_NUMBERS: dict[str, tuple[float, float]] = {
+    "learning_rate": _RATE,
+    "warmup_epoch": (0, MOST_EPOCHS),
+    "warmup_start_lr": _RATE,
+    "end_lr": _RATE,
+    "eta_min": _RATE,
+    "power": (0, 100),
+    "gamma": (0, 10),
+    "step_size": (1, MOST_EPOCHS),
+    "last_epoch": (-1, MOST_EPOCHS),
+    "base_batch_size": (1, 1_000_000),
+}
+NUMBERS = {
+    "momentum": _BELOW_1,
+    "weight_decay": (0, 10),
+    "beta1": _BELOW_1,
+    "beta2": _BELOW_1,
+    "epsilon": (0, 1),
+    "rho": _BELOW_1,
+    "clip_norm": (-MOST, MOST),  # more is said of them where they are used
+    "clip_norm_global": (-MOST, MOST),
+}
+LISTS = {"decay_epochs": (0, MOST_EPOCHS), "milestones": (0, MOST_EPOCHS), "values": _RATE}
+FLAGS = ("use_nesterov", "multi_precision", "one_dim_param_no_weight_decay", "by_epoch")
 
 
-def _check_numbers(settings: Mapping[str, Any], where: str) -> None:
-    for key in NUMBERS:
-        if settings.get(key) is not None:
-            number(settings[key], f"{where}.{key}")
+def _check_numbers(settings: Mapping[str, Any], where: str, bounds: Mapping[str, tuple[float, float]]) -> None:
+    for key, value in settings.items():
+        here = f"{where}.{key}"
+        if key in FLAGS and not isinstance(value, bool):
+            raise UserError(f"{here}: expected true or false, got {shown(value)}")
+        if key in bounds and value is not None:
+            number(value, here, *bounds[key])
+        elif key in LISTS:
+            if not isinstance(value, (list, tuple)):
+                raise UserError(f"{here}: expected a list of numbers, got {shown(value)}")
+            for part in value:
+                number(part, here, *LISTS[key])
 
 
 def _section(section: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Any]:

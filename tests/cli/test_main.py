@@ -7,11 +7,14 @@ import errno
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ppcls_ext import __version__
+from ppcls_ext.cli import configs
 from ppcls_ext.cli import main as command_line
 from ppcls_ext.cli.main import COMMANDS, Command, build_parser, main
 from ppcls_ext.core.errors import CheckFailed, UserError
@@ -21,7 +24,7 @@ from tests.helpers.processes import SECONDS
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
     *("CONFIG", "FOLDER", "SPACE", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
-    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST", "MS", "I/N"),
+    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST", "MS", "I/N", "ADDRESS"),
 }
 
 
@@ -101,7 +104,9 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
         ([], "pplcnet: a command is missing; known: advise, benchmark, check-data"),
         (["trian"], "pplcnet: no command 'trian'; did you mean 'train'?"),
         (["check_data"], "pplcnet: no command 'check_data'; did you mean 'check-data'?"),
-        (["--bogus"], "pplcnet: no flag '--bogus'; known: --version, -h"),
+        (["--bogus"], "pplcnet: no flag '--bogus'; did you mean '--debug'?"),
+        (["--xyz"], "pplcnet: no flag '--xyz'; known: --debug, --version, -h"),
+        (["--debug"], "pplcnet: a command is missing; known: "),
         (["--bogus", "train"], "pplcnet: no flag '--bogus'; "),
         (["train", "--resum"], "pplcnet train: argument --resume: expected one argument"),
         (["train", "--resumed=x"], "pplcnet train: no flag '--resumed'; did you mean '--resume'?"),
@@ -171,3 +176,64 @@ def test_a_failure_is_one_line_with_its_status(
     monkeypatch.setattr(command_line, "COMMANDS", (*COMMANDS, fails))
     assert main(["fails"]) == status
     assert capfd.readouterr().err == f"pplcnet fails: {line}\n"
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """`pplcnet configs` fails as nobody foresaw; gives the folder of reports."""
+
+    def run(arguments: object) -> int:
+        secret = "of a local variable"  # noqa: F841
+        raise LookupError("the [/b] of\nall faults")
+
+    monkeypatch.setattr(configs, "run", run)
+    monkeypatch.setattr(sys, "argv", ["pplcnet", "configs"])
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("API_TOKEN", "of the environment")
+    return tmp_path / "pplcnet"
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_report(broken: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 70
+    (line,) = capfd.readouterr().err.splitlines()
+    (report,) = broken.iterdir()
+    assert line == (
+        "pplcnet configs: an error in the program itself (LookupError: the [/b] of\\nall faults); "
+        f"report it with {report}"
+    )
+    text = report.read_text(encoding="utf-8")
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert "Traceback" in text
+    assert "command: pplcnet configs" in text
+    assert '"paddlepaddle": "' in text
+    assert "of the environment" not in text
+    assert "= of a local" not in text
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "configs"], ["configs", "--debug"]])
+def test_debug_shows_the_traceback(arguments: list[str], broken: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 70
+    shown = capfd.readouterr().err
+    assert shown.startswith("Traceback")
+    assert shown.splitlines()[-1].startswith("pplcnet configs: an error in the program itself")
+
+
+def test_a_report_goes_elsewhere_where_its_folder_cannot_be_made(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["configs"]) == 70
+    assert f"report it with {tmp_path}/home/.local/state/pplcnet/crash-" in capfd.readouterr().err
+
+
+def test_too_little_memory_is_bad_input(
+    broken: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    def run(arguments: object) -> int:
+        raise MemoryError("Unable to allocate 7 EiB")
+
+    monkeypatch.setattr(configs, "run", run)
+    assert "out of memory (Unable to allocate 7 EiB); use smaller images or batches" in fails("configs")
+    assert not broken.exists()

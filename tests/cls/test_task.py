@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,21 @@ def test_a_file_of_another_task_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'conv1.conv.weight': absent in the file.*same network") as error:
         task.load_pretrained(task.build_model(), str(tmp_path / "w.pdparams"))
     assert "\n" not in str(error.value)
+
+
+def test_one_class_is_nothing_to_train(images: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for folder in sorted((images / split).iterdir())[1:]:
+            shutil.rmtree(folder)
+    task = Classification(load_config(write_config(tmp_path / "c.yaml", config_of(images, tmp_path / "out"))))
+    with pytest.raises(UserError, match="there is one class, so there is nothing to tell apart"):
+        task.train_loader()
+    assert any("has one class" in text for text in task.check_data().errors)
+
+
+def test_a_class_folder_whose_name_no_line_holds(images: Path, tmp_path: Path) -> None:
+    folder = sorted((images / "train").iterdir())[0]
+    folder.rename(folder.with_name("a\nb"))
+    task = Classification(load_config(write_config(tmp_path / "c.yaml", config_of(images, tmp_path / "out"))))
+    with pytest.raises(UserError, match="its name has a line break or another control character"):
+        task.train_loader()

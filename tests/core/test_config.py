@@ -13,6 +13,7 @@ import yaml
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import Config, dump_config, find_config, load_config, merge, override, shipped_configs
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import one_line
 from ppcls_ext.data.transforms import apply, build_transforms
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddleclas import ppcls
@@ -264,6 +265,62 @@ def test_an_unknown_key_is_an_error_before_the_first_step(
     with pytest.raises(UserError, match=message) as caught:
         at_start(load_config(path, [assignment]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("Global.seed=5000000000", "Global.seed: input should be less than or equal to 4294967295"),
+        ("Global.epochs=1000000", "Global.epochs: input should be less than or equal to 100000"),
+        ("Global.image_shape=[3, 1, 100000]", "Global.image_shape.2: input should be less than or equal to 16384"),
+        ("Global={data_root: .nan}", "is not a YAML value .*not finite"),
+        ("Global.check_seconds='[1e999]'", "Global.check_seconds: input should be a valid number"),
+        ("Optimizer.momentum=-1", "Optimizer.momentum: expected a number from 0 to 1, got -1"),
+        ("Optimizer.momentum=1", "Optimizer.momentum: expected a number from 0 to 1, got 1"),
+        ("Optimizer={name: SGD, weight_decay: -1, lr: 1}", "Optimizer.weight_decay: expected a number from 0 to 10"),
+        ("Optimizer.regularizer.coeff=-1", "Optimizer.regularizer.coeff: expected a number from 0 to 10"),
+        ("Optimizer.use_nesterov=3", "Optimizer.use_nesterov: expected true or false"),
+        ("Optimizer.lr=5", "Optimizer.lr.learning_rate: expected a number from 0 to 4, got 5"),
+        ("Optimizer.lr.learning_rate=5", "Optimizer.lr.learning_rate: expected a number from 0 to 4, got 5"),
+        (
+            "Optimizer.lr={learning_rate: 4, base_batch_size: 1}",
+            "learning_rate, scaled to the batch: expected a number",
+        ),
+        ("Optimizer.lr.warmup_epoch=-1", "Optimizer.lr.warmup_epoch: expected a number from 0 to"),
+        ("DataLoader.Train.dataset.transform_ops.RandCropImage.scale=[5, 9]", r"RandCropImage.scale: .*0 .*1, got 5"),
+        ("DataLoader.Train.dataset.transform_ops.RandCropImage.size=100000", "RandCropImage.size: .* from 1 to 16384"),
+        ("DataLoader.Train.dataset.transform_ops.0.RandAugment.num_layers=1e9", "expected one operation"),
+        ("DataLoader.Train.dataset.transform_ops.2.NormalizeImage.std=[1, 0, 1]", "std: expected a number above 0"),
+        (
+            "DataLoader.Train.dataset.transform_ops.2.NormalizeImage.order=cwh",
+            "order: expected one of '', 'hwc', 'chw'",
+        ),
+        ("DataLoader.Eval.dataset.transform_ops=[{CropImage: {size: 99}}]", "a crop of 99x99 is larger than the image"),
+        ("DataLoader.Train.dataset.delimiter=''", "delimiter: string should have at least 1 character"),
+        ("DataLoader.Train.sampler.batch_size=1000000", "batch_size: input should be less than or equal to 65536"),
+        ("Loss.Train.CELoss.weight=-1", r"Loss.Train.0.CELoss.weight: expected a number from 0 to 10000, got -1"),
+        ("Loss.Train=[{TripletLossV2: {}}]", "TripletLossV2: it cannot be computed from logits and labels"),
+        ("Arch.class_num=1000000", "Arch.class_num: .*; at most 100000"),
+        ("Arch.name=[a]", r"Arch.name: expected the name of a network, got \['a'\]"),
+        ("Arch={name: PPLCNet, class_num: auto, scale: 1e9}", "Arch.scale: expected a number above 0 and up to 16"),
+        ("Arch={name: ResNet18, class_num: auto, scale: 2}", "Arch.scale: unknown key"),
+        ("Arch.return_stages=abc", "return_stages must be true, a number or a list"),
+        ("DataLoader.Train.dataset.transform_ops.\u00b2.size=3", "is no place in a list of 3"),
+    ],
+)
+def test_what_no_run_can_use_is_refused_before_the_first_step(
+    assignment: str, message: str, data: Path, tmp_path: Path
+) -> None:
+    path = write_config(tmp_path / "c.yaml", config_of(data, tmp_path / "out"))
+    with pytest.raises(UserError, match=message) as caught:
+        at_start(load_config(path, [assignment]))
+    assert len(one_line(caught.value).splitlines()) == 1
+
+
+def test_an_empty_global_section_has_its_defaults(data: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "c.yaml", config_of(data, tmp_path / "out"))
+    assert load_config(path, ["Global=null"]).global_section.epochs == 1
+    assert load_config(lines(tmp_path / "d.yaml", "Global:")).global_section.epochs == 1
 
 
 SECTIONS = ["Arch", "Loss", "Loss.Train", "Optimizer", "Optimizer.lr", "DataLoader", "DataLoader.Train", "Infer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,15 @@ def test_find_images_names_what_finds_nothing(images: Path, tmp_path: Path) -> N
         find_images([str(images), str(tmp_path / "texts")])
     with pytest.raises(Exception, match=r"no\*such: no such file or folder"):
         find_images(["no*such"])
+
+
+def test_a_header_decides_before_anything_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "huge.ppm").write_bytes(b"P6 60000 60000 255\n")
+    with pytest.raises(BrokenImage, match="60000 x 60000 are more pixels than max_pixels=134217728 allows; shrink it"):
+        read_rgb(tmp_path / "huge.ppm")
+    (tmp_path / "a.png").write_bytes(b"\x76\x2f\x31\x01\x02" + bytes(300))  # an EXR
+    with pytest.raises(BrokenImage, match="not an image of a known kind"):
+        read_rgb(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "fifo.png")
+    with pytest.raises(BrokenImage, match="it is a FIFO, not a file"):
+        read_rgb(tmp_path / "fifo.png")

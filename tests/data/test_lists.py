@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from ppcls_ext.cls.splits import UNLABELLED, find_split, read_list, scan_folder
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.lists import read_class_names
+from ppcls_ext.data.lists import read_class_names, read_lines
 from tests.helpers.sets import CLASSES, write_split
 
 
@@ -174,3 +175,23 @@ def test_find_split_prefers_lists_then_split_folders_then_a_share(tmp_path: Path
     images = find_split(root, "val", 0.2, CLASSES)
     assert images.paths == [str(root / "val/red/00.png")]
     assert images.class_names == CLASSES
+
+
+def test_names_that_no_line_holds_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(b"cat\ndog\x1b")
+    with pytest.raises(UserError, match="has a line break or another control character, which the name of a class"):
+        read_class_names(tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("0 cat\n\u00b2 dog\n", encoding="utf-8")
+    assert read_class_names(tmp_path / "names.txt") == ("0 cat", "\u00b2 dog")
+
+
+def test_a_nul_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"a.png 0\nb\0.png 1\n")
+    with pytest.raises(UserError, match=r"list.txt, line 2: it has a NUL character"):
+        read_lines(tmp_path / "list.txt", "image list")
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(UserError, match=r"list.txt: no such file"):
+        read_lines(tmp_path / "list.txt", "image list")

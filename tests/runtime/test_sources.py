@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
-from ppcls_ext.runtime.headers import image_size
 from ppcls_ext.runtime.sources import read_image
 
 

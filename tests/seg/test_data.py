@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +247,33 @@ def test_training_refuses_wrong_masks_before_it_starts(folder: Path) -> None:
     save(folder / "masks/train/0.png", np.full((20, 30), 77, np.uint8))
     with pytest.raises(UserError, match="no class has the value 77"):
         Segmentation(config(folder, "Arch.class_num=2")).train_loader()
+
+
+def test_a_mask_with_an_index_beyond_its_palette_is_damaged(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    def write(colours: int) -> None:  # by hand, since Pillow would change the values that its palette has no colour for
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 3, 0, 0, 0)) + chunk(b"PLTE", bytes(3 * colours))
+        pixels = chunk(b"IDAT", zlib.compress(bytes([0, 0, 1, 0, 2, 255])))  # each row begins with its filter
+        (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+
+    write(3)
+    assert read_mask(tmp_path / "m.png", Rules(3)).tolist() == [[0, 1], [2, 255]]
+    write(2)
+    with pytest.raises(UserError, match=r"m.png: damaged, its palette has 2 colours and its pixels have 2;"):
+        read_mask(tmp_path / "m.png", Rules(3))
+
+
+def test_a_mask_without_its_end_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "m.png")
+    whole = (tmp_path / "m.png").read_bytes()
+    (tmp_path / "m.png").write_bytes(whole[:-14])  # all pixels are there
+    with pytest.raises(UserError, match=r"mask .*m.png: cannot be decoded \(its end is missing\)"):
+        read_mask(tmp_path / "m.png", Rules(3))
+
+
+def test_a_mask_is_not_decoded_whose_header_asks_for_too_much(tmp_path: Path) -> None:
+    (tmp_path / "m.ppm").write_bytes(b"P5 12000 12000 255\n")
+    with pytest.raises(UserError, match=r"mask .*m.ppm: 12000 x 12000 are more pixels than"):
+        read_mask(tmp_path / "m.ppm", Rules(3))

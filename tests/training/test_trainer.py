@@ -18,6 +18,7 @@ from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.models.weights import read_weights
+from ppcls_ext.training.optimizers import LR_NUMBERS
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.configs import config_of, write_config
 from tests.helpers.processes import ROOT, SECONDS, SIGNALS, command
@@ -396,7 +397,10 @@ def test_the_weights_that_a_stopped_run_started_from_are_not_taken_for_its_own(
     assert fails("eval", "-c", run, "-o", "Global.pretrained_model=other").startswith("pplcnet eval: weights other: ")
 
 
-def test_divergence_is_said_and_nothing_saved_is_lost(data: Path, tmp_path: Path) -> None:
+def test_divergence_is_said_and_nothing_saved_is_lost(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LR_NUMBERS, "learning_rate", (0, 1e31))  # no config may have such a rate
     config = load_config(small(tmp_path / "run.yaml", data), ["Optimizer.lr.learning_rate=1.0e+30"])
     with pytest.raises(CheckFailed, match="diverged"):
         train(config)

@@ -1,0 +1,46 @@
+"""Text that users or their files gave: shown on one line, and checked before it is stored."""
+
+from __future__ import annotations
+
+import unicodedata
+
+LONGEST_SHOWN = 2000  # characters of a message; what is cut off is counted
+
+# A pattern such as \d or str.isdigit() also takes digits of other scripts and superscripts, which int() refuses.
+_DIGITS = frozenset("0123456789")
+
+
+def one_line(text: object, longest: int = LONGEST_SHOWN) -> str:
+    """Text of unknown origin for a terminal or a picture: a single line without anything that a terminal obeys.
+
+    Line breaks, control characters and bytes that are not UTF-8 become escapes such as `\\n`.
+    """
+    whole = str(text)
+    shown = whole[:longest]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in shown)
+    return shown if len(whole) <= longest else f"{shown} ... ({len(whole)} characters)"
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a path that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def is_digits(text: str) -> bool:
+    """Whether a text is a short whole number without a sign, in the digits 0 to 9."""
+    return 0 < len(text) <= 18 and _DIGITS.issuperset(text)
+
+
+def fault_of_name(name: str) -> str | None:
+    """Why a text cannot be the name of a class or a file of one: such names are stored in files, a line each.
+
+    Returns:
+        the end of a sentence, such as "has a line break or another control character"; None where it can.
+    """
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" for c in name):
+        return "has a line break or another control character"
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        return "is not UTF-8"
+    return None

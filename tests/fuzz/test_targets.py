@@ -1,0 +1,95 @@
+"""The targets of `tests.fuzz.targets` on a fixed number of inputs, the same in every run, and on what once failed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from ppcls_ext.core.errors import UserError
+from tests.fuzz import __main__ as long_run
+from tests.fuzz import targets
+from tests.fuzz.targets import TARGETS, raw
+
+INPUTS = 60  # of each target: about a second
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_reader_gives_a_value_or_one_line(name: str) -> None:
+    """A fixed number of inputs in a fixed order, so that a failure is the same everywhere."""
+    fixed = settings(max_examples=INPUTS, derandomize=True, database=None, deadline=None)
+    fixed(TARGETS[name])()
+
+
+# What made a reader hang, raise something else, or accept nonsense.
+BOMB = b"".join(b"%c: &%c [%s]\n" % (98 + k, 98 + k, b",".join([b"*%c" % (97 + k)] * 9)) for k in range(12))
+IMAGE = b'{"id": 1, "file_name": "a", "width": 9, "height": 9}'
+COCO = b'{"images": [%s], "annotations": [%s], "categories": [{"id": 1, "name": "a"}]}'
+HUGE = b"1" + b"0" * 400
+# OpenCV takes memory for a chunk of 3 GB.
+HUGE_CHUNK = bytes.fromhex(
+    "89504e470d0a1a0a0000000d494844520000000c0000000902030000007bd625c700000009504c5445000000090909"
+    "c800004bc87fffffff001149444154789c6394f05465626060c08701132700986f8efa620000000049454e44ae426082"
+)
+KEPT: list[tuple[str, tuple[object, ...]]] = [
+    ("config_file", (b"a: &a [*a]",)),
+    ("config_file", (b"a: &a [x]\n" + BOMB,)),
+    ("config_file", (b"[" * 3000,)),
+    ("config_file", (b"Global: {epochs: !!int x}",)),
+    ("config_file", (b"Global: {output_dir: 2023-02-31}",)),  # text now; the rest of the config is missing
+    ("config_file", (b"Global: {seed: " + b"9" * 5000 + b"}",)),
+    ("config_file", (b"Global: {1: 2}\n1: 2",)),
+    ("config_file", (b"Global: {output_dir: \"a\\0\"}",)),
+    ("config_file", (b"a: \xe9",)),
+    ("config_override", (["Global"], "null")),
+    ("config_override", (["DataLoader", "Train", "dataset", "transform_ops", "\u00b2", "size"], "3")),
+    ("config_override", (["Global", "data_root"], '"a\\0"')),
+    ("config_override", (["Optimizer", "regularizer"], "{name: [a], coeff: 1}")),
+    ("config_override", (["Optimizer", "name"], "[a]")),
+    ("list_file", (b"a.png 1000000000", None, None)),
+    ("list_file", ("a.png \u00b2".encode(), None, None)),
+    ("list_file", ("0 a\n\u00b2 b".encode(), None, None)),
+    ("list_file", (b"a\0.png 1", None, None)),
+    ("class_names", (["a\nb"],)),
+    ("class_names", (["a\u2028b"],)),
+    ("class_names", (["a\udcff"],)),
+    ("coco_json", (b"[" * 100_000,)),
+    ("coco_json", (COCO % (IMAGE.replace(b'"a"', b'"a\\ud800"'), b""),)),
+    ("coco_json", (COCO % (IMAGE.replace(b"9}", HUGE + b"}"), b""),)),
+    ("coco_json", (COCO % (IMAGE, b'{"image_id": 1, "category_id": 1, "bbox": [1, 1, %s, 1]}' % HUGE),)),
+    ("coco_json", (b'{"images": [NaN], "annotations": [], "categories": []}',)),
+    ("config_override", (["Optimizer", "lr"], "{name: Cosine, learning_rate: null}")),
+    ("image_gate", (HUGE_CHUNK,)),
+    ("image_gate", (b"P6 60000 60000 255\n",)),
+    ("image_gate", (b"\x76\x2f\x31\x01\x02" + bytes(300),)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments"), KEPT, ids=[f"{name}-{k}" for k, (name, _) in enumerate(KEPT)])
+def test_what_once_failed_is_refused(name: str, arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+    whole = targets.one_line
+
+    def noted(error: UserError) -> str:
+        refused.append(str(error))
+        return whole(error)
+
+    monkeypatch.setattr(targets, "one_line", noted)
+    raw(name)(*arguments)
+    assert refused or arguments == (["Global"], "null")  # an empty section
+
+
+def test_a_long_run_reports_what_a_target_lets_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(content: bytes) -> None:
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setattr(long_run, "from_bytes", lambda name: fails)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--inputs", "1", "--target", "recipe", "--out", str(tmp_path)])
+    assert long_run.main() == 1
+    assert "50 inputs, 1 kinds of faults" in capsys.readouterr().out
+    (kept,) = tmp_path.glob("recipe-*.txt")
+    assert "nobody foresaw this" in kept.read_text()
