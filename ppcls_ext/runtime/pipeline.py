@@ -32,6 +32,7 @@ class _Image:
         size: width and height; 0 where it cannot be read.
         work: what the network is to do; None where the image cannot be read.
         error: why there will be no result.
+        inference: whose result it becomes, where that is not the pipeline's own.
     """
 
     item: Any
@@ -41,6 +42,7 @@ class _Image:
     work: Work | None = None
     error: Exception | None = None
     ms: dict[str, float] = field(default_factory=dict)
+    inference: Inference | None = None
 
 
 class _Threads:
@@ -149,14 +151,20 @@ class Pipeline:
         one = self._prepared(image, channels)
         return next(self._outcomes(threads, [one]))
 
-    def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
+    def submit(
+        self, image: Any, channels: Channels | None = None, inference: Inference | None = None
+    ) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
 
         How many images are decoded ahead is bounded; an image that waits for that is held as it was given.
+
+        Args:
+            inference: of the same recipe with other options (`Predictor.inference_with`), which makes this image's
+                result; default: the pipeline's own.
         """
         threads = self._running()
         future: Future[Result] = Future()
-        threads.decode(self._start, threads, image, channels, future)
+        threads.decode(self._start, threads, image, channels, future, inference)
         return future
 
     def stream(
@@ -235,7 +243,7 @@ class Pipeline:
         """The result from an image's outputs."""
         start = time.perf_counter()
         try:
-            result = self.inference.result(outputs.arrays, **self._about(image))
+            result = (image.inference or self.inference).result(outputs.arrays, **self._about(image))
         except Exception as error:
             image.error = error
             return self._failed(image)
@@ -264,13 +272,21 @@ class Pipeline:
             "_channels": image.channels,
         }
 
-    def _start(self, threads: _Threads, item: Any, channels: Channels | None, future: Future[Result]) -> None:
+    def _start(
+        self,
+        threads: _Threads,
+        item: Any,
+        channels: Channels | None,
+        future: Future[Result],
+        inference: Inference | None,
+    ) -> None:
         """Decode an image of `submit` and hand it to the network."""
         if not future.set_running_or_notify_cancel():
             return
         threads.room.acquire()
         future.add_done_callback(lambda _: threads.room.release())
         image = self._prepared(item, channels)
+        image.inference = inference
         self._settle_when_run(threads, image, future)
         if image.work is not None:
             threads.owner.put(image.work)

@@ -30,6 +30,7 @@ from ppcls_ext.serve.limits import Limits
 from ppcls_ext.serve.log import Forward, Log
 from ppcls_ext.serve.metrics import Metrics
 from ppcls_ext.serve.model import GREY, Model
+from ppcls_ext.serve.options import Options
 
 MOST_CONNECTIONS = 1024
 LARGEST_HEAD = 2**14  # bytes of a request's line and headers
@@ -78,7 +79,8 @@ def serve(
             )
             stack.enter_context(predictor)
             predictor(GREY, "rgb")  # the engine's first run is its slowest, and shows whether it works
-            models[name] = Model(name, predictor, predictor.exported.task, limits, metrics, log)
+            task, own = predictor.exported.task, Options.of(predictor)
+            models[name] = Model(name, predictor, task, limits, metrics, log, own)
         service = Service(models, limits, metrics, log, token)
         run(build_server(service, limits), listener)
         if any(model.hung for model in models.values()):
