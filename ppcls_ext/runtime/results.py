@@ -72,7 +72,7 @@ class Result(abc.ABC):
         }
 
     def class_map(self) -> bytes | None:
-        """A palette PNG of the image's size whose values are class numbers; None for a task without one. Needs Pillow."""
+        """A palette PNG of the image's size, its values class numbers; None where a task has none. Needs Pillow."""
         return None
 
     def image(self) -> np.ndarray:

@@ -38,6 +38,7 @@ OPEN_TO_ALL = ("/v2/health/live", "/v2/health/ready")  # probes come without a t
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+
 class Service:
     """Answers requests with the results of models.
 
@@ -85,7 +86,9 @@ class Service:
         if self._token is None or scope["path"] in OPEN_TO_ALL:
             return True
         headers = dict(scope["headers"])
-        if scope["path"] == "/" and wants_page(headers.get(b"accept", b"").decode("latin-1")):
+        if (scope["method"], scope["path"]) == ("GET", "/") and wants_page(
+            headers.get(b"accept", b"").decode("latin-1")
+        ):
             return True  # a browser cannot send the token by itself: the page asks for it, and shows nothing before
         given = headers.get(b"authorization", b"")
         kind, _, token = given.partition(b" ")

@@ -1,6 +1,6 @@
 """A real browser without a window, driven from tests, and screenshots of the service's page:
 
-`python -m tests.helpers.browser ADDRESS IMAGE FILE.png --width 1120`
+`python -m tests.helpers.browser ADDRESS IMAGE FILE.jpg --width 1120`
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+
+from ppcls_ext.core.pictures import save_image
 
 SECONDS = 30.0  # that the page may take for what must come
 HEIGHT = 900
@@ -41,6 +45,7 @@ def browser(width: int = 1120, height: int = HEIGHT, dark: bool = False) -> Iter
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--disable-background-networking",
+        "--hide-scrollbars",
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
         *(["--no-sandbox"] if os.geteuid() == 0 else []),  # Chromium's sandbox does not work for root
@@ -88,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.helpers.browser", description=main.__doc__)
     parser.add_argument("address", help="of the service")
     parser.add_argument("image", type=Path, help="upload this file")
-    parser.add_argument("file", type=Path, help="write this PNG")
+    parser.add_argument("file", type=Path, help="write this picture, .jpg or .png")
     parser.add_argument("--model", help="choose this one (default: the service's first)")
     parser.add_argument("--width", type=int, default=1120, help="of the page in pixels (default: %(default)s)")
     parser.add_argument("--height", type=int, default=HEIGHT, help="of the page in pixels (default: %(default)s)")
@@ -100,7 +105,9 @@ def main() -> None:
             field = WebDriverWait(driver, SECONDS).until(lambda driver: driver.find_element(By.ID, "model"))
             field.send_keys(given.model)
         upload(driver, given.image)
-        driver.save_screenshot(str(given.file))
+        driver.execute_script("document.activeElement.blur()")  # type: ignore[no-untyped-call]
+        shot = cv2.imdecode(np.frombuffer(driver.get_screenshot_as_png(), np.uint8), cv2.IMREAD_COLOR)
+        save_image(given.file, cv2.cvtColor(shot, cv2.COLOR_BGR2RGB))
 
 
 if __name__ == "__main__":
