@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,13 +22,29 @@ import pytest
 
 from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.serve.server import LARGEST_HEAD, _bound, address, model_names, serve
+from ppcls_ext.serve.server import LARGEST_HEAD, PatientProtocol, _bound, address, model_names, serve
 from tests.helpers.processes import ROOT, wait_until
 from tests.serve.conftest import SECONDS, Served, listening, png, value_of
 
 Serve = Callable[..., Served]
 PNG = {"Content-Type": "image/png"}
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+
+
+def test_answers_leave_at_once(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Nagle's algorithm an answer's body would wait for the acknowledgement of its head: 40 ms."""
+    found: list[int] = []
+    made = PatientProtocol.connection_made
+
+    def noted(protocol: PatientProtocol, transport: asyncio.Transport) -> None:
+        made(protocol, transport)
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(PatientProtocol, "connection_made", noted)
+    with listening(served()) as place:
+        assert said(place, b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert len(found) > 0
+    assert all(found)
 
 
 def said(place: tuple[str, int], *parts: bytes) -> bytes:
