@@ -96,7 +96,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*", "det", "det.*", "seg", "seg.*"]),
     package_data={
-        "ppcls_ext": ["py.typed", "paper/tables/*.yaml", "paper/report/templates/*"],
+        "ppcls_ext": ["py.typed", "paper/tables/*.yaml", "paper/report/templates/*", "serve/page.html"],
         "det": ["py.typed"],
         "seg": ["py.typed"],
     },

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import colorsys
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from ppcls_ext.core.files import atomic_write
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 GOLDEN = 0.618034  # turn of the colour wheel from a class to the next, so that their hues lie far apart
 SHARE = 0.55  # how much of an overlay's pixel is the colour of its class, the rest being the image
@@ -44,10 +49,22 @@ def overlay(image: np.ndarray, classes: np.ndarray, colours: Sequence[Sequence[i
 
 def save_labels(path: Path, classes: np.ndarray, colours: Sequence[Sequence[int]]) -> None:
     """Write a class map as a palette PNG: its values are the classes, viewers show the colours."""
+    picture = _labels_picture(classes, colours)
+    atomic_write(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def png_of_labels(classes: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
+    """The file that `save_labels` writes, compressed for speed."""
+    data = io.BytesIO()
+    _labels_picture(classes, colours).save(data, format="PNG", compress_level=1)
+    return data.getvalue()
+
+
+def _labels_picture(classes: np.ndarray, colours: Sequence[Sequence[int]]) -> Image.Image:
     from PIL import Image  # only for pictures: production does without it
 
     picture = Image.fromarray(classes.astype(np.uint8)).convert("P")
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     picture.putpalette(table.tobytes())
-    atomic_write(path, lambda temporary: picture.save(temporary, format="PNG"))
+    return picture

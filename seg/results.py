@@ -11,7 +11,7 @@ import numpy as np
 
 from ppcls_ext.core.pictures import save_image
 from ppcls_ext.runtime.results import Result
-from seg.colours import overlay, save_labels
+from seg.colours import overlay, png_of_labels, save_labels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +45,10 @@ class SegResult(Result):
         """The classes that the image has."""
         found = enumerate(zip(self.labels, self.pixels, self.scores, strict=True))
         return [(k, label, count, share) for k, (label, count, share) in found if count]
+
+    def class_map(self) -> bytes:
+        """A palette PNG of the image's size whose values are class numbers. Needs Pillow."""
+        return png_of_labels(self.mask, self.palette)
 
     def draw(self, image: np.ndarray) -> np.ndarray:
         """The image, uint8 RGB, coloured by class."""

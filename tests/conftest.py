@@ -14,6 +14,7 @@ import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.cli.main import main
 from ppcls_ext.training.trainer import Trainer
 from tests.helpers.configs import config_of, overrides, write_config
+from tests.helpers.exports import classifier, detector, segmenter
 from tests.helpers.sets import write_set
 
 
@@ -95,6 +96,17 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "inference"
     assert main(["export", "-c", str(trained), *overrides(f"Global.save_inference_dir={folder}")]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def exports(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An untrained export of each task, by its name. Read only."""
+    folder = tmp_path_factory.mktemp("exports")
+    return {
+        "classification": classifier(folder / "cls", data),
+        "detection": detector(folder / "det"),
+        "segmentation": segmenter(folder / "seg"),
+    }
 
 
 @pytest.fixture

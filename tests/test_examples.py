@@ -15,7 +15,6 @@ import pytest
 
 from ppcls_ext import Predictor
 from ppcls_ext.runtime.engines import engine_class
-from tests.helpers.exports import classifier, detector, segmenter
 from tests.helpers.processes import ROOT, SECONDS
 
 pytestmark = pytest.mark.slow  # each export is checked in processes of its own
@@ -36,9 +35,13 @@ def run_example(name: str, *arguments: str | Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_classify(
-    data: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exports: dict[str, Path],
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = classifier(tmp_path / "cls", data)
+    folder = exports["classification"]
     capsys.readouterr()
     run_example("classify.py", folder, photo, tmp_path / "nothing.png", photo, monkeypatch=monkeypatch)
     out, err = capsys.readouterr()
@@ -50,9 +53,13 @@ def test_classify(
 
 
 def test_detect(
-    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exports: dict[str, Path],
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = detector(tmp_path / "det")
+    folder = exports["detection"]
     text = (EXAMPLES / "detect.py").read_text()
     assert "threshold=0.4" in text
     example = tmp_path / "detect.py"
@@ -66,9 +73,13 @@ def test_detect(
 
 
 def test_segment(
-    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exports: dict[str, Path],
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = segmenter(tmp_path / "seg")
+    folder = exports["segmentation"]
     capsys.readouterr()
     run_example("segment.py", folder, photo, tmp_path / "mask.png", monkeypatch=monkeypatch)
     with Predictor(folder) as predict:
@@ -77,7 +88,7 @@ def test_segment(
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED), result.mask)
 
 
-def test_the_cpp_example_has_the_scores_of_the_predictor(data: Path, tmp_path: Path) -> None:
+def test_the_cpp_example_has_the_scores_of_the_predictor(exports: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """Takes half a minute: it compiles. Pixels that are resized in other arithmetic differ by one level in 255."""
     if not engine_class("openvino-onnx").installed() or not all(map(shutil.which, ("cmake", "g++"))):
         pytest.skip("needs OpenVINO's package, cmake and g++")
@@ -93,7 +104,7 @@ def test_the_cpp_example_has_the_scores_of_the_predictor(data: Path, tmp_path: P
     images = [tmp_path / f"{number}.ppm" for number in range(len(photos))]
     for photo, image in zip(photos, images, strict=True):
         cv2.imwrite(str(image), cv2.resize(cv2.imread(str(photo)), (90, 70)))
-    folder = classifier(tmp_path / "cls", data)
+    folder = exports["classification"]
     with Predictor(folder, "openvino-onnx", threads=1, topk=3) as predict:
         transforms = predict.exported.recipe["preprocess"]["transforms"]
         short, crop = (

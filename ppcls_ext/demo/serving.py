@@ -103,7 +103,7 @@ def main() -> int:
         say("")
         say(f"try it:  {Path(sys.executable).parent / 'pplcnet'} serve -m digits={MODEL}")
         say(f"         curl -H 'Content-Type: image/png' --data-binary @{files[0]} http://127.0.0.1:8000/predict")
-        say("         index: http://127.0.0.1:8000/")
+        say("         page: http://127.0.0.1:8000/")
     except (UserError, CheckFailed) as error:
         say(str(error))
         return error.exit_status

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, EngineOwner, Outputs
 from ppcls_ext.runtime.processing import Image, Processing
 from ppcls_ext.runtime.results import Result
@@ -43,10 +44,10 @@ class Flow:
         """The result for an image; waits for it."""
         return next(self._results([self._processing.prepared(item, channels)]))
 
-    def submit(self, item: Any, channels: Channels | None) -> Future[Result]:
-        """A Future of the result for an image."""
+    def submit(self, item: Any, channels: Channels | None, inference: Inference | None) -> Future[Result]:
+        """A Future of the result for an image, which `inference` makes where it is not the pipeline's own."""
         future: Future[Result] = Future()
-        self._decode(self._start, item, channels, future)
+        self._decode(self._start, item, channels, future, inference)
         return future
 
     def plain_stream(self, items: Iterator[Any], channels: Channels | None) -> Iterator[Result]:
@@ -111,13 +112,14 @@ class Flow:
         for image in batch:
             yield self._processing.result(image, None if image.work is None else image.work.done)
 
-    def _start(self, item: Any, channels: Channels | None, future: Future[Result]) -> None:
+    def _start(self, item: Any, channels: Channels | None, future: Future[Result], inference: Inference | None) -> None:
         """Decode an image of `submit` and hand it to the network."""
         if not future.set_running_or_notify_cancel():
             return
         self._room.acquire()
         future.add_done_callback(lambda _: self._room.release())
         image = self._processing.prepared(item, channels)
+        image.inference = inference
         self._settle_when_run(image, future)
         if image.work is not None:
             self._owner.put(image.work)

@@ -30,6 +30,7 @@ class Inference(abc.ABC):
     forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv", "jsonl", "parquet")  # what `infer --format` may be
     result_type: ClassVar[type[Result]]
     labels: Sequence[str]
+    palette: Sequence[Sequence[int]] = ()  # the RGB colour of each class, where results have a map of classes
 
     @abc.abstractmethod
     def __init__(self, recipe: Mapping[str, Any]) -> None:

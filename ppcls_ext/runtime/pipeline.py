@@ -96,12 +96,18 @@ class Pipeline:
             return list(self.stream(image, channels))
         return self._running().one(image, channels)
 
-    def submit(self, image: Any, channels: Channels | None = None) -> Future[Result]:
+    def submit(
+        self, image: Any, channels: Channels | None = None, inference: Inference | None = None
+    ) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
 
         How many images are decoded ahead is bounded; an image that waits for that is held as it was given.
+
+        Args:
+            inference: of the same recipe with other options (`Predictor.inference_with`), which makes this image's
+                result; default: the pipeline's own.
         """
-        return self._running().submit(image, channels)
+        return self._running().submit(image, channels, inference)
 
     def stream(
         self, images: Iterable[Any], channels: Channels | None = None, prefetch: int | None = None

@@ -74,8 +74,9 @@ class Predictor(Pipeline):
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UserError(f"threads must be a positive number, got {threads!r}")
         self.threads = cpu_threads(threads)
+        self._options = options
         try:
-            inference = build_inference(self.exported.task, self.exported.recipe, options)
+            inference = self.inference_with()
         except UserError as error:
             raise UserError(f"exported model {self.exported.folder}: {error}") from error
         fixed = self.exported.batch
@@ -110,6 +111,16 @@ class Predictor(Pipeline):
         """What `auto` has chosen; None where an engine was named or none is chosen yet."""
         choice = self._selection.choice
         return choice if choice is not None and choice.candidates else None
+
+    def inference_with(self, **options: Any) -> Inference:
+        """What makes results with other options of the task's own; for `submit`.
+
+        Args:
+            options: `topk` (classification), `threshold` (detection); those not given are as this Predictor has them.
+        Raises:
+            UserError: an option that the task does not have, or a value that is none for it.
+        """
+        return build_inference(self.exported.task, self.exported.recipe, {**self._options, **options})
 
     def report(self) -> EngineChoice:
         """Which engine runs the model and why; as text, a line for it and one for each candidate that was measured.

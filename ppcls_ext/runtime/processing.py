@@ -26,6 +26,7 @@ class Image:
         size: width and height; 0 where it cannot be read.
         work: what the network is to do; None where the image cannot be read.
         error: why there will be no result.
+        inference: makes its result, where that is not the pipeline's own.
     """
 
     item: Any
@@ -35,6 +36,7 @@ class Image:
     work: Work | None = None
     error: Exception | None = None
     ms: dict[str, float] = field(default_factory=dict)
+    inference: Inference | None = None
 
 
 class Processing:
@@ -96,7 +98,7 @@ class Processing:
     def _finished(self, image: Image, outputs: Outputs) -> Result:
         start = time.perf_counter()
         try:
-            result = self._inference.result(outputs.arrays, **self._about(image))
+            result = (image.inference or self._inference).result(outputs.arrays, **self._about(image))
         except Exception as error:
             image.error = error
             return self._failed(image)

@@ -71,6 +71,10 @@ class Result(abc.ABC):
             **(self.content() if self.ok else {}),
         }
 
+    def class_map(self) -> bytes | None:
+        """A palette PNG of the image's size, its values class numbers; None where a task has none. Needs Pillow."""
+        return None
+
     def image(self) -> np.ndarray:
         """The image that it is of, uint8 RGB [H, W, 3], read again from its source.
 

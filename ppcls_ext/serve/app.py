@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -13,6 +14,7 @@ from typing import Any
 
 import cv2
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -20,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ppcls_ext.core.version import __version__
+from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.serve import protocol
 from ppcls_ext.serve.bodies import Bodies, images_of
@@ -27,25 +30,13 @@ from ppcls_ext.serve.limits import Limits, Refusal
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import CONTENT_TYPE, Metrics
 from ppcls_ext.serve.model import Image, Model
+from ppcls_ext.serve.page import PAGE, PAGE_HEADERS, index, wants_page
 
 GONE = 499  # the client went away before the answer; other servers log this number too
 NOTES = "pplcnet.notes"  # key of a request's scope: what its line of the log says beside the usual
 OPEN_TO_ALL = ("/v2/health/live", "/v2/health/ready")  # probes come without a token
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-INDEX = """\
-pplcnet {version}: {models}
-
-POST /predict                      an image; ?model=NAME where there are several
-GET  /v2                           the open inference protocol, version 2
-GET  /v2/health/live, /ready       whether the service lives, and is ready for work
-GET  /v2/models/NAME, /ready
-POST /v2/models/NAME/infer
-GET  /metrics                      for Prometheus
-
-curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {address}predict
-"""
 
 
 class Service:
@@ -69,6 +60,7 @@ class Service:
         v2 = "/v2/models/{name}"
         routes: list[tuple[str, str, Endpoint]] = [
             ("GET", "/", self.index),
+            ("GET", "/models", self.list_models),
             ("POST", "/predict", self.predict),
             ("GET", "/metrics", self.show_metrics),
             ("GET", "/v2", self.about),
@@ -93,15 +85,25 @@ class Service:
         """Whether a request bears the token, or needs none."""
         if self._token is None or scope["path"] in OPEN_TO_ALL:
             return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
+        headers = dict(scope["headers"])
+        if (scope["method"], scope["path"]) == ("GET", "/") and wants_page(
+            headers.get(b"accept", b"").decode("latin-1")
+        ):
+            return True  # a browser cannot send the token by itself: the page asks for it, and shows nothing before
+        given = headers.get(b"authorization", b"")
         kind, _, token = given.partition(b" ")
         # Digests, so that neither the content nor the length of the token shows in the time that this takes.
         return hmac.compare_digest(_digest(token.strip()), self._token) and kind.lower() == b"bearer"
 
     async def index(self, request: Request) -> Response:
         """GET /"""
-        text = INDEX.format(version=__version__, models=", ".join(self.models), address=request.base_url)
-        return PlainTextResponse(text)
+        if wants_page(request.headers.get("accept", "")):
+            return Response(PAGE, headers=PAGE_HEADERS, media_type="text/html")
+        return PlainTextResponse(index(self.models, str(request.base_url)), headers={"Vary": "Accept"})
+
+    async def list_models(self, request: Request) -> Response:
+        """GET /models"""
+        return _json([model.about() for model in self.models.values()])
 
     async def show_metrics(self, request: Request) -> Response:
         """GET /metrics"""
@@ -147,6 +149,7 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """POST /predict"""
         model = self._of_query(request)
+        inference, mapped = _settings(model, request.query_params)
         model.check_room()
         async with self._bodies.read(request) as body:
             images, several = await images_of(request.headers, body, self.limits)
@@ -154,14 +157,21 @@ class Service:
             if drawn and several:
                 raise Refusal(400, "a picture is drawn of one image: send it alone as the body, or as JSON image")
             with model.accept(len(images)):
-                outcomes = await self._results(request, model, images, self.limits.deadline_s)
+                outcomes = await self._results(request, model, images, self.limits.deadline_s, inference)
                 if drawn and isinstance(outcomes[0], Result):
                     return Response(await asyncio.to_thread(_picture, outcomes[0]), media_type="image/png")
-        found = _dicts(model, images, outcomes)
+                found = _dicts(model, images, outcomes)
+                if mapped:
+                    await asyncio.to_thread(_add_class_maps, found, outcomes)
         return _json(found if several else found[0])
 
     async def _results(
-        self, request: Request, model: Model, images: Sequence[Image], seconds: float
+        self,
+        request: Request,
+        model: Model,
+        images: Sequence[Image],
+        seconds: float,
+        inference: Inference | None = None,
     ) -> list[Result | Refusal]:
         """The outcome of each image, unless the client goes away before; what waits is then dropped.
 
@@ -170,7 +180,7 @@ class Service:
             ClientDisconnect: the client has gone.
         """
         request.scope[NOTES].update(model=model.name, images=len(images))
-        work = asyncio.ensure_future(model.results(images, seconds))
+        work = asyncio.ensure_future(model.results(images, seconds, inference))
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -309,6 +319,33 @@ def _dicts(model: Model, images: Sequence[Image], outcomes: Sequence[Result | Re
         outcome.to_dict() if isinstance(outcome, Result) else model.error_dict(image, outcome)
         for image, outcome in zip(images, outcomes, strict=True)
     ]
+
+
+def _settings(model: Model, query: QueryParams) -> tuple[Inference | None, bool]:
+    """What a request's query sets beside the model: what makes the results, and whether they carry a map of classes.
+
+    Raises:
+        Refusal: 400 for a parameter that there is not, or a value that it does not take.
+    """
+    known = ["model", *model.options.defaults, *(["mask"] if model.palette else [])]
+    for name, _ in query.multi_items():
+        if name not in known:
+            raise Refusal(400, f"parameter {name[:50]!r}: model {model.name} takes {', '.join(known)}")
+        if len(query.getlist(name)) > 1:
+            raise Refusal(400, f"parameter {name!r} is given twice")
+    mask = query.get("mask", "0")
+    if mask not in ("0", "1"):
+        raise Refusal(400, f"mask: expected 0 or 1, got {mask[:50]!r}")
+    inference = model.options.inference({name: query[name] for name in model.options.defaults if name in query})
+    return inference, mask == "1"
+
+
+def _add_class_maps(found: Sequence[dict[str, Any]], outcomes: Sequence[Result | Refusal]) -> None:
+    """Add `mask` to the dictionaries of results: their map of classes, a PNG in base64."""
+    for result, outcome in zip(found, outcomes, strict=True):
+        picture = outcome.class_map() if isinstance(outcome, Result) else None
+        if picture is not None:
+            result["mask"] = base64.b64encode(picture).decode()
 
 
 def _wants_picture(accept: str) -> bool:

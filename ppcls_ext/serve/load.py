@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from ppcls_ext.core.errors import UserError
 
 PATIENCE_S = 120.0  # an answer may take this long
+CALLS = 200  # so many calls of the Predictor alone give their median
 SLOW_S = 1.0  # a slow client takes this long for half of its body
 
 
@@ -182,11 +183,17 @@ def _bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + end
 
 
-def bare(folder: str, images: Sequence[bytes], threads: int, batch: int, seconds: float) -> float:
-    """Images in a second that `Predictor.stream` takes, for comparison, with the service idle."""
+def bare(folder: str, images: Sequence[bytes], threads: int, batch: int, seconds: float) -> tuple[float, float]:
+    """Images in a second that `Predictor.stream` takes, and the median milliseconds of a call with one, with the
+    service idle: what `load` is to be compared with at many clients and at one."""
     from ppcls_ext.runtime.predictor import Predictor
 
     with Predictor(folder, threads=threads, batch=batch) as predict:
+        ms = []
+        for image in [images[k % len(images)] for k in range(CALLS)]:
+            start = time.perf_counter()
+            predict(image)
+            ms.append((time.perf_counter() - start) * 1e3)
         end, count = 0.0, 0
         endless = (images[k % len(images)] for k in range(sys.maxsize))
         begin = 0.0
@@ -195,7 +202,7 @@ def bare(folder: str, images: Sequence[bytes], threads: int, batch: int, seconds
                 begin = time.perf_counter()
                 end, count = begin + seconds, number
             elif end and time.perf_counter() > end:
-                return (number - count) / (time.perf_counter() - begin)
+                return (number - count) / (time.perf_counter() - begin), sorted(ms)[CALLS // 2]
     raise AssertionError("the stream has no end")
 
 
@@ -216,11 +223,11 @@ def main() -> int:
     images = [file.read_bytes() for file in given.images]
     if given.bare:
         try:
-            rate = bare(given.bare, images, given.threads, given.batch, given.seconds)
+            rate, ms = bare(given.bare, images, given.threads, given.batch, given.seconds)
         except UserError as error:
             print(f"load: {error}", file=sys.stderr)
             return error.exit_status
-        print(f"Predictor alone  {rate:8.1f} images/s")
+        print(f"Predictor alone {rate:8.1f} images/s  p50 {ms:7.2f} ms of a call", flush=True)
     lost = 0
     for clients in given.clients:
         more = {"hostile": given.hostile, "requests": given.requests, "token": given.token}

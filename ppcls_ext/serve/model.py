@@ -24,6 +24,7 @@ from ppcls_ext.runtime.sources import source_name
 from ppcls_ext.serve.limits import Limits, Refusal, busy
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import Metrics
+from ppcls_ext.serve.options import Options
 
 PROBE_S = 1.0  # between two probes of a model that is not fit for work
 COMMON = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8")  # how files of common kinds begin
@@ -70,6 +71,7 @@ class _Job:
     image: Image
     done: asyncio.Future[Result]
     since: float
+    inference: Inference | None = None
 
 
 class Model:
@@ -82,11 +84,23 @@ class Model:
         name: in addresses.
         predictor: with `errors="raise"`; it stays the caller's to close.
         task: of the model.
+        options: that requests may set; default: none.
     """
 
-    def __init__(self, name: str, predictor: Pipeline, task: str, limits: Limits, metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self,
+        name: str,
+        predictor: Pipeline,
+        task: str,
+        limits: Limits,
+        metrics: Metrics,
+        log: Log,
+        options: Options | None = None,
+    ) -> None:
         self.name, self.task, self.engine = name, task, predictor.engine
         self.labels = tuple(predictor.inference.labels)
+        self.palette = tuple(predictor.inference.palette)
+        self.options = options or Options({}, type(predictor.inference))
         self._predictor, self._limits, self._metrics, self._log = predictor, limits, metrics, log
         self._waiting: deque[_Job] = deque()
         self._running, self._most_running = 0, 2 * predictor.batch + MOST_DECODERS
@@ -136,9 +150,13 @@ class Model:
             self._metrics.images.labels(self.name, "429").inc(images)
             raise busy(f"model {self.name}: {self._limits.queue} images are waiting already")
 
-    async def results(self, images: Sequence[Image], seconds: float) -> list[Result | Refusal]:
+    async def results(
+        self, images: Sequence[Image], seconds: float, inference: Inference | None = None
+    ) -> list[Result | Refusal]:
         """The result of each image, or why it has none; to be called inside of `accept`.
 
+        Args:
+            inference: as `options` gives it, for a request that sets some.
         Raises:
             Refusal: not all were done after so many seconds (504).
         """
@@ -153,7 +171,7 @@ class Model:
             except Refusal as refusal:
                 found.append(refusal)
                 continue
-            found.append(_Job(image, loop.create_future(), time.perf_counter()))
+            found.append(_Job(image, loop.create_future(), time.perf_counter(), inference))
         jobs = [job for job in found if isinstance(job, _Job)]
         self._waiting.extend(jobs)
         self._pump()
@@ -186,6 +204,18 @@ class Model:
         if self._probing is not None:
             self._probing.cancel()
 
+    def about(self) -> dict[str, Any]:
+        """What a page needs to know of it, JSON-able."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "engine": self.engine,
+            "ready": self.ready,
+            "classes": len(self.labels),
+            "options": self.options.defaults,
+            "palette": [list(colour) for colour in self.palette],
+        }
+
     def error_dict(self, image: Image, refusal: Refusal) -> dict[str, Any]:
         """What stands in the place of a result: the same keys, with the error."""
         source = image.name or source_name(image.content)
@@ -199,7 +229,7 @@ class Model:
             if self._running == 0:
                 self._progress = time.monotonic()
             array = isinstance(job.image.content, np.ndarray)
-            future = self._predictor.submit(job.image.content, "rgb" if array else None)
+            future = self._predictor.submit(job.image.content, "rgb" if array else None, job.inference)
             self._running += 1
             future.add_done_callback(partial(self._tell, loop, job))
 

@@ -374,6 +374,22 @@ def test_a_result_is_frozen_and_goes_to_dict_and_picture(exported: Path, data: P
     assert pickle.loads(pickle.dumps(result)).scores == result.scores
 
 
+@pytest.mark.slow
+def test_an_image_may_have_options_of_its_own(exported: Path, data: Path) -> None:
+    photo = photos(data)[0]
+    with Predictor(exported, threads=1, topk=3, batch=4) as predict:
+        two = predict.inference_with(topk=2)
+        futures = [predict.submit(photo, inference=inference) for inference in (None, two, predict.inference_with())]
+        whole, best, again = (future.result(30) for future in futures)
+        with pytest.raises(UserError, match="threshold: not a flag of classification; it has topk"):
+            predict.inference_with(threshold=0.5)
+        with pytest.raises(UserError, match="topk: expected a number of classes, got 0"):
+            predict.inference_with(topk=0)
+    assert len(whole.labels) == 3
+    assert (best.labels, best.scores) == (whole.labels[:2], whole.scores[:2])
+    assert again.scores == whole.scores
+
+
 THREADS = """
 import os, sys
 from pathlib import Path

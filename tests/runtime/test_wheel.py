@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from ppcls_ext import Predictor
-from tests.helpers.exports import detector, segmenter
 from tests.helpers.processes import ROOT
 
 SOURCES = ("ppcls_ext", "det", "seg", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -68,7 +67,7 @@ def package_index_answers(folder: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_the_wheel_predicts_without_paddle(exported: Path, tmp_path: Path) -> None:
+def test_the_wheel_predicts_without_paddle(exported: Path, exports: dict[str, Path], tmp_path: Path) -> None:
     """Takes a minute: it builds the wheel, installs it with ONNX Runtime, and exports two networks."""
     if not package_index_answers(tmp_path / "probe"):
         pytest.skip("no package index can be reached from here, from which ONNX Runtime could be installed")
@@ -89,8 +88,8 @@ def test_the_wheel_predicts_without_paddle(exported: Path, tmp_path: Path) -> No
 
     folders = {
         "classification": exported,
-        "detection": detector(tmp_path / "det"),
-        "segmentation": segmenter(tmp_path / "seg"),
+        "detection": exports["detection"],
+        "segmentation": exports["segmentation"],
     }
     image = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 110, 3)).astype(np.uint8)).save(image)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from ppcls_ext import Predictor
 from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import Arrays, Run
@@ -24,6 +27,9 @@ from ppcls_ext.serve.limits import Limits
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import Metrics
 from ppcls_ext.serve.model import Model
+from ppcls_ext.serve.options import Options
+from ppcls_ext.serve.server import _bound, build_server
+from tests.helpers.processes import wait_until
 
 UNLUCKY = 13  # the value of images that the network refuses
 SECONDS = 30.0  # that a test waits for what must come
@@ -96,6 +102,47 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextmanager
+def listening(served: Served | ServedExports) -> Iterator[tuple[str, int]]:
+    """A service at a port of loopback, in a thread."""
+    with _bound("127.0.0.1", 0) as listener:
+        server = build_server(served.service, served.limits)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        place = listener.getsockname()
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield place
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+
+class ServedExports:
+    """A service with exported models."""
+
+    def __init__(self, stack: ExitStack, folders: Mapping[str, Path], token: str | None = None) -> None:
+        self.limits = Limits(deadline_s=SECONDS)
+        metrics, log = Metrics(), Log(io.StringIO(), lambda: None)
+        stack.callback(log.close)
+        models = {}
+        for name, folder in folders.items():
+            predictor = stack.enter_context(Predictor(folder, threads=1, batch=4))
+            task = predictor.exported.task
+            models[name] = Model(name, predictor, task, self.limits, metrics, log, Options.of(predictor))
+        self.service = Service(models, self.limits, metrics, log, token)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image file in which the untrained networks find something. Read only."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, (110, 90), interpolation=cv2.INTER_CUBIC))
+    return path
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 import struct
 import threading
 import zlib
@@ -313,7 +315,7 @@ def test_a_token_is_asked_for_everywhere_but_at_the_health(served: Serve, client
     for path in ("/v2/health/live", "/v2/health/ready"):
         assert client.get(path).status_code == 200
     wrong = ["", "Bearer", "Bearer open", "Basic open sesame", "open sesame", "Bearer \xff"]
-    for path in ("/", "/metrics", "/v2", "/nothing", "/v2/health/live/"):
+    for path in ("/", "/models", "/metrics", "/v2", "/nothing", "/v2/health/live/"):
         assert client.get(path).status_code == 401
         for text in wrong:
             answer = client.get(path, headers={"Authorization": text.encode("latin-1")})
@@ -323,6 +325,41 @@ def test_a_token_is_asked_for_everywhere_but_at_the_health(served: Serve, client
     right = {"Authorization": "bearer open sesame"}
     assert client.get("/metrics", headers=right).status_code == 200
     assert value_of(client.post("/predict", content=png(1), headers={**PNG, **right}).json()) == 1
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("token", [None, "open sesame"])
+def test_a_browser_gets_the_page_and_its_policy(served: Serve, client_of: Connect, token: str | None) -> None:
+    """With a token too: a browser cannot send it before the page has asked for it."""
+    client = client_of(served("secret", token=token))
+    answer = client.get("/", headers=BROWSER)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert (policy["default-src"], policy["connect-src"]) == ("'none'", "'self'")
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    (script,) = re.findall("<script>(.*?)</script>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["script-src"] == f"'sha256-{digest}'"
+    assert "{{" not in answer.text
+    assert client.get("/metrics", headers=BROWSER).status_code == (200 if token is None else 401)
+    assert client.post("/", headers=BROWSER).status_code == (405 if token is None else 401)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "", "application/json", "text/plain"])
+def test_other_clients_get_a_list_of_the_addresses(served: Serve, client_of: Connect, accept: str) -> None:
+    answer = client_of(served("ab")).get("/", headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.text.startswith("pplcnet ")
+    assert "a, b" in answer.text
+    assert "http://testserver/predict" in answer.text
+
+
+def test_an_unknown_parameter_is_refused(served: Serve, client_of: Connect) -> None:
+    answer = client_of(served()).post("/predict?treshold=0.5", content=png(1), headers=PNG)
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "parameter 'treshold': model a takes model"}
 
 
 def test_the_log_has_a_line_for_each_request(served: Serve, client_of: Connect) -> None:

@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,29 @@ import pytest
 
 from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.serve.server import LARGEST_HEAD, _bound, address, build_server, model_names, serve
+from ppcls_ext.serve.server import LARGEST_HEAD, PatientProtocol, _bound, address, model_names, serve
 from tests.helpers.processes import ROOT, wait_until
-from tests.serve.conftest import SECONDS, Served, png, value_of
+from tests.serve.conftest import SECONDS, Served, listening, png, value_of
 
 Serve = Callable[..., Served]
 PNG = {"Content-Type": "image/png"}
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
-@contextmanager
-def listening(served: Served) -> Iterator[tuple[str, int]]:
-    """A service at a port of loopback, in a thread."""
-    with _bound("127.0.0.1", 0) as listener:
-        server = build_server(served.service, served.limits)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
-        place = listener.getsockname()
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
-            yield place
-        finally:
-            server.should_exit = True
-            thread.join(SECONDS)
-            assert not thread.is_alive()
+def test_answers_leave_at_once(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Nagle's algorithm an answer's body would wait for the acknowledgement of its head: 40 ms."""
+    found: list[int] = []
+    made = PatientProtocol.connection_made
+
+    def noted(protocol: PatientProtocol, transport: asyncio.Transport) -> None:
+        made(protocol, transport)
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(PatientProtocol, "connection_made", noted)
+    with listening(served()) as place:
+        assert said(place, b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert len(found) > 0
+    assert all(found)
 
 
 def said(place: tuple[str, int], *parts: bytes) -> bytes:
