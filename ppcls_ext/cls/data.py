@@ -12,9 +12,10 @@ from ppcls_ext.cls.sections import LoaderSection
 from ppcls_ext.cls.splits import UNLABELLED, ImageList, find_split, read_list, scan_folder
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.data.cache import ImageCache
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.data.loader import Loader
-from ppcls_ext.data.transforms import build_transforms, resolve_sizes
+from ppcls_ext.data.transforms import build_transforms, normalization_apart, resolve_sizes
 from ppcls_ext.tasks.classes import Names
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.splits import SPLIT_NAMES
@@ -106,13 +107,17 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
         section, seed = self.loaders[split], self.global_section.seed
         where = f"DataLoader.{split}.dataset"
         transforms = build_transforms(self.transform_ops(split), f"{where}.transform_ops")
-        dataset = ClassificationDataset(self.split(split), transforms, *(cached or (seed, None)))
         mixing = section.dataset.batch_transform_ops or []
         batch_ops = build_transforms(mixing, f"{where}.batch_transform_ops", self.classes.count)
+        transforms, normalization = (transforms, None) if batch_ops else normalization_apart(transforms)
+        images = self.split(split)
+        cache = None if whole else ImageCache(split, images.paths, section.loader.cache, skip=int(split == "Eval"))
+        crop_seed, repeat = cached or (seed, None)
+        dataset = ClassificationDataset(images, transforms, crop_seed, repeat, normalization, cache)
         sampler = section.sampler.in_order() if split == "Eval" or whole else section.sampler
         collate = Collate(batch_ops, seed, cached is not None)
-        share = {"part": 0, "parts": 1} if whole else {}
-        return Loader(dataset, sampler, section.loader, collate, seed, **share)
+        part, parts = (0, 1) if whole else (None, None)
+        return Loader(dataset, sampler, section.loader, collate, seed, part, parts, normalization, cache)
 
     @override
     def make_eval_loader(self) -> Loader:

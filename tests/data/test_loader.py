@@ -79,3 +79,13 @@ def test_a_program_that_leaves_a_loader_open_ends() -> None:
 def test_places_have_seeds_of_their_own() -> None:
     seeds = {derive(seed, kind, epoch, i) for seed in (0, 1) for kind in (0, 1) for epoch in (0, 1) for i in range(50)}
     assert len(seeds) == 2 * 2 * 2 * 50
+
+
+def test_the_time_that_is_spent_waiting_is_counted() -> None:
+    loader = make()
+    assert loader.waited == 0.0
+    batches(loader)
+    once = loader.waited
+    assert once > 0.0
+    batches(loader)
+    assert loader.waited > once
