@@ -72,7 +72,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"pplcnet {__version__}")
     # Not required, since argparse would then report a wrong flag as a missing command.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    width = shutil.get_terminal_size().columns - 2  # argparse leaves two columns free as well
     own = {}
     for command in COMMANDS:
         own[command.NAME] = commands.add_parser(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BASE_STEM_WIDTH = 16
-LARGEST_STRIDE = 32  # of the last map: where maps have to lie on an image's grid, its sides are multiples of it
+LARGEST_STRIDE = 32  # stride of the last map; where maps must lie on an image's grid, its sides are multiples of it
 BASE_LAST_WIDTH = 1280  # the last 1x1 convolution; it does not scale
 
 SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
@@ -62,8 +62,8 @@ class LCNetSpec:
     se: str = LAST_TWO
     kernel5: str = LAST_SEVEN
     last_width: int = BASE_LAST_WIDTH  # 0: no last 1x1 convolution
-    dropout: float = 0.2  # of the last 1x1 convolution's output
-    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # of the stem and of the first block of blocks3 to blocks6
+    dropout: float = 0.2  # share of the last 1x1 convolution's output that is dropped
+    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # strides of the stem and of the first blocks in blocks3 to blocks6
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, (int, float)) or not self.scale > 0:

@@ -23,7 +23,7 @@ from ppcls_ext.paper.tables import Procedure, Row, Variant
 from ppcls_ext.tasks.deployment import Input
 from ppcls_ext.tasks.finding import make_task
 
-MADE = "network.json"  # in the folder of a network, written last
+MADE = "network.json"  # written last into the folder of a network: with it the folder is whole
 
 # Batch norms take their statistics from so many inputs, with sides halved until they are no longer than this: the
 # statistics of noise hardly depend on the size, the time does.

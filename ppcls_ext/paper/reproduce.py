@@ -26,7 +26,7 @@ from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
-RAW = "reproduce.json"  # in the folder of the report
+RAW = "reproduce.json"  # the measurements, which the report folder keeps
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 

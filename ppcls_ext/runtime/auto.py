@@ -44,7 +44,7 @@ def choose_fastest(
     names = candidates(exported)
     inputs = [{"shape": list(shape), "dtype": i.dtype} for shape, i in zip(shapes, exported.inputs, strict=True)]
     key = {
-        "model": sha256(exported.folder / RECIPE),  # which holds the checksums of all that is in the folder
+        "model": sha256(exported.folder / RECIPE),  # the recipe holds the checksums of all other files
         "cpu": [cpu_model(), *cpu_flags()],
         "versions": _versions(names),
         "threads": threads,
@@ -160,7 +160,7 @@ def _candidate(entry: Entry, preferred: Entry) -> Candidate:
 
 
 def _versions(names: Sequence[Name]) -> dict[str, str]:
-    """Of this package, and of those that the engines run on."""
+    """Versions of this package, and of those that the engines run on."""
     found = {"pplcnet": __version__}
     for package in sorted({engine_class(name.engine).package for name in names}):
         try:

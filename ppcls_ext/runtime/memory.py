@@ -13,7 +13,7 @@ from typing import Any
 from ppcls_ext.core.files import atomic_write_text
 
 MOST_ENTRIES = 500  # the oldest go
-FORMAT = 1  # of the file
+FORMAT = 1  # version of the file's layout
 
 log = logging.getLogger("pplcnet")
 

@@ -133,7 +133,7 @@ def test_a_report_is_data_and_text(choose: Chooses) -> None:
     assert len(text) == 1 + len(choice.candidates)
     measured = {(c.engine, c.model_format): c for c in choice.candidates}
     assert measured["onednn", "pdmodel"].ms == 1.0
-    assert measured["onednn", "pdmodel"].ratio == pytest.approx(0.5)  # of the preferred engine's time
+    assert measured["onednn", "pdmodel"].ratio == pytest.approx(0.5)  # half of the preferred engine's time
     assert json.loads(json.dumps(choice.to_dict()))["candidates"][0]["difference"] == 0
 
 

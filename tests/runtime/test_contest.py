@@ -54,7 +54,7 @@ def rounds(ms: Sequence[float]) -> list[list[float]]:
 
 
 def test_a_decision_follows_the_ratios_within_rounds_and_not_the_medians_of_all() -> None:
-    speed = [1.0, 1.3, 0.8, 2.0, 1.1, 0.9, 1.7, 1.0]  # of the machine, which changes
+    speed = [1.0, 1.3, 0.8, 2.0, 1.1, 0.9, 1.7, 1.0]  # the machine's speed changes from round to round
     onednn = Entry(ONEDNN, rounds=rounds([2.0 * s for s in speed]))
     faster = Entry(ORT, rounds=rounds([1.9 * s * e for s, e in zip(speed, [1, 1.01] * 4, strict=True)]))
     decision = decide([onednn, faster])
