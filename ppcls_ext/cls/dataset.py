@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ppcls_ext.cls.splits import ImageList
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.images import read_rgb
+from ppcls_ext.core.images import BrokenImage, read_rgb
 from ppcls_ext.core.seeding import BATCH, SAMPLE, seed_python
 from ppcls_ext.data.cache import ImageCache
 from ppcls_ext.data.loader import SampleKey
@@ -28,6 +28,7 @@ class ClassificationDataset:
         repeat: what is random in epoch e is that of epoch e % repeat.
         normalization: what follows the transforms, done to the whole batch where they give pixels.
         cache: keeps decoded images.
+        read: reads an image file, to what the first transform takes.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class ClassificationDataset:
         repeat: int | None = None,
         normalization: Normalization | None = None,
         cache: ImageCache | None = None,
+        read: Callable[[str], Any] = read_rgb,
     ) -> None:
         self.images, self.transforms, self.seed, self.repeat = images, transforms, seed, repeat
-        self.normalization, self.cache = normalization, cache
+        self.normalization, self.cache, self._read = normalization, cache, read
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,9 +51,12 @@ class ClassificationDataset:
         epoch, index, _ = key
         seed_python(self.seed, SAMPLE, epoch if self.repeat is None else epoch % self.repeat, index)
         path = self.images.paths[index]
-        image = read_rgb(path) if self.cache is None else self.cache.read(index, functools.partial(read_rgb, path))
+        read = functools.partial(self._read, path)
+        image = read() if self.cache is None else self.cache.read(index, read)
         try:
             array = self._transformed(image)
+        except BrokenImage:  # found out only now, where the image is decoded as far as its crop needs
+            raise
         except Exception as error:  # an operation that cannot work on this image, whichever it is
             height, width = image.shape[:2]
             raise UserError(

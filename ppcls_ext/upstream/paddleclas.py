@@ -174,6 +174,19 @@ def public_backbone(backbone: Mapping[str, Any]) -> str | None:
     return public_weights(f"{backbone['name']}{whole}")
 
 
+def resize_crops_with(operation: Any, pixels: Callable[[Any, tuple[int, int]], Any]) -> None:
+    """Have a `RandCropImage` turn what it has cut out into an array only now that it is resized.
+
+    The operation looks at nothing but the shape of the image, cuts, and calls its resizing: so it can be handed what
+    only acts like an image. Can go when paddleclas draws its crops apart from cutting them.
+
+    Args:
+        pixels: takes what was cut out, and the width and height that it is resized to; gives uint8 [h, w, 3].
+    """
+    resize = operation._resize_func
+    operation._resize_func = lambda part, size: resize(pixels(part, size), size)
+
+
 def download(url: str) -> Path:
     """Fetch public weights with PaddleClas's downloader; gives the local file.
 
