@@ -9,7 +9,7 @@ import pydantic
 from ppcls_ext.core.config import Section
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
-from ppcls_ext.models.spec import LARGEST_STRIDE
+from ppcls_ext.models.network_spec import LARGEST_STRIDE
 from ppcls_ext.tasks.export import ExportSection as CommonExport
 
 IGNORE = 255  # pixels of this value count nowhere, once masks are read

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -220,10 +220,12 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
             raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
-def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+def run_benchmark(subjects: Sequence[Subject], settings: Settings, compare: bool = True) -> dict[str, Any]:
     """Measure `subjects`, interleaved; ratios are to the first. Gives a JSON-able report.
 
     Latency is that of a call from NumPy arrays in to NumPy arrays out.
+    Args:
+        compare: outputs with those of the native engine, which opens every model for it.
     Raises:
         UserError: a model or engine that is not there. A subject that fails later is a row with its reason.
     """
@@ -237,7 +239,10 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         warnings.append(
             f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
         )
-    native_outputs, overhead = NativeOutputs(settings), harness_overhead_us(settings)
+    native_outputs: Callable[[Subject], list[np.ndarray] | None] = NativeOutputs(settings)
+    if not compare:
+        native_outputs = lambda subject: None  # noqa: E731
+    overhead = harness_overhead_us(settings)
     busy = []
     try:
         with bar(len(measurements) * len(settings.shares()), "measure") as progress:

@@ -31,7 +31,7 @@ def run_job(processes: int, command: Sequence[str], logs: Path, prefix: str) -> 
         exit status: 0, or that of an interrupted job.
     Raises:
         UserError: it failed, for the reason that one of its processes gives.
-        CheckFailed: it failed, and no process gives a reason: one of them was killed.
+        CheckFailed: the same with status 1; or no process gives a reason, since one of them was killed.
     """
     logs.mkdir(parents=True, exist_ok=True)
     for log in logs.glob("workerlog.*"):  # the launcher adds to what is there
@@ -46,7 +46,7 @@ def run_job(processes: int, command: Sequence[str], logs: Path, prefix: str) -> 
     if received:
         return 128 + received[0]
     if launcher.returncode:
-        _fail(logs, prefix)
+        _fail(logs, prefix, launcher.returncode)
     return 0
 
 
@@ -88,12 +88,13 @@ def _follow(launcher: subprocess.Popen[bytes], log: Path, prefix: str) -> None:
                 print(line, file=sys.stderr, flush=True)
 
 
-def _fail(logs: Path, prefix: str) -> None:
+def _fail(logs: Path, prefix: str, status: int) -> None:
     """Raise the reason that the logs give; that a peer is lost is no reason, but what follows from one."""
     for log in sorted(logs.glob("workerlog.*")):
         for line in log.read_text(errors="replace").splitlines():
             if line.startswith(prefix) and PeerLost.BEGINNING not in line:
-                raise UserError(line.removeprefix(prefix))
+                failure = CheckFailed if status == CheckFailed.exit_status else UserError
+                raise failure(line.removeprefix(prefix))
     raise CheckFailed(
         f"a process of this job ended without a reason, as one that is killed does (often for memory); {logs} has the "
         "logs. The state saved last is whole: start the job again with --resume and the run folder"

@@ -22,7 +22,7 @@ from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
-from ppcls_ext.models.folding import fold_batch_norm
+from ppcls_ext.models.folding import fold_batch_norm, fold_branches
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FLOAT_FORMATS, FORMATS
 from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, sealed, sha256
@@ -186,7 +186,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
 
     Args:
         formats: a key of `CHOICES`; None is all that can be written, without ONNX where it cannot be had.
-        fold: fold batch norms into convolutions, in all formats but those of `UNFOLDED`.
+        fold: fold branches of training into one convolution, and batch norms into convolutions; batch norms not in
+            the formats of `UNFOLDED`.
     Raises:
         UserError: bad config or weights. CheckFailed: an engine crashes or gives another output than dygraph.
     """
@@ -209,6 +210,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+        if fold:
+            fold_branches(deployment.model)  # of the other form too, which shares its layers
         for form, place in zip(forms, (work, Path(scratch)), strict=False):
             save_formats(form, place, [f for f in chosen if f in UNFOLDED])
         if fold:

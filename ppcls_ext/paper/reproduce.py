@@ -19,8 +19,9 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import RunFolder, environment
 from ppcls_ext.deploy.export import onnx_converter
+from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.models.spec import SPECS
-from ppcls_ext.paper.networks import Network, build, network_of
+from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class

@@ -240,13 +240,17 @@ def _refusing(entry: Entry) -> Iterator[None]:
 
 
 def _warm_up(entries: Sequence[Entry]) -> None:
-    """Bring every engine to its speed, see how many calls a turn has, and leave out the hopeless ones."""
-    for entry in entries:
+    """Bring every engine to its speed, see how many calls a turn has, and leave out the hopeless ones.
+
+    Each takes two turns, the second in reverse order, so that a machine that was busy for a moment drops no engine.
+    """
+    for entry in (*entries, *reversed(entries)):
         with _refusing(entry):
-            assert entry.contender is not None
+            if entry.contender is None:  # refused in its first turn
+                continue
             first = min(entry.contender.turn(1, DISCARDED))
-            calls = int(np.clip(WARM_MS / max(first, 1e-6), LEAST_WARM, MOST_WARM))
-            entry.fastest = min(entry.contender.turn(calls, 0))
+            calls = int(np.clip(WARM_MS / 2 / max(first, 1e-6), LEAST_WARM, MOST_WARM))
+            entry.fastest = min(entry.fastest, *entry.contender.turn(calls, 0))
             entry.calls = int(np.clip(TURN_MS / max(entry.fastest, 1e-6), 1, MOST_CALLS))
     best = min(entry.fastest for entry in entries)
     for entry in entries:

@@ -20,7 +20,7 @@ exec(sys.argv[1 + rank])
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 WAITS = "time.sleep(600)"
-LOST = f"print('do: {PeerLost.BEGINNING}, so this one stops too', flush=True); sys.exit(1)"
+LOST = f"print('do: {PeerLost.BEGINNING}', flush=True); sys.exit(1)"
 
 
 def run(logs: Path, *what: str) -> int:
@@ -39,10 +39,15 @@ def test_a_killed_process_is_told_of_once(other: str, tmp_path: Path, capfd: pyt
 
 
 @pytest.mark.slow
-def test_the_reason_of_one_process_is_that_of_the_job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("other", "status", "failure"), [(WAITS, 2, UserError), (LOST, 1, CheckFailed)], ids=["input", "check"]
+)
+def test_the_reason_of_one_process_is_that_of_the_job(
+    other: str, status: int, failure: type[Exception], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Slow: Paddle's launcher and two processes."""
-    with pytest.raises(UserError, match=r"^no such image$"):
-        run(tmp_path / "logs", LOST, "print('do: no such image', flush=True); sys.exit(2)")
+    with pytest.raises(failure, match=r"^no such image$"):
+        run(tmp_path / "logs", other, f"print('do: no such image', flush=True); sys.exit({status})")
     assert capfd.readouterr().err.splitlines() == ["rank 0 begins"]
 
 

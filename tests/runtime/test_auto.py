@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def test_a_choice_is_remembered_for_the_model_the_threads_and_the_shape(
     (other / "inference.yml").write_text(sealed(recipe + "note: another\n"))
     assert choose(other)[1] > 0
     assert choose()[1] == 0  # the others have not displaced it
+
+
+def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
+    choose: Chooses, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "BUSY_CORES", -1.0)  # any machine is busier than that
+    first, _ = choose()
+    assert "other processes used" in first.reason
+    assert choose()[1] == 0
+    content = json.loads(cache.read_text())
+    for entry in content["entries"].values():
+        assert 0 < entry["until"] - time.time() <= 3600
+        entry["until"] -= 3601
+    cache.write_text(json.dumps(content))
+    assert choose()[1] > 0
 
 
 def test_another_version_of_an_engine_is_measured_again(choose: Chooses, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_hopeless_engine_is_not_timed_for_long() -> None:
     slow = Fake(20.0)
     entries, decision = run({ONEDNN: Fake(1.0), OPENVINO: slow})
     assert decision is not None
-    assert slow.turns == 2  # to warm up
+    assert slow.turns == 4  # to warm up, in two parts
     assert "20.0 times" in entries[1].note
 
 
@@ -102,3 +102,14 @@ def test_the_only_one_that_agrees_is_taken_without_timing() -> None:
     assert decision is not None
     assert decision.winner.name == ORT
     assert only.turns == 0
+
+
+def test_an_engine_that_was_slow_for_a_moment_takes_part() -> None:
+    class SlowAtFirst(Fake):
+        def turn(self, calls: int, discarded: int) -> list[float]:
+            return [(9 if self.turns < 2 else 1) * ms for ms in super().turn(calls, discarded)]
+
+    entries, decision = run({ONEDNN: Fake(2.0), ORT: SlowAtFirst(1.0)})
+    assert entries[1].rounds
+    assert decision is not None
+    assert decision.winner.name == ORT
