@@ -15,7 +15,10 @@ from det.splits import CocoSplit, read_coco
 from det.transforms import BATCH_TRANSFORMS, TRANSFORMS, build_ops
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from ppcls_ext.data.cache import ImageCache
 from ppcls_ext.data.loader import Loader
+from ppcls_ext.data.pixels import Normalization
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.splits import SPLIT_NAMES
 
@@ -107,18 +110,30 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
         if not any(len(record.boxes) for record in split.records):
             raise UserError(f"annotations {split.source}: no usable box in it, so there is nothing to learn")
         collate = TrainCollate(self.size, self.interpolation, resizing, targets, seed)
-        return Loader(DetectionDataset(split, ops, seed), section.sampler, section.loader, collate, seed)
+        cache = ImageCache("Train", split.paths, section.loader.cache)
+        dataset = DetectionDataset(split, ops, seed, cache)
+        return Loader(
+            dataset, section.sampler, section.loader, collate, seed, normalization=self.normalization, cache=cache
+        )
+
+    @functools.cached_property
+    def normalization(self) -> Normalization:
+        """That of every batch: ImageNet's, as in the public weights."""
+        return Normalization.of(IMAGENET_MEAN, IMAGENET_STD)
 
     @override
     def make_eval_loader(self) -> Loader:
         section = self.loaders.get("Eval", LoaderSection())
         if section.dataset.transform_ops or section.dataset.batch_transform_ops:
             raise UserError("DataLoader.Eval.dataset: images are only resized for evaluation, it takes no transforms")
-        dataset = DetectionDataset(self.eval_split, [], self.global_section.seed)
+        cache = ImageCache("Eval", self.eval_split.paths, section.loader.cache, skip=1)
+        dataset = DetectionDataset(self.eval_split, [], self.global_section.seed, cache)
         return Loader(
             dataset,
             section.sampler.in_order(),
             section.loader,
             EvalCollate(self.size, self.interpolation),
             self.global_section.seed,
+            normalization=self.normalization,
+            cache=cache,
         )

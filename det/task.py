@@ -32,6 +32,7 @@ from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.task import Task
+from ppcls_ext.upstream.paddleclas import public_backbone
 
 if TYPE_CHECKING:  # imports PaddleDetection, which takes a second: only what trains or runs a network pays it
     from det.network import PicoDet
@@ -89,6 +90,10 @@ class Detection(Task):
         if self.arch.recipe == "tal" and self.global_section.iters and self.arch.static_epochs is None:
             raise UserError("Arch.static_epochs: recipe tal needs it where Global.iters is given instead of epochs")
         return build_picodet(self.arch, self.class_num, self.global_section.epochs, self.size)
+
+    @override
+    def public_weights(self) -> str | None:
+        return self.arch.public_weights or public_backbone(self.arch.backbone)
 
     @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:

@@ -10,8 +10,10 @@ from typing_extensions import override
 
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.data.cache import ImageCache
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.data.loader import Loader
+from ppcls_ext.data.pixels import Normalization
 from ppcls_ext.tasks.classes import Names
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.splits import SPLIT_NAMES
@@ -114,16 +116,15 @@ class SegmentationData(TaskData[LoaderSection, PairList]):
         """
         section, pairs, seed = self.loaders[split], self.split(split), self.global_section.seed
         rules = self.rules(pairs, self.classes.count)
-        sampler = section.sampler
-        if split == "Train":
-            augment = section.dataset.augment
-            dataset = SegmentationDataset(pairs, rules, self.normalization, seed, augment, self.crop)
-        else:
-            dataset = SegmentationDataset(pairs, rules, self.normalization, seed)
-            sampler = sampler.in_order()
+        training = split == "Train"
+        sampler = section.sampler if training else section.sampler.in_order()
+        cache = ImageCache(split, pairs.images, section.loader.cache, extra=1, slots=2, skip=int(not training))
+        augment = section.dataset.augment if training else None
+        dataset = SegmentationDataset(pairs, rules, self.normalization, seed, augment, self.crop, cache)
         # Images are checked by the core before training; this is for what only masks can have wrong.
         check_pairs(pairs, rules, self.global_section.check_seconds / 4, seed)
-        return Loader(dataset, sampler, section.loader, collate, seed)
+        after = Normalization.of(self.normalization.mean, self.normalization.std)
+        return Loader(dataset, sampler, section.loader, collate, seed, normalization=after, cache=cache)
 
     @override
     def make_eval_loader(self) -> Loader:

@@ -23,6 +23,7 @@ from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
+from ppcls_ext.upstream.paddleclas import public_backbone
 from seg.checks import check_data
 from seg.data import SegmentationData
 from seg.deployment import EvaluatedNetwork, ExportedNetwork, sample_inputs
@@ -104,6 +105,10 @@ class Segmentation(Task):
     @override
     def build_model(self) -> nn.Layer:
         return build_network(self.arch, self.class_num, self.aspp_ratios)
+
+    @override
+    def public_weights(self) -> str | None:
+        return public_backbone(self.arch.backbone)
 
     @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:

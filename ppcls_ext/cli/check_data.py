@@ -16,7 +16,7 @@ DESCRIPTION = (
 )
 EXAMPLES = (
     "pplcnet check-data -c my_images -o Global.data_root=FOLDER --picture samples.png",
-    "pplcnet check-data -c det/my_coco -o Global.data_root=FOLDER",
+    "pplcnet check-data -c det/my_coco -o Global.data_root=FOLDER --speed",
 )
 
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--picture", type=Path, metavar="FILE", help="draw samples with their labels there (PNG)")
+    group.add_argument("--speed", action="store_true", help="also time the loader of the training images alone")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,4 +33,4 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.override)
     from ppcls_ext.tasks.check_data import check_data
 
-    return UserError.exit_status if check_data(config, arguments.picture) else 0
+    return UserError.exit_status if check_data(config, arguments.picture, arguments.speed) else 0

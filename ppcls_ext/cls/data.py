@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -12,13 +12,16 @@ from ppcls_ext.cls.sections import LoaderSection
 from ppcls_ext.cls.splits import UNLABELLED, ImageList, find_split, read_list, scan_folder
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.images import read_rgb
+from ppcls_ext.data.cache import ImageCache
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.data.loader import Loader, SampleKey
-from ppcls_ext.data.transforms import build_transforms, resolve_sizes
+from ppcls_ext.data.transforms import Transform, build_transforms, normalization_apart, resolve_sizes
+from ppcls_ext.data.undecoded import needed_pixels, read_undecoded
 from ppcls_ext.tasks.classes import Names
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.splits import SPLIT_NAMES
-from ppcls_ext.upstream.paddleclas import class_map
+from ppcls_ext.upstream.paddleclas import class_map, resize_crops_with
 
 DEFAULT_CLASSES = 1000  # PaddleClas's number where `Arch.class_num` is left out
 
@@ -106,15 +109,38 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
         section, seed = self.loaders[split], self.global_section.seed
         where = f"DataLoader.{split}.dataset"
         transforms = build_transforms(self.transform_ops(split), f"{where}.transform_ops")
-        dataset = ClassificationDataset(self.split(split), transforms, *(cached or (seed, None)))
         mixing = section.dataset.batch_transform_ops or []
+        batch_ops = build_transforms(mixing, f"{where}.batch_transform_ops", self.classes.count)
+        transforms, normalization = (transforms, None) if batch_ops else normalization_apart(transforms)
+        images = self.split(split)
+        cache = None if whole else ImageCache(split, images.paths, section.loader.cache, skip=int(split == "Eval"))
+        read: Callable[[str], Any] = read_rgb
+        if section.loader.decode == "scaled":
+            cache, read = None, self._scaled(split, transforms)
+        crop_seed, repeat = cached or (seed, None)
+        dataset = ClassificationDataset(images, transforms, crop_seed, repeat, normalization, cache, read)
         if len(dataset):
             dataset[SampleKey(0, 0, 0)]  # a transform that cannot work is reported now, and not after an epoch
-        batch_ops = build_transforms(mixing, f"{where}.batch_transform_ops", self.classes.count)
         sampler = section.sampler.in_order() if split == "Eval" or whole else section.sampler
         collate = Collate(batch_ops, seed, cached is not None)
-        share = {"part": 0, "parts": 1} if whole else {}
-        return Loader(dataset, sampler, section.loader, collate, seed, **share)
+        part, parts = (0, 1) if whole else (None, None)
+        return Loader(dataset, sampler, section.loader, collate, seed, part, parts, normalization, cache)
+
+    def _scaled(self, split: str, transforms: Sequence[Transform]) -> Callable[[str], Any]:
+        """What reads images for `decode: scaled`; changes the transforms to take them.
+
+        Raises:
+            UserError: for evaluation, without a random crop, or with a cache.
+        """
+        where = f"DataLoader.{split}.loader.decode"
+        if split == "Eval":
+            raise UserError(f"{where}: scaled is for training; evaluation decodes in full")
+        if not transforms or type(transforms[0]).__name__ != "RandCropImage":
+            raise UserError(f"{where}: scaled needs RandCropImage as the first operation after DecodeImage")
+        if self.loaders[split].loader.cache is True:
+            raise UserError(f"{where}: scaled decodes another part in every epoch, so nothing can be kept; cache=auto")
+        resize_crops_with(transforms[0], needed_pixels)
+        return read_undecoded
 
     @override
     def make_eval_loader(self) -> Loader:

@@ -11,7 +11,9 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.cls.data import ClassificationData
+from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.deploy.frozen import on_engine
 from ppcls_ext.training.distillation import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
 
 
@@ -26,11 +28,20 @@ class Distillation:
         self, section: DistillSection, data: ClassificationData, made_fast: Callable[[nn.Layer], nn.Layer]
     ) -> None:
         self.section, self.data, self._made_fast = section, data, made_fast
+        self._engine = section.engine  # once the teacher is loaded: the one that runs it
 
     @functools.cached_property
     def teacher(self) -> Teacher:
         """The network to learn from. Raises UserError if it is not there or has other classes."""
-        return Teacher(find_teacher(self.section.teacher), self.data.classes.names, self._made_fast)
+        return Teacher(find_teacher(self.section.teacher), self.data.classes.names, self._frozen)
+
+    def _frozen(self, model: nn.Layer) -> nn.Layer:
+        """The teacher's network on an engine, or with our kernels where none fits."""
+        if paddle.get_device() != "cpu":
+            return model
+        shape = self.data.global_section.image_shape
+        network, self._engine = on_engine(model, shape, self.section.engine, "teacher", say)
+        return self._made_fast(model) if network is model else network
 
     @functools.cached_property
     def cache(self) -> Cache | None:
@@ -81,11 +92,12 @@ class Distillation:
 
     def fingerprint(self) -> dict[str, Any]:
         """What an exact resume must find again, JSON-able."""
-        settings = self.section.model_dump(exclude={"teacher", "cache"})
+        settings = self.section.model_dump(exclude={"teacher", "cache", "engine"})
         return {"distillation": {**settings, "teacher": self.teacher.digest, "cached": self.section.cache is not None}}
 
     def resolve(self, distill: dict[str, Any]) -> None:
-        """Make the paths of a `Distill` section absolute, in place."""
+        """Make the paths of a `Distill` section absolute and name the engine that was found, in place."""
+        distill["engine"] = self._engine  # a resume takes the same one
         if isinstance(distill["teacher"], str):
             distill["teacher"] = str(Path(distill["teacher"]).resolve())
         else:

@@ -28,12 +28,22 @@ class DatasetSection(Section):
     batch_transform_ops: list[Any] | None = None
 
 
+class ImageWorkers(Workers):
+    """`DataLoader.<split>.loader`.
+
+    decode: `scaled` decodes JPEGs to train on at 1/2, 1/4 or 1/8 where at least twice the size of the random crop is
+        left; `exact` decodes them in full, as evaluation always does.
+    """
+
+    decode: Literal["exact", "scaled"] = "exact"
+
+
 class LoaderSection(Section):
     """`DataLoader.<split>`."""
 
     dataset: DatasetSection
     sampler: Sampler = Sampler()
-    loader: Workers = Workers()
+    loader: ImageWorkers = ImageWorkers()
 
 
 class TopkSection(Section):

@@ -39,7 +39,7 @@ from ppcls_ext.tasks.export import ExportedModel, ExportSection
 from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.distillation import DistillSection
-from ppcls_ext.upstream.paddleclas import class_map
+from ppcls_ext.upstream.paddleclas import class_map, public_weights
 
 
 class Classification(Task):
@@ -51,6 +51,7 @@ class Classification(Task):
         "Expect",
     )  # fmt: skip
     primary = "top1"
+    public_needs_new_head = True
     inference = ClassificationInference
     metric_names = ("top1", "top5", "loss")
     data: ClassificationData
@@ -98,6 +99,11 @@ class Classification(Task):
     @override
     def build_model(self) -> nn.Layer:
         return build_arch(self.config.get("Arch") or {}, self.class_num)
+
+    @override
+    def public_weights(self) -> str | None:
+        arch = self.config.get("Arch") or {}
+        return None if set(arch) - {"name", "class_num"} else public_weights(str(arch.get("name")))
 
     @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:

@@ -143,6 +143,9 @@ class Global(Section):
     output_dir: str = "./output/"  # run folders are made below it, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)
     iters: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # stop after so many steps; then `epochs` is not used
+    least_steps: int | None = pydantic.Field(
+        None, ge=1, le=MOST_STEPS
+    )  # a small set gets more epochs, ten times at most
     update_freq: int = pydantic.Field(default=1, ge=1, le=100_000)  # batches whose mean gradient makes a step
     freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
     early_stop: int | None = pydantic.Field(
@@ -299,6 +302,20 @@ def merge(base: Any, change: Any) -> Any:
     return merged
 
 
+def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """What of `Global` an explicit length replaces: without this, what a base says would quietly win over it.
+
+    Args:
+        given: the keys of `Global` that are given now.
+    """
+    section = config.get("Global")
+    if not isinstance(section, Mapping):
+        return {}
+    replaced = {"epochs": ("iters", "least_steps"), "iters": ("least_steps",)}
+    overruled = {old for new in given for old in replaced.get(new, ()) if old not in given}
+    return {key: None for key in overruled if section.get(key) is not None}
+
+
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
@@ -312,6 +329,9 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]
         if not base_path.is_file():
             raise UserError(f"config {path}: _base_ {base}: no such file beside it")
         merged = merge(merged, _read_with_bases(base_path, (*chain, path.resolve())))
+    given = content.get("Global")
+    if isinstance(given, Mapping):
+        merged = merge(merged, {"Global": _length_given(merged, list(given))})
     return merge(merged, content)
 
 
@@ -381,6 +401,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if weights is not None:
         config["Global"]["pretrained_model"] = str(weights)
         config["Global"]["new_head"] = False
+    given = [a.partition("=")[0].removeprefix("Global.") for a in overrides if a.startswith("Global.")]
+    config["Global"].update(_length_given(config, given))
     for assignment in overrides:
         override(config, assignment)
     config["Global"] = dict(mapping(config["Global"], "Global"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import IO, Any
 
 try:
@@ -36,3 +38,19 @@ def try_lock(file: IO[Any]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def held_by_process(file: IO[Any]) -> Iterator[None]:
+    """Hold `file` alone among processes that inherited it by a fork; a process that dies lets go of it.
+
+    Without file locks (Windows), where no process is forked, it does nothing.
+    """
+    if fcntl is None:
+        yield
+        return
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN)

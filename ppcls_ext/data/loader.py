@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -17,6 +19,8 @@ from ppcls_ext.core.config import Section
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.seeding import order
+from ppcls_ext.data.cache import ImageCache, Setting
+from ppcls_ext.data.pixels import Normalization
 from ppcls_ext.upstream.paddle import GuardedCollate, GuardedDataset, shut_down_workers, unguarded
 
 
@@ -55,6 +59,8 @@ class Workers(Section):
     # Processes that prepare batches; 0: the training process itself.
     num_workers: Annotated[int, pydantic.Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     use_shared_memory: bool = True
+    # Decoded images in memory: auto where all of them fit into half of what is free, true as many as fit, or false.
+    cache: Setting = "auto"
 
     def count(self) -> int:
         """The number of worker processes; 0 loads in the training process."""
@@ -101,16 +107,33 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+_Arriving = Generator[list[paddle.Tensor], None, None]
+
+
+class _Normalised:
+    """A collate function that normalises its batches."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any], normalization: Normalization) -> None:
+        self.collate, self.normalization = collate, normalization
+
+    def __call__(self, samples: list[Any]) -> list[np.ndarray]:
+        return self.normalization.batch(self.collate(samples))
+
+
 class Loader:
     """Iterates over this process's share of the batches of a split.
 
     Args:
         collate: turns a list of samples into a list of arrays.
+        normalization: done to batches of pixels in the training process, after their transfer (on a GPU, which would
+            have to give them back for it, in the workers).
+        cache: that of the dataset, which is opened before the first pass.
         seed: with the epoch, fixes the order (if `sampler.shuffle`) and what the dataset draws.
         part: number of this process, of `parts`; default: as the job was launched.
 
     Attributes:
         batch_size: of all processes together.
+        waited: seconds that were spent waiting for batches so far.
     """
 
     def __init__(
@@ -122,8 +145,12 @@ class Loader:
         seed: int,
         part: int | None = None,
         parts: int | None = None,
+        normalization: Normalization | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         self.dataset, self.sampler, self.workers, self.collate, self.seed = dataset, sampler, workers, collate, seed
+        self.normalization, self.cache, self.waited = normalization, cache, 0.0
+        self._ahead: tuple[int, _Arriving, int] | None = None  # the epoch, its batches, how many they are
         self.part = distributed.rank() if part is None else part
         self.parts = distributed.world() if parts is None else parts
         self.batch_size = sampler.batch_size * self.parts
@@ -147,25 +174,68 @@ class Loader:
                 "-o DataLoader.Train.sampler.drop_last=true, or use another batch_size"
             )
 
-    def epoch(self, epoch: int = 0, skip: int = 0) -> Generator[list[paddle.Tensor], None, None]:
+    def epoch(self, epoch: int = 0, skip: int = 0, ahead: bool = False) -> Generator[list[paddle.Tensor], None, None]:
         """The batches of epoch number `epoch`, from batch `skip` on.
 
+        Args:
+            ahead: have workers prepare the next epoch as soon as this one's batches have all arrived. Who asks for it
+                calls `close` in the end.
         Raises:
             UserError: what the dataset raised for a sample, wherever it was prepared.
         """
+        arriving, left = self._take(epoch, skip)
+        with contextlib.closing(arriving):
+            while True:
+                began = time.monotonic()
+                batch = next(arriving, None)
+                self.waited += time.monotonic() - began
+                if batch is None:
+                    return
+                left -= 1
+                if left == 0 and ahead:
+                    self._ahead = (epoch + 1, *self._prepare(epoch + 1, 0))
+                yield batch
+
+    def close(self) -> None:
+        """End the workers that prepare the next epoch, where there are any."""
+        if self._ahead is not None:
+            self._ahead[1].close()
+            self._ahead = None
+
+    def _take(self, epoch: int, skip: int) -> tuple[_Arriving, int]:
+        if self._ahead is not None and skip == 0 and self._ahead[0] == epoch:
+            (_, arriving, count), self._ahead = self._ahead, None
+            return arriving, count
+        self.close()
+        return self._prepare(epoch, skip)
+
+    def _prepare(self, epoch: int, skip: int) -> tuple[_Arriving, int]:
+        """Begin to prepare the batches of an epoch; gives where they arrive, and how many there are."""
         count = len(self.dataset)
         indices = order(self.seed, epoch, count) if self.sampler.shuffle else range(count)
         batches = _Batches(indices, epoch, self.batch_size, self.sampler.drop_last, skip, self.part, self.parts)
         workers = min(self.workers.count(), len(batches))
-        if workers == 0:
-            for keys in batches:
-                yield [paddle.to_tensor(array) for array in self.collate([self.dataset[key] for key in keys])]
-            return
+        if self.cache is not None:
+            self.cache.open(workers)
+        return self._of_workers(batches, workers) if workers else self._own(batches), len(batches)
+
+    def _own(self, batches: _Batches) -> _Arriving:
+        """Batches that this process prepares."""
+        for keys in batches:
+            arrays = self.collate([self.dataset[key] for key in keys])
+            normalised = arrays if self.normalization is None else self.normalization.batch(arrays)
+            yield [paddle.to_tensor(array) for array in normalised]
+
+    def _of_workers(self, batches: _Batches, workers: int) -> _Arriving:
+        """Batches that worker processes prepare, from now on; they end with the generator."""
+        normalization, collate = self.normalization, self.collate
+        if normalization is not None and paddle.get_device() != "cpu":
+            collate, normalization = _Normalised(collate, normalization), None
         loader = paddle.io.DataLoader(
             GuardedDataset(self.dataset, UserError),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=GuardedCollate(self.collate, UserError),
+            collate_fn=GuardedCollate(collate, UserError),
             return_list=True,
             use_shared_memory=self.workers.use_shared_memory,
             worker_init_fn=_start_worker,
@@ -173,9 +243,21 @@ class Loader:
         iterator = iter(loader)
         end = functools.partial(shut_down_workers, iterator)
         atexit.register(end)  # if nobody closes this generator, Python would wait for workers that ignore SIGTERM
-        try:
-            for guarded in iterator:
-                yield unguarded(guarded)
-        finally:
-            end()
-            atexit.unregister(end)
+        arriving = _arriving(iterator, normalization, end)
+        next(arriving)  # so that closing it ends the workers, even if nobody takes a batch
+        return arriving
+
+
+def _arriving(iterator: Any, normalization: Normalization | None, end: Callable[[], None]) -> _Arriving:
+    """The batches of an iterator over guarded ones, after a first item that is none. `end` is called in the end."""
+    try:
+        yield []
+        for guarded in iterator:
+            batch = unguarded(guarded)
+            if normalization is not None:
+                images, *_ = normalization.batch([batch[0].numpy()])
+                batch[0] = paddle.to_tensor(images)
+            yield batch
+    finally:
+        end()
+        atexit.unregister(end)

@@ -14,6 +14,7 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
 from ppcls_ext.data.bounds import check_arguments
+from ppcls_ext.data.pixels import Normalization
 from ppcls_ext.runtime.transforms import fraction
 from ppcls_ext.upstream.paddleclas import ppcls
 
@@ -21,6 +22,9 @@ Transform = Callable[[Any], Any]
 
 # Test-time crop of the paper: short edge 256 for a 224 crop.
 CROP_RATIO = 224 / 256
+
+# Operations of PaddleClas that give uint8 [H, W, 3] for uint8 [H, W, 3].
+_OF_PIXELS = ("ResizeImage", "CropImage", "RandCropImage", "RandCropImageV2", "RandFlipImage")
 
 
 def resolve_sizes(
@@ -100,3 +104,18 @@ def apply(image: np.ndarray, transforms: Sequence[Transform]) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] != 3 and array.shape[2] == 3:
         array = array.transpose(2, 0, 1)
     return np.ascontiguousarray(array)
+
+
+def normalization_apart(transforms: Sequence[Transform]) -> tuple[list[Transform], Normalization | None]:
+    """The transforms without the normalisation of pixels at their end, and that normalisation, to be done to batches.
+
+    Where they end otherwise, or something before may give anything but pixels: all of them, and None.
+    """
+    names = [type(transform).__name__ for transform in transforms]
+    end = len(names) - 1 if names and names[-1] == "ToCHWImage" else len(names)
+    if end == 0 or names[end - 1] != "NormalizeImage" or not set(names[: end - 1]) <= set(_OF_PIXELS):
+        return list(transforms), None
+    normalize: Any = transforms[end - 1]
+    if normalize.order == "chw" or normalize.channel_num != 3 or normalize.output_dtype != "float32":
+        return list(transforms), None
+    return list(transforms[: end - 1]), Normalization(normalize)

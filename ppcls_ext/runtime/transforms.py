@@ -42,9 +42,9 @@ class PixelTables:
         every = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
         self._tables = [np.ascontiguousarray(table, np.float32) for table in operation(every)[:, 0].T]
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] to float32 [3, H, W], contiguous."""
-        out = np.empty((3, *image.shape[:2]), np.float32)
+    def __call__(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """uint8 [H, W, 3] to float32 [3, H, W], contiguous; into `out`, where that is given."""
+        out = np.empty((3, *image.shape[:2]), np.float32) if out is None else out
         for channel, table, target in zip(cv2.split(image), self._tables, out, strict=True):
             cv2.LUT(channel, table, target)
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 
 from ppcls_ext.core.config import Config
@@ -10,15 +12,20 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pictures import contact_sheet, save_image
 from ppcls_ext.data.faults import SHOWN
 from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.task import Task
+
+SPEED_SECONDS = 15.0  # that each of the two passes of `show_speed` takes at most
 
 
-def check_data(config: Config, picture: Path | None = None) -> int:
+def check_data(config: Config, picture: Path | None = None, speed: bool = False) -> int:
     """Show the report on a config's data; gives the number of errors.
 
     Args:
         picture: where to write a picture of samples.
+        speed: also show how many images a second the loader of the training split prepares, if there is no error.
     """
-    report = make_task(config).check_data()
+    task = make_task(config)
+    report = task.check_data()
     for title, columns, rows in report.tables:
         show_table(title, columns, rows)
     for kind, style, findings in (("error", "red", report.errors), ("warning", "yellow", report.warnings)):
@@ -32,4 +39,26 @@ def check_data(config: Config, picture: Path | None = None) -> int:
         save_image(picture, contact_sheet(report.samples, max(4, 900 // report.cell), report.cell))
         say(f"picture: {picture}")
     say(f"{len(report.errors)} errors, {len(report.warnings)} warnings")
+    if speed and not report.errors:
+        show_speed(task)
     return len(report.errors)
+
+
+def show_speed(task: Task) -> None:
+    """Show the images a second of the training loader alone, in a first pass over its images and in a second one.
+
+    The second is faster where decoded images are kept in memory. A training step never waits for data if the network
+    takes fewer images a second than the workers prepare beside it.
+    """
+    loader = task.train_loader()
+    rows = []
+    for name in ("first epoch", "later epochs"):
+        images, began = 0, time.monotonic()
+        with contextlib.closing(loader.epoch(0)) as batches:  # the same images both times
+            for batch in batches:
+                images += len(batch[0])
+                if time.monotonic() - began > SPEED_SECONDS:
+                    break
+        rows.append((name, images, round(images / (time.monotonic() - began), 1)))
+    workers = loader.workers.count()
+    show_table(f"the training loader alone, {workers} workers", ("pass", "images", "images/s"), rows)

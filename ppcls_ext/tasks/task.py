@@ -31,6 +31,7 @@ class Task(abc.ABC):
     sections: ClassVar[tuple[str, ...]]  # top-level sections of its configs
     primary: ClassVar[str]  # the metric that the best checkpoint maximises
     inference: ClassVar[type[Inference]]
+    public_needs_new_head: ClassVar[bool] = False  # whether public weights are of the whole network, with other classes
     metric_names: ClassVar[tuple[str, ...]]  # all that `evaluate` may give, and so all that `Expect` may name
     export: ExportSection
 
@@ -62,6 +63,20 @@ class Task(abc.ABC):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
         return self.data.classes.names
+
+    def set_length(self, epochs: int, eval_interval: int, save_interval: int) -> None:
+        """Fix how long the run is; called before the network is built. `resolved` then states it.
+
+        Args:
+            eval_interval, save_interval: in epochs.
+        """
+        length = {"epochs": epochs, "eval_interval": eval_interval, "save_interval": save_interval}
+        self.config["Global"].update(length, least_steps=None)
+        self.global_section = self.config.global_section
+
+    def public_weights(self) -> str | None:
+        """The address of public weights that the network or its backbone can start from, if there are any."""
+        return None
 
     @abc.abstractmethod
     def build_model(self) -> nn.Layer:

@@ -46,6 +46,8 @@ class DistillSection(Section):
     cache: folder for the teacher's outputs, which are then computed once and shared by every student with the same
         images and transforms. Crops are then drawn from `crop_seed` instead of `Global.seed`, and those of
         `cache_epochs` epochs are repeated: float16 [cache_epochs, images, classes] on disk.
+    engine: of the runtime, which runs the teacher on a CPU; `auto` takes the first of onednn and onnxruntime whose
+        outputs equal Paddle's, `paddle` none.
     """
 
     teacher: str | dict[str, Any]
@@ -54,6 +56,7 @@ class DistillSection(Section):
     ground_truth: float = pydantic.Field(default=0.0, ge=0, le=1e4)
     cache: str | None = None
     cache_epochs: int = pydantic.Field(default=1, ge=1, le=10_000)
+    engine: str = "auto"
     crop_seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
 
 
@@ -131,9 +134,10 @@ class Teacher:
         self,
         files: TeacherFiles,
         labels: Sequence[str],
-        made_fast: Callable[[nn.Layer], nn.Layer],
+        frozen: Callable[[nn.Layer], nn.Layer],
     ) -> None:
-        self.files, self.class_num, self._made_fast = files, len(labels), made_fast
+        """`frozen` makes the network fast, which is not trained any more."""
+        self.files, self.class_num, self._frozen = files, len(labels), frozen
         numbers = tuple(map(str, range(len(labels))))  # the names of classes that have none
         if files.labels is not None and numbers not in (files.labels, tuple(labels)) and files.labels != tuple(labels):
             raise UserError(
@@ -164,7 +168,7 @@ class Teacher:
                 )
         load_into(model, weights, f"of Distill.teacher {self.files.weights}")
         model.eval()
-        return self._made_fast(model)
+        return self._frozen(model)
 
     def logits(self, images: paddle.Tensor) -> paddle.Tensor:
         """float32 [N, C] for images float32 [N, 3, H, W], without gradient."""

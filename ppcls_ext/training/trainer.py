@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,12 @@ from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.checkpoint import Checkpoint
 from ppcls_ext.training.interrupts import Interrupt, Stopped
 from ppcls_ext.training.learner import Learner
+from ppcls_ext.training.length import Forecast, length_of
 from ppcls_ext.training.optimizers import build_schedule, lr_of
 from ppcls_ext.training.position import Pending, Position
+from ppcls_ext.training.scratch import from_scratch
 from ppcls_ext.training.state import find_state
+from ppcls_ext.training.waits import Waits
 
 
 class Trainer:
@@ -44,18 +46,24 @@ class Trainer:
         self.folder = RunFolder.of(task.config)
         if self.global_section.early_stop and self.eval_loader is None:
             raise UserError("Global.early_stop: it needs evaluation; -o Global.eval_during_train=true")
-        steps = math.ceil(len(self.loader) / self.global_section.update_freq)  # steps of the optimizer in an epoch
-        self.epochs = (
-            math.ceil(self.global_section.iters / steps) if self.global_section.iters else self.global_section.epochs
-        )
-        self.last_step = self.global_section.iters or self.epochs * steps
+        self.length = length_of(self.global_section, len(self.loader))
+        if not self.global_section.iters:
+            task.set_length(self.length.epochs, self.length.eval_interval, self.length.save_interval)
+            self.global_section = task.global_section
         batch = self.loader.batch_size * self.global_section.update_freq
         lr = lr_of(task.config.get("Optimizer"))
-        schedule = build_schedule(lr, self.epochs, steps, batch, self.global_section.iters)
+        schedule = build_schedule(lr, self.length.epochs, self.length.steps, batch, self.global_section.iters)
+        self.forecast = Forecast(self.last_step)
         self.learner = Learner(task, schedule, self.device)
         self.position = Position()
         self.pending = Pending()
+        self.waits = Waits(self.loader)
         self.checkpoint = Checkpoint(self.learner, lambda: _fingerprint(self))
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run ends."""
+        return self.length.last_step
 
     # Starting and resuming
 
@@ -69,7 +77,8 @@ class Trainer:
         processes = distributed.world()
         if processes > 1:
             say(f"{processes} processes, a batch of {self.loader.batch_size} in all")
-        for note in filter(None, [*self.task.notes(), self.learner.schedule.note]):
+        advice = from_scratch(self.task, len(self.loader.dataset))
+        for note in filter(None, [*self.task.notes(), self.learner.schedule.note, self.length.note, advice]):
             say(note)
         self.task.prepare()
         if self.global_section.checkpoints:
@@ -121,9 +130,11 @@ class Trainer:
                 self.folder.log("stop", {"epoch": self.position.epoch, "step": self.position.total_steps})
                 raise
             finally:
+                self.loader.close()
                 self.folder.close()
         if self.position.stopped:
             say(f"stopped early: {self.position.stale} evaluations without a better {self.task.primary}")
+        say(f"waiting for data took {self.waits.share_of_all():.1%} of the time of the steps")
         self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
         return metrics
 
@@ -131,10 +142,13 @@ class Trainer:
         at = self.position
         self.learner.train_mode()
         self.pending.restart_clock()
-        with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step * self.global_section.update_freq)) as batches:
+        self.waits.restart_clock()
+        skip, ahead = at.step * self.global_section.update_freq, at.epoch + 1 < self.length.epochs
+        with contextlib.closing(self.loader.epoch(at.epoch, skip, ahead)) as batches:
             self._steps(batches, progress, interrupt)
         self.learner.end_epoch()
         self.pending.flush(at)
+        self.waits.end_epoch()
 
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
@@ -149,6 +163,9 @@ class Trainer:
             if at.total_steps % self.global_section.print_batch_step == 0 or at.total_steps == self.last_step:
                 values = self._report()
             progress.advance(1, values)
+            forecast = self.forecast.step(at.total_steps, sum(len(batch[0]) for batch in group) * distributed.world())
+            if forecast is not None:
+                say(forecast)
             requested = distributed.largest(interrupt.requested or 0)
             if requested:
                 raise Stopped(requested)
@@ -159,14 +176,18 @@ class Trainer:
         """Log the means since the epoch began; gives them as text for the progress bar."""
         at = self.position
         self.pending.flush(at)
+        waiting = self.waits.share()
         means, speed, lr = at.means(), self.pending.images_per_second(), float(self.learner.optimizer.get_lr())
-        event = {"epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr, "images_per_s": round(speed, 1)}
+        event = {
+            "epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr,
+            "images_per_s": round(speed, 1), "waiting_for_data": round(waiting, 4),
+        }  # fmt: skip
         self.folder.log("train", event)
         if self.global_section.use_visualdl:
             self.folder.scalars({**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr}, at.total_steps)
         # The terms of a loss go to the log alone.
         shown = {name: value for name, value in means.items() if name == "loss" or not name.lower().endswith("loss")}
-        return f"epoch {at.epoch + 1}/{self.epochs}  {values_text(shown)}  {speed:.1f} images/s "
+        return f"epoch {at.epoch + 1}/{self.length.epochs}  {values_text(shown)}  {speed:.1f} images/s "
 
     def _after_epoch(self) -> dict[str, float]:
         at = self.position
@@ -178,7 +199,7 @@ class Trainer:
             metrics = self._evaluate(finished)
         elif finished and distributed.is_main():
             save_weights(self.folder.last, self.learner.weights())
-        line = f"epoch {at.epoch}/{self.epochs}: {values_text({'loss': means['loss']})}"
+        line = f"epoch {at.epoch}/{self.length.epochs}: {values_text({'loss': means['loss']})}"
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
         say(line)
@@ -242,7 +263,9 @@ def train(config: Config) -> RunFolder:
     trainer = Trainer(make_task(config))
     trainer.start()
     if trainer.finished:
-        how = "stopped early" if trainer.position.stopped else f"is already trained to its {trainer.epochs} epochs"
+        how = (
+            "stopped early" if trainer.position.stopped else f"is already trained to its {trainer.length.epochs} epochs"
+        )
         say(f"{trainer.folder.path} {how}")
         return trainer.folder
     metrics = trainer.fit()

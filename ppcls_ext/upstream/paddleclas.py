@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,32 @@ def public_weights(arch_name: str) -> str | None:
         if arch_name in urls:
             return urls[arch_name]
     return None
+
+
+def public_backbone(backbone: Mapping[str, Any]) -> str | None:
+    """The same for the backbone of a detector or a segmentation network; None for one that is not as published.
+
+    Args:
+        backbone: its name, and `scale` where the name has none.
+    """
+    if set(backbone) - {"name", "scale"} or "name" not in backbone:
+        return None
+    scale = "" if "scale" not in backbone else f"_x{float(backbone['scale']):g}".replace(".", "_")
+    whole = f"{scale}_0" if scale and "_" not in scale[1:] else scale
+    return public_weights(f"{backbone['name']}{whole}")
+
+
+def resize_crops_with(operation: Any, pixels: Callable[[Any, tuple[int, int]], Any]) -> None:
+    """Have a `RandCropImage` turn what it has cut out into an array only now that it is resized.
+
+    The operation looks at nothing but the shape of the image, cuts, and calls its resizing: so it can be handed what
+    only acts like an image. Can go when paddleclas draws its crops apart from cutting them.
+
+    Args:
+        pixels: takes what was cut out, and the width and height that it is resized to; gives uint8 [h, w, 3].
+    """
+    resize = operation._resize_func
+    operation._resize_func = lambda part, size: resize(pixels(part, size), size)
 
 
 def download(url: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
+from tests.helpers.configs import overrides
 
 Fails = Callable[..., str]
 
@@ -26,3 +27,15 @@ def test_check_data(images: Path, fails: Fails, tmp_path: Path, capfd: pytest.Ca
     assert "twin.png is the same picture as" in err
     assert "blue/01.png" in err
     assert "2 errors" in err
+
+
+def test_the_loader_is_timed(images: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = (f"Global.data_root={images}", "Global.image_shape=[3,32,32]", "DataLoader.Train.sampler.batch_size=8")
+    given = ["check-data", "-c", "my_images", "--speed"]
+    given += overrides(*settings, "DataLoader.Train.loader.num_workers=0")
+    assert main(given) == 0
+    out, err = capfd.readouterr()
+    assert "decoded images are kept in memory" in err
+    assert "the training loader alone, 0 workers" in out
+    for line in ("first epoch", "later epochs"):
+        assert float(out.split(line)[1].split()[1]) > 0

@@ -139,3 +139,31 @@ def test_a_class_folder_whose_name_no_line_holds(images: Path, tmp_path: Path) -
     task = Classification(load_config(write_config(tmp_path / "c.yaml", config_of(images, tmp_path / "out"))))
     with pytest.raises(UserError, match="its name has a line break or another control character"):
         task.train_loader()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["DataLoader.Eval.loader.decode=scaled"], "scaled is for training; evaluation decodes in full"),
+        (["DataLoader.Train.loader.cache=true"], "scaled decodes another part in every epoch, so nothing can be kept"),
+        (
+            ["DataLoader.Train.dataset.transform_ops=[{ResizeImage: {size: auto}}]"],
+            "scaled needs RandCropImage as the first operation",
+        ),
+    ],
+)
+def test_scaled_decoding_is_refused_where_it_means_nothing(given: list[str], message: str, data: Path) -> None:
+    settings = [f"Global.data_root={data}", "DataLoader.Train.loader.decode=scaled", *given]
+    task = Classification(load_config("my_images", settings))
+    with pytest.raises(UserError, match=message):
+        (task.train_loader(), task.eval_loader())
+
+
+def test_scaled_decoding_keeps_what_is_small_as_it_is(data: Path) -> None:
+    settings = ["DataLoader.Train.loader.num_workers=0", "DataLoader.Train.sampler.batch_size=4"]
+    exact, scaled = (
+        Classification(load_config("my_images", [f"Global.data_root={data}", *settings, decode])).train_loader()
+        for decode in ("DataLoader.Train.loader.decode=exact", "DataLoader.Train.loader.decode=scaled")
+    )
+    for ours, theirs in zip(scaled.epoch(), exact.epoch(), strict=True):
+        np.testing.assert_array_equal(ours[0].numpy(), theirs[0].numpy())

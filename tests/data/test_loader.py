@@ -79,3 +79,33 @@ def test_a_program_that_leaves_a_loader_open_ends() -> None:
 def test_places_have_seeds_of_their_own() -> None:
     seeds = {derive(seed, kind, epoch, i) for seed in (0, 1) for kind in (0, 1) for epoch in (0, 1) for i in range(50)}
     assert len(seeds) == 2 * 2 * 2 * 50
+
+
+def test_the_time_that_is_spent_waiting_is_counted() -> None:
+    loader = make()
+    assert loader.waited == 0.0
+    batches(loader)
+    once = loader.waited
+    assert once > 0.0
+    batches(loader)
+    assert loader.waited > once
+
+
+@pytest.mark.slow
+def test_an_epoch_that_was_prepared_ahead_is_the_same() -> None:
+    loader = make(workers=2)
+    found = [[batch[0].numpy() for batch in loader.epoch(epoch, ahead=True)] for epoch in range(3)]
+    assert multiprocessing.active_children()
+    loader.close()
+    assert not multiprocessing.active_children()
+    for epoch, ours in enumerate(found):
+        for one, other in zip(ours, batches(make(), epoch), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_another_epoch_than_the_one_prepared_can_be_entered() -> None:
+    loader = make(workers=2)
+    list(loader.epoch(0, ahead=True))
+    np.testing.assert_array_equal(batches(loader, 1, skip=2)[0], batches(make(), 1, skip=2)[0])
+    assert not multiprocessing.active_children()

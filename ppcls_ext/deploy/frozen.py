@@ -1,0 +1,98 @@
+"""A network that is not trained any more, run by an engine of the runtime in the place of Paddle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+from typing_extensions import override
+
+from ppcls_ext.core.device import kernel_threads
+from ppcls_ext.deploy.export import save_formats
+from ppcls_ext.deploy.trained import dygraph_outputs
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.engines.base import Engine
+from ppcls_ext.tasks.deployment import Deployment, Input
+
+# In this order, by what is installed and never by a timing: two runs with one seed must take the same one. Paddle's
+# oneDNN is always there, shares the threads of training, and was as fast as ONNX Runtime or faster.
+PREFERRED = ("onednn", "onnxruntime")
+PADDLE = "paddle"  # the name for no engine
+TOLERANCE = 1e-3  # largest difference of an output from Paddle's, in units of the outputs' standard deviation
+TRIED = (2, 1)  # batches of the check; of more than one size, since the graph takes any
+
+
+class OnEngine(nn.Layer):
+    """A network behind an engine: float32 [N, ...] to its one output, without gradients.
+
+    Args:
+        engine: takes any batch of inputs of one shape.
+        shape: that shape, without the batch.
+        network: what the engine runs; inputs of other shapes go there.
+    """
+
+    def __init__(self, engine: Engine, shape: Sequence[int], network: nn.Layer) -> None:
+        super().__init__()
+        self._engine, self._shape, self._network = engine, tuple(shape), network
+
+    @override
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        if tuple(images.shape[1:]) != self._shape:
+            return self._network(images)
+        (output,) = self._engine([images.numpy()])
+        return paddle.to_tensor(output)
+
+
+def on_engine(
+    model: nn.Layer, shape: Sequence[int], engine: str, what: str, tell: Callable[[str], None]
+) -> tuple[nn.Layer, str]:
+    """`model` on an engine, where one gives the outputs that Paddle gives; else `model` itself.
+
+    Args:
+        model: in eval mode, with plain layers; one input and one output.
+        shape: of an input, without the batch.
+        engine: a name, `auto` for the first of `PREFERRED` that is installed and fits, or `paddle`.
+        what: what lines for the user call the network.
+        tell: takes the line that says what runs it, or why an engine does not.
+    Returns:
+        the network and the engine's name, `paddle` for none.
+    Raises:
+        UserError: `engine` names one that is unknown or not installed.
+    """
+    names = {"auto": [n for n in PREFERRED if engine_class(n).installed()], PADDLE: []}.get(engine, [engine])
+    for name in names:
+        kind = engine_class(name)
+        kind.require()
+        try:
+            with tempfile.TemporaryDirectory(prefix="pplcnet-") as folder, paddle.utils.unique_name.guard():
+                opened, difference = _opened(model, shape, kind, Path(folder))
+        except Exception as error:  # tracing, translating and opening raise whatever they meet
+            tell(f"{what}: not on {name}, which cannot run it ({' '.join(str(error).split())[:100]})")
+            continue
+        if difference <= TOLERANCE:
+            tell(f"{what}: runs on {name} (largest difference from Paddle {difference:.0e}, tolerance {TOLERANCE:.0e})")
+            return OnEngine(opened, shape, model), name
+        tell(f"{what}: not on {name}, which differs from Paddle by {difference:.0e} (tolerance {TOLERANCE:.0e})")
+    return model, PADDLE
+
+
+def _opened(model: nn.Layer, shape: Sequence[int], kind: type[Engine], folder: Path) -> tuple[Engine, float]:
+    """The network on an engine, and how far its outputs are from Paddle's."""
+    model_format = "pdmodel" if "pdmodel" in kind.formats else kind.formats[0]
+    deployment = Deployment(
+        model=model,
+        inputs=[Input("x", (-1, *shape), "float32")],
+        outputs=["y"],
+        recipe={},
+        samples=lambda count: [np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)],
+        compare=lambda found, expected: float(np.abs(found[0] - expected[0]).max() / max(expected[0].std(), 1e-6)),
+        tolerance=TOLERANCE,
+    )
+    save_formats(deployment, folder, ["json", "onnx"] if model_format == "onnx" else [model_format])
+    engine = kind(folder, kernel_threads(), model_format)
+    batches = [deployment.samples(count) for count in TRIED]
+    return engine, max(deployment.compare(engine(batch), dygraph_outputs(model, batch)) for batch in batches)

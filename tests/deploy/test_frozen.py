@@ -1,0 +1,62 @@
+"""A network that is not trained any more runs on an engine, if that gives what Paddle gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.deploy import frozen
+from ppcls_ext.deploy.frozen import OnEngine, on_engine
+
+SHAPE = (3, 8, 8)
+
+
+def network() -> nn.Layer:
+    paddle.seed(0)
+    model = nn.Sequential(nn.Conv2D(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2D(1), nn.Flatten(), nn.Linear(4, 5))
+    model.eval()
+    return model
+
+
+def images(count: int, side: int = 8) -> paddle.Tensor:
+    return paddle.to_tensor(np.random.default_rng(1).random((count, 3, side, side), np.float32))
+
+
+@pytest.mark.parametrize("name", ["onednn", "onnxruntime"])
+def test_an_engine_gives_what_paddle_gives(name: str) -> None:
+    model, lines = network(), list[str]()
+    found, chosen = on_engine(model, SHAPE, name, "teacher", lines.append)
+    assert chosen == name
+    assert lines[0].startswith(f"teacher: runs on {name} (largest difference from Paddle ")
+    assert isinstance(found, OnEngine)
+    for batch in (images(3), images(1), images(2, side=12)):  # the last of a shape that was not asked for
+        np.testing.assert_allclose(found(batch).numpy(), model(batch).numpy(), atol=1e-5)
+
+
+def test_auto_takes_the_next_engine_where_one_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(frozen.engine_class("onednn"), "open", refuse)
+    lines = list[str]()
+    _, chosen = on_engine(network(), SHAPE, "auto", "teacher", lines.append)
+    assert chosen == "onnxruntime"
+    assert lines[0] == "teacher: not on onednn, which cannot run it (no such operator)"
+
+
+def test_paddle_runs_it_where_the_outputs_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "TOLERANCE", -1.0)
+    model, lines = network(), list[str]()
+    assert on_engine(model, SHAPE, "onednn", "teacher", lines.append) == (model, "paddle")
+    assert "differs from Paddle by" in lines[0]
+
+
+def test_an_engine_can_be_chosen_and_declined() -> None:
+    model, lines = network(), list[str]()
+    assert on_engine(model, SHAPE, "paddle", "teacher", lines.append) == (model, "paddle")
+    assert not lines
+    with pytest.raises(UserError, match="engine 'onedn' is unknown; did you mean 'onednn'"):
+        on_engine(model, SHAPE, "onedn", "teacher", lines.append)
