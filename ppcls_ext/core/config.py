@@ -143,9 +143,7 @@ class Global(Section):
     output_dir: str = "./output/"  # run folders are made below it, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)
     iters: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # stop after so many steps; then `epochs` is not used
-    least_steps: int | None = pydantic.Field(
-        None, ge=1, le=MOST_STEPS
-    )  # a small set gets more epochs, ten times at most
+    least_steps: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # a small set gets up to ten times the epochs
     update_freq: int = pydantic.Field(default=1, ge=1, le=100_000)  # batches whose mean gradient makes a step
     freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
     early_stop: int | None = pydantic.Field(

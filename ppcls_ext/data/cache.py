@@ -12,10 +12,10 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from ppcls_ext.core.display import say
+from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import BrokenImage, read_bytes
 from ppcls_ext.core.memory import free_memory
 from ppcls_ext.core.system import held_by_process
-from ppcls_ext.runtime.headers import image_size
 
 Setting = bool | Literal["auto"]  # of `DataLoader.<split>.loader.cache`
 

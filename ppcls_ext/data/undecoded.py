@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppcls_ext.core.exif import orientation_of, swaps_sides
+from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import decode_rgb, is_jpeg, read_bytes, read_rgb
-from ppcls_ext.runtime.headers import image_size
 from ppcls_ext.runtime.sources import LEFT_OVER, REDUCTIONS
 
 
