@@ -153,6 +153,15 @@ def restore_state(holder: Any, state: dict[str, Any]) -> None:
         holder.set_state_dict(state)
 
 
+def accumulator_names(optimizer: Any) -> set[str]:
+    """What an optimizer keeps of each parameter, such as `velocity`; empty for one that keeps nothing.
+
+    paddle 3.2.2 makes these values at the first step, and tells their names before it in private attributes alone.
+    Can go when an optimizer has a public list of them.
+    """
+    return {getattr(optimizer, name) for name in dir(optimizer) if name.endswith("_acc_str")}
+
+
 @contextlib.contextmanager
 def legacy_graph() -> Iterator[None]:
     """`with legacy_graph(): paddle.jit.save(...)` writes the format before PIR (.pdmodel).
