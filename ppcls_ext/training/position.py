@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ppcls_ext.core.errors import CheckFailed
@@ -78,9 +79,9 @@ class Pending:
         """Count images and time from now on."""
         self._start, self._images = time.monotonic(), 0
 
-    def append(self, step: Step) -> None:
-        """Keep a step until `flush`."""
-        self._steps.append(step)
+    def extend(self, steps: Iterable[Step]) -> None:
+        """Keep steps until `flush`."""
+        self._steps.extend(steps)
 
     def flush(self, position: Position) -> None:
         """Count all steps that are kept. Raises CheckFailed for a loss that is not a number."""
