@@ -102,12 +102,12 @@ class RunFolder:
         Raises:
             UserError: it already holds a run and this is not its continuation.
         """
+        self.lock()
         if not resuming and (self.latest.exists() or self.best.exists()):
             raise UserError(
                 f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
                 "or write elsewhere: give the YAML file it came from, and -o Global.output_dir=FOLDER"
             )
-        self.lock()
         if not distributed.is_main():
             return
         try:

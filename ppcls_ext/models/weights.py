@@ -66,7 +66,8 @@ def read_weights(path: Path | str) -> Weights:
     path = find_weights(path)
     if path.suffix == ".safetensors":
         tensors, _ = read_safetensors(path, "weights")
-        return {name[len("model/") :]: t for name, t in tensors.items() if name.startswith("model/")} or tensors
+        model = {name[len("model/") :]: t for name, t in tensors.items() if name.startswith("model/")}
+        return _as_float32(model or tensors, (), f"weights {path}")
     try:
         content = read_pickle(path)
     except Refused as error:
@@ -189,8 +190,8 @@ def load_trunk(backbone: nn.Layer, weights: Mapping[str, np.ndarray], source: Pa
 def read_safetensors(path: Path, what: str) -> tuple[Weights, dict[str, str]]:
     """The tensors and the metadata of a `.safetensors` file; `what` it is, for messages.
 
-    The package checks lengths, offsets and types before anything is made of them. Numbers with fractions become
-    float32; where they were not, a line says so.
+    The package checks lengths, offsets and types before anything is made of them. bfloat16 becomes float32, with a line
+    about it.
     Raises:
         UserError: a missing or damaged file.
     """
@@ -207,4 +208,6 @@ def read_safetensors(path: Path, what: str) -> tuple[Weights, dict[str, str]]:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what} {path}: damaged or not a .safetensors file ({reason})") from error
     bfloat16 = [name for name, tensor in found if tensor["dtype"] == "BF16"]
-    return _as_float32(tensors, bfloat16, f"{what} {path}"), header.get("__metadata__") or {}
+    if bfloat16:
+        tensors |= _as_float32({name: tensors[name] for name in bfloat16}, bfloat16, f"{what} {path}")
+    return tensors, header.get("__metadata__") or {}

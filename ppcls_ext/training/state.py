@@ -49,8 +49,8 @@ def read_state(path: Path) -> tuple[Weights, dict[str, Any]]:
     text = metadata.get("info", "{}")
     if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors, text):
         raise UserError(
-            f"training state {path}: damaged, its checksum differs (a disk or a copy has changed it); take a copy that "
-            f"is whole, or start anew from the run's weights: -o Global.pretrained_model={path.parent / BEST_WEIGHTS}"
+            f"training state {path}: damaged, its checksum differs; take a copy that is whole, or start anew from the "
+            f"run's weights: -o Global.pretrained_model={path.parent / BEST_WEIGHTS}"
         )
     try:
         info = json.loads(text)
@@ -105,15 +105,14 @@ def check_optimizer_state(
     for key, value in state.items():
         name, _, accumulator = key.rpartition("/")
         if name not in own:
-            raise UserError(f"training state: it has an optimizer value for '{name}', which the model does not have")
+            raise UserError(f"it has an optimizer value for '{name}', which the model does not have")
         # Accumulators are as large as their parameter, or a single number (powers of Adam's betas).
         if value.size != 1 and list(value.shape) != list(own[name].shape):
             raise UserError(
-                f"training state: the optimizer value for '{name}' is {list(value.shape)}, "
-                f"but the parameter is {list(own[name].shape)}"
+                f"the optimizer value for '{name}' is {list(value.shape)}, but the parameter is {list(own[name].shape)}"
             )
         if value.dtype != np.float32:
-            raise UserError(f"training state: the optimizer value for '{name}' is {value.dtype}, expected float32")
+            raise UserError(f"the optimizer value for '{name}' is {value.dtype}, expected float32")
         found.setdefault(name, set()).add(accumulator)
     every = set().union(*found.values())
     known = accumulator_names(optimizer)
@@ -121,7 +120,7 @@ def check_optimizer_state(
         missing = sorted(every - accumulators) or sorted(known and accumulators - known)
         if missing:
             raise UserError(
-                f"training state: the optimizer values {', '.join(missing)} for '{name}' do not fit; it was saved with "
+                f"the optimizer values {', '.join(missing)} for '{name}' do not fit; it was saved with "
                 "another optimizer, or is damaged"
             )
 

@@ -55,7 +55,7 @@ class Trainer:
         self.learner = Learner(task, schedule, self.device)
         self.position = Position()
         self.pending = Pending()
-        self.checkpoint = Checkpoint(self.learner, lambda: _fingerprint(self))
+        self.checkpoint = Checkpoint(self.learner, steps, lambda: _fingerprint(self))
 
     # Starting and resuming
 
@@ -81,8 +81,9 @@ class Trainer:
         self.folder.start(resolved, self.task.labels(), resuming=bool(self.global_section.checkpoints))
 
     def _resume(self, path: Path) -> None:
-        self.position = self.checkpoint.load(path)
         self.folder = RunFolder(path.parent)
+        self.folder.lock()
+        self.position = self.checkpoint.load(path)
         say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")
         self.folder.log("resume", {"epoch": self.position.epoch, "step": self.position.total_steps})
 
@@ -240,6 +241,13 @@ def train(config: Config) -> RunFolder:
         Stopped: interrupted; the latest state is saved.
     """
     trainer = Trainer(make_task(config))
+    try:
+        return _run(trainer, config)
+    finally:
+        trainer.folder.unlock()
+
+
+def _run(trainer: Trainer, config: Config) -> RunFolder:
     trainer.start()
     if trainer.finished:
         how = "stopped early" if trainer.position.stopped else f"is already trained to its {trainer.epochs} epochs"
