@@ -171,6 +171,8 @@ class Trainer:
 
     def _after_epoch(self) -> dict[str, float]:
         at = self.position
+        if not self.folder.latest.exists():
+            self.save_latest()  # weights without a state, left by a kill, could be neither resumed nor begun anew
         means = at.means()
         at.end_epoch()
         finished = at.total_steps >= self.last_step
