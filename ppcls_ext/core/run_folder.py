@@ -111,8 +111,9 @@ class RunFolder:
         if not distributed.is_main():
             return
         try:
-            for unfinished in self.path.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
-                unfinished.unlink()
+            for folder in (self.path, self.eval):
+                for unfinished in folder.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
+                    unfinished.unlink()
             if not resuming:  # left by a run that ended before it saved anything
                 (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
