@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Flags that belong to the postprocessing of a task; the task itself refuses those that it does not have.
 TASK_FLAGS = ("topk", "threshold")
 STREAMED = ("csv", "jsonl", "parquet")  # what is written as the results come
-DEFAULT_DECODE: Decode = "exact"  # as of `Predictor`
+DEFAULT_DECODE: Decode = "exact"  # the default of `Predictor`
 
 NAME = "infer"
 HELP = "predict on image files"

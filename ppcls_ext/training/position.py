@@ -23,8 +23,8 @@ class Position:
     best_epoch: int | None = None
     stale: int = 0  # evaluations since the best one
     stopped: bool = False  # whether Global.early_stop has ended the run
-    sums: dict[str, float] = field(default_factory=dict)  # of losses and stats over the epoch's images
-    images: int = 0  # in `sums`
+    sums: dict[str, float] = field(default_factory=dict)  # losses and stats, summed over the epoch's images
+    images: int = 0  # number of images in `sums`
 
     @classmethod
     def read(cls, values: Any, steps: int) -> Position:

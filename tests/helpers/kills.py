@@ -142,7 +142,7 @@ def seg_command(common: Path, place: Path) -> list[str]:
 
 def prepare_cache(common: Path) -> None:
     prepare_cls(common)
-    assert finished([*cls_command(common, common), *overrides("Global.epochs=1", "Global.seed=1")]) == 0
+    assert finished([*cls_command(common, common), *overrides("Global.epochs=2", "Global.seed=1")]) == 0
 
 
 def cls_command(common: Path, place: Path) -> list[str]:
@@ -162,7 +162,7 @@ def cache_result(place: Path) -> dict[str, str]:
 def prepare_study(common: Path) -> None:
     prepare_cls(common)
     content = {"title": "two", "config": str(common / "run.yaml"), "seeds": [0, 1], "reference": "a"}
-    content["variants"] = {"a": ["Global.epochs=1"], "b": ["Global.epochs=1", "Arch.dropout_prob=0.0"]}
+    content["variants"] = {"a": ["Global.epochs=2"], "b": ["Global.epochs=2", "Arch.dropout_prob=0.0"]}
     (common / "two.yaml").write_text(json.dumps(content))
 
 
@@ -179,7 +179,7 @@ def study_result(place: Path) -> dict[str, str]:
 
 def prepare_export(common: Path) -> None:
     prepare_cls(common)
-    assert finished([*cls_command(common, common), *overrides("Global.epochs=1")]) == 0
+    assert finished([*cls_command(common, common), *overrides("Global.epochs=2")]) == 0
 
 
 def export_command(common: Path, place: Path) -> list[str]:
