@@ -27,6 +27,8 @@ _FUNCTIONS = {
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",
     ("collections", "OrderedDict"): "OrderedDict",
+    ("__builtin__", "bytes"): "bytes",  # how the older protocols store no bytes
+    ("builtins", "bytes"): "bytes",
     **{(f"{core}.multiarray", "_reconstruct"): "_reconstruct" for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): "scalar" for core in _CORES},
     **{(f"{core}.numeric", "_frombuffer"): "_frombuffer" for core in _CORES},
@@ -197,7 +199,7 @@ class _Machine:
 
     def _name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in _FUNCTIONS:
-            raise Refused(f"it wants to run {str(module)[:60]}.{str(name)[:60]}")
+            raise Refused(f"it wants to run {_shown(module)}.{_shown(name)}")
         self._stack.append(_Function(_FUNCTIONS[module, name]))
 
     def _reduce(self, _: Any) -> None:
@@ -224,6 +226,12 @@ class _Machine:
             _build_array(target, state)
         else:
             raise Refused(f"it sets attributes of a {type(_finished(target)).__name__}")
+
+
+def _shown(value: Any) -> str:
+    """A name from a file as a part of one line; nothing that is no text is shown."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return text[:60] if text[:60].isprintable() else repr(text[:60])
 
 
 def _finished(value: Any) -> Any:
@@ -331,6 +339,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "scalar": _scalar,
     "_frombuffer": _array,
     "OrderedDict": _mapping,
+    "bytes": lambda: b"",
 }
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _IGNORED = ("PROTO", "FRAME", "READONLY_BUFFER")
