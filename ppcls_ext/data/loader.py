@@ -17,7 +17,14 @@ from ppcls_ext.core.config import Section
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.seeding import order
-from ppcls_ext.upstream.paddle import GuardedCollate, GuardedDataset, shut_down_workers, unguarded
+from ppcls_ext.upstream.paddle import (
+    GuardedCollate,
+    GuardedDataset,
+    WorkerKilled,
+    batches_of,
+    shut_down_workers,
+    unguarded,
+)
 
 
 class SampleKey(NamedTuple):
@@ -174,8 +181,13 @@ class Loader:
         end = functools.partial(shut_down_workers, iterator)
         atexit.register(end)  # if nobody closes this generator, Python would wait for workers that ignore SIGTERM
         try:
-            for guarded in iterator:
+            for guarded in batches_of(iterator):
                 yield unguarded(guarded)
+        except WorkerKilled as error:
+            raise UserError(
+                f"a process that prepares images was killed by {signal.Signals(error.args[0]).name}, most likely "
+                "for memory; use fewer (-o DataLoader.Train.loader.num_workers=1) or a smaller batch, then --resume"
+            ) from error
         finally:
             end()
             atexit.unregister(end)

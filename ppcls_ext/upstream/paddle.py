@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib
 import io
+import logging
 import os
 import pickle
 import platform
@@ -123,6 +124,38 @@ def unguarded(guarded: Sequence[Any]) -> list[Any]:
     if len(status) > 1:
         raise pickle.loads(status.numpy().tobytes())  # put there by our own worker
     return batch
+
+
+def batches_of(iterator: Any) -> Iterator[Any]:
+    """What an iterator of `paddle.io.DataLoader` with workers gives.
+
+    paddle 3.2.2 says "Blocking queue is killed" and logs a line where a worker was killed; here it is a WorkerKilled.
+    Can go when the loader raises that.
+    """
+    log = logging.getLogger()
+    log.addFilter(_not_of_workers)
+    try:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (SystemError, RuntimeError, OSError) as error:
+                killed = [-worker.exitcode for worker in iterator._workers if (worker.exitcode or 0) < 0]
+                if not killed:
+                    raise
+                raise WorkerKilled(killed[0]) from error
+            yield batch
+    finally:
+        log.removeFilter(_not_of_workers)
+
+
+class WorkerKilled(Exception):
+    """A worker of a loader ended by a signal, whose number is the argument."""
+
+
+def _not_of_workers(record: logging.LogRecord) -> bool:
+    return "workers exit unexpectedly" not in record.getMessage()
 
 
 WORKER_SECONDS = 2.0  # a worker has this long to end by itself

@@ -79,3 +79,15 @@ def test_a_program_that_leaves_a_loader_open_ends() -> None:
 def test_places_have_seeds_of_their_own() -> None:
     seeds = {derive(seed, kind, epoch, i) for seed in (0, 1) for kind in (0, 1) for epoch in (0, 1) for i in range(50)}
     assert len(seeds) == 2 * 2 * 2 * 50
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """As the system does it when memory runs out. Slow: worker processes."""
+    found = make(count=400, workers=2).epoch()
+    next(found)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(UserError, match="a process that prepares images was killed by SIGKILL, most likely for memory"):
+        list(found)
+    assert "exit unexpectedly" not in capfd.readouterr().err
