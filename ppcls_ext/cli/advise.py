@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ppcls_ext.cli.arguments import positive, positive_number
+from ppcls_ext.cli.arguments import path, positive_number, threads
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.display import out, say, show_table
 from ppcls_ext.models.network_spec import CLASSES
@@ -30,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency", type=positive_number, required=True, metavar="MS", help="milliseconds that an image may take"
     )
     group.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="threads of the CPU (default: %(default)s)"
+        "--threads", type=threads, default=1, metavar="N", help="threads of the CPU (default: %(default)s)"
     )
     group = parser.add_argument_group("what is known")
     group.add_argument(
         "--calibration",
-        type=Path,
+        type=path,
         nargs="+",
         default=[],
         metavar="FILE",

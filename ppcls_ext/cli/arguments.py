@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.device import set_threads
@@ -15,11 +18,10 @@ CONFIG_HELP = "read this config: a name that `pplcnet configs` lists, a YAML fil
 
 
 def whole(text: str) -> int:
-    """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'") from None
+    """A whole number of up to 18 digits."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {_shown(text)}")
+    return int(text)
 
 
 def positive(text: str) -> int:
@@ -30,12 +32,60 @@ def positive(text: str) -> int:
     return number
 
 
+def up_to(most: int, least: int = 1) -> Callable[[str], int]:
+    """The type of a whole number from `least` to `most`."""
+
+    def bounded(text: str) -> int:
+        number = whole(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected {least} to {most}, got {text}")
+        return number
+
+    return bounded
+
+
+threads = up_to(1024)
+batch = up_to(65536)
+port = up_to(65535, least=0)
+seed = up_to(2**32 - 1, least=0)  # what NumPy's generators take
+core = up_to(4095, least=0)
+
+
 def real(text: str) -> float:
-    """A number."""
+    """A finite number."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got '{text}'") from None
+        raise argparse.ArgumentTypeError(f"expected a number, got {_shown(text)}") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {_shown(text)}")
+    return number
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    number = real(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {text}")
+    return number
+
+
+def given(text: str) -> str:
+    """A text that says something: an empty one comes from a variable of the shell that is not set."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a name or path, got {_shown(text)}")
+    return text
+
+
+def path(text: str) -> Path:
+    """The path of a file or folder."""
+    return Path(given(text))
+
+
+def _shown(text: str) -> str:
+    """What was given, for one line."""
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"'{short}'" if "".join(short.split()).isprintable() else repr(short)
 
 
 def positive_number(text: str) -> float:
@@ -75,7 +125,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True,
         what: the help of `-c`.
     """
     group = parser.add_argument_group("config")
-    group.add_argument("-c", "--config", required=required, metavar="CONFIG", help=what)
+    group.add_argument("-c", "--config", type=given, required=required, metavar="CONFIG", help=what)
     group.add_argument(
         "-o",
         "--override",

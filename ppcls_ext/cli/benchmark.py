@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.cli.arguments import DEFAULT_ENGINE, engine_names, positive, real, whole
+from ppcls_ext.cli.arguments import DEFAULT_ENGINE, batch, core, engine_names, path, positive, real, seed, threads
 from ppcls_ext.core.config import parse
 from ppcls_ext.core.errors import UserError
 
@@ -39,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also run N calls at one size and N at many sizes, and fail if the memory keeps growing",
     )
-    group.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    group.add_argument("--compare", type=Path, metavar="FILE", help="show what changed since that JSON was written")
+    group.add_argument("--json", type=path, metavar="FILE", help="write all figures there")
+    group.add_argument("--compare", type=path, metavar="FILE", help="show what changed since that JSON was written")
 
 
 def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "-m", "--model", nargs="+", type=Path, required=True, metavar="FOLDER", help="time these exported models"
+        "-m", "--model", nargs="+", type=path, required=True, metavar="FOLDER", help="time these exported models"
     )
     group.add_argument(
         "--engine",
@@ -55,10 +54,10 @@ def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
         "with --end-to-end each that can)",
     )
     group.add_argument(
-        "--threads", nargs="+", type=positive, default=[1], metavar="N", help="run them with N threads (default: 1)"
+        "--threads", nargs="+", type=threads, default=[1], metavar="N", help="run them with N threads (default: 1)"
     )
     group.add_argument(
-        "--batch", nargs="+", type=positive, default=[1], metavar="N", help="run them with N images a call (default: 1)"
+        "--batch", nargs="+", type=batch, default=[1], metavar="N", help="run them with N images a call (default: 1)"
     )
     group.add_argument(
         "--size",
@@ -114,10 +113,10 @@ def _add_measuring_flags(group: argparse._ArgumentGroup) -> None:
         "--warmup", type=positive, metavar="N", help=f"make N calls before measuring {default('warmup')}"
     )
     group.add_argument(
-        "--seed", type=whole, metavar="N", help=f"draw the inputs and the order from this seed {default('seed')}"
+        "--seed", type=seed, metavar="N", help=f"draw the inputs and the order from this seed {default('seed')}"
     )
     group.add_argument(
-        "--pin", nargs="+", type=whole, metavar="CORE", help="bind every process to these cores (default: any core)"
+        "--pin", nargs="+", type=core, metavar="CORE", help="bind every process to these cores (default: any core)"
     )
     group.add_argument(
         "--spread",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, read_config
+from ppcls_ext.cli.arguments import add_config_arguments, path, read_config
 from ppcls_ext.core.errors import UserError
 
 NAME = "check-data"
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--picture", type=Path, metavar="FILE", help="draw samples with their labels there (PNG)")
+    group.add_argument("--picture", type=path, metavar="FILE", help="draw samples with their labels there (PNG)")
     group.add_argument("--speed", action="store_true", help="also time the loader of the training images alone")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, read_config
+from ppcls_ext.cli.arguments import add_config_arguments, path, read_config
 
 NAME = "eval"
 HELP = "measure the accuracy of trained weights"
@@ -24,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--save-dir", type=Path, metavar="FOLDER", help="write the report there (default: eval/ in the run folder)"
+        "--save-dir", type=path, metavar="FOLDER", help="write the report there (default: eval/ in the run folder)"
     )
     group.add_argument("--json", action="store_true", help="print the metrics as JSON instead of tables")
-    group.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
+    group.add_argument("--draw", type=path, metavar="FOLDER", help="write pictures of the results there")
 
 
 def run(arguments: argparse.Namespace) -> int:

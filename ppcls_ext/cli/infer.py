@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.cli.arguments import DEFAULT_ENGINE, add_config_arguments, engine_names, positive, read_config, real
+from ppcls_ext.cli.arguments import (
+    DEFAULT_ENGINE,
+    add_config_arguments,
+    batch,
+    engine_names,
+    path,
+    positive,
+    read_config,
+    share,
+    threads,
+)
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.shard import Shard, read_shard
@@ -37,7 +46,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     group = parser.add_argument_group("exported model")
-    group.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="run the model that export wrote there")
+    group.add_argument("-m", "--model", type=path, metavar="FOLDER", help="run the model that export wrote there")
     group.add_argument(
         "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {DEFAULT_ENGINE})"
     )
@@ -58,15 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-i", "--images", nargs="+", default=[], metavar="IMAGE", help="predict on these files, folders or globs"
     )
-    group.add_argument("--threads", type=positive, metavar="N", help="use N CPU threads (default: every usable core)")
+    group.add_argument("--threads", type=threads, metavar="N", help="use N CPU threads (default: every usable core)")
     group.add_argument(
-        "--batch", type=positive, metavar="N", help="run N images at once (default: Infer.batch_size of a config, or 1)"
+        "--batch", type=batch, metavar="N", help="run N images at once (default: Infer.batch_size of a config, or 1)"
     )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--topk", type=positive, metavar="N", help="show the N likeliest classes of each image (classification)"
     )
-    group.add_argument("--threshold", type=real, metavar="SCORE", help="show boxes of at least this score (detection)")
+    group.add_argument("--threshold", type=share, metavar="SCORE", help="show boxes of at least this score (detection)")
     group.add_argument(
         "--format",
         default="table",
@@ -74,13 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the results as table, json, csv, jsonl or parquet, and of detection also as coco; csv, jsonl and "
         "parquet are written as the results come, for any number of images (default: %(default)s)",
     )
-    group.add_argument("--save", type=Path, metavar="FILE", help="write all but a table there instead of to stdout")
+    group.add_argument("--save", type=path, metavar="FILE", help="write all but a table there instead of to stdout")
     group.add_argument(
         "--resume",
         action="store_true",
         help="go on with the interrupted run whose csv, jsonl or parquet is at --save, or begin it (with -m)",
     )
-    group.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures of the results there")
+    group.add_argument("--draw", type=path, metavar="FOLDER", help="write pictures of the results there")
     group = parser.add_argument_group("many processes")
     group.add_argument(
         "--shard", metavar="I/N", help="predict on share I of N of the images, the same on every machine"

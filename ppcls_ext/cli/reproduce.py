@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import engine_names, names, positive, wholes
+from ppcls_ext.cli.arguments import engine_names, names, path, threads, wholes
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.paper.tables import NUMBERS
 
@@ -43,26 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         default=1,
         metavar="N",
         help="run every network with N threads (default: %(default)s)",
     )
     group.add_argument(
-        "--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="take accuracies from these run folders"
+        "--runs", type=path, nargs="+", default=[], metavar="FOLDER", help="take accuracies from these run folders"
     )
     group.add_argument("--quick", action="store_true", help="make too few calls to rely on, but go all the way")
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=path,
         default=Path("output/tables"),
         metavar="FOLDER",
         help="write the report there (default: %(default)s)",
     )
     group.add_argument(
         "--work",
-        type=Path,
+        type=path,
         default=Path("output/reproduce"),
         metavar="FOLDER",
         help="export the networks there, where a later run finds them (default: %(default)s)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import DEFAULT_ENGINE, engine_names, positive
+from ppcls_ext.cli.arguments import DEFAULT_ENGINE, engine_names, path, threads
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import out
 from ppcls_ext.core.errors import UserError
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENGINE",
         help=f"run them on {engine_names(auto=False)} (default: %(default)s)",
     )
-    group.add_argument("--threads", type=positive, default=1, metavar="N", help="with N threads (default: %(default)s)")
+    group.add_argument("--threads", type=threads, default=1, metavar="N", help="with N threads (default: %(default)s)")
     group.add_argument(
         "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
     )
@@ -41,20 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--calibration",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="keep the measurements there (default: a file of the user's cache folder, where advise looks)",
     )
     group.add_argument(
         "--out",
-        type=Path,
+        type=path,
         default=Path("output/search"),
         metavar="FOLDER",
         help="write the report with its pictures there (default: %(default)s)",
     )
     group.add_argument(
         "--work",
-        type=Path,
+        type=path,
         default=Path("output/search/networks"),
         metavar="FOLDER",
         help="export the networks there, where a later run finds them (default: %(default)s)",

@@ -7,7 +7,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import engine_names, positive, real, whole
+from ppcls_ext.cli.arguments import batch, engine_names, path, port, positive, real, share, threads
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 
@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve the models that export wrote there, by the folder's name or as NAME=FOLDER",
     )
     group.add_argument("--engine", metavar="ENGINE", help=f"run them on {engine_names()} (default: the best installed)")
-    group.add_argument("--threads", type=positive, metavar="N", help="use N CPU threads (default: every usable core)")
+    group.add_argument("--threads", type=threads, metavar="N", help="use N CPU threads (default: every usable core)")
     group.add_argument(
         "--batch",
-        type=positive,
+        type=batch,
         default=8,
         metavar="N",
         help="run up to N waiting images at once (default: %(default)s)",
@@ -48,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--topk", type=positive, metavar="N", help="give the N likeliest classes of each image (classification)"
     )
-    group.add_argument("--threshold", type=real, metavar="SCORE", help="give boxes of at least this score (detection)")
+    group.add_argument("--threshold", type=share, metavar="SCORE", help="give boxes of at least this score (detection)")
     group = parser.add_argument_group("address")
     group.add_argument("--host", default="127.0.0.1", metavar="HOST", help="listen there (default: %(default)s)")
     group.add_argument(
-        "--port", type=whole, default=8000, metavar="N", help="listen on this port, 0 for any (default: %(default)s)"
+        "--port", type=port, default=8000, metavar="N", help="listen on this port, 0 for any (default: %(default)s)"
     )
     group.add_argument(
         "--token-file",
-        type=Path,
+        type=path,
         metavar="FILE",
         help=f"ask for the bearer token in its first line (default: ${TOKEN}, or none)",
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, whole
+from ppcls_ext.cli.arguments import add_config_arguments, path, seed
 from ppcls_ext.core.config import shipped_studies
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.text import is_digits
@@ -28,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, what=f"run this study: a YAML file, or the name of a shipped one ({shipped})")
     group = parser.add_argument_group("what is trained")
     group.add_argument("--base", metavar="CONFIG", help="train this config instead of the one that the study names")
-    group.add_argument("--seeds", type=whole, nargs="+", metavar="N", help="use these seeds instead of the study's")
+    group.add_argument("--seeds", type=seed, nargs="+", metavar="N", help="use these seeds instead of the study's")
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write runs and report there (default: output/NAME_OF_THE_STUDY)"
+        "--output", type=path, metavar="FOLDER", help="write runs and report there (default: output/NAME_OF_THE_STUDY)"
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, positive, read_config
+from ppcls_ext.cli.arguments import add_config_arguments, given, positive, read_config
 from ppcls_ext.core.config import LATEST_STATE, Config, load_config, run_folder_path
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser, required=False)
     group = parser.add_argument_group("resuming")
-    group.add_argument("--resume", metavar="FOLDER", help="go on with the run of this run folder, with its own config")
+    group.add_argument(
+        "--resume", type=given, metavar="FOLDER", help="go on with the run of this run folder, with its own config"
+    )
     group = parser.add_argument_group("processes")
     group.add_argument(
         "--nproc",

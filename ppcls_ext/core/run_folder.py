@@ -26,7 +26,8 @@ from ppcls_ext.core.config import (
 )
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.files import append_line, atomic_write_text
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import cpu_model
 from ppcls_ext.core.version import __version__
 from ppcls_ext.upstream.imports import quiet_import
@@ -74,6 +75,7 @@ class RunFolder:
     config.yaml        the resolved config; `-c RUN_FOLDER` reads it
     environment.json   command, versions, machine
     labels.txt         class names, a line each
+    run.lock           held by the process that trains; says which one that is
     log.jsonl          one JSON object a line: train, eval, resume, stop, end
     scalars/           VisualDL
     latest.safetensors everything needed to go on exactly
@@ -89,6 +91,7 @@ class RunFolder:
         self.last = path / LAST_WEIGHTS
         self.latest = path / LATEST_STATE
         self.eval = path / "eval"
+        self._lock = FolderLock(path, "run folder")
         self._writer: Any = None
 
     @classmethod
@@ -102,6 +105,7 @@ class RunFolder:
         Raises:
             UserError: it already holds a run and this is not its continuation.
         """
+        self.lock()
         if not resuming and (self.latest.exists() or self.best.exists()):
             raise UserError(
                 f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
@@ -110,9 +114,9 @@ class RunFolder:
         if not distributed.is_main():
             return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.path.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
-                unfinished.unlink()
+            for folder in (self.path, self.eval):
+                for unfinished in folder.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
+                    unfinished.unlink()
             if not resuming:  # left by a run that ended before it saved anything
                 (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
@@ -121,13 +125,35 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"run folder {self.path}: cannot be written ({error.strerror})") from error
 
+    def lock(self) -> None:
+        """Keep other runs out of the folder until `unlock` or the end of the process, in one process of a job.
+
+        Raises:
+            UserError: another run is under way there (in all processes of the job), or it cannot be written.
+        """
+        failure = ""
+        if distributed.is_main():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire()
+            except OSError as error:
+                failure = f"run folder {self.path}: cannot be written ({error.strerror})"
+            except UserError as error:
+                failure = str(error)
+        failures = [text for text in distributed.gathered(failure) if text]
+        if failures:
+            raise UserError(failures[0])
+
+    def unlock(self) -> None:
+        """Let other runs into the folder."""
+        self._lock.release()
+
     def log(self, event: str, values: Mapping[str, Any]) -> None:
         """Append an event to log.jsonl, if this process is the one that does."""
         if not distributed.is_main():
             return
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.path / "log.jsonl", line, durable=event != "train")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write VisualDL scalars, if this process is the one that does."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 try:
@@ -20,21 +23,27 @@ def usable_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def lock(file: IO[str]) -> None:
+class NoLocks(OSError):
+    """This system, or the file system, has no file locks."""
+
+
+def lock(file: IO[Any]) -> None:
     """Wait until no other process holds a lock on `file`, and hold it until the file is closed.
 
-    Without file locks (Windows) it does nothing: there, two processes must not fill one cache at the same time.
+    Raises:
+        NoLocks: there are none here.
     """
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    _flock(file, wait=True)
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Hold a lock on `file` until it is closed; gives False where another process has one. True without file locks."""
-    if fcntl is None:
-        return True
+    """Hold a lock on `file` until it is closed or the process ends; gives False where another process has one.
+
+    Raises:
+        NoLocks: there are none here.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(file, wait=False)
     except BlockingIOError:
         return False
     return True
@@ -54,3 +63,32 @@ def held_by_process(file: IO[Any]) -> Iterator[None]:
         yield
     finally:
         fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _flock(file: IO[Any], wait: bool) -> None:
+    if fcntl is None:
+        raise NoLocks(errno.ENOSYS, "this system has no file locks")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise NoLocks(error.errno, error.strerror) from error
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give two files or folders each other's name in one step; gives False where the system or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def reserve(path: Path) -> None:
+    """Take all the space of a file that is written with gaps, where the system can. Raises OSError if there is none."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)

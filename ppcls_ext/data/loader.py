@@ -21,7 +21,14 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.seeding import order
 from ppcls_ext.data.cache import ImageCache, Setting
 from ppcls_ext.data.pixels import Normalization
-from ppcls_ext.upstream.paddle import GuardedCollate, GuardedDataset, shut_down_workers, unguarded
+from ppcls_ext.upstream.paddle import (
+    GuardedCollate,
+    GuardedDataset,
+    WorkerKilled,
+    batches_of,
+    shut_down_workers,
+    unguarded,
+)
 
 
 class SampleKey(NamedTuple):
@@ -252,12 +259,17 @@ def _arriving(iterator: Any, normalization: Normalization | None, end: Callable[
     """The batches of an iterator over guarded ones, after a first item that is none. `end` is called in the end."""
     try:
         yield []
-        for guarded in iterator:
+        for guarded in batches_of(iterator):
             batch = unguarded(guarded)
             if normalization is not None:
                 images, *_ = normalization.batch([batch[0].numpy()])
                 batch[0] = paddle.to_tensor(images)
             yield batch
+    except WorkerKilled as error:
+        raise UserError(
+            f"a process that prepares images was killed by {signal.Signals(error.args[0]).name}, most likely "
+            "for memory; use fewer (-o DataLoader.Train.loader.num_workers=1) or a smaller batch, then --resume"
+        ) from error
     finally:
         end()
         atexit.unregister(end)

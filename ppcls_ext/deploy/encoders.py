@@ -6,12 +6,11 @@ import abc
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.files import atomic_write
+from ppcls_ext.core.files import atomic_write, put_in_place
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.results import Result
 
@@ -46,7 +45,7 @@ class Encoder(abc.ABC):
 
     def complete(self, part: Path, target: Path) -> None:
         """Make the file that was asked for from what was appended, which then is gone."""
-        os.replace(part, target)
+        put_in_place(part, target)
 
     def rows(self, result: Result) -> list[tuple[Any, ...]]:
         """What was found in an image, a row each. Every image has at least one: it names the error, or has nothing

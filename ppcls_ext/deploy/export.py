@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from paddle.static import InputSpec
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.core.files import atomic_write
+from ppcls_ext.core.files import atomic_write, atomic_write_bytes, put_folder_in_place, restore_folder
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
@@ -175,7 +177,9 @@ def write_parity(
     arrays: dict[str, Any] = {}
     for kind, values in (("input", batches), ("output", expected), ("onnx_output", expected_of_onnx or ())):
         arrays |= {f"{kind}_{b}_{k}": np.asarray(a) for b, batch in enumerate(values) for k, a in enumerate(batch)}
-    np.savez_compressed(folder / PARITY, **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    atomic_write_bytes(folder / PARITY, content.getvalue())
 
 
 def export(config: Config, formats: str | None = None, fold: bool = True) -> Path:
@@ -194,7 +198,11 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     chosen = chosen_formats(formats)
     task = make_task(config)
     folder = Path(config.global_section.save_inference_dir or RunFolder.of(config).path / "inference")
-    if folder.is_file() or (folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())):
+    place = Path(os.path.realpath(folder))  # a symlink keeps pointing where it did
+    restore_folder(place)
+    if (folder.exists() and not folder.is_dir()) or (
+        folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())
+    ):
         raise UserError(
             f"export folder {folder}: it holds something else; choose another with -o Global.save_inference_dir"
         )
@@ -207,13 +215,13 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     batches = [deployment.samples(n) for n in (ANY_BATCH_TRIED if fixed == -1 else (fixed,))]
     expected = [[dygraph_outputs(form.model, batch) for batch in batches] for form in forms]
 
-    work = folder.with_name(f".{folder.name}.partial")
+    work = place.with_name(f".{place.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         if fold:
             fold_branches(deployment.model)  # of the other form too, which shares its layers
-        for form, place in zip(forms, (work, Path(scratch)), strict=False):
-            save_formats(form, place, [f for f in chosen if f in UNFOLDED])
+        for form, where in zip(forms, (work, Path(scratch)), strict=False):
+            save_formats(form, where, [f for f in chosen if f in UNFOLDED])
         if fold:
             fold_batch_norm(deployment.model, *(paddle.to_tensor(array) for array in batches[0]))
         try:
@@ -235,13 +243,13 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     for check in checks:
         say(_line(check, deployment.tolerance))
     if failed:
-        rejected = folder.with_name(f"{folder.name}.rejected")
+        rejected = place.with_name(f"{place.name}.rejected")
         shutil.rmtree(rejected, ignore_errors=True)
         work.rename(rejected)
         raise CheckFailed(
             f"export: {_line(failed[0], deployment.tolerance)}; {_way_out(failed, checks)}; kept as {rejected}"
         )
-    _swap(work, folder)
+    put_folder_in_place(work, place)
     for remark in deployment.remarks:
         say(remark)
     say(f"exported to {folder}")
@@ -287,16 +295,6 @@ def _check(
             checks.append(check_parity(folder, model_format, engine, batches, expected, deployment.compare))
             progress.advance()
     return checks
-
-
-def _swap(new: Path, place: Path) -> None:
-    """Put `new` at `place`; at no moment are both gone."""
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _line(check: Parity, tolerance: float) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.files import atomic_write, regular_target
-from ppcls_ext.core.system import try_lock
+from ppcls_ext.core.files import atomic_write, naming, regular_target
+from ppcls_ext.core.system import NoLocks, try_lock
 from ppcls_ext.deploy.encoders import Encoder
 from ppcls_ext.runtime.results import Result
 
@@ -128,7 +129,7 @@ class ResultsFile:
         """The part, opened for appending and locked."""
         file = open(self._part, "ab")  # noqa: SIM115  closed in close
         # Between opening and locking, another process may have finished it and put it at its place.
-        if not try_lock(file) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
+        if not _locked(file, self._part) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
             file.close()
             raise UserError(f"{self._part}: another process is writing it; wait for it, or give another file")
         return file
@@ -155,9 +156,10 @@ class ResultsFile:
 
     def _store(self, data: bytes) -> None:
         """Append bytes, and note that they belong to the results so far once they are safe."""
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._part):
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if self._run is not None:
             size = os.fstat(self._file.fileno()).st_size
             state = {"done": self.done, "failed": self.failed, "bytes": size, "run": self._run}
@@ -180,12 +182,20 @@ class ResultsFile:
             self._part.unlink(missing_ok=True)
 
 
+def _locked(file: IO[bytes], path: Path) -> bool:
+    try:
+        return try_lock(file)
+    except NoLocks as error:
+        say(f"{path}: no lock there ({error.strerror}); do not let a second process write it")
+        return True
+
+
 def _read_progress(file: Path) -> Mapping[str, Any] | None:
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not as infer wrote it; delete it and begin again") from error
     counts = [state.get(key) for key in ("done", "failed", "bytes")] if isinstance(state, dict) else [None]
     if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(state.get("run"), dict):

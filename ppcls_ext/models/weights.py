@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import safetensors
-import safetensors.numpy
 from paddle import nn
 
+from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write
+from ppcls_ext.models.pickles import Refused, read_pickle
 from ppcls_ext.models.spec import BLOCKS, SCALES, LCNetSpec
 
 Weights = dict[str, np.ndarray]
 
-# The only things that the pickle of a .pdparams file may name: what NumPy needs to rebuild an array.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
+# Types in .safetensors files; bfloat16, which NumPy has not, is read as its bits.
+_SAFETENSORS = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
 }
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-        return super().find_class(module, name)
 
 
 def numpy_state(model: nn.Layer) -> Weights:
@@ -71,31 +59,59 @@ def find_weights(path: Path | str) -> Path:
 def read_weights(path: Path | str) -> Weights:
     """Read a `.pdparams` file, or the model in a training state (`.safetensors`). Executes nothing of the file.
 
+    Numbers with fractions become float32; where they were not, a line says so.
     Raises:
         UserError: a missing or damaged file, or one that asks to execute code.
     """
     path = find_weights(path)
     if path.suffix == ".safetensors":
         tensors, _ = read_safetensors(path, "weights")
-        return {name[len("model/") :]: t for name, t in tensors.items() if name.startswith("model/")} or tensors
+        model = {name[len("model/") :]: t for name, t in tensors.items() if name.startswith("model/")}
+        return _as_float32(model or tensors, (), f"weights {path}")
     try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as error:  # a hostile or damaged pickle raises anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"weights {path}: not loaded, {reason}; only plain tensors are read") from error
+        content = read_pickle(path)
+    except Refused as error:
+        raise UserError(f"weights {path}: not loaded, {error}; only plain tensors are read") from error
+    except OSError as error:
+        raise UserError(f"weights {path}: cannot be read ({error.strerror or error})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"weights {path}: holds a {type(content).__name__}, not named tensors")
-    weights = {}
+    weights, bfloat16 = {}, []
     for name, value in content.items():
         if name == "StructuredToParameterName@@":  # a table that paddle.save adds
             continue
         if isinstance(value, tuple) and len(value) == 2:  # (parameter name, array), as older Paddle wrote
             value = value[1]
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufc":  # numbers only
-            raise UserError(f"weights {path}: '{name}' is not a plain tensor")
-        weights[str(name)] = value
-    return weights
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"weights {path}: '{name[:100]}' is not a plain tensor")
+        weights[name] = value
+        if value.dtype == np.uint16:  # what Paddle saves bfloat16 as; it has no uint16 of its own
+            bfloat16.append(name)
+    return _as_float32(weights, bfloat16, f"weights {path}")
+
+
+def _as_float32(weights: Weights, bfloat16: Collection[str], what: str) -> Weights:
+    """Tensors of float16, float64 and of bits of bfloat16 as float32, with a line about it; others as they are.
+
+    Raises:
+        UserError: a number that float32 does not reach to.
+    """
+    cast: Weights = {}
+    kinds = set()
+    for name, value in weights.items():
+        if name in bfloat16:
+            cast[name] = (value.astype(np.uint32) << 16).view(np.float32)
+            kinds.add("bfloat16")
+        elif value.dtype.kind == "f" and value.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                cast[name] = value.astype(np.float32)
+            if not np.array_equal(np.isfinite(cast[name]), np.isfinite(value)):
+                raise UserError(f"{what}: '{name[:100]}' has numbers beyond float32, which the networks compute in")
+            if value.dtype.name != "float32":  # it may be one of the other byte order
+                kinds.add(value.dtype.name)
+    if kinds:
+        say(f"{what}: {len(cast)} tensors of {' and '.join(sorted(kinds))} are read as float32")
+    return {**weights, **cast}
 
 
 def describe(weights: Mapping[str, Any]) -> str:
@@ -150,6 +166,12 @@ def load_into(
             raise UserError(f"{what}; use the weights of the same network")
         if not new_head:
             raise UserError(f"{what}; to keep the trunk and start a new head: -o Global.new_head=True")
+    for name, tensor in own.items():
+        if name not in wrong and weights[name].dtype != np.float32 and tensor.dtype == paddle.float32:
+            raise UserError(
+                f"weights {source}: '{name}' is {weights[name].dtype}, but the model has numbers with fractions there; "
+                "give weights of float32 (float16, bfloat16 and float64 are read as that)"
+            )
     # Paddle warns of every name that is left out: those keep what they have.
     model.set_state_dict({n: tensor if n in wrong else weights[n] for n, tensor in own.items()})
     return wrong
@@ -168,13 +190,24 @@ def load_trunk(backbone: nn.Layer, weights: Mapping[str, np.ndarray], source: Pa
 def read_safetensors(path: Path, what: str) -> tuple[Weights, dict[str, str]]:
     """The tensors and the metadata of a `.safetensors` file; `what` it is, for messages.
 
+    The package checks lengths, offsets and types before anything is made of them. bfloat16 becomes float32, with a line
+    about it.
     Raises:
         UserError: a missing or damaged file.
     """
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{what} {path}: damaged or not a .safetensors file ({error})") from error
+        data = path.read_bytes()
+        found = safetensors.deserialize(data)
+        tensors = {name: np.frombuffer(t["data"], _SAFETENSORS[t["dtype"]]).reshape(t["shape"]) for name, t in found}
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except KeyError as error:
+        raise UserError(f"{what} {path}: tensors of type {error} are not read; save them as F32") from error
+    except (safetensors.SafetensorError, ValueError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} {path}: damaged or not a .safetensors file ({reason})") from error
+    bfloat16 = [name for name, tensor in found if tensor["dtype"] == "BF16"]
+    if bfloat16:
+        tensors |= _as_float32({name: tensors[name] for name in bfloat16}, bfloat16, f"{what} {path}")
+    return tensors, header.get("__metadata__") or {}

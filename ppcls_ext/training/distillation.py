@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +23,10 @@ from paddle import nn
 from paddle.nn import functional
 
 from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, LARGEST_SEED, Section, in_run_folder, load_config
-from ppcls_ext.core.display import bar
+from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.core.system import lock
+from ppcls_ext.core.files import atomic_write_text, regular_target
+from ppcls_ext.core.system import NoLocks, lock, reserve
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import find_weights, head_names, load_into, read_weights
@@ -198,9 +197,11 @@ class Cache:
             return 0
         try:
             found = json.loads(self._key_file.read_text(encoding="utf-8"))
-            done = int(found.pop("done"))
-        except (ValueError, KeyError, AttributeError) as error:
+            done = found.pop("done")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"Distill.cache {self.folder}: key.json is damaged; remove the folder") from error
+        if type(done) is not int or not 0 <= done <= self.shape[0] * self.shape[1]:
+            raise UserError(f"Distill.cache {self.folder}: key.json is damaged; remove the folder")
         for name, value in self.key.items():
             if found.get(name) != value:
                 raise UserError(
@@ -221,13 +222,16 @@ class Cache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = open(self.folder / "lock", "w")  # noqa: SIM115  (closed below)
+            held = open(regular_target(self.folder / "lock"), "w")  # noqa: SIM115  (closed below)
         except OSError as error:
             raise UserError(
                 f"Distill.cache {self.folder}: cannot be written ({error.strerror}); give another folder"
             ) from error
         with held:
-            lock(held)
+            try:
+                lock(held)
+            except NoLocks as error:
+                say(f"Distill.cache {self.folder}: no lock there ({error.strerror}); let one run at a time fill it")
             self._fill(teacher, loader, self._done())
 
     def _fill(self, teacher: Teacher, loader: Loader, done: int) -> None:
@@ -235,14 +239,7 @@ class Cache:
         if done == epochs * images:
             return
         _ = teacher.model  # wrong weights are found before a file is made
-        if done:
-            logits = np.lib.format.open_memmap(self._file, "r+")
-        else:
-            needed = 2 * math.prod(self.shape)
-            if shutil.disk_usage(self.folder).free < needed:  # a full disk would end the process without a word
-                raise UserError(f"Distill.cache {self.folder}: it needs {needed / 1e9:.1f} GB of free space")
-            logits = np.lib.format.open_memmap(self._file, "w+", np.float16, self.shape)
-            self._note(0)
+        logits = self._mapped("r+") if done else self._made()
         noted = time.monotonic()
         with bar(epochs * images, "teacher") as progress:
             progress.advance(done)
@@ -262,10 +259,39 @@ class Cache:
                 logits.flush()
                 self._note(done)
 
+    def _made(self) -> np.memmap[Any, Any]:
+        """A file of the cache's size, whose space is taken at once: a full disk would end a process that writes to
+        a mapped file without a word."""
+        needed = 2 * math.prod(self.shape)
+        self._key_file.unlink(missing_ok=True)
+        try:
+            logits = np.lib.format.open_memmap(regular_target(self._file), "w+", np.float16, self.shape)
+            reserve(self._file)
+        except OSError as error:
+            self._file.unlink(missing_ok=True)
+            raise UserError(
+                f"Distill.cache {self.folder}: it needs {needed / 1e9:.1f} GB of free space ({error.strerror})"
+            ) from error
+        self._note(0)
+        return logits
+
+    def _mapped(self, mode: Literal["r", "r+"]) -> np.memmap[Any, Any]:
+        """The file, whose size and type must be those that the key states."""
+        try:
+            logits = np.lib.format.open_memmap(self._file, mode)
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(
+                f"Distill.cache {self.folder}: logits.npy cannot be read ({reason}); remove the folder"
+            ) from error
+        if logits.shape != self.shape or logits.dtype != np.float16:
+            raise UserError(f"Distill.cache {self.folder}: logits.npy is not the one of key.json; remove the folder")
+        return logits
+
     def logits(self, keys: np.ndarray) -> np.ndarray:
         """float32 [N, C] for sample keys int64 [N, 3] (epoch, index, first of the batch)."""
         if self._logits is None:
-            self._logits = np.load(self._file, mmap_mode="r")
+            self._logits = self._mapped("r")
         return self._logits[keys[:, 0] % self.shape[0], keys[:, 1]].astype(np.float32)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from ppcls_ext.core.errors import CheckFailed
+from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.step import Step
 
 
@@ -24,6 +25,46 @@ class Position:
     stopped: bool = False  # whether Global.early_stop has ended the run
     sums: dict[str, float] = field(default_factory=dict)  # losses and stats, summed over the epoch's images
     images: int = 0  # number of images in `sums`
+
+    @classmethod
+    def read(cls, values: Any, steps: int) -> Position:
+        """What a training state says, which may be damaged or of another program.
+
+        Args:
+            steps: in an epoch.
+        Raises:
+            UserError: values of other types, or that do not go together.
+        """
+        default = asdict(cls())  # for what states of earlier versions do not have
+        if not isinstance(values, Mapping) or not set(values) <= set(default):
+            raise UserError("its position has other entries than a run's")
+        values = {**default, **values}
+        for name in ("epoch", "step", "total_steps", "stale", "images"):
+            if type(values[name]) is not int or not 0 <= values[name] < 2**53:
+                raise UserError(f"its position has {name} {str(values[name])[:40]!r}, expected a whole number from 0")
+        best, best_epoch, sums = values["best"], values["best_epoch"], values["sums"]
+        if best is not None and not _is_number(best):
+            raise UserError(f"its position has best {str(best)[:40]!r}, expected a number")
+        if (best is None) != (best_epoch is None) or not (best_epoch is None or type(best_epoch) is int):
+            raise UserError(f"its position has best_epoch {str(best_epoch)[:40]!r} for a best of {best}")
+        if type(values["stopped"]) is not bool:
+            raise UserError("its position has a value for stopped that is neither true nor false")
+        if not isinstance(sums, Mapping) or not all(map(_is_number, sums.values())):
+            raise UserError("its position has sums that are no numbers")
+        position = cls(**{**values, "sums": {name: float(value) for name, value in sums.items()}})
+        position._check(steps)
+        return position
+
+    def _check(self, steps: int) -> None:
+        """Raise UserError where the counts contradict each other; the last epoch of a run by steps may be a part."""
+        done = self.total_steps - self.epoch * steps
+        if (done != self.step or self.step > steps) if self.step else not -steps < done <= 0:
+            raise UserError(
+                f"its position is step {self.step} of epoch {self.epoch + 1} after {self.total_steps} steps in all, "
+                f"which cannot be with {steps} steps in an epoch"
+            )
+        if self.step and (self.images < 1 or "loss" not in self.sums):
+            raise UserError("its position has no losses of the epoch that is under way")
 
     def means(self) -> dict[str, float]:
         """Losses and stats as means over the epoch's images so far; empty before the first."""
@@ -63,6 +104,10 @@ class Position:
         self.stale += 1
         self.stopped = patience is not None and self.stale >= patience
         return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Pending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,13 @@ import safetensors.numpy
 from paddle import nn
 from paddle.base import unique_name
 
-from ppcls_ext.core.config import LATEST_STATE
+from ppcls_ext.core.config import BEST_WEIGHTS, LATEST_STATE
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.files import atomic_write
+from ppcls_ext.core.files import atomic_write_bytes
 from ppcls_ext.models.weights import Weights, read_safetensors
-from ppcls_ext.upstream.paddle import restore_state
+from ppcls_ext.upstream.paddle import accumulator_names, restore_state
+
+CHECKSUM = "sha256"  # in the metadata; states of earlier versions have none
 
 
 def find_state(path: str) -> Path:
@@ -40,21 +43,40 @@ def read_state(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Read what `save_state` wrote: tensors by name, and `info`.
 
     Raises:
-        UserError: a missing or damaged file.
+        UserError: a missing or damaged file; one that is not as it was written, where it has a checksum.
     """
     tensors, metadata = read_safetensors(path, "training state")
+    text = metadata.get("info", "{}")
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors, text):
+        raise UserError(
+            f"training state {path}: damaged, its checksum differs; take a copy that is whole, or start anew from the "
+            f"run's weights: -o Global.pretrained_model={path.parent / BEST_WEIGHTS}"
+        )
     try:
-        info = json.loads(metadata.get("info", "{}"))
-    except ValueError as error:
+        info = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"training state {path}: damaged ({error})") from error
+    if not isinstance(info, dict):
+        raise UserError(f"training state {path}: damaged (it says nothing of a run)")
     return tensors, info
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], info: str) -> str:
+    """SHA-256 of names, types, shapes and numbers, and of `info`."""
+    digest = hashlib.sha256(info.encode())
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"\0{name}\0{tensor.dtype.str}\0{list(tensors[name].shape)}\0".encode())
+        digest.update(tensor.data if tensor.size else b"")
+    return digest.hexdigest()
 
 
 def save_state(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
     """Write a training state (tensors, and JSON-able `info`) as one `.safetensors` file, atomically."""
     arrays = {name: np.ascontiguousarray(t) for name, t in tensors.items()}
-    metadata = {"info": json.dumps(info)}
-    atomic_write(path, lambda temporary: safetensors.numpy.save_file(arrays, temporary, metadata))
+    text = json.dumps(info)
+    data = safetensors.numpy.save(arrays, {"info": text, CHECKSUM: _checksum(arrays, text)})
+    atomic_write_bytes(path, data)
 
 
 def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Weights:
@@ -74,27 +96,49 @@ def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> W
     return state
 
 
+def check_optimizer_state(
+    model: nn.Layer, optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray]
+) -> None:
+    """Raise UserError where `load_optimizer_state` could not put a state back, or where some of it is missing."""
+    own = dict(model.named_parameters())
+    found: dict[str, set[str]] = {}
+    for key, value in state.items():
+        name, _, accumulator = key.rpartition("/")
+        if name not in own:
+            raise UserError(f"it has an optimizer value for '{name}', which the model does not have")
+        # Accumulators are as large as their parameter, or a single number (powers of Adam's betas).
+        if value.size != 1 and list(value.shape) != list(own[name].shape):
+            raise UserError(
+                f"the optimizer value for '{name}' is {list(value.shape)}, but the parameter is {list(own[name].shape)}"
+            )
+        if value.dtype != np.float32:
+            raise UserError(f"the optimizer value for '{name}' is {value.dtype}, expected float32")
+        found.setdefault(name, set()).add(accumulator)
+    every = set().union(*found.values())
+    known = accumulator_names(optimizer)
+    for name, accumulators in found.items():
+        missing = sorted(every - accumulators) or sorted(known and accumulators - known)
+        if missing:
+            raise UserError(
+                f"the optimizer values {', '.join(missing)} for '{name}' do not fit; it was saved with "
+                "another optimizer, or is damaged"
+            )
+
+
 def load_optimizer_state(
     model: nn.Layer, optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray]
 ) -> None:
     """Put back what `optimizer_state` gave. Learning-rate schedulers are left alone.
 
     Raises:
-        UserError: the state is of another network.
+        UserError: the state is of another network. Nothing is changed then.
     """
+    check_optimizer_state(model, optimizer, state)
     own = dict(model.named_parameters())
     made = {key.rsplit("_", 1)[0]: key for key, v in optimizer.state_dict().items() if isinstance(v, paddle.Tensor)}
     renamed = {}
     for key, value in state.items():
         name, accumulator = key.rsplit("/", 1)
-        if name not in own:
-            raise UserError(f"training state: it has an optimizer value for '{name}', which the model does not have")
-        # Accumulators are as large as their parameter, or a single number (powers of Adam's betas).
-        if value.size != 1 and list(value.shape) != list(own[name].shape):
-            raise UserError(
-                f"training state: the optimizer value for '{name}' is {list(value.shape)}, "
-                f"but the parameter is {list(own[name].shape)}"
-            )
         paddle_name = f"{own[name].name}_{accumulator}"
         # An optimizer makes its accumulators, and numbers their names, only at its first step.
         following = f"{paddle_name}_{unique_name.generator.ids[paddle_name]}"

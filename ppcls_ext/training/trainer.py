@@ -58,7 +58,7 @@ class Trainer:
         self.position = Position()
         self.pending = Pending()
         self.waits = Waits(self.loader)
-        self.checkpoint = Checkpoint(self.learner, lambda: _fingerprint(self))
+        self.checkpoint = Checkpoint(self.learner, self.length.steps, lambda: _fingerprint(self))
 
     @property
     def last_step(self) -> int:
@@ -90,8 +90,9 @@ class Trainer:
         self.folder.start(resolved, self.task.labels(), resuming=bool(self.global_section.checkpoints))
 
     def _resume(self, path: Path) -> None:
-        self.position = self.checkpoint.load(path)
         self.folder = RunFolder(path.parent)
+        self.folder.lock()
+        self.position = self.checkpoint.load(path)
         say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")
         self.folder.log("resume", {"epoch": self.position.epoch, "step": self.position.total_steps})
 
@@ -191,6 +192,8 @@ class Trainer:
 
     def _after_epoch(self) -> dict[str, float]:
         at = self.position
+        if not self.folder.latest.exists():
+            self.save_latest()  # weights without a state, left by a kill, could be neither resumed nor begun anew
         means = at.means()
         at.end_epoch()
         finished = at.total_steps >= self.last_step
@@ -261,6 +264,13 @@ def train(config: Config) -> RunFolder:
         Stopped: interrupted; the latest state is saved.
     """
     trainer = Trainer(make_task(config))
+    try:
+        return _run(trainer, config)
+    finally:
+        trainer.folder.unlock()
+
+
+def _run(trainer: Trainer, config: Config) -> RunFolder:
     trainer.start()
     if trainer.finished:
         how = (

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib
 import io
+import logging
 import os
 import pickle
 import platform
@@ -125,6 +126,38 @@ def unguarded(guarded: Sequence[Any]) -> list[Any]:
     return batch
 
 
+def batches_of(iterator: Any) -> Iterator[Any]:
+    """What an iterator of `paddle.io.DataLoader` with workers gives.
+
+    paddle 3.2.2 says "Blocking queue is killed" and logs a line where a worker was killed; here it is a WorkerKilled.
+    Can go when the loader raises that.
+    """
+    log = logging.getLogger()
+    log.addFilter(_not_of_workers)
+    try:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (SystemError, RuntimeError, OSError) as error:
+                killed = [-worker.exitcode for worker in iterator._workers if (worker.exitcode or 0) < 0]
+                if not killed:
+                    raise
+                raise WorkerKilled(killed[0]) from error
+            yield batch
+    finally:
+        log.removeFilter(_not_of_workers)
+
+
+class WorkerKilled(Exception):
+    """A worker of a loader ended by a signal, whose number is the argument."""
+
+
+def _not_of_workers(record: logging.LogRecord) -> bool:
+    return "workers exit unexpectedly" not in record.getMessage()
+
+
 WORKER_SECONDS = 2.0  # a worker has this long to end by itself
 
 
@@ -151,6 +184,15 @@ def restore_state(holder: Any, state: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There are some unused values in state_dict")
         holder.set_state_dict(state)
+
+
+def accumulator_names(optimizer: Any) -> set[str]:
+    """What an optimizer keeps of each parameter, such as `velocity`; empty for one that keeps nothing.
+
+    paddle 3.2.2 makes these values at the first step, and tells their names before it in private attributes alone.
+    Can go when an optimizer has a public list of them.
+    """
+    return {getattr(optimizer, name) for name in dir(optimizer) if name.endswith("_acc_str")}
 
 
 @contextlib.contextmanager

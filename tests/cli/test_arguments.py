@@ -8,7 +8,22 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.cli.arguments import add_config_arguments, engine_names, listed, names, positive, real, whole, wholes
+from ppcls_ext.cli.arguments import (
+    add_config_arguments,
+    batch,
+    engine_names,
+    listed,
+    names,
+    path,
+    port,
+    positive,
+    real,
+    seed,
+    share,
+    threads,
+    whole,
+    wholes,
+)
 from ppcls_ext.runtime.engines import ENGINES
 
 
@@ -33,6 +48,17 @@ def test_values_are_read(kind: Callable[[str], Any], text: str, value: Any) -> N
         (positive, "0", "expected 1 or more, got 0"),
         (real, "x", "expected a number, got 'x'"),
         (wholes, "2,x", "expected a whole number, got 'x'"),
+        (whole, "\u00b2", "expected a whole number, got '\u00b2'"),
+        (whole, "9" * 5000, f"expected a whole number, got '{'9' * 57}...'"),
+        (threads, "-1", "expected 1 to 1024, got -1"),
+        (batch, "1000000000", "expected 1 to 65536, got 1000000000"),
+        (port, "65536", "expected 0 to 65535, got 65536"),
+        (seed, "-1", "expected 0 to 4294967295, got -1"),
+        (real, "nan", "expected a finite number, got 'nan'"),
+        (real, "1e999", "expected a finite number, got '1e999'"),
+        (share, "1.5", "expected 0 to 1, got 1.5"),
+        (path, " ", "expected a name or path, got ' '"),
+        (path, "a\0b", "expected a name or path, got 'a\\x00b'"),
     ],
 )
 def test_wrong_values_say_what_is_expected(kind: Callable[[str], Any], text: str, message: str) -> None:

@@ -109,3 +109,15 @@ def test_another_epoch_than_the_one_prepared_can_be_entered() -> None:
     list(loader.epoch(0, ahead=True))
     np.testing.assert_array_equal(batches(loader, 1, skip=2)[0], batches(make(), 1, skip=2)[0])
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """As the system does it when memory runs out. Slow: worker processes."""
+    found = make(count=400, workers=2).epoch()
+    next(found)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(UserError, match="a process that prepares images was killed by SIGKILL, most likely for memory"):
+        list(found)
+    assert "exit unexpectedly" not in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
@@ -325,3 +327,54 @@ def test_optimizer_state_of_another_network_is_refused() -> None:
         target = paddle.optimizer.Momentum(0.1, 0.9, parameters=other.parameters())
         with pytest.raises(UserError, match=words):
             load_optimizer_state(other, target, state)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64", "bfloat16"])
+@pytest.mark.parametrize("form", ["pdparams", "safetensors"])
+def test_other_numbers_with_fractions_become_float32_with_a_line(
+    kind: str, form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, values = tmp_path / f"w.{form}", np.array([1.0, -2.5, 0.0], np.float32)
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    if form == "pdparams":
+        path.write_bytes(pickle.dumps({"w": bits if kind == "bfloat16" else values.astype(kind)}))
+    else:
+        data = bits.tobytes() if kind == "bfloat16" else values.astype(kind).tobytes()
+        name = {"float16": "F16", "float64": "F64", "bfloat16": "BF16"}[kind]
+        header = json.dumps({"w": {"dtype": name, "shape": [3], "data_offsets": [0, len(data)]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    found = read_weights(path)["w"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values)
+    assert capfd.readouterr().err == f"weights {path}: 1 tensors of {kind} are read as float32\n"
+
+
+def test_numbers_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
+    model = network()
+    weights = numpy_state(model)
+    with pytest.raises(UserError, match=r"'fc.bias' is int64, but the model has numbers with fractions there"):
+        load_into(model, {**weights, "fc.bias": np.zeros(10, np.int64)}, "w")
+    save_weights(tmp_path / "w.pdparams", {"w": np.array([1e300])})
+    with pytest.raises(UserError, match="'w' has numbers beyond float32"):
+        read_weights(tmp_path / "w.pdparams")
+
+
+def test_a_flipped_bit_of_a_state_is_found(tmp_path: Path) -> None:
+    """In any of its bytes; a state without a checksum is read as before."""
+    path = tmp_path / "s.safetensors"
+    save_state(path, {"model/w": np.arange(5, dtype="float32")}, {"epoch": 1})
+    data, said = path.read_bytes(), []
+    for place in range(len(data)):
+        spoiled = bytearray(data)
+        spoiled[place] ^= 1 << place % 8
+        path.write_bytes(spoiled)
+        try:
+            tensors, info = read_state(path)
+        except UserError as error:
+            said.append(str(error))
+        else:  # a bit of white space, or of the name of the checksum
+            assert (info, tensors["model/w"].tolist()) == ({"epoch": 1}, [0, 1, 2, 3, 4]), place
+    assert len(said) > 0.8 * len(data)
+    assert not [text for text in said if "\n" in text]
+    path.write_bytes(safetensors.numpy.save({"w": np.ones(2)}, {"info": '{"epoch": 2}'}))
+    assert read_state(path)[1] == {"epoch": 2}
