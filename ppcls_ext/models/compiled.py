@@ -223,6 +223,47 @@ def normalise_backward(start, end, y, grad, constants, y_grad, activation):
         _norm_gradient(y[plane], grad[plane], constants[plane % len(constants)], y_grad[plane], activation)
 
 
+# Rows of flat arrays
+#
+# No slices in inner loops: each would be counted as a reference. And unsigned indices, which need no test for counting
+# from the end of an array; with it, LLVM uses no vectors.
+
+
+@_Compiled
+def _copy(source, start, step, goal, to, count):
+    """goal[to + i] = source[start + i * step], for so many i."""
+    start, to, step = np.uint64(start), np.uint64(to), np.uint64(step)
+    if step == 1:
+        for i in range(np.uint64(max(count, 0))):
+            goal[to + i] = source[start + i]
+    elif step == 2:
+        for i in range(np.uint64(max(count, 0))):
+            goal[to + i] = source[start + i + i]
+    else:
+        for i in range(np.uint64(max(count, 0))):
+            goal[to + i] = source[start + i * step]
+
+
+@_Compiled
+def _copy_apart(source, start, goal, to, step, count):
+    """The opposite of `_copy`: goal[to + i * step] = source[start + i]."""
+    start, to, step = np.uint64(start), np.uint64(to), np.uint64(step)
+    if step == 1:
+        for i in range(np.uint64(max(count, 0))):
+            goal[to + i] = source[start + i]
+    else:
+        for i in range(np.uint64(max(count, 0))):
+            goal[to + i * step] = source[start + i]
+
+
+@_Compiled
+def _fill(goal, to, count):
+    """Zeros."""
+    to = np.uint64(to)
+    for i in range(np.uint64(max(count, 0))):
+        goal[to + i] = np.float32(0)
+
+
 # Dense convolutions, on images [N, C, H x W]
 
 _KINDS = types.int8, types.int8
@@ -246,48 +287,51 @@ def _product(a, a_kind, b, b_kind, share, out):
 
 
 @_Compiled
-def _unfold(image, columns, window):
-    """What each tap of each channel sees, a row of `columns` [C x taps, H' x W'] each; see `dense` for `window`."""
-    (taps_y, taps_x), (step_y, step_x), padding, dilation, (height, width), (rows, length) = window
-    for channel in range(len(image)):
+def _unfold(images, base, columns, window):
+    """What each tap of each channel sees, a row [H' x W'] of flat `columns` each.
+
+    Args:
+        images: flat; the image begins at `base`.
+        window: see `dense`.
+    """
+    channels, (taps_y, taps_x), (step_y, step_x), padding, dilation, (height, width), (rows, length) = window
+    at = 0
+    for channel in range(channels):
         for tap in range(taps_y * taps_x):
-            column = columns[channel * taps_y * taps_x + tap]
             start = tap % taps_x * dilation[1] - padding[1]  # where the first output looks in its row
-            least = max(0, (step_x - 1 - start) // step_x)
+            least = min(length, max(0, (step_x - 1 - start) // step_x))
             beyond = max(least, min(length, (width - start + step_x - 1) // step_x))
             for row in range(rows):
-                y, at = row * step_y - padding[0] + tap // taps_x * dilation[0], row * length
-                if y < 0 or y >= height:
-                    column[at : at + length] = 0
-                    continue
-                column[at : at + least] = 0
-                column[at + beyond : at + length] = 0
-                first = y * width + start
-                if step_x == 1:
-                    for i in range(least, beyond):
-                        column[at + i] = image[channel, first + i]
+                y = row * step_y - padding[0] + tap // taps_x * dilation[0]
+                if 0 <= y < height:
+                    first = base + (channel * height + y) * width + start + least * step_x
+                    _fill(columns, at, least)
+                    _copy(images, first, step_x, columns, at + least, beyond - least)
+                    _fill(columns, at + beyond, length - beyond)
                 else:
-                    for i in range(least, beyond):
-                        column[at + i] = image[channel, first + i * step_x]
+                    _fill(columns, at, length)
+                at += length
 
 
 @_Compiled
-def _fold(columns, image, window):
+def _fold(columns, images, base, window):
     """The gradient of `_unfold`: what every tap sees is added to where it is."""
-    (taps_y, taps_x), (step_y, step_x), padding, dilation, (height, width), (rows, length) = window
-    image[:] = 0
-    for channel in range(len(image)):
+    channels, (taps_y, taps_x), (step_y, step_x), padding, dilation, (height, width), (rows, length) = window
+    _fill(images, base, channels * height * width)
+    step, at = np.uint64(step_x), 0
+    for channel in range(channels):
         for tap in range(taps_y * taps_x):
-            column = columns[channel * taps_y * taps_x + tap]
             start = tap % taps_x * dilation[1] - padding[1]
-            least = max(0, (step_x - 1 - start) // step_x)
+            least = min(length, max(0, (step_x - 1 - start) // step_x))
             beyond = max(least, min(length, (width - start + step_x - 1) // step_x))
             for row in range(rows):
-                y, at = row * step_y - padding[0] + tap // taps_x * dilation[0], row * length
+                y = row * step_y - padding[0] + tap // taps_x * dilation[0]
                 if 0 <= y < height:
-                    first = y * width + start
-                    for i in range(least, beyond):
-                        image[channel, first + i * step_x] += column[at + i]
+                    goal = np.uint64(base + (channel * height + y) * width + start + least * step_x)
+                    source = np.uint64(at + least)
+                    for i in range(np.uint64(beyond - least)):
+                        images[goal + i * step] += columns[source + i]
+                at += length
 
 
 @_Compiled
@@ -296,13 +340,13 @@ def dense(start, end, x, weight, y, moments, window, unfolds):
 
     Args:
         weight: [C', C x taps].
-        window: kernel, stride, padding, dilation, size of the input and of the output: pairs, rows first.
+        window: input channels, then kernel, stride, padding, dilation, size of the input and of the output: pairs.
         unfolds: a kernel of more than one tap, or a stride: the product is with what the taps see.
     """
     seen = np.empty((weight.shape[1], y.shape[2]) if unfolds else (0, 0), np.float32)
     for image in range(start, end):
         if unfolds:
-            _unfold(x[image], seen, window)
+            _unfold(x.ravel(), image * x.shape[1] * x.shape[2], seen.ravel(), window)
         _product(weight, _PLAIN, seen if unfolds else x[image], _PLAIN, np.float32(0), y[image])
         for channel in range(len(weight) if len(moments) else 0):
             _moments(y[image, channel], moments[image * len(weight) + channel])
@@ -367,7 +411,7 @@ def dense_backward(start, end, x, weight, y, grad, constants, x_grad, weight_gra
                 _norm_gradient(planes[0], planes[1], constants[channel], y_grad[channel], activation)
             of_image = y_grad if len(constants) else grad[image]
             if unfolds:
-                _unfold(x[image], seen, window)
+                _unfold(x.ravel(), image * x.shape[1] * x.shape[2], seen.ravel(), window)
             source = seen if unfolds else x[image]
             if few:
                 _add_dots(of_image, source, weight_grads[group])
@@ -377,105 +421,92 @@ def dense_backward(start, end, x, weight, y, grad, constants, x_grad, weight_gra
                 goal = seen if unfolds else x_grad[image]
                 _product(weight, _TRANSPOSED, of_image, _PLAIN, np.float32(0), goal)
                 if unfolds:
-                    _fold(seen, x_grad[image], window)
+                    _fold(seen.ravel(), x_grad.ravel(), image * x.shape[1] * x.shape[2], window)
 
 
 # Depthwise convolutions, on planes [N x C, H, W]
 
 
 @_Compiled
-def _run(y, column, width, stride, padding, phase):
-    """Where a padded row has the phase of a column: position and column of the first element, and their count."""
-    first = (column - padding[1]) % stride[1]
-    at = (first + padding[1]) // stride[1]
-    position = ((y % stride[0] * stride[1] + column) * phase[0] + y // stride[0]) * phase[1] + at
-    return position, first, min((width - first + stride[1] - 1) // stride[1], phase[1] - at)
+def _runs(height, width, stride, padding, phase):
+    """Where rows of a plane lie when it is dealt out by phase: int64 [rows and columns' phases, 3].
+
+    Each is a run of elements that are a stride apart in the plane: where it begins there, and when dealt out, and the
+    count. Found once for all planes.
+    """
+    rows = min(height, phase[0] * stride[0] - padding[0])
+    runs = np.empty((rows * stride[1], 3), np.int64)
+    for k in range(len(runs)):
+        row, column = k // stride[1], k % stride[1]
+        first = (column - padding[1]) % stride[1]
+        at, y = (first + padding[1]) // stride[1], row + padding[0]
+        runs[k, 0] = row * width + first
+        runs[k, 1] = ((y % stride[0] * stride[1] + column) * phase[0] + y // stride[0]) * phase[1] + at
+        runs[k, 2] = min((width - first + stride[1] - 1) // stride[1], phase[1] - at)
+    return runs
 
 
 @_Compiled
-def _deal(plane, dealt, stride, padding, phase):
-    """Deal a plane [H, W] out by phase; the margins of `dealt` stay."""
-    for row in range(min(plane.shape[0], phase[0] * stride[0] - padding[0])):
-        for column in range(stride[1]):
-            position, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
-            if stride[1] == 1:
-                for i in range(count):
-                    dealt[position + i] = plane[row, first + i]
-            else:
-                for i in range(count):
-                    dealt[position + i] = plane[row, first + i * stride[1]]
+def _deal(planes, base, dealt, runs, step):
+    """Deal the plane that begins at `base` out by phase; the margins of `dealt` stay."""
+    for k in range(len(runs)):
+        _copy(planes, base + runs[k, 0], step, dealt, runs[k, 1], runs[k, 2])
 
 
 @_Compiled
-def _collect(dealt, plane, stride, padding, phase):
+def _collect(dealt, planes, base, size, runs, step):
     """The opposite of `_deal`; what no tap reads becomes 0."""
-    plane[:] = 0
-    for row in range(min(plane.shape[0], phase[0] * stride[0] - padding[0])):
-        for column in range(stride[1]):
-            position, first, count = _run(row + padding[0], column, plane.shape[1], stride, padding, phase)
-            if stride[1] == 1:
-                for i in range(count):
-                    plane[row, first + i] = dealt[position + i]
-            else:
-                for i in range(count):
-                    plane[row, first + i * stride[1]] = dealt[position + i]
+    _fill(planes, base, size)
+    for k in range(len(runs)):
+        _copy_apart(dealt, runs[k, 1], planes, base + runs[k, 0], step, runs[k, 2])
 
 
 @_Compiled
-def _add_shifted(source, at, factors, total):
-    """Add the sum over k of factors[k] * source[at[k] + i] to total[i]; several k at a time save passes."""
+def _add_shifted(source, at, factors, count, total):
+    """Add the sum over k < count of factors[k] * source[at[k] + i] to total[i]; several k at a time save passes."""
     k = 0
-    n = len(total)
-    while len(at) - k >= 9:
+    n = np.uint64(len(total))
+    while count - k >= 5:
         f0, f1, f2, f3, f4 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3], factors[k + 4]
-        f5, f6, f7, f8 = factors[k + 5], factors[k + 6], factors[k + 7], factors[k + 8]
-        s0, s1, s2, s3 = source[at[k] :], source[at[k + 1] :], source[at[k + 2] :], source[at[k + 3] :]
-        s4, s5, s6, s7 = source[at[k + 4] :], source[at[k + 5] :], source[at[k + 6] :], source[at[k + 7] :]
-        s8 = source[at[k + 8] :]
+        s0, s1, s2 = np.uint64(at[k]), np.uint64(at[k + 1]), np.uint64(at[k + 2])
+        s3, s4 = np.uint64(at[k + 3]), np.uint64(at[k + 4])
         for i in range(n):
-            first = f0 * s0[i] + f1 * s1[i] + f2 * s2[i] + f3 * s3[i] + f4 * s4[i]
-            total[i] += first + (f5 * s5[i] + f6 * s6[i] + f7 * s7[i] + f8 * s8[i])
-        k += 9
-    while len(at) - k >= 5:
-        f0, f1, f2, f3, f4 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3], factors[k + 4]
-        s0, s1, s2, s3 = source[at[k] :], source[at[k + 1] :], source[at[k + 2] :], source[at[k + 3] :]
-        s4 = source[at[k + 4] :]
-        for i in range(n):
-            total[i] += f0 * s0[i] + f1 * s1[i] + f2 * s2[i] + f3 * s3[i] + f4 * s4[i]
+            summand = f0 * source[s0 + i] + f1 * source[s1 + i] + f2 * source[s2 + i]
+            total[i] += summand + (f3 * source[s3 + i] + f4 * source[s4 + i])
         k += 5
-    while len(at) - k >= 2:
+    while count - k >= 2:
         f0, f1 = factors[k], factors[k + 1]
-        s0, s1 = source[at[k] :], source[at[k + 1] :]
+        s0, s1 = np.uint64(at[k]), np.uint64(at[k + 1])
         for i in range(n):
-            total[i] += f0 * s0[i] + f1 * s1[i]
+            total[i] += f0 * source[s0 + i] + f1 * source[s1 + i]
         k += 2
-    if k < len(at):
-        f0, s0 = factors[k], source[at[k] :]
+    if k < count:
+        f0, s0 = factors[k], np.uint64(at[k])
         for i in range(n):
-            total[i] += f0 * s0[i]
+            total[i] += f0 * source[s0 + i]
 
 
 @_Compiled
-def _dots(grad, source, offsets, out):
-    """out[k] = sum over i of grad[i] * source[offsets[k] + i]."""
+def _dots(padded, start, count, source, offsets, out, plane):
+    """out[plane, k] = sum over i < count of padded[start + i] * source[offsets[k] + i]."""
     k = 0
-    n = len(grad)
+    start, n = np.uint64(start), np.uint64(count)
     while len(offsets) - k >= 3:
-        s0, s1, s2 = source[offsets[k] :], source[offsets[k + 1] :], source[offsets[k + 2] :]
+        s0, s1, s2 = np.uint64(offsets[k]), np.uint64(offsets[k + 1]), np.uint64(offsets[k + 2])
         a = b = c = np.float32(0)
         for i in range(n):
-            g = grad[i]
-            a += g * s0[i]
-            b += g * s1[i]
-            c += g * s2[i]
-        out[k], out[k + 1], out[k + 2] = a, b, c
+            g = padded[start + i]
+            a += g * source[s0 + i]
+            b += g * source[s1 + i]
+            c += g * source[s2 + i]
+        out[plane, k], out[plane, k + 1], out[plane, k + 2] = a, b, c
         k += 3
     while k < len(offsets):
-        s0 = source[offsets[k] :]
+        s0 = np.uint64(offsets[k])
         a = np.float32(0)
         for i in range(n):
-            a += grad[i] * s0[i]
-        out[k] = a
+            a += padded[start + i] * source[s0 + i]
+        out[plane, k] = a
         k += 1
 
 
@@ -491,16 +522,20 @@ def _whole(count):
 def convolve(start, end, x, taps, out, offsets, stride, padding, phase, moments):
     """A depthwise convolution; with moments of the planes of `out`, where there is room for them."""
     length = phase[1]
+    runs = _runs(x.shape[1], x.shape[2], stride, padding, phase)
     # Longer than needed: offsets reach a row beyond, and what is computed is rounded up to whole vectors.
     dealt = np.zeros((stride[0] * stride[1] * phase[0] + 1) * length + VECTOR, np.float32)
     total = np.empty(_whole(out.shape[1] * length), np.float32)
+    flat_x, flat_out = x.ravel(), out.ravel()
+    of_channel = np.empty(len(offsets), np.float32)
     for plane in range(start, end):
-        _deal(x[plane], dealt, stride, padding, phase)
-        total[:] = 0
-        _add_shifted(dealt, offsets, taps[plane % len(taps)], total)
+        _deal(flat_x, plane * x.shape[1] * x.shape[2], dealt, runs, stride[1])
+        of_channel[:] = taps[plane % len(taps)]
+        _fill(total, 0, len(total))
+        _add_shifted(dealt, offsets, of_channel, len(offsets), total)
+        base = plane * out.shape[1] * out.shape[2]
         for row in range(out.shape[1]):
-            for column in range(out.shape[2]):
-                out[plane, row, column] = total[row * length + column]
+            _copy(total, row * length, 1, flat_out, base + row * out.shape[2], out.shape[2])
         if len(moments):
             _moments(out[plane].ravel(), moments[plane])
 
@@ -518,33 +553,36 @@ def convolve_backward(
     """
     length, phases = phase[1], stride[0] * stride[1]
     size = phase[0] * length
+    runs = _runs(x.shape[1], x.shape[2], stride, padding, phase)
     dealt = np.zeros(phases * size + length + VECTOR, np.float32)
     dealt_grad = np.empty(_whole(size), np.float32)
     collected = np.empty(phases * size + length, np.float32)
     # The gradient of the output in rows as long as those of a phase; zeros before it, after it and between the rows.
+    count = _whole(grad.shape[1] * length)
     padded = np.zeros(2 * size + grad.shape[1] * length + 2 * VECTOR, np.float32)
-    total_grad = padded[size : size + _whole(grad.shape[1] * length)]
     at, factors = np.empty(len(offsets), np.int64), np.empty(len(offsets), np.float32)
-    y_grad = np.empty(grad.shape[1:], np.float32)
+    flat_x, flat_grad, flat_x_grad = x.ravel(), grad.ravel(), x_grad.ravel()
+    area, width = grad.shape[1] * grad.shape[2], grad.shape[2]
+    y_grad = np.empty(area, np.float32)
     for plane in range(start, end):
-        of_plane = grad[plane]
         if len(constants):
             constant = constants[plane % len(constants)]
-            _norm_gradient(y[plane].ravel(), of_plane.ravel(), constant, y_grad.ravel(), activation)
-            of_plane = y_grad
-        for row in range(grad.shape[1]):
-            for column in range(grad.shape[2]):
-                total_grad[row * length + column] = of_plane[row, column]
-        _deal(x[plane], dealt, stride, padding, phase)
-        _dots(total_grad, dealt, offsets, taps_grad[plane])
+            _norm_gradient(y[plane].ravel(), grad[plane].ravel(), constant, y_grad, activation)
+            for row in range(grad.shape[1]):
+                _copy(y_grad, row * width, 1, padded, size + row * length, width)
+        else:
+            for row in range(grad.shape[1]):
+                _copy(flat_grad, plane * area + row * width, 1, padded, size + row * length, width)
+        _deal(flat_x, plane * x.shape[1] * x.shape[2], dealt, runs, stride[1])
+        _dots(padded, size, count, dealt, offsets, taps_grad, plane)
         for one in range(phases):
-            count = 0
+            found = 0
             for tap in range(len(offsets)):
-                if offsets[tap] // size == one:
-                    at[count] = size - offsets[tap] % size
-                    factors[count] = taps[plane % len(taps), tap]
-                    count += 1
-            dealt_grad[:] = 0
-            _add_shifted(padded, at[:count], factors[:count], dealt_grad)
-            collected[one * size : one * size + size] = dealt_grad[:size]
-        _collect(collected, x_grad[plane], stride, padding, phase)
+                if one * size <= offsets[tap] < (one + 1) * size:
+                    at[found] = size - (offsets[tap] - one * size)
+                    factors[found] = taps[plane % len(taps), tap]
+                    found += 1
+            _fill(dealt_grad, 0, len(dealt_grad))
+            _add_shifted(padded, at, factors, found, dealt_grad)
+            _copy(dealt_grad, 0, 1, collected, one * size, size)
+        _collect(collected, flat_x_grad, plane * x.shape[1] * x.shape[2], x.shape[1] * x.shape[2], runs, stride[1])

@@ -298,7 +298,7 @@ class Dense:
     def _window(self, x: Tensor) -> tuple[Any, ...]:
         g, size = self.geometry, (x.shape[2], x.shape[3])
         unfolds = (g.kernel, g.stride, g.padding) != ((1, 1), (1, 1), (0, 0))
-        return (g.kernel, g.stride, g.padding, g.dilation, size, Layout.of(g, size).out), unfolds
+        return (x.shape[1], g.kernel, g.stride, g.padding, g.dilation, size, Layout.of(g, size).out), unfolds
 
     def forward(self, x: Tensor, weight: Tensor, y: Tensor, moments: np.ndarray, threads: int) -> None:
         """See `Kernels`."""
@@ -509,8 +509,9 @@ def _empty(shape: Sequence[int]) -> Tensor:
 
 def _array(tensor: Tensor) -> np.ndarray:
     """The memory of a contiguous float32 tensor on the CPU as an array, valid while the tensor lives."""
-    count = math.prod(tensor.shape)
-    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(tensor.data_ptr())).reshape(tensor.shape)
+    shape = tensor.shape
+    memory = (ctypes.c_float * math.prod(shape)).from_address(tensor.data_ptr())
+    return np.frombuffer(memory, np.float32).reshape(shape)
 
 
 def _planes(tensor: Tensor) -> np.ndarray:
