@@ -17,12 +17,12 @@ import numpy as np
 
 from ppcls_ext.bench import training_worker
 from ppcls_ext.bench.benchmark import ratio_interval, versions
-from ppcls_ext.runtime.timing import CONFIDENCE
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.machine import machine
 from ppcls_ext.models.spec import BLOCKS, SPECS, LCNetSpec
+from ppcls_ext.runtime.timing import CONFIDENCE
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ def test_layers_for_pytorch_are_those_of_the_network() -> None:
     assert [layer["kind"] for layer in layers].count("block") == 27
     assert [layer["kind"] for layer in layers].count("se") == 2
     assert layers[-1] == {"kind": "head", "channels": 256, "out": 1280}
-    assert all(one["out"] == other["channels"] for one, other in zip(layers, layers[1:], strict=False))
+    assert all(one["out"] == other["channels"] for one, other in itertools.pairwise(layers))
 
 
 def test_the_report_compares_each_with_the_first() -> None:
@@ -30,6 +31,7 @@ def test_the_report_compares_each_with_the_first() -> None:
     assert (rows[1]["least"], rows[1]["most"]) == (32, 40)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_left_out() -> None:
     names = [c.name for c in training.contenders("PPLCNet_x0_25", 1, 2, 32, "/bin/false")]
     assert names == ["pplcnet", "pplcnet, Global.fast_cpu=false"]
