@@ -12,6 +12,8 @@ from paddle import nn
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.models import lcnet
+from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
+from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.upstream.paddleclas import parameter_names_may_repeat
 from ppcls_ext.upstream.paddledet import ppdet
@@ -24,34 +26,27 @@ BACKBONES = Registry("detection backbone")
 STRIDES = (8, 16, 32)
 
 
-# PaddleDetection refuses a name that is taken (its own LCNet is another one): nothing is overwritten.
-@_workspace.register
-@_workspace.serializable
-class PPLCNet(lcnet.PPLCNet):
-    """The PP-LCNet trunk, as PaddleDetection wants a backbone.
+class Trunk(lcnet.PPLCNet):
+    """Any network of the space without its head, as PaddleDetection wants a backbone.
 
     Args:
-        scale, act, se, kernel5: as in `ppcls_ext.models.spec.LCNetSpec`.
+        spec: which network.
         feature_strides: of the maps to give, among 4, 8, 16, 32.
         lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
 
     Shapes: `forward` takes {'image': float32 [N, 3, H, W]} and gives float32 [N, C, H/stride, W/stride] each.
     """
 
-    # The parameters have no annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
-    def __init__(  # type: ignore[no-untyped-def]
+    def __init__(
         self,
-        scale=1.0,
-        act="hardswish",
-        se=LAST_TWO,
-        kernel5=LAST_SEVEN,
-        feature_strides=STRIDES,
-        lr_mult_list=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
-    ):
+        spec: LCNetSpec | NetworkSpec,
+        feature_strides: Sequence[int] = STRIDES,
+        lr_mult_list: Sequence[float] = EVEN_RATES,
+    ) -> None:
         unknown = [s for s in feature_strides if s not in lcnet.FEATURE_STRIDES]
         if unknown or not feature_strides:
             raise ValueError(f"feature_strides must be among {lcnet.FEATURE_STRIDES}, got {list(feature_strides)}")
-        super().__init__(LCNetSpec(scale, act, str(se), str(kernel5), 0, 0.0), 0, lr_mult_list)
+        super().__init__(spec, 0, lr_mult_list)
         self.feature_strides = tuple(feature_strides)
 
     def forward(self, inputs: Mapping[str, paddle.Tensor]) -> list[paddle.Tensor]:
@@ -65,13 +60,38 @@ class PPLCNet(lcnet.PPLCNet):
         return [_ShapeSpec(channels=self.feature_channels[s], stride=s) for s in self.feature_strides]
 
 
-def _named(
-    name: str,
-    feature_strides: Sequence[int] = STRIDES,
-    lr_mult_list: Sequence[float] = (1.0,) * 6,
-) -> PPLCNet:
+# PaddleDetection refuses a name that is taken (its own LCNet is another one): nothing is overwritten.
+@_workspace.register
+@_workspace.serializable
+class PPLCNet(Trunk):
+    """The PP-LCNet trunk.
+
+    Args:
+        scale, act, se, kernel5: as in `ppcls_ext.models.spec.LCNetSpec`.
+        feature_strides, lr_mult_list: see `Trunk`.
+    """
+
+    # The parameters have no annotations: PaddleDetection checks the values in its YAML by them, and cannot read text.
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        scale=1.0,
+        act="hardswish",
+        se=LAST_TWO,
+        kernel5=LAST_SEVEN,
+        feature_strides=STRIDES,
+        lr_mult_list=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    ):
+        super().__init__(LCNetSpec(scale, act, str(se), str(kernel5), 0, 0.0), feature_strides, lr_mult_list)
+
+
+def _named(name: str, feature_strides: Sequence[int] = STRIDES, lr_mult_list: Sequence[float] = EVEN_RATES) -> PPLCNet:
     spec = SPECS[name]
     return PPLCNet(spec.scale, spec.act, spec.se, spec.kernel5, feature_strides, lr_mult_list)
+
+
+def _searched(arch: str, feature_strides: Sequence[int] = STRIDES, lr_mult_list: Sequence[float] = EVEN_RATES) -> Trunk:
+    """The trunk of the network that `arch` describes, see `ppcls_ext.models.network_spec.parse_spec`."""
+    return Trunk(parse_spec(arch), feature_strides, lr_mult_list)
 
 
 def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5) -> nn.Layer:
@@ -91,6 +111,7 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
 
 
 BACKBONES.register("PPLCNet", PPLCNet)
+BACKBONES.register(SEARCHED, _searched)
 BACKBONES.register("MobileNetV3_large", _mobilenet_v3)
 BACKBONES.register("MobileNetV3", _mobilenet_v3)  # the name in configs and run folders written so far
 for _name in SPECS:

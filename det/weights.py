@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
-from det.backbones import PPLCNet
+from det.backbones import Trunk
 from det.network import PicoDet
 from det.sections import ArchSection
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.weights import Weights, load_into, load_trunk
 
 OF_TAL, RECIPES = "head.cls_align.", ("gfl", "tal")  # only the head of `tal` has such names
-PUBLIC = "public"  # as Global.pretrained_model: the file that Arch.public_weights names
+PUBLIC = "public"  # Global.pretrained_model: public means the file that Arch.public_weights names
 
 
 def find_public(arch: ArchSection) -> str:
@@ -94,7 +94,7 @@ def from_classifier(backbone: nn.Layer, weights: Mapping[str, np.ndarray]) -> We
     PP-LCNet has the same ones. PaddleDetection's MobileNetV3 calls `conv1` and `conv2` to `conv16` what PaddleClas
     calls `conv` and `blocks.0` to `blocks.14`.
     """
-    if isinstance(backbone, PPLCNet):
+    if isinstance(backbone, Trunk):
         return dict(weights)
 
     def renamed(name: str) -> str:

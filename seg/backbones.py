@@ -10,7 +10,8 @@ from paddle import nn
 
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.models import lcnet
-from ppcls_ext.models.factory import EVEN_RATES
+from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
+from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.upstream.paddleseg import paddleseg
 
@@ -19,15 +20,34 @@ STEM_STRIDE = 2
 BACKBONES = Registry("backbone")  # what `Arch.backbone.name` may be
 
 
-class PPLCNet(lcnet.PPLCNet):
-    """The trunk of PP-LCNet (the same class and parameter names as in classification) as PaddleSeg wants it.
+class Trunk(lcnet.PPLCNet):
+    """Any network of the space without its head (the same parameter names as in classification) as PaddleSeg wants it.
 
     Args:
-        scale, act, se, kernel5: see `ppcls_ext.models.spec.LCNetSpec`.
+        spec: which network.
         output_stride: 32 (the paper), or 16 or 8, where the last strides become dilations.
         lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
 
     Shapes: float32 [N, 3, H, W] to four maps float32 [N, feat_channels[i], H / stride, W / stride].
+    """
+
+    def __init__(
+        self, spec: LCNetSpec | NetworkSpec, output_stride: int = 32, lr_mult_list: Sequence[float] = EVEN_RATES
+    ) -> None:
+        super().__init__(spec, 0, lr_mult_list, output_stride)
+        self.feat_channels = [self.feature_channels[stride] for stride in lcnet.FEATURE_STRIDES]
+
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        """The maps at strides 4, 8, 16 and 32 (or dilated) of float32 [N, 3, H, W], finest first."""
+        return list(self.features(x).values())
+
+
+class PPLCNet(Trunk):
+    """The trunk of PP-LCNet.
+
+    Args:
+        scale, act, se, kernel5: see `ppcls_ext.models.spec.LCNetSpec`.
+        output_stride, lr_mult_list: see `Trunk`.
     """
 
     def __init__(
@@ -39,12 +59,12 @@ class PPLCNet(lcnet.PPLCNet):
         output_stride: int = 32,
         lr_mult_list: Sequence[float] = EVEN_RATES,
     ) -> None:
-        super().__init__(LCNetSpec(scale, act, se, kernel5), 0, lr_mult_list, output_stride)
-        self.feat_channels = [self.feature_channels[stride] for stride in lcnet.FEATURE_STRIDES]
+        super().__init__(LCNetSpec(scale, act, se, kernel5), output_stride, lr_mult_list)
 
-    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        """The maps at strides 4, 8, 16 and 32 (or dilated) of float32 [N, 3, H, W], finest first."""
-        return list(self.features(x).values())
+
+def _searched(arch: str, output_stride: int = 32, lr_mult_list: Sequence[float] = EVEN_RATES) -> Trunk:
+    """The trunk of the network that `arch` describes, see `ppcls_ext.models.network_spec.parse_spec`."""
+    return Trunk(parse_spec(arch), output_stride, lr_mult_list)
 
 
 def dilate(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
@@ -87,6 +107,7 @@ class _Named:
 
 
 BACKBONES.register("PPLCNet", PPLCNet)
+BACKBONES.register(SEARCHED, _searched)
 for _name, _spec in SPECS.items():
     BACKBONES.register(_name, _Named(_spec))
 BACKBONES.register("MobileNetV3_large", mobilenet_v3_large)

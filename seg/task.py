@@ -17,7 +17,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
-from ppcls_ext.models.spec import LARGEST_STRIDE
+from ppcls_ext.models.network_spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel

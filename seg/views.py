@@ -10,7 +10,7 @@ from collections.abc import Callable
 import paddle
 import paddle.nn.functional as F
 
-from ppcls_ext.models.spec import LARGEST_STRIDE
+from ppcls_ext.models.network_spec import LARGEST_STRIDE
 from seg.sections import EvalSection
 
 Network = Callable[[paddle.Tensor], paddle.Tensor]  # float32 [N, 3, H, W] to logits [N, C, H, W]

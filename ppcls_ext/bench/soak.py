@@ -12,7 +12,7 @@ from ppcls_ext.bench.session import Session, Subject, declared_inputs, input_sha
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.models.spec import LARGEST_STRIDE
+from ppcls_ext.models.network_spec import LARGEST_STRIDE
 
 READINGS = 20  # how often the resident memory is read in a phase
 # What may still come in the second half of a phase: allocators keep some more for a while.

@@ -22,7 +22,7 @@ from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
-from ppcls_ext.models.folding import fold_batch_norm
+from ppcls_ext.models.folding import fold_batch_norm, fold_branches
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FLOAT_FORMATS, FORMATS
 from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, sealed, sha256
@@ -33,7 +33,7 @@ from ppcls_ext.upstream.imports import quiet_import
 from ppcls_ext.upstream.onnx import paddle2onnx, quiet_converter
 from ppcls_ext.upstream.paddle import legacy_graph
 
-OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
+OPSET = 17  # version of ONNX's operators: the newest that paddle2onnx 2.1 writes in full and every engine reads
 ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
 
 # The outputs of these must equal dygraph's. OpenVINO is an extra: its row is reported, and does not fail an export.
@@ -102,7 +102,7 @@ def save_onnx(folder: Path) -> None:
         converter = onnx_converter()
         with quiet_converter():
             converter.export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
-    except Exception as error:  # its parser raises whatever it meets
+    except Exception as error:  # the parser of paddle2onnx raises whatever it meets
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CannotTranslate(
             f"export: paddle2onnx cannot translate this network ({lines[0]}); use --formats both"
@@ -186,7 +186,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
 
     Args:
         formats: a key of `CHOICES`; None is all that can be written, without ONNX where it cannot be had.
-        fold: fold batch norms into convolutions, in all formats but those of `UNFOLDED`.
+        fold: fold branches of training into one convolution, and batch norms into convolutions; batch norms not in
+            the formats of `UNFOLDED`.
     Raises:
         UserError: bad config or weights. CheckFailed: an engine crashes or gives another output than dygraph.
     """
@@ -209,6 +210,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
+        if fold:
+            fold_branches(deployment.model)  # of the other form too, which shares its layers
         for form, place in zip(forms, (work, Path(scratch)), strict=False):
             save_formats(form, place, [f for f in chosen if f in UNFOLDED])
         if fold:

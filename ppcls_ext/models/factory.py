@@ -13,11 +13,14 @@ from paddle import nn
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.models.lcnet import PPLCNet
-from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, STAGES, LCNetSpec
+from ppcls_ext.models.network_spec import STAGES, parse_spec
+from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.upstream.paddleclas import download, parameter_names_may_repeat, ppcls, public_weights
 
 ARCHS = Registry("architecture")
+
+SEARCHED = "LCNetSearched"  # the name of every network that its spec describes, in all three tasks
 
 EVEN_RATES = (1.0,) * (1 + len(STAGES))
 
@@ -102,6 +105,28 @@ def build_spec(
     return theseus_class()(spec, class_num, lr_mult_list)
 
 
+def build_searched(
+    arch: str,
+    class_num: int = 1000,
+    dropout_prob: float | None = None,
+    pretrained: bool | str = False,
+    lr_mult_list: Sequence[float] = EVEN_RATES,
+) -> PPLCNet:
+    """Build any network of the space: `Arch: {name: LCNetSearched, arch: "stem16 | ds-c32 | ..."}`.
+
+    Args:
+        arch: the text of its spec, see `ppcls_ext.models.network_spec.parse_spec`.
+        dropout_prob: a change to the spec.
+        pretrained: a `.pdparams` path; there are no public weights.
+    """
+    spec = parse_spec(arch)
+    if dropout_prob is not None and spec.last_width:
+        spec = spec.replace(dropout=dropout_prob)
+    model = theseus_class()(spec, class_num, lr_mult_list)
+    load_public(model, SEARCHED, pretrained)
+    return model
+
+
 def _factory(name: str) -> Callable[..., PPLCNet]:
     @functools.wraps(build_named)
     def build(*args: Any, **kwargs: Any) -> PPLCNet:
@@ -116,6 +141,7 @@ def _factory(name: str) -> Callable[..., PPLCNet]:
 for _name in SPECS:
     ARCHS.register(_name, _factory(_name))
 ARCHS.register("PPLCNet", build_spec)
+ARCHS.register(SEARCHED, build_searched)
 
 
 def register_with_paddleclas(arch: Any) -> None:

@@ -1,4 +1,4 @@
-"""Fold batch norms into the convolutions before them, for inference."""
+"""Fold what only training needs: parallel branches into one convolution, batch norms into the one before them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.norms import BATCH_NORMS
+from ppcls_ext.models.layers import BranchedConv
+
+
+def fold_branches(model: nn.Layer) -> int:
+    """Replace, in place, every convolution that has branches by the one that computes the same; gives how many.
+
+    `model` must be in eval mode: in training the branches normalise each batch by themselves.
+    """
+    folded = 0
+    for parent in model.sublayers(include_self=True):
+        for name, child in parent.named_children():
+            if isinstance(child, BranchedConv):
+                parent.add_sublayer(name, child.folded())
+                folded += 1
+    return folded
 
 
 def fold_batch_norm(model: nn.Layer, *inputs: paddle.Tensor) -> int:

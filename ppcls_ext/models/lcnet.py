@@ -1,4 +1,4 @@
-"""The PP-LCNet backbone: one constructor, which turns a spec (`ppcls_ext.models.spec`) into layers.
+"""The backbone: one constructor, which turns a spec into layers (PP-LCNet's, or any of the space).
 
 Parameter names are those of the public weights, so public `.pdparams` files load unchanged.
 """
@@ -8,108 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import paddle
-from paddle import ParamAttr, nn
-from paddle.nn.initializer import KaimingNormal
-from paddle.regularizer import L2Decay
+from paddle import nn
 
-from ppcls_ext.models.spec import BASE_STEM_WIDTH, BLOCKS, LARGEST_STRIDE, STAGES, LCNetSpec
+from ppcls_ext.models.layers import ACTIVATION_LAYERS, Block, ConvBNLayer, undecayed_norm
+from ppcls_ext.models.network_spec import LARGEST_STRIDE, STAGES, STEM_KERNEL, STRIDES, NetworkSpec
+from ppcls_ext.models.spec import LCNetSpec
 
 FEATURE_STRIDES = (4, 8, 16, LARGEST_STRIDE)
-ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
-
-
-class ConvBNLayer(nn.Layer):
-    """Convolution without bias, batch norm, activation."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int,
-        groups: int,
-        act: str,
-        lr_mult: float,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2D(
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            (kernel - 1) // 2 * dilation,
-            dilation=dilation,
-            groups=groups,
-            weight_attr=ParamAttr(initializer=KaimingNormal(), learning_rate=lr_mult),
-            bias_attr=False,
-        )
-        # No weight decay on batch norm (the paper's training setting).
-        self.bn = nn.BatchNorm2D(
-            out_channels,
-            weight_attr=ParamAttr(regularizer=L2Decay(0.0), learning_rate=lr_mult),
-            bias_attr=ParamAttr(regularizer=L2Decay(0.0), learning_rate=lr_mult),
-        )
-        self.act = ACTIVATIONS[act]()
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """From float32 [N, C, H, W] to [N, C', H / stride, W / stride]."""
-        return self.act(self.bn(self.conv(x)))
-
-
-class SEModule(nn.Layer):
-    """Squeeze and excitation with ReLU and H-Sigmoid (slope 1/6, offset 0.5), reduction 4."""
-
-    def __init__(self, channels: int, lr_mult: float, reduction: int = 4) -> None:
-        super().__init__()
-        attrs = {"weight_attr": ParamAttr(learning_rate=lr_mult), "bias_attr": ParamAttr(learning_rate=lr_mult)}
-        self.avg_pool = nn.AdaptiveAvgPool2D(1)
-        self.conv1 = nn.Conv2D(channels, channels // reduction, 1, **attrs)
-        self.relu = nn.ReLU()
-        self.conv2 = nn.Conv2D(channels // reduction, channels, 1, **attrs)
-        self.hardsigmoid = nn.Hardsigmoid()
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Scale the channels of float32 [N, C, H, W]."""
-        gate = self.relu(self.conv1(self.avg_pool(x)))
-        return x * self.hardsigmoid(self.conv2(gate))
-
-
-class DepthwiseSeparable(nn.Layer):
-    """Depthwise conv, SE where the spec marks it, pointwise conv.
-
-    The paper's Figure 2 draws SE last; the released code and weights have it between the two convolutions.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int,
-        use_se: bool,
-        act: str,
-        lr_mult: float,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        self.dw_conv = ConvBNLayer(in_channels, in_channels, kernel, stride, in_channels, act, lr_mult, dilation)
-        self.se = SEModule(in_channels, lr_mult) if use_se else None
-        self.pw_conv = ConvBNLayer(in_channels, out_channels, 1, 1, 1, act, lr_mult)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """From float32 [N, C, H, W] to [N, C', H / stride, W / stride]."""
-        x = self.dw_conv(x)
-        if self.se is not None:
-            x = self.se(x)
-        return self.pw_conv(x)
 
 
 class PPLCNet(nn.Layer):
-    """PP-LCNet (paper Table 1) with a classification head, or as a feature extractor.
+    """PP-LCNet (paper Table 1), or any other network of the space, with a classification head or as feature extractor.
 
     Args:
-        spec: which network of the family.
+        spec: which network: one of the family by its scale and masks, or any by its blocks.
         class_num: classes of the head. 0 builds the trunk alone, for detection and segmentation.
         lr_mult_list: learning-rate multipliers of the stem and of blocks2 to blocks6.
         output_stride: 32, or 16 or 8, for which the last strides become dilations (segmentation).
@@ -124,7 +36,7 @@ class PPLCNet(nn.Layer):
 
     def __init__(
         self,
-        spec: LCNetSpec,
+        spec: LCNetSpec | NetworkSpec,
         class_num: int = 1000,
         lr_mult_list: Sequence[float] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
         output_stride: int = 32,
@@ -138,53 +50,39 @@ class PPLCNet(nn.Layer):
             raise ValueError(f"class_num must be >= 0, got {class_num}")
         self.spec = spec
         self.class_num = class_num
-        stem_stride, *stage_strides = spec.strides
-        first_strides = dict(zip(STAGES[1:], stage_strides, strict=True))
-        lr_mults = dict(zip(STAGES, lr_mult_list[1:], strict=True))
-
-        channels = spec.width(BASE_STEM_WIDTH)
-        self.conv1 = ConvBNLayer(3, channels, 3, stem_stride, 1, spec.act, lr_mult_list[0])
-        reached, dilation = 2, 1  # nominal stride so far, and the dilation that replaces strides past output_stride
-        stages: dict[str, list[nn.Layer]] = {stage: [] for stage in STAGES}
+        network = spec.network() if isinstance(spec, LCNetSpec) else spec
+        self.conv1 = ConvBNLayer(3, network.stem, STEM_KERNEL, network.strides[0], 1, network.act, lr_mult_list[0])
+        stages: list[list[nn.Layer]] = [[] for _ in STAGES]
+        reached, dilation = STRIDES[0], 1  # nominal stride so far, and the dilation that replaces later strides
         self.feature_channels: dict[int, int] = {}
-        for block, use_se, large in zip(BLOCKS, spec.se, spec.kernel5, strict=True):
-            stride = first_strides[block.stage] if block.stride == 2 else 1
-            used_dilation = dilation
-            if block.stride == 2:
+        for stage, position, block, in_channels, stride in network.places():
+            used_dilation, held = dilation, False
+            if position == 0 and STRIDES[stage + 1] == 2:
                 reached *= 2
                 if reached > output_stride:
                     # The strided convolution itself still looks at the old grid: only what follows is dilated.
-                    stride, dilation = 1, dilation * 2
-            out_channels = spec.width(block.width)
-            kernel = 5 if large == "1" else 3
-            stages[block.stage].append(
-                DepthwiseSeparable(
-                    channels,
-                    out_channels,
-                    kernel,
-                    stride,
-                    use_se == "1",
-                    spec.act,
-                    lr_mults[block.stage],
-                    used_dilation,
-                )
-            )
-            channels = out_channels
+                    held, dilation = True, dilation * 2
+            lr_mult = lr_mult_list[stage + 1]
+            stages[stage].append(Block(block, in_channels, stride, lr_mult, held, used_dilation))
             if reached in FEATURE_STRIDES:
-                self.feature_channels[reached] = channels
-        for stage, blocks in stages.items():
-            self.add_sublayer(stage, nn.Sequential(*blocks))
+                self.feature_channels[reached] = block.width
+        for name, blocks in zip(STAGES, stages, strict=True):
+            self.add_sublayer(name, nn.Sequential(*blocks))
 
         self.last_conv = self.fc = None
         if class_num:
-            self.avg_pool = nn.AdaptiveAvgPool2D(1)
-            if spec.last_width:
-                self.last_conv = nn.Conv2D(channels, spec.last_width, 1, bias_attr=False)
-                self.act = ACTIVATIONS[spec.act]()
-                # The mode of the released weights: inference multiplies by 1 - dropout.
-                self.dropout = nn.Dropout(spec.dropout, mode="downscale_in_infer")
-            self.flatten = nn.Flatten()
-            self.fc = nn.Linear(spec.last_width or channels, class_num)
+            self._add_head(network)
+
+    def _add_head(self, network: NetworkSpec) -> None:
+        self.avg_pool = nn.AdaptiveAvgPool2D(1)
+        if network.last_width:
+            self.last_conv = nn.Conv2D(network.out_channels, network.last_width, 1, bias_attr=False)
+            self.last_norm = undecayed_norm(network.last_width) if network.last_norm else nn.Identity()
+            self.act = ACTIVATION_LAYERS[network.act]()
+            # The mode of the released weights: inference multiplies by 1 - dropout.
+            self.dropout = nn.Dropout(network.dropout, mode="downscale_in_infer")
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(network.last_width or network.out_channels, self.class_num)
 
     def features(self, x: paddle.Tensor) -> dict[int, paddle.Tensor]:
         """The last map at each nominal stride 4, 8, 16, 32."""
@@ -204,5 +102,5 @@ class PPLCNet(nn.Layer):
             raise TypeError("this PPLCNet was built with class_num=0 and has no head: call features()")
         x = self.avg_pool(self.features(x)[LARGEST_STRIDE])
         if self.last_conv is not None:
-            x = self.dropout(self.act(self.last_conv(x)))
+            x = self.dropout(self.act(self.last_norm(self.last_conv(x))))
         return self.fc(self.flatten(x))

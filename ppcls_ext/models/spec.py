@@ -9,8 +9,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ppcls_ext.models.block_kinds import BlockSpec, round_width
+from ppcls_ext.models.network_spec import STAGES, NetworkSpec
+
 BASE_STEM_WIDTH = 16
-LARGEST_STRIDE = 32  # of the last map: where maps have to lie on an image's grid, its sides are multiples of it
 BASE_LAST_WIDTH = 1280  # the last 1x1 convolution; it does not scale
 
 SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
@@ -40,17 +42,10 @@ BLOCKS = (
     Block("blocks6", 512, 2),
     Block("blocks6", 512, 1),
 )
-STAGES = tuple(dict.fromkeys(block.stage for block in BLOCKS))
 
 NONE, ALL = "0" * len(BLOCKS), "1" * len(BLOCKS)
 LAST_TWO = "0000000000011"
 LAST_SEVEN = "0000001111111"
-
-
-def round_width(width: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor`, at least `divisor` and never below 90 % of `width`."""
-    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * width else rounded
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,8 @@ class LCNetSpec:
     se: str = LAST_TWO
     kernel5: str = LAST_SEVEN
     last_width: int = BASE_LAST_WIDTH  # 0: no last 1x1 convolution
-    dropout: float = 0.2  # of the last 1x1 convolution's output
-    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # of the stem and of the first block of blocks3 to blocks6
+    dropout: float = 0.2  # share of the last 1x1 convolution's output that is dropped
+    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # strides of the stem and of the first blocks in blocks3 to blocks6
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, (int, float)) or not self.scale > 0:
@@ -84,6 +79,22 @@ class LCNetSpec:
     def width(self, base: int) -> int:
         """Channels at this scale of a layer that has `base` at scale 1."""
         return round_width(base * self.scale)
+
+    def network(self) -> NetworkSpec:
+        """The same network as a point of the space of all networks."""
+        stages: dict[str, list[BlockSpec]] = {stage: [] for stage in STAGES}
+        for block, se, large in zip(BLOCKS, self.se, self.kernel5, strict=True):
+            kernel = 5 if large == "1" else 3
+            stages[block.stage].append(BlockSpec("ds", self.width(block.width), kernel, self.act, se == "1"))
+        stem_stride, *stage_strides = self.strides
+        return NetworkSpec(
+            stem=self.width(BASE_STEM_WIDTH),
+            stages=tuple(map(tuple, stages.values())),
+            act=self.act,
+            last_width=self.last_width,
+            dropout=self.dropout,
+            strides=(stem_stride, 1, *stage_strides),
+        )
 
     def replace(self, **changes: object) -> LCNetSpec:
         """The spec with some fields changed."""

@@ -1,0 +1,1 @@
+"""Networks fitted to a CPU: the space of networks that a search goes through."""
