@@ -315,3 +315,13 @@ def test_the_config_says_which_kernels(wanted: bool) -> None:
     kinds = {type(layer) for layer in model.sublayers()}
     assert ({FastDepthwiseConv2D, FastHardswish} <= kinds) is wanted
     assert (nn.Hardswish in kinds) is not wanted
+
+
+def test_a_traced_network_is_paddles_alone(tmp_path: Path) -> None:
+    model = build_arch({"name": "PPLCNet_x0_25"}, 4)
+    model.eval()
+    x = paddle.to_tensor(sample(1, 3, 32, 32))
+    expected = model(x).numpy()
+    paddle.jit.save(speed_up(model, 1), str(tmp_path / "n"), [paddle.static.InputSpec([1, 3, 32, 32], "float32")])
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "n"))(x).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-5)
