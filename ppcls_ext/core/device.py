@@ -47,6 +47,8 @@ def set_threads(threads: int | None = None) -> int:
     OMP_NUM_THREADS of the environment wins over the default (every usable core), not over an explicit number.
     """
     threads = cpu_threads(threads)
+    # A thread that is done before the others sleeps, where by default it would spin on a core that others may need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import_paddle_with_threads(threads)
     return threads
 

@@ -15,7 +15,18 @@ from paddle import nn
 
 from ppcls_ext.core.config import load_config
 from ppcls_ext.models.factory import build_arch
-from ppcls_ext.models.kernels import FastBiasConv2D, FastDepthwiseConv2D, FastHardswish, Geometry, Layout, speed_up
+from ppcls_ext.models.kernels import (
+    FastBatchNorm2D,
+    FastBiasConv2D,
+    FastConvBNLayer,
+    FastDenseConv2D,
+    FastDepthwiseConv2D,
+    FastHardswish,
+    Geometry,
+    Layout,
+    speed_up,
+)
+from ppcls_ext.models.lcnet import ConvBNLayer
 from ppcls_ext.models.weights import numpy_state
 from ppcls_ext.tasks.finding import make_task
 
@@ -39,8 +50,8 @@ def outputs_and_gradients(layer: nn.Layer, x: np.ndarray) -> list[np.ndarray]:
     layer.clear_gradients()
     out = layer(x)
     factors = np.random.default_rng(1).standard_normal(out.shape).astype(np.float32)
-    (out * paddle.to_tensor(factors)).sum().backward()
-    return [out.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in layer.parameters())]
+    (out * paddle.to_tensor(factors.astype(x.numpy().dtype))).sum().backward()
+    return [out.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in layer.parameters() if p.grad is not None)]
 
 
 def sample(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -59,6 +70,78 @@ def test_a_depthwise_convolution_is_paddles(case: str, threads: int, bias: bool 
     assert type(layer) is FastDepthwiseConv2D
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+# Channels in and out, size, kernel, stride, padding, dilation.
+DENSE = {
+    "pointwise": (8, 12, (9, 7), 1, 1, 0, 1),
+    "pointwise, large maps of few channels": (6, 5, (24, 24), 1, 1, 0, 1),
+    "a plane of one": (6, 4, (1, 1), 1, 1, 0, 1),
+    "stem": (3, 8, (32, 32), 3, 2, 1, 1),
+    "stride 2, odd size": (5, 3, (15, 9), 3, 2, 1, 1),
+    "dilated": (4, 6, (9, 9), 3, 1, 2, 2),
+    "1x1, stride 2": (4, 6, (9, 8), 1, 2, 0, 1),
+    "not square": (3, 2, (12, 20), (3, 5), (2, 3), (0, 2), (1, 3)),
+    "more padding than kernel": (2, 3, (4, 4), 3, 1, 4, 1),
+}
+
+
+@pytest.mark.parametrize("bias", [None, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", DENSE)
+def test_a_dense_convolution_is_paddles(case: str, threads: int, bias: bool | None) -> None:
+    channels, out_channels, size, *geometry = DENSE[case]
+    layer = nn.Conv2D(channels, out_channels, *geometry, bias_attr=bias)
+    x = sample(3, channels, *size)
+    expected = outputs_and_gradients(layer, x)
+    found = outputs_and_gradients(speed_up(layer, threads), x)
+    assert type(layer) is FastDenseConv2D
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["training", "eval", "global statistics"])
+def test_a_batch_norm_is_paddles_with_its_running_statistics(mode: str) -> None:
+    layer = nn.BatchNorm2D(5, momentum=0.7, use_global_stats=True if mode == "global statistics" else None)
+    layer.weight.set_value(sample(5))
+    layer._mean.set_value(sample(5))
+    if mode == "eval":
+        layer.eval()
+    fast = speed_up(copy.deepcopy(layer), 2)
+    x = sample(3, 5, 9, 7) + 4
+    for _ in range(2):
+        for one, other in zip(outputs_and_gradients(fast, x), outputs_and_gradients(layer, x), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert type(fast) is FastBatchNorm2D
+    np.testing.assert_allclose(fast._mean.numpy(), layer._mean.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(fast._variance.numpy(), layer._variance.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("act", ["hardswish", "relu"])
+@pytest.mark.parametrize("groups", [1, 6], ids=["dense", "depthwise"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_gradients_of_convolution_norm_and_activation_are_those_in_double_precision(
+    act: str, groups: int, training: bool
+) -> None:
+    layer = ConvBNLayer(6, 6, 3 if groups > 1 else 1, 1, groups, act, 1.0)
+    layer.bn.weight.set_value(sample(6) + 1)
+    double = copy.deepcopy(layer).to(dtype="float64")
+    layer.train() if training else layer.eval()
+    double.train() if training else double.eval()
+    x = sample(4, 6, 13, 11)
+    found = outputs_and_gradients(speed_up(layer, 2), x)
+    assert type(layer) is FastConvBNLayer
+    expected = outputs_and_gradients(double, x.astype(np.float64))
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 3e-6 * max(1.0, np.abs(other).max())
+
+
+def test_hooks_see_the_layers_that_are_fused_without_them() -> None:
+    layer = speed_up(ConvBNLayer(4, 4, 1, 1, 1, "hardswish", 1.0), 1)
+    seen: list[list[int]] = []
+    layer.bn.register_forward_post_hook(lambda _, __, out: seen.append(out.shape))
+    layer(paddle.to_tensor(sample(2, 4, 5, 5)))
+    assert seen == [[2, 4, 5, 5]]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -102,7 +185,7 @@ def test_a_network_trains_as_with_paddles_kernels_on_any_number_of_threads() -> 
     assert one[0] == three[0]
     assert one[1].keys() == theirs[1].keys()
     assert all(np.array_equal(one[1][name], three[1][name]) for name in one[1])
-    np.testing.assert_allclose(one[0], theirs[0], rtol=1e-3)
+    np.testing.assert_allclose(one[0], theirs[0], rtol=5e-3)
     assert theirs[0][-1] < theirs[0][0]
 
 
@@ -119,7 +202,6 @@ def test_only_what_wants_a_gradient_gets_one(frozen: bool) -> None:
 OTHERS = {
     "multiplier": (4, 8, 3, {"groups": 4}),
     "groups": (4, 4, 3, {"groups": 2, "stride": 2}),
-    "dense": (4, 6, 1, {}),
     "SAME": (4, 4, 3, {"padding": "SAME", "groups": 4}),
     "one-sided": (4, 4, 3, {"padding": [1, 2, 0, 1], "groups": 4}),
     "reflect": (4, 4, 3, {"padding": 1, "groups": 4, "padding_mode": "reflect"}),
@@ -233,3 +315,13 @@ def test_the_config_says_which_kernels(wanted: bool) -> None:
     kinds = {type(layer) for layer in model.sublayers()}
     assert ({FastDepthwiseConv2D, FastHardswish} <= kinds) is wanted
     assert (nn.Hardswish in kinds) is not wanted
+
+
+def test_a_traced_network_is_paddles_alone(tmp_path: Path) -> None:
+    model = build_arch({"name": "PPLCNet_x0_25"}, 4)
+    model.eval()
+    x = paddle.to_tensor(sample(1, 3, 32, 32))
+    expected = model(x).numpy()
+    paddle.jit.save(speed_up(model, 1), str(tmp_path / "n"), [paddle.static.InputSpec([1, 3, 32, 32], "float32")])
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "n"))(x).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,43 @@
+"""The oneDNN inside Paddle's wheel, for what Paddle itself does not use it for in training: its matrix product."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+SGEMM = "pplcnet_dnnl_sgemm"  # what compiled code calls it
+
+
+@cache
+def make_sgemm_known() -> bool:
+    """Let code that Numba compiles call oneDNN's `dnnl_sgemm` by the name `SGEMM`; False where there is none.
+
+    paddle 3.2.2 multiplies matrices in float32 with an MKL of 2019, which reaches less than half of what oneDNN does on
+    processors that are not Intel's. Can go when training in Paddle runs on oneDNN.
+    """
+    import paddle
+    from llvmlite import binding
+
+    for library in sorted((Path(paddle.__file__).parent / "libs").glob("libdnnl.so*")):
+        function = getattr(ctypes.CDLL(str(library)), "dnnl_sgemm", None)
+        if function is not None:
+            address = ctypes.cast(function, ctypes.c_void_p).value
+            binding.add_symbol(SGEMM, address)
+            return True
+    return False
+
+
+def use_one_openmp_thread() -> None:
+    """Let what this thread calls stay in it: oneDNN would split a product among threads of its own.
+
+    OpenMP keeps the number for each thread. Both of its runtimes that Paddle's wheel brings are told.
+    """
+    import paddle
+
+    own = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
+    for library in ("libgomp.so.1", str(own)):
+        try:
+            ctypes.CDLL(library).omp_set_num_threads(1)
+        except OSError:  # this wheel does not have it, so nobody can call it
+            continue

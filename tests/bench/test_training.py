@@ -1,0 +1,55 @@
+"""`ppcls_ext.bench.training`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.bench import training
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.spec import SPECS
+
+
+def test_layers_for_pytorch_are_those_of_the_network() -> None:
+    layers = training.layers_of(SPECS["PPLCNet_x0_5"])
+    assert [layer["kind"] for layer in layers].count("block") == 27
+    assert [layer["kind"] for layer in layers].count("se") == 2
+    assert layers[-1] == {"kind": "head", "channels": 256, "out": 1280}
+    assert all(one["out"] == other["channels"] for one, other in itertools.pairwise(layers))
+
+
+def test_the_report_compares_each_with_the_first() -> None:
+    first, other = (training.Contender(name, "", {}) for name in ("a", "b"))
+    first.rounds, other.rounds = [[0.5, 0.5], [0.4, 0.4]], [[1.0, 1.0], [0.8, 0.8]]
+    rows = training.report([first, other], batch=32)
+    assert rows[0]["first_is_faster"]["ratio"] == 1
+    assert rows[1]["first_is_faster"]["ratio"] == pytest.approx(2)
+    assert (rows[1]["least"], rows[1]["most"]) == (32, 40)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_had_is_left_out() -> None:
+    names = [c.name for c in training.contenders("PPLCNet_x0_25", 1, 2, 32, "/bin/false")]
+    assert names == ["pplcnet", "pplcnet, Global.fast_cpu=false"]
+
+
+@pytest.mark.slow
+def test_a_contender_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = training.Contender("broken", sys.executable, {"network": "PPLCNet_x9"})
+    with pytest.raises(UserError, match="broken: its process ended with status 1"):
+        broken.turn(1)
+    assert "KeyError" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_measures(tmp_path: Path) -> None:
+    """Two processes that import Paddle: 10 s."""
+    small = ["--network", "PPLCNet_x0_25", "--batch", "2", "--size", "32", "--rounds", "2", "--steps", "1"]
+    training.main([*small, "--torch-python", "/bin/false", "--json", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["name"] for row in found["results"]] == ["pplcnet", "pplcnet, Global.fast_cpu=false"]
+    assert all(row["images_per_s"] > 0 and row["peak_mb"] > 0 for row in found["results"])
