@@ -83,7 +83,7 @@ def test_a_network_of_every_block_kind_equals_itself_on_every_engine(trained: Pa
     give_realistic_statistics(model, paddle.randn([4, 3, 48, 48]))  # else branches would be of no weight
     save_weights(tmp_path / "w.pdparams", numpy_state(model))
     settings = [f"Global.save_inference_dir={tmp_path / 'out'}", f"Global.pretrained_model={tmp_path / 'w.pdparams'}"]
-    folder = export(load_config(trained, [*settings, f"Arch={{name: LCNetSearched, arch: {MIXED}}}"]))
+    folder = export(load_config(trained, [*settings, f"Arch={{name: LCNetSearched, class_num: 3, arch: {MIXED}}}"]))
     recipe = read_yaml(folder / "inference.yml")
     differences = recipe["checked"]["max_difference_from_dygraph"]
     assert {"json/onednn", "pdmodel/onednn", "onnx/onnxruntime"} <= set(differences)
