@@ -21,6 +21,7 @@ from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import environment
+from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.paper.networks import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
@@ -87,7 +88,8 @@ def compare_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str,
     Raises:
         UserError: an unknown engine, a file of something else, or one that another machine or version wrote.
     """
-    formats = formats_for(plan.engines)
+    formats_for(plan.engines)  # refuses an engine that cannot run
+    formats = chosen_formats(None)  # all of them: a command for another engine finds the networks built
     plan.out.mkdir(parents=True, exist_ok=True)
     plan.work.mkdir(parents=True, exist_ok=True)
     document = _earlier(plan)
@@ -250,8 +252,8 @@ def figure_of(document: dict[str, Any]) -> str:
     rows = -(-len(parts) // columns)
     with matplotlib.rc_context({"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(4.4 * columns, 4.2 * rows), layout="constrained", facecolor="white")
-        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-        for ax in list(axes)[len(parts) :]:
+        axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for ax in axes[len(parts) :]:
             ax.set_axis_off()
         for ax, part in zip(axes, parts, strict=False):
             _draw(ax, part)
