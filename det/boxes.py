@@ -34,7 +34,7 @@ def detections(
     Returns:
         float32 [K, 6]: class, score, x1, y1, x2, y2; best first.
     """
-    candidates = []  # for each class, indices into M, best first
+    candidates = []  # indices into M for each class, best first
     for row in scores:
         above = np.flatnonzero(row > score_threshold)
         candidates.append(above[np.argsort(-row[above], kind="stable")[:nms_top_k]])

@@ -17,10 +17,10 @@ from ppcls_ext.core.pictures import MARGIN
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.tasks.splits import SPLIT_NAMES
 
-SHOWN_SAMPLES = 8  # of each split
+SHOWN_SAMPLES = 8  # images of each split in the picture
 CELL = 320  # side of a sample in the picture: what it takes to read the names at the boxes
 TINY = 8.0  # pixels in the network's input: an object of less is hard to find at stride 8
-TINY_SHARE = 0.2  # of the boxes, above which it is pointed out
+TINY_SHARE = 0.2  # check-data points it out when more of the boxes than this are tiny
 
 
 def check_data(data: DetectionData) -> DataReport:

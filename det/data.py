@@ -25,7 +25,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
 
     def __init__(self, config: Config, arch: ArchSection, interpolation: str) -> None:
         super().__init__(config, LoaderSection, arch.class_num)
-        self.interpolation = interpolation  # of images that are resized to the network's input
+        self.interpolation = interpolation  # how images are resized to the network's input
         self.size = (self.global_section.image_shape[1], self.global_section.image_shape[2])  # height, width
 
     def annotations(self, split: str) -> tuple[Path, Path, Path | None]:

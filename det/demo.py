@@ -21,7 +21,7 @@ from ppcls_ext.demo.steps import TRUNK
 ROOT = Path("output") / "demo-det"
 SIDE = 160  # pixels, of a square scene
 SCENES = {"train": 400, "val": 80}
-DIGITS = (1, 5)  # in a scene: fewest, most
+DIGITS = (1, 5)  # a scene has this many digits: fewest, most
 DIGIT_SIDES = (24, 64)  # pixels
 GOAL = 0.5  # AP50
 

@@ -19,7 +19,7 @@ from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Size
 from ppcls_ext.runtime.transforms import PixelTables
 
-LARGEST_SIDE = 8192  # of the network's input
+LARGEST_SIDE = 8192  # the network's input is at most this high and wide
 MOST_BOXES = 1_000_000
 
 
@@ -106,20 +106,20 @@ class DetectionInference(Inference):
 
     def document(self, form: str, results: Sequence[Result]) -> Any:
         """For `coco`: COCO's list of results. The image id is the file's name where all names are numbers, as in
-        COCO itself, else the place in the list, from 1; `file_name` beside it says which image that is."""
+        COCO itself, else the index in the list, from 1; `file_name` beside it says which image that is."""
         if form != "coco":
             return super().document(form, results)
         stems = [Path(r.source).stem for r in results]
         by_name = all(s.isdigit() for s in stems) and len({int(s) for s in stems}) == len(stems)
         return [
             {
-                "image_id": int(stem) if by_name else place,
+                "image_id": int(stem) if by_name else index,
                 "category_id": self.category_ids[d["class"]],
                 "bbox": [d["box"][0], d["box"][1], d["box"][2] - d["box"][0], d["box"][3] - d["box"][1]],
                 "score": d["score"],
                 "file_name": result.source,
             }
-            for place, (stem, result) in enumerate(zip(stems, results, strict=True), start=1)
+            for index, (stem, result) in enumerate(zip(stems, results, strict=True), start=1)
             for d in result.content()["detections"]
         ]
 

@@ -21,7 +21,7 @@ class DatasetSection(Section):
     name: Literal["COCODataSet"] = "COCODataSet"
     anno_path: str | None = None
     image_dir: str | None = None
-    transform_ops: list[Any] | None = None  # of one image, see `det.transforms`
+    transform_ops: list[Any] | None = None  # operations on one image, see `det.transforms`
     batch_transform_ops: list[Any] | None = None  # `BatchRandomResize`; without it every batch has Global.image_shape
 
 
@@ -41,7 +41,7 @@ class ArchSection(Section):
     class_num: int | Literal["auto"] | None = "auto"
     backbone: dict[str, Any]
     width: int = pydantic.Field(default=96, ge=8)  # channels of neck and head
-    convs: int = pydantic.Field(default=2, ge=1)  # of each branch of the head
+    convs: int = pydantic.Field(default=2, ge=1)  # convolutions in each branch of the head
     static_epochs: int | None = pydantic.Field(default=None, ge=0)  # tal: epochs with ATSS; default a third of all
     public_weights: str | None = None  # address of the published file; see `det.weights.find_public`
 
@@ -66,10 +66,10 @@ class InferSection(Section):
 
     infer_imgs: str | list[str] | None = None
     threshold: float = pydantic.Field(default=0.3, ge=0, lt=1)  # least score of a box in results and pictures
-    category_ids: list[int] | None = None  # of the classes, for COCO results; found from the data
+    category_ids: list[int] | None = None  # ids of the classes in COCO results; found from the data
 
 
 class ExportSection(CommonExport):
     """`Export`."""
 
-    nms: bool = True  # in the graph; False exports raw scores and boxes, and NMS is done in NumPy
+    nms: bool = True  # NMS is part of the graph; False exports raw scores and boxes, and NMS is done in NumPy

@@ -17,7 +17,7 @@ from ppcls_ext.core.exif import upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
 
 OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
-SHOWN_FINDINGS = 3  # of one kind of finding, in a message
+SHOWN_FINDINGS = 3  # a message shows no more findings of one kind
 
 
 @dataclass(frozen=True)

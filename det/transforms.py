@@ -12,7 +12,7 @@ from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 
-INTERPOLATIONS = {  # by the names that configs and exports have for them
+INTERPOLATIONS = {  # name in configs and exports: OpenCV's number
     "nearest": cv2.INTER_NEAREST,
     "linear": cv2.INTER_LINEAR,
     "area": cv2.INTER_AREA,

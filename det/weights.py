@@ -19,7 +19,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.weights import Weights, load_into, load_trunk
 
 OF_TAL, RECIPES = "head.cls_align.", ("gfl", "tal")  # only the head of `tal` has such names
-PUBLIC = "public"  # as Global.pretrained_model: the file that Arch.public_weights names
+PUBLIC = "public"  # Global.pretrained_model: public means the file that Arch.public_weights names
 
 
 def find_public(arch: ArchSection) -> str:

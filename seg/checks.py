@@ -18,7 +18,7 @@ from seg.masks import Rules, read_mask, read_pair
 from seg.sections import IGNORE
 from seg.splits import PairList
 
-SHOWN_SAMPLES = 12  # of each split in the picture
+SHOWN_SAMPLES = 12  # images of each split in the picture
 FEW_PIXELS = 0.001  # share of the training pixels below which a class is pointed out
 
 

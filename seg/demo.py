@@ -22,7 +22,7 @@ ROOT = Path("output") / "demo-seg"
 SIDE = 128  # pixels, of a square scene
 SCENES = {"train": 240, "val": 60}
 CLASSES = ("background", "disc", "ring", "square", "triangle")
-SHAPES = (2, 6)  # in a scene: fewest, most
+SHAPES = (2, 6)  # a scene has this many shapes: fewest, most
 RADII = (12, 26)  # pixels
 GOAL = 0.7  # mIoU
 

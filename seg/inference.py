@@ -64,7 +64,7 @@ class SegmentationInference(Inference):
             return [np.ascontiguousarray(image)]
         array = self._tables(image)
         down, right = -height % self.multiple, -width % self.multiple
-        if self.size is None and (down or right):  # as in evaluation
+        if self.size is None and (down or right):  # evaluation pads in the same way
             array = np.pad(array, ((0, 0), (0, down), (0, right)))
         return [array]
 

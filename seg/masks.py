@@ -16,7 +16,7 @@ from ppcls_ext.core.images import read_rgb
 from seg.sections import IGNORE
 from seg.splits import PairList
 
-LARGEST_VALUE = 65535  # of a 16-bit mask
+LARGEST_VALUE = 65535  # a 16-bit mask holds no larger value
 SHOWN_VALUES = 8
 
 

@@ -61,10 +61,11 @@ class DatasetSection(Section):
     """
 
     name: Literal["MaskFolder", "MaskList", "Cityscapes"] = "MaskFolder"
-    list_path: str | None = None  # of MaskList
-    image_root: str | None = None  # of MaskList: what its paths are relative to; default: the list's folder
+    list_path: str | None = None  # list file of MaskList
+    image_root: str | None = None  # what the paths of MaskList are relative to; default: the list's folder
     delimiter: str | None = None  # between image and mask in a list; default: a tab, else white space
-    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of MaskFolder, where the data has no split
+    # MaskFolder evaluates on this share where the data has no split.
+    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)
     augment: AugmentSection = AugmentSection()
 
 
@@ -87,8 +88,8 @@ class EvalSection(Section):
     """`Eval`: how images are run in evaluation."""
 
     mode: Literal["whole", "sliding"] = "whole"
-    window: Pair | None = None  # of sliding, height and width; default: Global.image_shape
-    stride: Pair | None = None  # of sliding; default: two thirds of the window
+    window: Pair | None = None  # height and width of the sliding window; default: Global.image_shape
+    stride: Pair | None = None  # steps of the sliding window; default: two thirds of it
     flip: bool = False  # average with the mirrored image
     scales: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)  # average over these
 

@@ -8,26 +8,24 @@ buffers lie in memory is drawn once for a process, and makes it faster or slower
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import psutil
 
 from ppcls_ext.bench.session import Session, Subject, input_shapes, model_format
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.bench.turns import Turns, failing, take_turns
 from ppcls_ext.bench.worker import NULL
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.machine import Interval, Watch, machine
+from ppcls_ext.core.machine import machine
 from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import engine_class
@@ -35,11 +33,8 @@ from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import ratio_interval
 
-DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
-LEAST_CALLS = 3  # in a turn; the fewer, the less a round's median is worth
-PARITY_TOLERANCE = (
-    1e-3  # share of an output's largest value by which engines may differ, since they order float32 sums differently
-)
+# Engines may differ by this share of an output's largest value, since they order float32 sums differently.
+ENGINE_TOLERANCE = 1e-3
 BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
 NULL_CALLS = 2000
 
@@ -94,7 +89,7 @@ class NativeOutputs:
                 session.open(self._settings.seed)
                 self._known[key] = session("outputs", inputs=shapes, seed=self._settings.seed)
             except EngineFailed:
-                self._known[key] = None  # its own row, where there is one, says why
+                self._known[key] = None  # the row of this candidate, where there is one, says why
             finally:
                 session.close()
         return self._known[key]
@@ -136,18 +131,15 @@ def harness_overhead_us(settings: Settings) -> float:
         session.close()
 
 
-class Measurement:
+class Measurement(Turns):
     """A subject under way: its process, its turns, and at the end its row of the report."""
 
     def __init__(self, subject: Subject, settings: Settings) -> None:
-        self.subject, self.settings = subject, settings
-        self.session: Session | None = None
+        super().__init__(settings)
+        self.subject = subject
         self.opened: list[dict[str, float]] = []  # what opening the model took, for each process
         self.parity: float | None = None
-        self.calls = 0
-        self.turns: list[dict[str, Any]] = []
         self.warnings: list[str] = []
-        self.failure: str | None = None
 
     def start(self, expected: list[np.ndarray] | None) -> None:
         """Open a process, compare its output with the native engine's, and warm it up.
@@ -155,16 +147,16 @@ class Measurement:
         The first process also says how many calls a turn has.
         """
         settings, shapes = self.settings, input_shapes(self.subject)
-        self.session = Session(self.subject, settings.pin)
-        self.opened.append(self.session.open(settings.seed))
-        found = self.session("outputs", inputs=shapes, seed=settings.seed)
+        session = self.session = Session(self.subject, settings.pin)
+        self.opened.append(session.open(settings.seed))
+        found = session("outputs", inputs=shapes, seed=settings.seed)
         first = len(self.opened) == 1
         if first:
-            self.warnings += output_warnings(found, self.session("outputs", inputs=shapes, seed=settings.seed + 1))
+            self.warnings += output_warnings(found, session("outputs", inputs=shapes, seed=settings.seed + 1))
         if expected is not None:
             self.parity = difference(found, expected)
             exact = engine_class(self.subject.engine).precision == FLOAT
-            if exact and self.parity is not None and self.parity > PARITY_TOLERANCE:
+            if exact and self.parity is not None and self.parity > ENGINE_TOLERANCE:
                 raise EngineFailed(
                     f"its output differs from the native engine's by {self.parity:.1e} of the largest value"
                 )
@@ -172,33 +164,8 @@ class Measurement:
             self.warnings.append("not compared: the native engine does not run this model")
         elif first and self.parity is None:
             self.warnings.append("not compared with the native engine: the shape of its output depends on the data")
-        warm = self.session("turn", calls=settings.warmup)
-        if settings.iterations:
-            self.calls = -(-settings.iterations // settings.rounds)
-        elif first:
-            each = settings.seconds / settings.rounds / (warm["seconds"] / settings.warmup)
-            self.calls = max(LEAST_CALLS, round(each))
-
-    def turn(self) -> None:
-        """Time the calls of one turn, in the process that `start` opened."""
-        assert self.session is not None
-        self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
-
-    def fail(self, reason: str) -> None:
-        """Give up on the subject, for a reason that its row will show."""
-        self.failure = reason
-        self.close()
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        if self.session is not None:
-            self.session.close()
-            self.session = None
-
-    @property
-    def samples(self) -> np.ndarray:
-        """Milliseconds [rounds, calls]."""
-        return np.array([turn["ns"] for turn in self.turns], float) / 1e6
+        warm = session("turn", calls=settings.warmup)
+        self.plan(warm["seconds"] / settings.warmup)
 
     def row(self, first: Measurement) -> dict[str, Any]:
         """The subject's row of the report, JSON-able; ratios are to `first`."""
@@ -253,58 +220,12 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
             raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
-class TakesTurns(Protocol):
-    """What `take_turns` runs: a `Measurement`, and whatever else is measured in turns."""
-
-    session: Any
-    failure: str | None
-
-    def turn(self) -> None:
-        """Measure a share of the calls."""
-
-    def fail(self, reason: str) -> None:
-        """Give up, for this reason."""
-
-
-@contextlib.contextmanager
-def failing(measurement: TakesTurns) -> Iterator[None]:
-    """What fails inside is a failure of this measurement, and no more."""
-    try:
-        yield
-    except EngineFailed as failed:
-        measurement.fail(str(failed))
-
-
-def take_turns(measurements: Sequence[TakesTurns], rounds: int, order: np.random.Generator) -> Interval:
-    """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
-    before, watch = own_seconds(measurements), Watch()
-    for _ in range(rounds):
-        # The order changes each round, since who comes after whom matters to caches and clocks.
-        for k in order.permutation(len(measurements)):
-            if measurements[k].failure is None:
-                with failing(measurements[k]):
-                    measurements[k].turn()
-    after = own_seconds(measurements)
-    return watch.interval(sum(after[key] - before[key] for key in after))
-
-
-def own_seconds(measurements: Sequence[TakesTurns]) -> dict[int, float]:
-    """Processor time so far of this process and of each measurement, by process id, in seconds.
-
-    All of it, not that of timed calls: what is discarded, and threads that spin between turns, are not other processes.
-    """
-    seconds = {os.getpid(): sum(psutil.Process().cpu_times()[:2])}
-    return seconds | {
-        measurement.session.pid: measurement.session.cpu_seconds()
-        for measurement in measurements
-        if measurement.session is not None
-    }
-
-
-def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+def run_benchmark(subjects: Sequence[Subject], settings: Settings, compare: bool = True) -> dict[str, Any]:
     """Measure `subjects`, interleaved; ratios are to the first. Gives a JSON-able report.
 
     Latency is that of a call from NumPy arrays in to NumPy arrays out.
+    Args:
+        compare: outputs with those of the native engine, which opens every model for it.
     Raises:
         UserError: a model or engine that is not there. A subject that fails later is a row with its reason.
     """
@@ -318,7 +239,10 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, 
         warnings.append(
             f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
         )
-    native_outputs, overhead = NativeOutputs(settings), harness_overhead_us(settings)
+    native_outputs: Callable[[Subject], list[np.ndarray] | None] = NativeOutputs(settings)
+    if not compare:
+        native_outputs = lambda subject: None  # noqa: E731
+    overhead = harness_overhead_us(settings)
     busy = []
     try:
         with bar(len(measurements) * len(settings.shares()), "measure") as progress:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, cast
 
 from ppcls_ext.core.errors import UserError
 
-IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")  # which row of another report is this one
+# Rows of two reports are the same row where these are equal.
+IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")
 CONDITIONS = ("machine", "versions", "settings")  # under which a report was made, each with its keys
 
 

@@ -24,7 +24,7 @@ from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import CONFIDENCE
 
 TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # what the table shows of each row's times
-SHOWN_OPERATORS = 25  # of a profile; the JSON has all
+SHOWN_OPERATORS = 25  # a profile's table has the slowest ones; its JSON has all
 
 
 def subjects_from(

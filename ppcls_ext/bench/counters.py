@@ -121,7 +121,7 @@ COUNTERS: dict[str, Callable[[Path, int, Sequence[np.ndarray], int], Calls]] = {
 
 
 def operator_times(engine: str, folder: Path, threads: int, inputs: Sequence[np.ndarray], calls: int) -> Calls:
-    """For each of `calls` calls its operators in order. Raises UserError for an engine without counters."""
+    """The operators of each of `calls` calls, in order. Raises UserError for an engine without counters."""
     if engine not in COUNTERS:
         raise UserError(f"engine {engine} does not tell the time of its operators; profile onednn instead")
     return COUNTERS[engine](folder, threads, inputs, calls)

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
-from ppcls_ext.bench.benchmark import DISCARDED, LEAST_CALLS, failing, ratio_interval, summary, take_turns, versions
+from ppcls_ext.bench.benchmark import ratio_interval, summary, versions
 from ppcls_ext.bench.command import check_target, milliseconds
 from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
 from ppcls_ext.bench.photos import name_photos, write_photos
 from ppcls_ext.bench.scripts import agreement
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.bench.turns import TimedProcess, Turns, failing, take_turns
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import UNDEFINED, bar, say, show_table
 from ppcls_ext.core.errors import CheckFailed
@@ -36,11 +36,10 @@ from ppcls_ext.runtime.auto import candidates
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.exported import Exported, read_exported
-from ppcls_ext.runtime.process import EngineProcess
 
 STREAM_BATCH = 8  # images at once, where the model takes any number
 STREAM_IMAGES = 48
-WARM_CALLS = 4  # at most: a photo of a phone takes a while
+WARM_CALLS = 4  # no more calls to warm up: a photo of a phone takes a while
 
 
 @dataclass(frozen=True)
@@ -83,22 +82,19 @@ def photo_subjects(exported: Exported, engines: Sequence[str]) -> list[PhotoSubj
     ]
 
 
-class PhotoRun:
+class PhotoRun(Turns):
     """A subject under way on a set of photos."""
 
     def __init__(self, subject: PhotoSubject, photos: Sequence[Path], settings: Settings, threads: int = 1) -> None:
-        self.subject, self.photos, self.settings, self.threads = subject, photos, settings, threads
-        self.session: PhotoSession | None = None
+        super().__init__(settings)
+        self.subject, self.photos, self.threads = subject, photos, threads
         self.gists: list[np.ndarray] = []
-        self.calls = 0
-        self.turns: list[list[int]] = []
-        self.failure: str | None = None
 
     def start(self, batch: int = 1) -> None:
         """Open a process and warm it up; the first one also says how many calls a turn has."""
         subject, settings = self.subject, self.settings
-        self.session = PhotoSession(self.threads, settings.pin)
-        self.gists = self.session(
+        session = self.session = PhotoSession(self.threads, settings.pin)
+        self.gists = session(
             "start",
             kind=subject.kind,
             folder=str(subject.folder),
@@ -108,47 +104,15 @@ class PhotoRun:
             batch=batch,
             files=[str(photo) for photo in self.photos],
         )
-        warm = self.session("turn", calls=min(settings.warmup, WARM_CALLS))
-        if settings.iterations:
-            self.calls = -(-settings.iterations // settings.rounds)
-        elif not self.calls:
-            each = settings.seconds / settings.rounds / (warm["seconds"] / len(warm["ns"]))
-            self.calls = max(LEAST_CALLS, round(each))
-
-    def turn(self) -> None:
-        """Time a share of the calls."""
-        assert self.session is not None
-        self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED)["ns"])
-
-    def fail(self, reason: str) -> None:
-        """Give up, for this reason."""
-        self.failure = reason
-        self.close()
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        if self.session is not None:
-            self.session.close()
-            self.session = None
-
-    @property
-    def samples(self) -> np.ndarray:
-        """Milliseconds [rounds, calls]."""
-        return np.array(self.turns, float) / 1e6
+        warm = session("turn", calls=min(settings.warmup, WARM_CALLS))
+        self.plan(warm["seconds"] / len(warm["ns"]))
 
 
-class PhotoSession(EngineProcess):
+class PhotoSession(TimedProcess):
     """A process of a `PhotoWorker`."""
 
     def __init__(self, threads: int, pin: Sequence[int]) -> None:
         super().__init__(threads, "ppcls_ext.bench.end_to_end_worker", pin)
-
-    def cpu_seconds(self) -> float:
-        """Processor time that the process has used so far; 0 where it is gone."""
-        try:
-            return float(sum(psutil.Process(self.pid).cpu_times()[:2]))
-        except psutil.NoSuchProcess:
-            return 0.0
 
 
 def measure(subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings) -> list[PhotoRun]:

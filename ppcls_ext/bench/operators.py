@@ -31,7 +31,7 @@ def problem_flops(kind: str, problem: str) -> int | None:
     sizes = {name: int(value) for name, value in re.findall(r"([a-z]+)(\d+)", problem)}
     out = sizes["mb"] * sizes["oc"] * sizes.get("od", 1) * sizes.get("oh", 1) * sizes.get("ow", 1)
     kernel = sizes.get("kd", 1) * sizes.get("kh", 1) * sizes.get("kw", 1)
-    if kind == "inner_product":  # its kernel is the whole input
+    if kind == "inner_product":  # the kernel of a fully connected layer is the whole input
         kernel = sizes.get("id", 1) * sizes.get("ih", 1) * sizes.get("iw", 1)
         out = sizes["mb"] * sizes["oc"]
     return 2 * out * sizes["ic"] // sizes.get("g", 1) * kernel

@@ -78,7 +78,7 @@ class Verdict:
 
     @property
     def loss(self) -> float | None:
-        """In points; below zero where smaller numbers happen to do better."""
+        """What is lost, in points; below zero where smaller numbers happen to do better."""
         return None if self.exact is None or self.reduced is None else POINTS * (self.exact - self.reduced)
 
 

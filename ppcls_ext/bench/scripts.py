@@ -15,7 +15,7 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
 
-Script = Callable[[str], np.ndarray]  # from the path of an image to the gist of its result, see `gist`
+Script = Callable[[str], np.ndarray]  # takes the path of an image, gives the gist of its result, see `gist`
 
 
 def make_script(folder: Path, recipe: Mapping[str, Any], threads: int) -> Script:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from ppcls_ext.bench.turns import TimedProcess
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import RECIPE
-from ppcls_ext.runtime.process import EngineProcess
 
 DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # what inputs may be of
 
@@ -57,7 +55,7 @@ class Subject:
         return self.label or (folder.parent.name if folder.name == "inference" else folder.name)
 
 
-class Session(EngineProcess):
+class Session(TimedProcess):
     """A subject's process, seen from here, bound to the cores `pin`, if any."""
 
     def __init__(self, subject: Subject, pin: Sequence[int] = (), verbose: bool = False) -> None:
@@ -78,13 +76,6 @@ class Session(EngineProcess):
             seed=seed,
         )
         return opened
-
-    def cpu_seconds(self) -> float:
-        """Processor time that the process has used so far, its threads included; 0 where it is gone."""
-        try:
-            return float(sum(psutil.Process(self.pid).cpu_times()[:2]))
-        except psutil.NoSuchProcess:
-            return 0.0
 
 
 def model_format(subject: Subject) -> str:

@@ -12,12 +12,13 @@ from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ppcls_ext.runtime.pipeline import Decode, Pipeline
+    from ppcls_ext.runtime.pipeline import Pipeline
+    from ppcls_ext.runtime.processing import Decode
 
 # Flags that belong to the postprocessing of a task; the task itself refuses those that it does not have.
 TASK_FLAGS = ("topk", "threshold")
 STREAMED = ("csv", "jsonl", "parquet")  # what is written as the results come
-DEFAULT_DECODE: Decode = "exact"  # as of `Predictor`
+DEFAULT_DECODE: Decode = "exact"  # the default of `Predictor`
 
 NAME = "infer"
 HELP = "predict on image files"

@@ -14,7 +14,20 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from ppcls_ext.cli import benchmark, check_data, configs, eval, export, infer, reproduce, serve, study, train
+from ppcls_ext.cli import (
+    advise,
+    benchmark,
+    check_data,
+    configs,
+    eval,
+    export,
+    infer,
+    reproduce,
+    search,
+    serve,
+    study,
+    train,
+)
 from ppcls_ext.core.display import err
 from ppcls_ext.core.errors import CheckFailed, PeerLost, UserError, nearest
 from ppcls_ext.core.version import __version__
@@ -43,7 +56,20 @@ class Command(Protocol):
 
 
 # In the order of the list that `pplcnet --help` shows.
-COMMANDS: tuple[Command, ...] = (configs, check_data, train, eval, export, infer, serve, benchmark, study, reproduce)
+COMMANDS: tuple[Command, ...] = (
+    configs,
+    check_data,
+    train,
+    eval,
+    export,
+    infer,
+    serve,
+    benchmark,
+    search,
+    advise,
+    study,
+    reproduce,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,7 +98,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"pplcnet {__version__}")
     # Not required, since argparse would then report a wrong flag as a missing command.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    width = shutil.get_terminal_size().columns - 2  # argparse leaves two columns free as well
     own = {}
     for command in COMMANDS:
         own[command.NAME] = commands.add_parser(

@@ -40,10 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     given = [o.partition("=")[2] for o in arguments.override if o.startswith("Global.threads=")]
     set_threads(int(given[-1]) if given and given[-1].isdigit() else None)
     from ppcls_ext.paper.study import Study, show
+    from ppcls_ext.paper.study_plan import StudyPlan
     from ppcls_ext.training.trainer import Stopped
 
     try:
-        show(Study(arguments.config, arguments.base, arguments.override, arguments.seeds, arguments.output))
+        plan = StudyPlan(arguments.config, arguments.base, arguments.override, arguments.seeds, arguments.output)
+        show(Study(plan))
     except Stopped as stopped:
         return stopped.exit_status
     return 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, read_config
-from ppcls_ext.core.config import LATEST_STATE
+from ppcls_ext.cli.arguments import add_config_arguments, positive, read_config
+from ppcls_ext.core.config import LATEST_STATE, Config, load_config, run_folder_path
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.launcher import run_job
 from ppcls_ext.models.spec import SPECS
 
 NAME = "train"
@@ -28,6 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, required=False)
     group = parser.add_argument_group("resuming")
     group.add_argument("--resume", metavar="FOLDER", help="go on with the run of this run folder, with its own config")
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "--nproc",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="train in this many processes of this machine, each with a batch of its own; their logs go to log/ in the "
+        "run folder",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,7 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = list(arguments.override)
     if arguments.resume:
         overrides.append(f"Global.checkpoints={arguments.resume}")
-    config = read_config(arguments.resume or arguments.config, overrides)
+    given = arguments.resume or arguments.config
+    if arguments.nproc > 1:
+        return _run_processes(arguments, load_config(given, overrides))
+    config = read_config(given, overrides)
     from ppcls_ext.training.trainer import Stopped, train
 
     try:
@@ -51,3 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     except Stopped as stopped:
         return stopped.exit_status
     return 0
+
+
+def _run_processes(arguments: argparse.Namespace, config: Config) -> int:
+    """Run the same command without `--nproc` in each process of a job."""
+    own = ["--resume", arguments.resume] if arguments.resume else ["-c", arguments.config]
+    for override in arguments.override:
+        own += ["-o", override]
+    command = [sys.executable, "-u", "-m", "ppcls_ext.cli", NAME, *own]
+    return run_job(arguments.nproc, command, run_folder_path(config) / "log", f"pplcnet {NAME}: ")

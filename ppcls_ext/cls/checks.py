@@ -14,7 +14,7 @@ from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.transforms import build_transforms
 from ppcls_ext.tasks.splits import SPLIT_NAMES
 
-SHOWN_SAMPLES = 12  # of each split in the picture of check-data
+SHOWN_SAMPLES = 12  # images of each split in the picture of check-data
 
 
 def check_data(data: ClassificationData) -> DataReport:

@@ -58,7 +58,7 @@ class Confusion:
         return {**metrics, "loss": self.loss / total}
 
     def per_class(self) -> list[tuple[int, int, float, float, float]]:
-        """For each class: images, images predicted as it, recall, precision, F1 (0 where undefined)."""
+        """A row for each class: images, images predicted as it, recall, precision, F1 (0 where undefined)."""
         rows = []
         for k in range(len(self.matrix)):
             true, predicted, hit = int(self.matrix[k].sum()), int(self.matrix[:, k].sum()), int(self.matrix[k, k])

@@ -22,7 +22,8 @@ class DatasetSection(Section):
     cls_label_path: str | None = None
     delimiter: str | None = None
     class_names: str | None = None  # file of class names
-    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)  # of ImageFolder, where the data has no split
+    # ImageFolder evaluates on this share where the data has no split.
+    val_fraction: float = pydantic.Field(default=0.2, gt=0, lt=1)
     transform_ops: list[Any] | None = None
     batch_transform_ops: list[Any] | None = None
 
@@ -47,6 +48,6 @@ class InferSection(Section):
     """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
 
     infer_imgs: str | list[str] | None = None
-    batch_size: int = pydantic.Field(default=1, ge=1)  # of `infer -c`, unless --batch says otherwise
+    batch_size: int = pydantic.Field(default=1, ge=1)  # images a run of `infer -c`, unless --batch says otherwise
     transforms: list[Any] | None = None  # default: those of DataLoader.Eval
     PostProcess: TopkSection = TopkSection()

@@ -21,13 +21,13 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.yaml_files import YamlLoader, read_yaml
 
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
-BEST_WEIGHTS = "best.pdparams"  # beside it
-LAST_WEIGHTS = "last.pdparams"  # beside it: all that a run without evaluation leaves
-LABELS = "labels.txt"  # beside it
-ENVIRONMENT = "environment.json"  # beside it
+BEST_WEIGHTS = "best.pdparams"  # weights with the best metric
+LAST_WEIGHTS = "last.pdparams"  # weights of the last evaluation; a run without evaluation leaves those of its end
+LABELS = "labels.txt"  # names of the classes, a line each
+ENVIRONMENT = "environment.json"  # versions and machine of the run
 REPLACING = ("_replace_", "_delete_")  # keys of a mapping that replaces the base's whole
 STUDIES = "studies"  # folder of configs/ whose files are studies (`ppcls_ext.paper.study`) and no configs
-LATEST_STATE = "latest.safetensors"  # beside it: everything that an exact resume needs
+LATEST_STATE = "latest.safetensors"  # everything that an exact resume needs
 
 
 class Section(pydantic.BaseModel):
@@ -88,7 +88,7 @@ def _not_zero(value: int) -> int:
 
 # Batch of an export: a number of images, or -1 for any.
 Batch = Annotated[int, pydantic.Field(ge=-1), pydantic.AfterValidator(_not_zero)]
-InputKind = Literal["float32", "uint8"]  # of an exported network: normalised [N, 3, H, W], or pixels [N, H, W, 3]
+InputKind = Literal["float32", "uint8"]  # an exported network takes normalised [N, 3, H, W], or pixels [N, H, W, 3]
 
 
 def _section_at(kind: type[Section], location: Sequence[str | int]) -> type[Section]:
@@ -125,7 +125,7 @@ class Global(Section):
     save_inference_dir: str | None = None  # where export writes; default: `inference` in the run folder
     data_root: str | None = None  # dataset paths are taken relative to it
     check_seconds: float = pydantic.Field(default=10.0, ge=0)  # time for decoding images before training starts
-    threads: int | None = pydantic.Field(None, ge=1)  # of the CPU; default: every usable core
+    threads: int | None = pydantic.Field(None, ge=1)  # threads of the CPU; default: every usable core
     fast_cpu: bool = True  # our own kernels in training and evaluation (ppcls_ext.models.kernels)
 
 
@@ -166,6 +166,13 @@ def _literal(value: Any) -> Any:
 def in_run_folder(file: Path) -> bool:
     """Whether a config file is that of a run folder, and not somebody's own of the same name."""
     return file.name == RUN_CONFIG and (file.parent / ENVIRONMENT).is_file()
+
+
+def run_folder_path(config: Config) -> Path:
+    """The folder that a config's run goes into: `<output_dir>/<name of the config file>`."""
+    if in_run_folder(config.path):
+        return config.path.parent
+    return Path(config.global_section.output_dir) / config.path.stem
 
 
 def trained_weights(file: Path) -> Path | None:

@@ -21,7 +21,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
-UNDEFINED = "-"  # in tables: a value that is not there
+UNDEFINED = "-"  # stands in tables for a value that is not there
 UNBROKEN = 20  # characters of a text cell that stay on one line where the table is wider than the terminal
 
 _muted = False

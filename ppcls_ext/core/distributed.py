@@ -219,6 +219,6 @@ def _call(communicate: Callable[..., Any], *arguments: Any) -> None:
         where = f"; its reason is in {logs}/workerlog.*" if logs else ""
         _peer_lost.set()
         raise PeerLost(
-            f"another process of this job ended, so this one stops too{where}. The state saved last is whole: "
+            f"{PeerLost.BEGINNING}{where}. The state saved last is whole: "
             "start the job again with --resume and the run folder"
         ) from error

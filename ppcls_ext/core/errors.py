@@ -21,6 +21,8 @@ class CheckFailed(Exception):
 class PeerLost(CheckFailed):
     """Another process of this job ended without a word, so this one cannot go on."""
 
+    BEGINNING = "another process of this job ended, so this one stops too"  # every message begins with it
+
 
 def nearest(name: str, known: Iterable[str], shown: int = 12) -> str:
     """Phrase that helps someone who wrote `name`: the nearest of `known`, or the list of them."""

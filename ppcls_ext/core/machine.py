@@ -17,7 +17,7 @@ from ppcls_ext.core.cpu import cpu_flags, cpu_model, cpuinfo
 from ppcls_ext.core.device import usable_cores
 
 PEAK_SIZES = (256, 512, 1024)  # sides of square matrices; which size runs fastest depends on the caches
-PEAK_SECONDS = 0.3  # for each size
+PEAK_SECONDS = 0.3  # each size is measured this long
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 

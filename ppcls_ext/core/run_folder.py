@@ -22,7 +22,7 @@ from ppcls_ext.core.config import (
     RUN_CONFIG,
     Config,
     dump_config,
-    in_run_folder,
+    run_folder_path,
 )
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
@@ -88,10 +88,8 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: Config) -> RunFolder:
-        """The folder that a config's run goes into: `<output_dir>/<name of the config file>`."""
-        if in_run_folder(config.path):
-            return cls(config.path.parent)
-        return cls(Path(config.global_section.output_dir) / config.path.stem)
+        """The folder that a config's run goes into."""
+        return cls(run_folder_path(config))
 
     def start(self, config: Config, labels: tuple[str, ...], resuming: bool) -> None:
         """Make the folder and write what is known before the first step (in one process of a job).

@@ -40,7 +40,7 @@ class Sampler(Section):
     """`DataLoader.<split>.sampler`."""
 
     name: Literal["DistributedBatchSampler", "BatchSampler"] = "DistributedBatchSampler"
-    batch_size: int = pydantic.Field(default=64, ge=1)  # of each process
+    batch_size: int = pydantic.Field(default=64, ge=1)  # images a step takes in each process
     drop_last: bool = False
     shuffle: bool = False
 

@@ -34,7 +34,7 @@ def resolve_sizes(
             filled["size"] = height if height == width else [width, height]
         if filled.get("resize_short") == "auto" and height == width:
             filled["resize_short"] = round(height / CROP_RATIO)
-        elif filled.get("resize_short") == "auto":  # by the short edge, the crop might be larger than the image
+        elif filled.get("resize_short") == "auto":  # with a fixed short edge the crop might be larger than the image
             del filled["resize_short"]
             filled["size"] = [round(width / CROP_RATIO), round(height / CROP_RATIO)]
         resolved.append({name: filled})

@@ -33,7 +33,7 @@ from ppcls_ext.upstream.imports import quiet_import
 from ppcls_ext.upstream.onnx import paddle2onnx, quiet_converter
 from ppcls_ext.upstream.paddle import legacy_graph
 
-OPSET = 17  # of ONNX; the newest that paddle2onnx 2.1 writes in full and every engine reads
+OPSET = 17  # version of ONNX's operators: the newest that paddle2onnx 2.1 writes in full and every engine reads
 ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
 
 # The outputs of these must equal dygraph's. OpenVINO is an extra: its row is reported, and does not fail an export.
@@ -102,7 +102,7 @@ def save_onnx(folder: Path) -> None:
         converter = onnx_converter()
         with quiet_converter():
             converter.export(model, params, str(target), opset_version=OPSET, optimize_tool="None")
-    except Exception as error:  # its parser raises whatever it meets
+    except Exception as error:  # the parser of paddle2onnx raises whatever it meets
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CannotTranslate(
             f"export: paddle2onnx cannot translate this network ({lines[0]}); use --formats both"

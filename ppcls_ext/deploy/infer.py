@@ -21,8 +21,9 @@ from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options
-from ppcls_ext.runtime.pipeline import Decode, Pipeline
+from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
+from ppcls_ext.runtime.processing import Decode
 from ppcls_ext.runtime.results import Result
 
 MOST_NAMED = 20  # images without a result that stderr names; a file of results names all of them

@@ -71,7 +71,7 @@ def write_int8(folder: Path, inputs: Sequence[np.ndarray]) -> None:
         raise CheckFailed("this network has no ONNX format, from which int8 is made")
     network = openvino.Core().read_model(source)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        with contextlib.redirect_stdout(io.StringIO()):  # it shows progress bars
             quantized = nncf.quantize(
                 network,
                 nncf.Dataset(inputs),

@@ -32,7 +32,7 @@ from ppcls_ext.models.block_kinds import (
 
 STAGES = ("blocks2", "blocks3", "blocks4", "blocks5", "blocks6")  # their names in the public weights
 STRIDES = (2, 1, 2, 2, 2, 2)  # of the stem and of the first block of each stage
-LARGEST_STRIDE = 32  # of the last map: where maps have to lie on an image's grid, its sides are multiples of it
+LARGEST_STRIDE = 32  # stride of the last map; where maps must lie on an image's grid, its sides are multiples of it
 STEM_KERNEL = 3
 IMAGE_CHANNELS = 3
 CLASSES = 1000  # of ImageNet, for counts that name no other number

@@ -57,8 +57,8 @@ class LCNetSpec:
     se: str = LAST_TWO
     kernel5: str = LAST_SEVEN
     last_width: int = BASE_LAST_WIDTH  # 0: no last 1x1 convolution
-    dropout: float = 0.2  # of the last 1x1 convolution's output
-    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # of the stem and of the first block of blocks3 to blocks6
+    dropout: float = 0.2  # share of the last 1x1 convolution's output that is dropped
+    strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # strides of the stem and of the first blocks in blocks3 to blocks6
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, (int, float)) or not self.scale > 0:

@@ -19,14 +19,15 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import RunFolder, environment
 from ppcls_ext.deploy.export import onnx_converter
+from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.models.spec import SPECS
-from ppcls_ext.paper.networks import Network, build, network_of
+from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
-RAW = "reproduce.json"  # in the folder of the report
+RAW = "reproduce.json"  # the measurements, which the report folder keeps
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 

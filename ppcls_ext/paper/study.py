@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config, read_yaml
@@ -20,21 +19,14 @@ from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import VariantResult, result_of, table_cells, table_heads, write_report
 from ppcls_ext.training.trainer import train
 
-SETTINGS = "settings.yaml"  # beside a run folder: the config that the study asked for
+SETTINGS = "settings.yaml"  # the config that the study asked for; it lies beside the run folder
 
 
 class Study:
-    """The runs of a study: those that are done, and training the others. Arguments are those of `StudyPlan`."""
+    """The runs of a study: those that are done, and training the others."""
 
-    def __init__(
-        self,
-        path: str,
-        base: str | None = None,
-        overrides: Sequence[str] = (),
-        seeds: Sequence[int] | None = None,
-        output: Path | None = None,
-    ) -> None:
-        self.plan = StudyPlan(path, base, overrides, seeds, output)
+    def __init__(self, plan: StudyPlan) -> None:
+        self.plan = plan
 
     def run(self) -> list[VariantResult]:
         """Train what is not trained yet, and write the report after each run; gives its rows.

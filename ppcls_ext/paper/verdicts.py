@@ -21,7 +21,7 @@ RATIO_BOUND = 0.10
 # Latencies of the paper this close are taken for equal: they have three digits and no interval.
 TIE = 0.02
 
-NOT_GIVEN = "not given"  # in place of a value that the paper does not give
+NOT_GIVEN = "not given"  # stands where the paper gives no value
 
 # Decimals of published counts, in millions.
 DECIMALS = {"params_m": 1, "flops_m": 0}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.cpu import cpu_flags, cpu_model
+from ppcls_ext.core.cpu import OthersWatch, cpu_flags, cpu_model
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.choice import PREFERRED, Candidate, EngineChoice, no_engine
@@ -22,6 +22,9 @@ from ppcls_ext.runtime.process import EngineFailed
 
 Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
+
+BUSY_CORES = 0.3  # used by other processes while engines were timed: engines suffer from that in different measure
+BUSY_SECONDS = 3600.0  # for which a choice that was made beside such processes is remembered
 
 
 def choose_fastest(
@@ -44,7 +47,7 @@ def choose_fastest(
     names = candidates(exported)
     inputs = [{"shape": list(shape), "dtype": i.dtype} for shape, i in zip(shapes, exported.inputs, strict=True)]
     key = {
-        "model": sha256(exported.folder / RECIPE),  # which holds the checksums of all that is in the folder
+        "model": sha256(exported.folder / RECIPE),  # the recipe holds the checksums of all other files
         "cpu": [cpu_model(), *cpu_flags()],
         "versions": _versions(names),
         "threads": threads,
@@ -57,6 +60,7 @@ def choose_fastest(
     exported.verify([PARITY, *dict.fromkeys(file for name in names for file in FORMATS[name.model_format])])
     stored = {f: read_parity(exported, f) for f in {name.model_format for name in names}}
     batches = [inputs_of for inputs_of, _ in next(iter(stored.values()))]
+    watch = OthersWatch()
     entries, decision = compete(
         names,
         start or (lambda name: EngineContender(exported.folder, name, inputs, threads)),
@@ -68,14 +72,17 @@ def choose_fastest(
         reasons = "; ".join(f"{entry.name}: {entry.refused}" for entry in entries)
         raise UserError(f"exported model {exported.folder}: no engine here gives the outputs of the export ({reasons})")
     preferred = next(entry for entry in entries if entry.rounds or entry is decision.winner)
+    others = watch.cores()
+    busy = others > BUSY_CORES
+    note = f"; other processes used {others:.1f} cores meanwhile, so that it is remembered for an hour" if busy else ""
     choice = EngineChoice(
         *decision.winner.name,
-        reason=decision.reason,
+        reason=decision.reason + note,
         candidates=tuple(_candidate(entry, preferred) for entry in entries),
         threads=threads,
         shapes=tuple(tuple(shape) for shape in shapes),
     )
-    remember(key, choice.to_dict())
+    remember(key, choice.to_dict(), BUSY_SECONDS if busy else None)
     return choice
 
 
@@ -160,7 +167,7 @@ def _candidate(entry: Entry, preferred: Entry) -> Candidate:
 
 
 def _versions(names: Sequence[Name]) -> dict[str, str]:
-    """Of this package, and of those that the engines run on."""
+    """Versions of this package, and of those that the engines run on."""
     found = {"pplcnet": __version__}
     for package in sorted({engine_class(name.engine).package for name in names}):
         try:

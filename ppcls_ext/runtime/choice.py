@@ -13,7 +13,7 @@ from ppcls_ext.runtime.exported import Exported
 
 # The first of these that is installed, and whose format is in the folder.
 PREFERRED = ("onednn", "onnxruntime", "openvino-onnx")
-AUTO = "auto"  # in place of an engine's name: measure, see `ppcls_ext.runtime.auto`
+AUTO = "auto"  # stands for an engine's name and means: measure, see `ppcls_ext.runtime.auto`
 
 
 @dataclass(frozen=True)

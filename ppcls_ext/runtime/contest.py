@@ -18,17 +18,17 @@ from ppcls_ext.runtime.timing import ratio_interval
 
 Batches = Sequence[Sequence[np.ndarray]]
 
-SECONDS = 4.0  # of rounds, unless it is clear before
-TURN_MS = 12.0  # of timed calls: the shorter the rounds, the less a machine's speed changes within one
-MOST_CALLS = 20  # in a turn
+SECONDS = 4.0  # the rounds take this long, unless the result is clear before
+TURN_MS = 12.0  # timed calls of a turn; in short rounds a machine's speed changes little
+MOST_CALLS = 20  # a turn has no more calls than this
 DISCARDED = 1  # calls at the start of each turn: another process has just used the caches
-WARM_MS = 150.0  # of calls of each engine before the rounds; at least `LEAST_WARM`
+WARM_MS = 150.0  # each engine is called this long before the rounds, and at least `LEAST_WARM` times
 LEAST_WARM, MOST_WARM = 2, 20
 LEAST_ROUNDS = 12  # before anything is concluded
 HOPELESS = 2.5  # times the fastest call of the best engine: what is slower takes no part in the rounds
 BEATEN = 1.08  # an engine surely that many times as slow as the leader takes part no more
 ENOUGH = 1.03  # an engine that surely takes no more than that many times the best one's time is good enough
-ANSWER_SECONDS = 120.0  # for one command to an engine
+ANSWER_SECONDS = 120.0  # an engine has this long to answer a command
 
 
 class Name(NamedTuple):
@@ -224,7 +224,7 @@ def _admit(
     with _refusing(entry):
         entry.contender = start(entry.name)
         entry.difference = judge(entry.name, entry.contender.outputs(batches))
-        if not entry.difference <= tolerance:  # also where it is no number
+        if not entry.difference <= tolerance:  # true for NaN too
             entry.refuse(
                 f"its outputs differ from dygraph's by {entry.difference:.1e}, the tolerance is {tolerance:.0e}"
             )
@@ -240,13 +240,17 @@ def _refusing(entry: Entry) -> Iterator[None]:
 
 
 def _warm_up(entries: Sequence[Entry]) -> None:
-    """Bring every engine to its speed, see how many calls a turn has, and leave out the hopeless ones."""
-    for entry in entries:
+    """Bring every engine to its speed, see how many calls a turn has, and leave out the hopeless ones.
+
+    Each takes two turns, the second in reverse order, so that a machine that was busy for a moment drops no engine.
+    """
+    for entry in (*entries, *reversed(entries)):
         with _refusing(entry):
-            assert entry.contender is not None
+            if entry.contender is None:  # refused in its first turn
+                continue
             first = min(entry.contender.turn(1, DISCARDED))
-            calls = int(np.clip(WARM_MS / max(first, 1e-6), LEAST_WARM, MOST_WARM))
-            entry.fastest = min(entry.contender.turn(calls, 0))
+            calls = int(np.clip(WARM_MS / 2 / max(first, 1e-6), LEAST_WARM, MOST_WARM))
+            entry.fastest = min(entry.fastest, *entry.contender.turn(calls, 0))
             entry.calls = int(np.clip(TURN_MS / max(entry.fastest, 1e-6), 1, MOST_CALLS))
     best = min(entry.fastest for entry in entries)
     for entry in entries:

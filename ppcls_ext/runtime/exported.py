@@ -24,7 +24,7 @@ from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS, Engine
 
 RECIPE = "inference.yml"
-PARITY = "parity.npz"  # beside it: inputs, and the outputs that dygraph has for them
+PARITY = "parity.npz"  # inputs of the network, and the outputs that dygraph has for them
 FROM_ONNX = ("onnx", "int8")  # int8 is made from the ONNX file and gives the same outputs
 RECIPE_CHECKSUM = "recipe_sha256"  # the last line of the recipe: the checksum of all that stands before it
 
@@ -35,7 +35,7 @@ LONGEST_LABEL = 1000  # characters
 MOST_INPUTS = 8
 MOST_ENGINES = 100
 LARGEST_SIDE = 65536
-DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # of inputs
+DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # types that an input may have
 
 _CHECKSUM_LINE = re.compile(rb"^" + RECIPE_CHECKSUM.encode() + rb": ([0-9a-f]{64})\n\Z", re.MULTILINE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")

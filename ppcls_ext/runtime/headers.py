@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-MOST_MARKERS = 10_000  # of a JPEG before its size, fill bytes among them; files of cameras have dozens
+MOST_MARKERS = 10_000  # a JPEG has fewer markers and fill bytes before its size; files of cameras have dozens
 LONGEST_RARE_HEADER = 2**16  # bytes; Pillow takes seconds for hostile headers of many megabytes
 
 

@@ -25,7 +25,7 @@ class Inference(abc.ABC):
     methods change nothing in it.
     """
 
-    columns: ClassVar[tuple[str, ...]]  # of `Result.rows`
+    columns: ClassVar[tuple[str, ...]]  # names of the columns of `Result.rows`
     column_types: ClassVar[tuple[type, ...]]  # str, int or float, of each
     forms: ClassVar[tuple[str, ...]] = ("table", "json", "csv", "jsonl", "parquet")  # what `infer --format` may be
     result_type: ClassVar[type[Result]]

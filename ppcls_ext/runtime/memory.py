@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,41 @@ from typing import Any
 from ppcls_ext.core.files import atomic_write_text
 
 MOST_ENTRIES = 500  # the oldest go
-FORMAT = 1  # of the file
+FORMAT = 1  # version of the file's layout
 
 log = logging.getLogger("pplcnet")
 
 
-def cache_file() -> Path:
-    """`engines.json` in the folder PPLCNET_CACHE, else in `pplcnet` of XDG_CACHE_HOME (default ~/.cache)."""
+def cache_folder() -> Path:
+    """The folder PPLCNET_CACHE, else `pplcnet` in XDG_CACHE_HOME (default ~/.cache)."""
     given = os.environ.get("PPLCNET_CACHE")
     if given:
-        return Path(given) / "engines.json"
+        return Path(given)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "pplcnet" / "engines.json"
+    return Path(home) / "pplcnet"
+
+
+def cache_file() -> Path:
+    """`engines.json` in the cache folder."""
+    return cache_folder() / "engines.json"
 
 
 def recall(key: Mapping[str, Any]) -> Any:
-    """What was remembered under a JSON-able key; None where there is nothing, or the file is damaged."""
-    return _read().get(_digest(key), {}).get("value")
+    """What was remembered under a JSON-able key; None where there is nothing, it is too old, or the file is damaged."""
+    entry = _read().get(_digest(key), {})
+    until = entry.get("until")
+    if until is not None and not (isinstance(until, (int, float)) and time.time() < until):
+        return None
+    return entry.get("value")
 
 
-def remember(key: Mapping[str, Any], value: Any) -> None:
-    """Remember a JSON-able value. Where the file cannot be written a line says so, and that is all."""
+def remember(key: Mapping[str, Any], value: Any, seconds: float | None = None) -> None:
+    """Remember a JSON-able value, for so many seconds or for good. Where the file cannot be written a line says so, and
+    that is all.
+    """
     entries = _read()
     entries.pop(_digest(key), None)
-    entries[_digest(key)] = {"key": key, "value": value}
+    entries[_digest(key)] = {"key": key, "value": value, "until": None if seconds is None else time.time() + seconds}
     kept = dict(list(entries.items())[-MOST_ENTRIES:])
     file = cache_file()
     try:

@@ -17,7 +17,8 @@ from ppcls_ext.runtime.engines.base import FORMATS, Engine
 from ppcls_ext.runtime.exported import Exported, read_exported
 from ppcls_ext.runtime.inference import Inference, build_inference
 from ppcls_ext.runtime.owner import Run
-from ppcls_ext.runtime.pipeline import Decode, Errors, Pipeline
+from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.processing import Decode, Errors
 from ppcls_ext.runtime.sources import MAX_PIXELS
 
 MOST_DECODERS = 4  # threads; decoding of more images at once is bound by memory
@@ -87,6 +88,7 @@ class Predictor(Pipeline):
             inference,
             batch=batch if fixed == -1 else fixed,
             fixed=fixed != -1,
+            engine=self._selection.name,
             where=f"exported model {self.exported.folder}: ",
             errors=errors,
             max_pixels=max_pixels,
@@ -102,11 +104,6 @@ class Predictor(Pipeline):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
         return self.exported.labels
-
-    @property
-    def engine(self) -> str:
-        """The engine's name; `auto` until one is chosen for the first image's size."""
-        return AUTO if self._selection.choice is None else self._selection.choice.engine
 
     @property
     def chosen(self) -> EngineChoice | None:
@@ -146,6 +143,10 @@ class _Selection:
         self._inference, self._batch = inference, batch
         if choice is None:
             check_auto(exported)
+
+    def name(self) -> str:
+        """The engine's name; `auto` until one is chosen for the first image's size."""
+        return AUTO if self.choice is None else self.choice.engine
 
     @property
     def any_thread(self) -> bool:

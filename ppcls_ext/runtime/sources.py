@@ -18,7 +18,7 @@ Channels = Literal["rgb", "bgr"]
 Size = tuple[int, int]  # width, height
 Resized = Callable[[Size], "Size | None"]  # the size to which preprocessing brings an image, before anything else
 
-REDUCTIONS = (8, 4, 2)  # that JPEGs can be decoded at; libjpeg-turbo has fast code for these
+REDUCTIONS = (8, 4, 2)  # a JPEG is decoded at one over this; libjpeg-turbo has fast code for these
 LEFT_OVER = 2  # at least so many times the needed sides are decoded, so that the resizing still decides what is seen
 MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: more than cameras have
 

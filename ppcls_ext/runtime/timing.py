@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then stable to a few percent of its width
+RESAMPLES = 2000  # draws of the bootstrap: the ends of a 95 % interval are then stable to a few percent of its width
 CONFIDENCE = 0.95
 
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]

@@ -28,7 +28,7 @@ from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import CONTENT_TYPE, Metrics
 from ppcls_ext.serve.model import Image, Model
 
-GONE = 499  # as other servers log it: the client went away before the answer
+GONE = 499  # the client went away before the answer; other servers log this number too
 NOTES = "pplcnet.notes"  # key of a request's scope: what its line of the log says beside the usual
 OPEN_TO_ALL = ("/v2/health/live", "/v2/health/ready")  # probes come without a token
 

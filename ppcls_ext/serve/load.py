@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from ppcls_ext.core.errors import UserError
 
-PATIENCE_S = 120.0  # for an answer
-SLOW_S = 1.0  # that a slow client takes for half of its body
+PATIENCE_S = 120.0  # an answer may take this long
+SLOW_S = 1.0  # a slow client takes this long for half of its body
 
 
 @dataclass

@@ -204,7 +204,7 @@ class Model:
             future.add_done_callback(partial(self._tell, loop, job))
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: _Job, future: Future[Result]) -> None:
-        """In a thread of the Predictor: have the event loop settle a job."""
+        """Have the event loop settle a job; called in a thread of the Predictor."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._settle, job, future)
 

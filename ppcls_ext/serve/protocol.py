@@ -20,8 +20,8 @@ from ppcls_ext.serve.bodies import check_count, decoded_base64, parsed_json, wit
 from ppcls_ext.serve.limits import Limits, Refusal
 from ppcls_ext.serve.model import Image
 
-HEADER = "inference-header-content-length"  # of a body with binary tensors: how long its JSON is
-VERSION = "1"  # of every model: a folder is one version
+HEADER = "inference-header-content-length"  # says how long the JSON is in a body with binary tensors
+VERSION = "1"  # every model has this one version: a folder is one version
 LARGEST_SIDE = 2**20
 
 

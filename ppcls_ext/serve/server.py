@@ -84,7 +84,7 @@ def serve(
         if any(model.hung for model in models.values()):
             log("stopped", text="a model hangs")
             log.close()
-            os._exit(1)  # its thread would be waited for without end
+            os._exit(1)  # the end would wait for the thread of that model for ever
         log("stopped")
     return 0
 

@@ -16,7 +16,7 @@ from ppcls_ext.core.files import atomic_write, atomic_write_text
 
 PER_CLASS = "per_class.csv"
 SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
-COUNTED_CLASSES = 20  # and one of more than these without numbers in its cells
+COUNTED_CLASSES = 20  # a matrix of more classes has no numbers in its cells
 
 
 def write_metrics(

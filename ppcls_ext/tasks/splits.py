@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ppcls_ext.core.config import Config, Section, mapping, parse
 from ppcls_ext.core.errors import UserError, nearest
 
-SPLIT_NAMES = {"Train": "train", "Eval": "val"}  # in configs, and in folders and files of data
+SPLIT_NAMES = {"Train": "train", "Eval": "val"}  # name in configs: name in folders and files of data
 
 
 S = TypeVar("S", bound=Section)

@@ -84,7 +84,7 @@ class TeacherFiles(NamedTuple):
 
     arch: Mapping[str, Any]  # an `Arch` section without `pretrained` and `class_num`
     weights: Path
-    labels: tuple[str, ...] | None  # its class names, where they are known
+    labels: tuple[str, ...] | None  # class names of the teacher, where they are known
 
 
 def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ppcls_ext.core.errors import CheckFailed
@@ -21,8 +22,8 @@ class Position:
     best_epoch: int | None = None
     stale: int = 0  # evaluations since the best one
     stopped: bool = False  # whether Global.early_stop has ended the run
-    sums: dict[str, float] = field(default_factory=dict)  # of losses and stats over the epoch's images
-    images: int = 0  # in `sums`
+    sums: dict[str, float] = field(default_factory=dict)  # losses and stats, summed over the epoch's images
+    images: int = 0  # number of images in `sums`
 
     def means(self) -> dict[str, float]:
         """Losses and stats as means over the epoch's images so far; empty before the first."""
@@ -78,9 +79,9 @@ class Pending:
         """Count images and time from now on."""
         self._start, self._images = time.monotonic(), 0
 
-    def append(self, step: Step) -> None:
-        """Keep a step until `flush`."""
-        self._steps.append(step)
+    def extend(self, steps: Iterable[Step]) -> None:
+        """Keep steps until `flush`."""
+        self._steps.extend(steps)
 
     def flush(self, position: Position) -> None:
         """Count all steps that are kept. Raises CheckFailed for a loss that is not a number."""

@@ -18,7 +18,8 @@ class AMP(Section):
 
     use_amp: bool = True
     level: Literal["O1"] = "O1"  # float16 for the operators that are safe in it; weights stay float32
-    scale_loss: float = pydantic.Field(default=128.0, gt=0)  # at the start; keeps small gradients above float16's zero
+    # The factor at the start; it keeps small gradients above float16's zero.
+    scale_loss: float = pydantic.Field(default=128.0, gt=0)
     use_dynamic_loss_scaling: bool = True
     use_fp16_test: Literal[False] = False  # evaluation is in float32
     use_promote: Literal[False] = False

@@ -12,24 +12,21 @@ from typing import Any
 import paddle
 
 from ppcls_ext.core import distributed
-from ppcls_ext.core.config import Config, parse
+from ppcls_ext.core.config import Config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import Bar, bar, say, values_text
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.core.seeding import STEP, seed_all, seed_paddle
-from ppcls_ext.models.weights import Weights, numpy_state, save_weights
+from ppcls_ext.models.weights import save_weights
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
-from ppcls_ext.training.averaging import EMA, Average
 from ppcls_ext.training.checkpoint import Checkpoint
-from ppcls_ext.training.freezing import freeze
 from ppcls_ext.training.interrupts import Interrupt, Stopped
-from ppcls_ext.training.optimizers import Schedule, build_optimizer, build_schedule, lr_of
+from ppcls_ext.training.learner import Learner
+from ppcls_ext.training.optimizers import build_schedule, lr_of
 from ppcls_ext.training.position import Pending, Position
-from ppcls_ext.training.precision import AMP, Precision
 from ppcls_ext.training.state import find_state
 
 
@@ -54,22 +51,11 @@ class Trainer:
         self.last_step = self.global_section.iters or self.epochs * steps
         batch = self.loader.batch_size * self.global_section.update_freq
         lr = lr_of(task.config.get("Optimizer"))
-        self.schedule: Schedule = build_schedule(lr, self.epochs, steps, batch, self.global_section.iters)
-        seed_all(self.global_section.seed)
-        # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
-        with paddle.utils.unique_name.guard():
-            self.model = distributed.prepare(task.made_fast(task.build_model()), self.device)
-        self.frozen_norms = freeze(self.model, self.global_section.freeze)
-        amp = task.config.get("AMP")
-        self.precision = Precision(None if amp is None else parse(AMP, amp, "AMP"), self.device)
-        self.optimizer = build_optimizer(task.config.get("Optimizer"), self.model, self.schedule)
-        ema = task.config.get("EMA")
-        self.average = Average(parse(EMA, ema, "EMA"), self.model) if ema is not None else None
+        schedule = build_schedule(lr, self.epochs, steps, batch, self.global_section.iters)
+        self.learner = Learner(task, schedule, self.device)
         self.position = Position()
         self.pending = Pending()
-        self.checkpoint = Checkpoint(
-            self.model, self.optimizer, self.schedule, self.precision, self.average, lambda: _fingerprint(self)
-        )
+        self.checkpoint = Checkpoint(self.learner, lambda: _fingerprint(self))
 
     # Starting and resuming
 
@@ -83,16 +69,13 @@ class Trainer:
         processes = distributed.world()
         if processes > 1:
             say(f"{processes} processes, a batch of {self.loader.batch_size} in all")
-        for note in [*self.task.notes(), *([self.schedule.note] if self.schedule.note else [])]:
+        for note in filter(None, [*self.task.notes(), self.learner.schedule.note]):
             say(note)
         self.task.prepare()
         if self.global_section.checkpoints:
             self._resume(find_state(self.global_section.checkpoints))
         elif self.global_section.pretrained_model:
-            for note in self.task.load_pretrained(self.model, self.global_section.pretrained_model):
-                say(note)
-            if self.average is not None:
-                self.average.load(numpy_state(self.model))
+            self.learner.load_pretrained(self.global_section.pretrained_model)
         resolved = self.task.resolved()
         resolved["Global"]["checkpoints"] = None
         self.folder.start(resolved, self.task.labels(), resuming=bool(self.global_section.checkpoints))
@@ -146,29 +129,12 @@ class Trainer:
 
     def _epoch(self, progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
-        self._train_mode()
+        self.learner.train_mode()
         self.pending.restart_clock()
         with contextlib.closing(self.loader.epoch(at.epoch, skip=at.step * self.global_section.update_freq)) as batches:
             self._steps(batches, progress, interrupt)
-        if self.schedule.by_epoch:
-            self.schedule.lr.step()
+        self.learner.end_epoch()
         self.pending.flush(at)
-
-    def _train_mode(self) -> None:
-        self.model.train()
-        for norm in self.frozen_norms:
-            norm.eval()
-
-    def _backward(self, batches: Sequence[Sequence[paddle.Tensor]]) -> None:
-        """Add the gradients of the mean loss over all images of the batches."""
-        counts = distributed.sums([len(batch[0]) for batch in batches])
-        own = (distributed.rank(),) if distributed.world() > 1 else ()  # each process drops out units of its own
-        for index, batch in enumerate(batches):
-            seed_paddle(self.global_section.seed, STEP, self.position.total_steps, index, *own)
-            with self.precision.forward():
-                loss, step = distributed.over_all(self.task.step(self.model, batch))
-            self.precision.backward(loss * (counts[index] / sum(counts)))
-            self.pending.append(step)
 
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
@@ -176,15 +142,9 @@ class Trainer:
             return
         batches = distributed.in_step(batches)
         while group := list(itertools.islice(batches, self.global_section.update_freq)):
-            self._backward(group)
-            distributed.synchronise(self.model)
-            self.precision.step(self.optimizer)
-            if not self.schedule.by_epoch:
-                self.schedule.lr.step()
+            self.pending.extend(self.learner.step(group, at.total_steps))
             at.step += 1
             at.total_steps += 1
-            if self.average is not None:
-                self.average.update(self.model, at.total_steps)
             values = ""
             if at.total_steps % self.global_section.print_batch_step == 0 or at.total_steps == self.last_step:
                 values = self._report()
@@ -199,7 +159,7 @@ class Trainer:
         """Log the means since the epoch began; gives them as text for the progress bar."""
         at = self.position
         self.pending.flush(at)
-        means, speed, lr = at.means(), self.pending.images_per_second(), float(self.optimizer.get_lr())
+        means, speed, lr = at.means(), self.pending.images_per_second(), float(self.learner.optimizer.get_lr())
         event = {"epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr, "images_per_s": round(speed, 1)}
         self.folder.log("train", event)
         if self.global_section.use_visualdl:
@@ -217,7 +177,7 @@ class Trainer:
         if self.eval_loader is not None and (at.epoch % self.global_section.eval_interval == 0 or finished):
             metrics = self._evaluate(finished)
         elif finished and distributed.is_main():
-            save_weights(self.folder.last, self._averaged())
+            save_weights(self.folder.last, self.learner.weights())
         line = f"epoch {at.epoch}/{self.epochs}: {values_text({'loss': means['loss']})}"
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
@@ -226,31 +186,21 @@ class Trainer:
             self.save_latest()
         return metrics
 
-    def _averaged(self) -> Weights:
-        """The weights that a run is for: the averages, where the config asks for them."""
-        if self.average is None:
-            return numpy_state(self.model)
-        return {name: tensor.numpy() for name, tensor in self.average.tensors.items()}
-
     def _evaluate(self, finished: bool) -> dict[str, float]:
         at = self.position
         assert self.eval_loader is not None
-        own = numpy_state(self.model) if self.average is not None else None
-        if self.average is not None:
-            self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
         main = distributed.is_main()
         last = finished or (
             self.global_section.early_stop is not None and at.stale + 1 >= self.global_section.early_stop
         )  # it may be
-        metrics = self.task.evaluate(self.model, lambda _: None, self.folder.eval if last and main else None)
-        weights = numpy_state(self.model)
-        if own is not None:
-            self.model.set_state_dict(own)
-        self._train_mode()
+        with self.learner.averaged():
+            metrics = self.task.evaluate(
+                self.learner.model, lambda _: None, self.folder.eval if last and main else None
+            )
         if main:
-            save_weights(self.folder.last, weights)
+            save_weights(self.folder.last, self.learner.weights())
         if at.rank(metrics[self.task.primary], self.global_section.early_stop) and main:
-            save_weights(self.folder.best, weights)
+            save_weights(self.folder.best, self.learner.weights())
         self.folder.log("eval", {"epoch": at.epoch, "step": at.total_steps, **metrics})
         if self.global_section.use_visualdl:
             self.folder.scalars({f"eval/{k}": v for k, v in metrics.items()}, at.total_steps)
@@ -265,10 +215,10 @@ def _fingerprint(trainer: Trainer) -> dict[str, Any]:
         "seed": trainer.global_section.seed,
         "images": len(trainer.loader.dataset),
         "batch_size": trainer.loader.batch_size,
-        "ema": trainer.average is not None,
+        "ema": trainer.learner.average is not None,
         **({"update_freq": trainer.global_section.update_freq} if trainer.global_section.update_freq > 1 else {}),
         **({"freeze": list(trainer.global_section.freeze)} if trainer.global_section.freeze else {}),
-        **({"amp": True} if trainer.precision.state() else {}),
+        **({"amp": True} if trainer.learner.precision.state() else {}),
         **trainer.task.fingerprint(),
     }
 

@@ -125,7 +125,7 @@ def unguarded(guarded: Sequence[Any]) -> list[Any]:
     return batch
 
 
-WORKER_SECONDS = 2.0  # for a worker to end by itself
+WORKER_SECONDS = 2.0  # a worker has this long to end by itself
 
 
 def shut_down_workers(iterator: Any) -> None:

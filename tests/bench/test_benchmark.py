@@ -97,7 +97,7 @@ def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkey
     used: list[float] = []
     monkeypatch.setattr("ppcls_ext.core.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
     for discarded in (0, 200):
-        monkeypatch.setattr("ppcls_ext.bench.benchmark.DISCARDED", discarded)
+        monkeypatch.setattr("ppcls_ext.bench.turns.DISCARDED", discarded)
         run_benchmark([Subject(exported, "native")], Settings(rounds=2, processes=1, iterations=2, warmup=1))
     assert used[1] > 3 * used[0]
 
@@ -182,7 +182,7 @@ def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_without_inputs_needs_a_size_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     recipe = tmp_path / "inference.yml"
-    recipe.write_text("PreProcess: {}")  # as other exporters write it
+    recipe.write_text("PreProcess: {}")  # other exporters write such a file
     with pytest.raises(UserError, match="give --size"):
         input_shapes(Subject(tmp_path))
     assert input_shapes(Subject(tmp_path, size=(8, 9))) == [{"shape": [1, 3, 8, 9], "dtype": "float32"}]

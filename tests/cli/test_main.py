@@ -20,8 +20,8 @@ from tests.helpers.processes import SECONDS
 
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
-    *("CONFIG", "FOLDER", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
-    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST"),
+    *("CONFIG", "FOLDER", "SPACE", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
+    *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST", "MS"),
 }
 
 
@@ -98,7 +98,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "pplcnet: a command is missing; known: benchmark, check-data, configs"),
+        ([], "pplcnet: a command is missing; known: advise, benchmark, check-data"),
         (["trian"], "pplcnet: no command 'trian'; did you mean 'train'?"),
         (["check_data"], "pplcnet: no command 'check_data'; did you mean 'check-data'?"),
         (["--bogus"], "pplcnet: no flag '--bogus'; known: --version, -h"),
@@ -127,7 +127,13 @@ def test_wrong_usage_is_one_line(arguments: list[str], message: str, capfd: pyte
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_flag_of_any_command_is_one_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    required = {"eval": ["-c", "x"], "check-data": ["-c", "x"], "export": ["-c", "x"], "study": ["-c", "x"]}
+    required = {
+        "advise": ["--latency", "1"],
+        "eval": ["-c", "x"],
+        "check-data": ["-c", "x"],
+        "export": ["-c", "x"],
+        "study": ["-c", "x"],
+    }
     given = required.get(name, ["-m", "x"] if name in ("benchmark", "serve") else [])
     line = usage_error([name, *given, "--00000"], capfd)
     assert line.startswith(f"pplcnet {name}: no flag '--00000'; known: ")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ppcls_ext.cli import train
+from ppcls_ext.cli.main import main
 from tests.helpers.configs import overrides
 
 Fails = Callable[..., str]
@@ -68,3 +70,15 @@ def test_configs_that_cannot_be_read(tmp_path: Path, fails: Fails) -> None:
 def test_a_run_is_started_or_resumed_not_both(tmp_path: Path, fails: Fails) -> None:
     assert "train needs a config (-c FILE) or a run folder" in fails("train")
     assert "leave -c out" in fails("train", "-c", "my_images", "--resume", tmp_path)
+
+
+def test_each_process_of_a_job_gets_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+    monkeypatch.setattr(train, "run_job", lambda *job: jobs.append(job) or 0)
+    given = ["-c", "my_images", *overrides(f"Global.output_dir={tmp_path}", "Global.epochs=3")]
+    assert main(["train", "--nproc", "3", *given]) == 0
+    ((processes, command, logs, prefix),) = jobs
+    assert processes == 3
+    assert command[-len(given) - 1 :] == ["train", *given]
+    assert logs == tmp_path / "my_images" / "log"
+    assert prefix == "pplcnet train: "

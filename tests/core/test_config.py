@@ -46,7 +46,7 @@ def test_replace_leaves_nothing_of_the_base(word: str, tmp_path: Path) -> None:
     lines(tmp_path / "c.yaml", "_base_: b.yaml", f"Optimizer: {{{word}: true, name: Adam}}", f"EMA: {{{word}: true}}")
     config = load_config(tmp_path / "c.yaml")
     assert config["Optimizer"] == {"name": "Adam"}
-    assert config["EMA"] == {}  # also where the base has no such section
+    assert config["EMA"] == {}  # the base has no such section
 
 
 def test_several_bases_apply_in_order_and_from_their_own_folder(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_find_images_goes_through_folders_in_the_order_of_names(tmp_path: Path) 
     for name in ("a/b.png", "a/B/0.JPG", "a-b.png", "a.png", "a0.png", "z.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "link").symlink_to(tmp_path / "a")  # its images are named once, where they are
+    (tmp_path / "link").symlink_to(tmp_path / "a")  # images behind the link are named once, where they are
     names = [".hidden.png", "a/B/0.JPG", "a/b.png", "a-b.png", "a.png", "a0.png"]
     assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in names]
 

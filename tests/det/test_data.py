@@ -120,7 +120,8 @@ def test_average_precision_equals_pycocotools_on_the_json(tmp_path: Path) -> Non
     split = read_coco(path, tmp_path, "train", None, None)
     rows = perfect(split)
     rows[0][0, 2:] += 4
-    rows[2] = np.vstack([rows[2], [0, 0.95, 30, 40, 44, 60]]).astype(np.float32)  # in the crowd: not counted
+    in_the_crowd = [0, 0.95, 30, 40, 44, 60]  # not counted
+    rows[2] = np.vstack([rows[2], in_the_crowd]).astype(np.float32)
     result = CocoResult(split, rows)
     truth = COCO(str(path))
     reference = COCOeval(truth, truth.loadRes(result.detections), "bbox")
@@ -219,7 +220,7 @@ def test_check_data_reports_every_fault(tmp_path: Path) -> None:
         assert expected in text
     assert "classes with fewer than 10 training boxes: dog (2), cat (1)" in report.warnings
     assert {row[0]: row[1:] for row in report.tables[0][2]} == {"dog": (2, 2), "cat": (1, 1)}
-    assert {sample.shape for sample in report.samples} == {(236, 314, 3), (314, 236, 3)}  # in squares of 320
+    assert {sample.shape for sample in report.samples} == {(236, 314, 3), (314, 236, 3)}  # they fit into squares of 320
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_an_export_says_how_images_are_resized() -> None:
     recipe = yaml.safe_load(yaml.safe_dump(public.deployment(public.build_model()).recipe))
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     cubic = public.inference(recipe).prepare(image)[0]
-    del recipe["preprocess"]["interpolation"]  # as exports were before there was a choice
+    del recipe["preprocess"]["interpolation"]  # exports had no such key before there was a choice
     linear = public.inference(recipe).prepare(image)[0]
     assert cubic.shape == linear.shape == (3, 320, 320)
     assert np.abs(cubic - linear).max() > 0.1

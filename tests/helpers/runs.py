@@ -18,9 +18,29 @@ from tests.helpers.configs import overrides
 from tests.helpers.processes import CUT_BATCHES, launched, ran
 
 
+def small_run(data: Path, output: Path, side: int) -> list[str]:
+    """Settings of a short run on square images, without processes that load them."""
+    return [
+        f"Global.data_root={data}",
+        f"Global.output_dir={output}",
+        f"Global.image_shape=[3,{side},{side}]",
+        "Global.use_visualdl=false",
+        "DataLoader.Train.loader.num_workers=0",
+        "DataLoader.Eval.loader.num_workers=0",
+    ]
+
+
 def log_of(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [e for e in events if event in (None, e["event"])]
+
+
+def assert_only_the_backbone_stayed(start: Path, end: Path) -> None:
+    """Of two training states the weights of the backbone are equal, and others are not."""
+    before, after = read_weights(start), read_weights(end)
+    changed = {name for name, weight in before.items() if not np.array_equal(after[name], weight)}
+    assert changed
+    assert not [name for name in changed if name.startswith("backbone.")]
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ppcls_ext.core.errors import CheckFailed
@@ -52,14 +53,19 @@ def test_default_statistics_fail_and_those_of_the_input_pass(name: str, images: 
 def test_only_the_running_statistics_change(images: paddle.Tensor) -> None:
     model = network("PPLCNet_x0_25")
     before = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    momenta = [layer._momentum for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D)]
     give_realistic_statistics(model, images)
     for name, tensor in model.state_dict().items():
         changed = bool((before[name] != tensor.numpy()).any())
         assert changed == name.endswith(("._mean", "._variance")), name
     assert not any(layer.training for layer in model.sublayers(include_self=True))
-    assert not any(layer._forward_post_hooks for layer in model.sublayers())
-    assert [layer._momentum for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D)] == momenta
+    other = network("PPLCNet_x0_25")
+    other.set_state_dict(model.state_dict())
+    for trained in (model, other):  # batch norms keep their momentum: they learn as those of a new network do
+        trained.train()
+        paddle.seed(3)
+        trained(images)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), other.state_dict()[name].numpy(), err_msg=name)
 
 
 def test_statistics_are_those_of_the_input() -> None:

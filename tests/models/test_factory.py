@@ -123,7 +123,7 @@ def test_known_archs_has_ours_and_paddleclas_networks() -> None:
     assert all(callable(factory) for factory in known.values())
 
 
-# Of paddleclas 2.4.2; a standard config has more sections, which do not concern the network.
+# This is paddleclas 2.4.2's; a standard config has more sections, which do not concern the network.
 IMAGENET = """
 Global: {device: cpu, output_dir: ./output/, image_shape: [3, 224, 224]}
 Arch:

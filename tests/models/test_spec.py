@@ -42,7 +42,7 @@ def test_the_last_step_of_table_9_adds_only_the_last_convolution() -> None:
 def test_blocks_are_thirteen_in_five_stages_with_total_stride_32() -> None:
     assert len(BLOCKS) == 13
     assert STAGES == ("blocks2", "blocks3", "blocks4", "blocks5", "blocks6")
-    stride = 2  # of the stem
+    stride = 2  # the stem's
     for block in BLOCKS:
         stride *= block.stride
     assert stride == 32

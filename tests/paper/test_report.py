@@ -19,7 +19,7 @@ from ppcls_ext.paper.tables import NUMBERS, procedure, table, tables
 from ppcls_ext.paper.verdicts import STATUSES
 
 ENGINES = ("onednn", "openvino")
-SLOWER = 3.0  # than the paper's machine
+SLOWER = 3.0  # times as slow as the paper's machine
 
 
 def measured(number: int, name: str, latency: float, reference: float) -> dict[str, Any]:

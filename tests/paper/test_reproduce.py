@@ -15,8 +15,9 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.deploy.untrained import MADE, build
 from ppcls_ext.models.spec import SPECS, scale_name
-from ppcls_ext.paper.networks import MADE, build, network_of
+from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.reproduce import (
     QUICK,
     RAW,

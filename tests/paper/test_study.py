@@ -60,7 +60,7 @@ def study_file(path: Path, data: Path, **changes: Any) -> Path:
     """Two variants of two seeds, of two epochs at 32 px each."""
     config = config_of(data, path.parent / "unused")
     config["Global"] |= {"epochs": 2, "image_shape": [3, 32, 32]}
-    config["Expect"] = {"top1": {"value": 2.0, "tolerance": 0.1}}  # of the base alone
+    config["Expect"] = {"top1": {"value": 2.0, "tolerance": 0.1}}  # the base alone has this
     content = {
         "title": "An ablation",
         "config": str(write_config(path.parent / "base.yaml", config)),
@@ -86,7 +86,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def again(finished: tuple[Path, Path], output: Path, *overrides: str) -> Study:
-    return Study(str(finished[0]), None, ["Global.print_batch_step=6", *overrides], None, output)
+    return Study(StudyPlan(str(finished[0]), None, ["Global.print_batch_step=6", *overrides], None, output))
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
     def stop_in(*arguments: Any) -> Any:
         nonlocal taken
         taken += 1
-        if taken == 24 + 16:  # in the second run
+        if taken == 24 + 16:  # that is in the second run
             os.kill(os.getpid(), signal.SIGTERM)
         return take(*arguments)
 
@@ -156,7 +156,7 @@ def test_a_run_with_other_settings_is_not_taken(finished: tuple[Path, Path]) -> 
 def test_a_run_that_diverges_is_left_out(data: Path, tmp_path: Path) -> None:
     variants = {"sane": [], "wild": ["Optimizer.lr.learning_rate=1.0e+30"]}
     path = study_file(tmp_path / "s.yaml", data, variants=variants, reference="sane", seeds=[0])
-    sane, wild = Study(str(path), output=tmp_path / "out").run()
+    sane, wild = Study(StudyPlan(str(path), output=tmp_path / "out")).run()
     assert sane.mean is not None
     assert (wild.values, wild.mean) == ({}, None)
 
@@ -185,7 +185,7 @@ def test_a_wrong_study_is_refused_in_one_line(
 def test_what_a_study_sets_itself_cannot_be_overridden(key: str, instead: str, data: Path, tmp_path: Path) -> None:
     path = study_file(tmp_path / "s.yaml", data)
     with pytest.raises(UserError, match=f"{key} is set for each run of a study; give {instead}"):
-        Study(str(path), overrides=[f"{key}=1"])
+        StudyPlan(str(path), overrides=[f"{key}=1"])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

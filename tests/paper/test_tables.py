@@ -101,7 +101,8 @@ def test_equal_networks_have_equal_numbers_in_all_tables() -> None:
             for column in COLUMNS:
                 values = {getattr(first, column), getattr(row, column)} - {None}
                 assert len(values) <= 1, (first, row, column)
-    assert repeated >= 8  # of 0.5x alone: Tables 3, 6, 7, 8, 9; the sixth step of Table 9 is Table 6's last row, ...
+    # 0.5x alone stands in Tables 3, 6, 7, 8, 9; the sixth step of Table 9 is Table 6's last row, ...
+    assert repeated >= 8
 
 
 def test_table_1_is_the_spec() -> None:

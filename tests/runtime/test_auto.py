@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def test_a_choice_is_remembered_for_the_model_the_threads_and_the_shape(
     assert choose()[1] == 0  # the others have not displaced it
 
 
+def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
+    choose: Chooses, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "BUSY_CORES", -1.0)  # any machine is busier than that
+    first, _ = choose()
+    assert "other processes used" in first.reason
+    assert choose()[1] == 0
+    content = json.loads(cache.read_text())
+    for entry in content["entries"].values():
+        assert 0 < entry["until"] - time.time() <= 3600
+        entry["until"] -= 3601
+    cache.write_text(json.dumps(content))
+    assert choose()[1] > 0
+
+
 def test_another_version_of_an_engine_is_measured_again(choose: Chooses, monkeypatch: pytest.MonkeyPatch) -> None:
     choose()
     monkeypatch.setattr(auto, "version", lambda package: "99")
@@ -133,7 +149,7 @@ def test_a_report_is_data_and_text(choose: Chooses) -> None:
     assert len(text) == 1 + len(choice.candidates)
     measured = {(c.engine, c.model_format): c for c in choice.candidates}
     assert measured["onednn", "pdmodel"].ms == 1.0
-    assert measured["onednn", "pdmodel"].ratio == pytest.approx(0.5)  # of the preferred engine's time
+    assert measured["onednn", "pdmodel"].ratio == pytest.approx(0.5)  # half of the preferred engine's time
     assert json.loads(json.dumps(choice.to_dict()))["candidates"][0]["difference"] == 0
 
 

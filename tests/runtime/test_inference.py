@@ -94,7 +94,7 @@ def test_what_does_not_end_with_the_normalisation_of_pixels_cannot_be_parted(ope
 @pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("values", [3, 1000])
 def test_the_best_come_as_a_stable_sort_has_them(count: int, values: int) -> None:
-    scores = np.random.default_rng(0).integers(0, values, 40).astype(np.float32)  # of 3 values most are equal
+    scores = np.random.default_rng(0).integers(0, values, 40).astype(np.float32)  # with 3 values most scores are equal
     np.testing.assert_array_equal(best_first(scores, count), np.argsort(-scores, kind="stable")[:count])
     scores[:39] = np.nan
     np.testing.assert_array_equal(best_first(scores, count), np.argsort(-scores, kind="stable")[:count])

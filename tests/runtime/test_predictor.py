@@ -403,7 +403,7 @@ print(len(spent), sum(ticks > 0.15 * sum(spent.values()) for ticks in spent.valu
 @pytest.mark.skipif(usable_cores() < 2, reason="engines take no more threads than there are cores")
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_threads_reach_every_engine(exported: Path, engine: str) -> None:
-    """In processes of their own, since an engine's threads stay; each works for a second."""
+    """Each runs in a process of its own, since an engine's threads stay; each works for a second."""
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     there, working = [], []
     for threads in ("1", "2"):

@@ -19,7 +19,7 @@ from tests.helpers.exports import detector, segmenter
 from tests.helpers.processes import ROOT
 
 SOURCES = ("ppcls_ext", "det", "seg", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-SECONDS = 600  # for downloads
+SECONDS = 600  # downloads may take this long
 
 PREDICT = """
 import importlib.util, json, sys

@@ -129,7 +129,7 @@ def test_a_hit_in_the_cache_is_the_teachers_output(cached: tuple[Path, Path], tr
     model = task.build_model()
     model.eval()
     assert np.load(folder / "logits.npy", mmap_mode="r").dtype == np.float16
-    for epoch in (0, 1, 2):  # of three epochs of training, the last repeats the first
+    for epoch in (0, 1, 2):  # the third epoch repeats the first
         images, labels, places = next(task.train_loader().epoch(epoch))
         for number in range(len(images)):
             part = slice(number, number + 1)
@@ -202,7 +202,7 @@ def test_a_cache_goes_on_where_it_was_stopped(
     def counted(self: Teacher, images: paddle.Tensor) -> paddle.Tensor:
         nonlocal calls
         calls += 1
-        if calls == 17:  # of 2 x 12 batches
+        if calls == 17:  # there are 2 x 12 batches
             raise KeyboardInterrupt
         return logits(self, images)
 
@@ -257,7 +257,7 @@ def test_any_network_of_paddleclas_teaches(data: Path, tmp_path: Path) -> None:
     teacher = {"name": "ResNet18_vd", "pretrained": str(tmp_path / "teacher")}
     run = train(load_config(student(tmp_path / "run.yaml", data, teacher, epochs=2), ["Global.iters=14"])).path
     assert np.isfinite(log_of(run, "train")[-1]["loss"])
-    train(load_config(run, [f"Global.checkpoints={run}"]))  # its config has the path, absolute
+    train(load_config(run, [f"Global.checkpoints={run}"]))  # the run's config has the absolute path
 
 
 def test_a_teacher_of_other_classes_is_one_line(trained: Path, data: Path, tmp_path: Path, fails: Fails) -> None:

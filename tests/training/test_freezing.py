@@ -22,7 +22,7 @@ def test_a_pattern_names_layers_or_parameters() -> None:
     model = build_arch({"name": "PPLCNet_x0_25"}, 3)
     assert freeze(model, ["fc.weight"]) == []
     assert [n for n, p in model.named_parameters() if p.stop_gradient and ".bn._" not in n] == ["fc.weight"]
-    assert len(freeze(model, ["blocks5"])) == 12  # of six blocks of two
+    assert len(freeze(model, ["blocks5"])) == 12  # six blocks have two norms each
     assert freeze(model, []) == []
 
 

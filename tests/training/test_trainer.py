@@ -51,7 +51,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 def test_it_learns_an_easy_set(trained: Path) -> None:
     epochs = {e["epoch"]: e["loss"] for e in log_of(trained, "train")}
     assert epochs[max(epochs)] < 0.6 * epochs[1]
-    assert max(e["top1"] for e in log_of(trained, "eval")) >= 0.8  # of 15 images; chance is a third
+    assert max(e["top1"] for e in log_of(trained, "eval")) >= 0.8  # there are 15 images; chance is a third
 
 
 def test_the_run_folder_is_complete(trained: Path) -> None:

@@ -84,7 +84,7 @@ class KnownDifference:
 
     arch: str
     field: str  # params_m or flops_m
-    published: float  # in millions
+    published: float  # millions
     counted: int  # exact
     reason: str
 

@@ -27,7 +27,7 @@ class OnnxRuntime(Engine):
         options.log_severity_level = 3  # errors only
         try:
             self._session = ort.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base class but this
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise cannot_open(self, str(files[0]), error) from error
         self._names = [i.name for i in self._session.get_inputs()]
 

@@ -72,7 +72,7 @@ class Native(PaddleInference):
 
     def set_up(self, config: Any) -> None:
         """Choose the kernels."""
-        config.disable_mkldnn()  # in Paddle 3.3 it is on by default
+        config.disable_mkldnn()  # Paddle 3.3 has oneDNN on by default
 
 
 class OneDNN(PaddleInference):

@@ -1,0 +1,66 @@
+"""`pplcnet advise`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ppcls_ext.cli.arguments import positive, positive_number
+from ppcls_ext.core.config import load_config
+from ppcls_ext.core.display import out, say, show_table
+from ppcls_ext.models.network_spec import CLASSES
+
+NAME = "advise"
+HELP = "say which scale, input size and engine fit a latency on this CPU"
+DESCRIPTION = (
+    "Predict, by the latency models that `pplcnet search --calibrate` has left for this machine, which scale of "
+    "PP-LCNet at which input size on which engine takes no longer than --latency. It measures nothing."
+)
+EXAMPLES = (
+    "pplcnet advise --latency 2.0",
+    "pplcnet advise -m output/my_images --latency 1.5 --threads 2",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    group = parser.add_argument_group("what is asked")
+    group.add_argument("-m", "--model", metavar="CONFIG", help="ask about the network of this config or run folder")
+    group.add_argument(
+        "--latency", type=positive_number, required=True, metavar="MS", help="milliseconds that an image may take"
+    )
+    group.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="threads of the CPU (default: %(default)s)"
+    )
+    group = parser.add_argument_group("what is known")
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="use these calibrations (default: all that were made on this machine)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict and show; gives the exit status."""
+    from ppcls_ext.search.advise import PAPER_SIZE, advise, own_calibrations, spec_of
+
+    spec, size, classes = None, PAPER_SIZE, CLASSES
+    if arguments.model is not None:
+        config = load_config(arguments.model)
+        arch = config.get("Arch") or {}
+        spec, size, classes = spec_of(arch), config.global_section.image_shape[1], arch.get("class_num", CLASSES)
+    calibrations = own_calibrations(arguments.threads, arguments.calibration)
+    advice = advise(calibrations, arguments.latency, spec, size, classes)
+    for engine, ms in advice.own.items():
+        say(f"{arguments.model} at {size} px on {engine}: {ms:.2f} ms")
+    for doubt in advice.doubts:
+        say(f"warning: calibration of {doubt}")
+    rows = [[way.arch, way.input_size, way.engine, way.ms] for way in advice.options]
+    title = f"at most {arguments.latency:g} ms, {arguments.threads} thread{'s' * (arguments.threads != 1)}, predicted"
+    show_table(title, ["network", "size", "engine", "ms"], rows)
+    best = advice.best
+    out.print(f"{best.arch} at {best.input_size} px on {best.engine}: {best.ms:.2f} ms predicted", markup=False)
+    return 0

@@ -1,0 +1,104 @@
+"""Networks without data or weights, made fit for timing, counted and exported: what is measured of an architecture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import paddle
+
+from ppcls_ext.core.config import Config, dump_config, load_config
+from ppcls_ext.core.device import set_device
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.core.version import __version__
+from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
+from ppcls_ext.models.activations import give_realistic_statistics
+from ppcls_ext.models.counting import count
+from ppcls_ext.models.folding import fold_batch_norm, fold_branches
+from ppcls_ext.tasks.deployment import Input
+from ppcls_ext.tasks.finding import make_task
+
+MADE = "network.json"  # written last into the folder of a network: with it the folder is whole
+
+# Batch norms take their statistics from so many inputs, with sides halved until they are no longer than this: the
+# statistics of noise hardly depend on the size, the time does.
+CALIBRATION_BATCH, CALIBRATION_SIDE = 4, 512
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to measure: a shipped config and what is changed in it. The name is that of its folder."""
+
+    name: str
+    config: str
+    overrides: tuple[str, ...]
+
+    def load(self) -> Config:
+        """The config of the network."""
+        return load_config(self.config, self.overrides)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network that was built; `activations` is a `realistic.Summary` as a mapping."""
+
+    params: int
+    flops: int
+    activations: dict[str, float]
+
+
+def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
+    """Export a network into the folder `work / network.name`, or read what is there of this version and config.
+
+    Args:
+        formats: of `ppcls_ext.runtime.engines.base.FORMATS`.
+    Raises:
+        UserError: see `load_config` and `make_task`. CheckFailed: see `give_realistic_statistics`.
+    """
+    folder = work / network.name
+    config = network.load()
+    identity = {
+        "pplcnet": __version__,
+        "paddlepaddle": paddle.__version__,
+        "formats": sorted(formats),
+        "config": dump_config(config),
+    }
+    file = folder / MADE
+    if file.is_file():
+        made = json.loads(file.read_text(encoding="utf-8"))
+        if made["made_from"] == identity:
+            return Built(**made["built"])
+    shutil.rmtree(folder, ignore_errors=True)
+
+    task = make_task(config)
+    set_device("cpu")
+    seed_all(task.global_section.seed)
+    model = task.build_model()
+    model.eval()
+    deployment = task.deployment(model)
+    deployment.model.eval()
+    inputs = calibration_inputs(deployment.inputs)
+    summary = give_realistic_statistics(model, *inputs)
+    fold_branches(deployment.model)
+    counted = count(deployment.model, *(paddle.zeros(i.shape, i.dtype) for i in deployment.inputs))
+    save_formats(deployment, folder, [f for f in formats if f in UNFOLDED])
+    fold_batch_norm(deployment.model, *inputs)
+    save_formats(deployment, folder, [f for f in formats if f not in UNFOLDED])
+    write_recipe(task, deployment, folder, formats, folded=True)
+    built = Built(counted.params, counted.flops, summary._asdict())
+    atomic_write_text(file, json.dumps({"built": asdict(built), "made_from": identity}, indent=1) + "\n")
+    return built
+
+
+def calibration_inputs(inputs: Sequence[Input]) -> list[paddle.Tensor]:
+    """Normal noise of unit scale, as normalised photographs have, in the shape of each input (N, C, H, W)."""
+    tensors = []
+    for _, (_, channels, *sides), dtype in inputs:
+        while max(sides) > CALIBRATION_SIDE:
+            sides = [side // 2 for side in sides]
+        tensors.append(paddle.randn([CALIBRATION_BATCH, channels, *sides], dtype))
+    return tensors

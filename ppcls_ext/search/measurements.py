@@ -1,0 +1,211 @@
+"""Which networks a calibration measures, and their latencies, kept in one file."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.models.block_kinds import BlockSpec
+from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.spec import SCALES, LCNetSpec
+from ppcls_ext.search.latency import Accuracy, LatencyModel, Target
+from ppcls_ext.search.space import Space, with_width
+
+FORMAT = 1  # of the file
+
+# What a measured network is for: to see what one block costs, to fit, or to judge the fit.
+Use = Literal["probe", "network", "unseen"]
+
+REPEATS = 6  # of a block in its probe: enough to stand out from the rest of the network
+PROBE_SIZE = 224
+DRAWN = 40  # times as many networks are drawn as are taken, so that the small ones are among them
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A network with one stage that repeats a block, and as little as possible beside it.
+
+    Attributes:
+        change: in what the block differs from the plain one; empty: it is that.
+    """
+
+    stage: int
+    width: int
+    change: str
+    spec: NetworkSpec
+
+
+def probes(space: Space) -> list[Probe]:
+    """A probe for each stage, two widths, and every choice of a block that differs in one thing from the plain one."""
+    found = []
+    for index, stage in enumerate(space.stages):
+        plain = stage.blocks[0]
+        for width in (_quantile(stage.widths, 0.15), _quantile(stage.widths, 0.55)):
+            for block in stage.blocks:
+                change = _change(plain, block)
+                if change is not None:
+                    found.append(Probe(index, width, change, _probe_network(space, index, with_width(block, width))))
+    # Blocks that differ while they train alone, such as those with branches, are the same network once deployed.
+    return list({probe.spec: probe for probe in reversed(found) if "rep" not in probe.change}.values())[::-1]
+
+
+def _quantile(values: Sequence[int], share: float) -> int:
+    return values[round(share * (len(values) - 1))]
+
+
+def _change(plain: BlockSpec, block: BlockSpec) -> str | None:
+    """In what a block differs from the plain one: one thing, or a kind with its own settings; None: in more."""
+    if block.kind != plain.kind:
+        if block.se != plain.se or block.act != plain.act:
+            return None
+        return with_width(block, plain.width).text.replace(f"-c{plain.width}", "")
+    changed = [name for name, value in asdict(plain).items() if getattr(block, name) != value]
+    if len(changed) > 1:
+        return None
+    return "".join("SE" if name == "se" else f"{name} {getattr(block, name)}" for name in changed)
+
+
+def _probe_network(space: Space, stage: int, block: BlockSpec) -> NetworkSpec:
+    least: list[tuple[BlockSpec, ...]] = [(with_width(s.blocks[0], s.widths[0]),) for s in space.stages]
+    before = block.width if stage == 0 else least[stage - 1][0].width
+    if stage:  # its input has its own width, as within a network
+        least[stage - 1] = (with_width(space.stages[stage - 1].blocks[0], block.width),)
+    least[stage] = (block,) * (1 + REPEATS)
+    return NetworkSpec(before if stage == 0 else space.stems[0], tuple(least), input_size=PROBE_SIZE)
+
+
+def paper_networks(space: Space) -> list[NetworkSpec]:
+    """PP-LCNet's scales that are in the space."""
+    networks = [LCNetSpec(scale=scale).network() for scale in SCALES]
+    return [spec for spec in networks if spec in space]
+
+
+def spread_networks(space: Space, number: int, seed: int, but: Iterable[NetworkSpec] = ()) -> list[NetworkSpec]:
+    """Random networks of a space, whose multiply-adds are spread evenly on a logarithmic scale.
+
+    Of uniform draws nearly all have about the same size, since so many layers add up.
+    Args:
+        but: networks that are not to be among them.
+    """
+    rng, others = random.Random(seed), set(but)
+    drawn = {spec for spec in (_resized(space, rng) for _ in range(DRAWN * number)) if spec not in others}
+    if len(drawn) < number:
+        raise UserError(f"space '{space.name}': it has fewer than {number} networks to measure; ask for fewer")
+    by_work = sorted(drawn, key=lambda spec: (spec.count().flops, spec.text))
+    works = np.log([spec.count().flops for spec in by_work])
+    found: dict[int, None] = {}
+    for goal in np.linspace(works[0], works[-1], number):
+        found[next(int(k) for k in np.argsort(np.abs(works - goal)) if int(k) not in found)] = None
+    chosen = [by_work[k] for k in found]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _resized(space: Space, rng: random.Random) -> NetworkSpec:
+    """A random network of those whose widths lie in one part of what is allowed, from narrow to wide."""
+    share = rng.uniform(0.02, 1.0)
+    stages = tuple(replace(s, widths=s.widths[: max(1, round(share * len(s.widths)))]) for s in space.stages)
+    stems = space.stems[: max(1, round(share * len(space.stems)))]
+    return space.replace(stages=stages, stems=stems).sample(rng)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network and its latency, relative to the anchor that took turns with it.
+
+    Attributes:
+        ratio, low, high: how many times as long as the anchor a call takes, with a 95 % interval; None where it failed.
+        failure: why there is none; empty where there is.
+    """
+
+    arch: str
+    use: Use
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    failure: str = ""
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network."""
+        return parse_spec(self.arch)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A latency model with all that it rests on.
+
+    Attributes:
+        space: name of the space whose networks were measured.
+        anchor_ms: of the network that took turns with every other, in each group.
+        measured: all networks.
+        model: None as long as not everything is measured.
+        accuracy: by what it was predicted: `model`, `blocks` (their sum alone), `flops`, `params`.
+    """
+
+    target: Target
+    space: str
+    created: str
+    command: str
+    machine: Mapping[str, Any]
+    anchor_ms: tuple[float, ...] = ()
+    measured: tuple[Measured, ...] = ()
+    model: LatencyModel | None = None
+    accuracy: Mapping[str, Accuracy] | None = None
+
+    @property
+    def unit(self) -> float:
+        """Milliseconds of the anchor: the median over all groups."""
+        return float(np.median(self.anchor_ms))
+
+    def latencies(self, *uses: Use) -> dict[NetworkSpec, float]:
+        """Milliseconds of the networks that were measured for these uses, without those that failed."""
+        return {one.spec: one.ratio * self.unit for one in self.measured if one.use in uses and one.ratio is not None}
+
+    def save(self, path: Path) -> None:
+        """Write JSON, in one step."""
+        atomic_write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"calibration {path}: it is no JSON; calibrate again with pplcnet search --calibrate"
+        ) from error
+    try:
+        if content.pop("format") != FORMAT:
+            raise ValueError("its format is another")
+        target = _target(content.pop("target"))
+        model, found = content.pop("model"), content.pop("accuracy")
+        measured = tuple(Measured(**one) for one in content.pop("measured"))
+        for one in measured:
+            _ = one.spec
+        return Calibration(
+            target=target,
+            measured=measured,
+            model=None if model is None else LatencyModel(target, {k: float(v) for k, v in model["prices"].items()}),
+            accuracy=None if found is None else {name: Accuracy(**values) for name, values in found.items()},
+            anchor_ms=tuple(float(ms) for ms in content.pop("anchor_ms")),
+            **content,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"calibration {path}: it is not as this version writes it ({error}); calibrate again with "
+            "pplcnet search --calibrate"
+        ) from error
+
+
+def _target(content: Mapping[str, Any]) -> Target:
+    values = {**content, "cpu": tuple(content["cpu"]), "versions": dict(content["versions"])}
+    return Target(**values)

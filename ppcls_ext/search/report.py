@@ -1,0 +1,57 @@
+"""What a calibration has found, as a page: how accurate the model is, and what blocks cost on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.search.figures import draw_block_costs, draw_predictions, draw_title
+from ppcls_ext.search.latency import CLOSE
+from ppcls_ext.search.measurements import Calibration
+
+NAMES = {"model": "latency model", "blocks": "sum of blocks alone", "flops": "multiply-adds", "params": "parameters"}
+
+
+def write_report(calibration: Calibration, out: Path) -> Path:
+    """Write the page and its pictures into a folder; gives the page.
+
+    Files are `ENGINE-THREADS-SPACE.md`, `...-predicted.svg` and `...-blocks.svg`.
+    """
+    target = calibration.target
+    name = f"{target.engine}-{target.threads}-{calibration.space}"
+    atomic_write_text(out / f"{name}-predicted.svg", draw_predictions(calibration))
+    atomic_write_text(out / f"{name}-blocks.svg", draw_block_costs(calibration))
+    page = out / f"{name}.md"
+    atomic_write_text(page, _page(calibration, name))
+    return page
+
+
+def _page(calibration: Calibration, name: str) -> str:
+    target, title = calibration.target, draw_title(calibration)
+    probed, whole, unseen = (len(calibration.latencies(use)) for use in ("probe", "network", "unseen"))
+    assert calibration.accuracy is not None
+    versions = ", ".join(f"{package} {version}" for package, version in target.versions.items())
+    lines = [
+        f"# Latency model: {title}",
+        "",
+        f"`{calibration.command}`, {calibration.created}. {' '.join(target.cpu)}, "
+        f"{calibration.machine['usable_cores']} usable cores; {versions}.",
+        "",
+        f"Fitted to {whole} networks and {probed} probes of single blocks, which took turns with "
+        f"PPLCNet_x0_5 ({calibration.unit:.2f} ms). Judged by {unseen} other networks:",
+        "",
+        f"| predicted by | median error | within {CLOSE:.0%} | rank correlation |",
+        "|---|---|---|---|",
+    ]
+    for what, found in calibration.accuracy.items():
+        lines.append(f"| {NAMES[what]} | {found.median:.1%} | {found.close:.0%} | {found.spearman:.3f} |")
+    failed = [one for one in calibration.measured if one.failure]
+    lines += [
+        "",
+        f"![Predicted against measured milliseconds]({name}-predicted.svg)",
+        "",
+        f"![What a block costs in each stage, and a change of its kernel, gate or activation]({name}-blocks.svg)",
+    ]
+    if failed:
+        lines += ["", "Not measured:", "", *(f"- `{one.arch}`: {one.failure}" for one in failed)]
+    return "\n".join(lines) + "\n"

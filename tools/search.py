@@ -1,0 +1,11 @@
+"""`pplcnet search` from a checkout: python tools/search.py --help"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ppcls_ext.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["search", *sys.argv[1:]]))
