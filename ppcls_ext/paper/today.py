@@ -22,7 +22,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
-from ppcls_ext.paper.networks import Network
+from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
 from ppcls_ext.paper.verdicts import pareto_front
