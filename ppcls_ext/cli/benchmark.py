@@ -54,7 +54,7 @@ def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
         "--network",
         nargs="+",
         default=[],
-        metavar="NAME",
+        metavar="NETWORK",
         help="time these classification networks, untrained: names of Arch, or texts such as 'stem16 | ds-c32 | ...'; "
         f"they are built in {UNTRAINED}",
     )
@@ -143,9 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.iterations is not None and arguments.seconds is not None:
         raise UserError("benchmark takes either --iterations or --seconds")
     if not arguments.model and not arguments.network:
-        raise UserError(
-            "benchmark: nothing to time; give exported folders with -m, or names of networks with --network"
-        )
+        raise UserError("nothing to time; give exported folders with -m, or names of networks with --network")
     # Only building a network imports Paddle here: every model runs in a process of its own, which sets its own threads.
     from ppcls_ext.bench.command import benchmark, subjects_from
 
