@@ -42,6 +42,7 @@ TABLE_4 = {  # trainable parameters with 80 classes, counted by PaddleDetection'
         {"name": "PPLCNet_x0_25"},
         {"name": "PPLCNet_x0_5_no_se"},
         {"name": "PPLCNet_x0_5_base"},
+        {"name": "MobileNetV4_conv_small"},
         {"name": "LCNetSearched", "arch": MIXED},
     ],
     ids=lambda arch: arch["name"],

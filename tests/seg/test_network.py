@@ -37,7 +37,14 @@ SEARCHED = f"{{name: LCNetSearched, arch: {MIXED}}}"
 
 
 @pytest.mark.parametrize(
-    "arch", ["{name: PPLCNet_x0_25}", "{name: PPLCNet_x0_5_no_se}", "{name: PPLCNet_x0_5_base}", SEARCHED]
+    "arch",
+    [
+        "{name: PPLCNet_x0_25}",
+        "{name: PPLCNet_x0_5_no_se}",
+        "{name: PPLCNet_x0_5_base}",
+        "{name: MobileNetV4_conv_small}",
+        SEARCHED,
+    ],
 )
 def test_a_classification_checkpoint_gives_the_same_features(arch: str, tmp_path: Path) -> None:
     classifier = build_arch(yaml.safe_load(arch), 7)
