@@ -15,6 +15,7 @@ from ppcls_ext.models import lcnet
 from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
 from ppcls_ext.models.keys import check_numbers
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.newer import NEWER
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.upstream.paddleclas import parameter_names_may_repeat
 from ppcls_ext.upstream.paddledet import ppdet
@@ -113,6 +114,8 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
 
 BACKBONES.register("PPLCNet", PPLCNet)
 BACKBONES.register(SEARCHED, _searched)
+for _newer, _network in NEWER.items():
+    BACKBONES.register(_newer, functools.partial(Trunk, _network))
 BACKBONES.register("MobileNetV3_large", _mobilenet_v3)
 BACKBONES.register("MobileNetV3", _mobilenet_v3)  # the name in configs and run folders written so far
 for _name in SPECS:

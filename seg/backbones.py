@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ppcls_ext.core.registry import Registry
 from ppcls_ext.models import lcnet
 from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.newer import NEWER
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.upstream.paddleseg import paddleseg
 
@@ -108,6 +110,8 @@ class _Named:
 
 BACKBONES.register("PPLCNet", PPLCNet)
 BACKBONES.register(SEARCHED, _searched)
+for _newer, _network in NEWER.items():
+    BACKBONES.register(_newer, functools.partial(Trunk, _network))
 for _name, _spec in SPECS.items():
     BACKBONES.register(_name, _Named(_spec))
 BACKBONES.register("MobileNetV3_large", mobilenet_v3_large)

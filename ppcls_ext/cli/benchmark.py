@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ppcls_ext.bench.settings import Settings
@@ -12,6 +14,8 @@ from ppcls_ext.core.errors import UserError
 
 # Flags with the names of the settings that they set; a flag that is not given leaves the setting's own default.
 SETTINGS = ("rounds", "processes", "seconds", "iterations", "warmup", "seed", "pin", "spread")
+
+UNTRAINED = Path("output/networks")  # where networks of --network are built
 
 NAME = "benchmark"
 HELP = "measure how fast exported models run on this machine"
@@ -44,7 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "-m", "--model", nargs="+", type=path, required=True, metavar="FOLDER", help="time these exported models"
+        "-m", "--model", nargs="+", type=path, default=[], metavar="FOLDER", help="time these exported models"
+    )
+    group.add_argument(
+        "--network",
+        nargs="+",
+        default=[],
+        metavar="NETWORK",
+        help="time these classification networks, untrained: names of Arch, or texts such as 'stem16 | ds-c32 | ...'; "
+        f"they are built in {UNTRAINED}",
     )
     group.add_argument(
         "--engine",
@@ -130,7 +142,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure; gives the exit status."""
     if arguments.iterations is not None and arguments.seconds is not None:
         raise UserError("benchmark takes either --iterations or --seconds")
-    # Nothing here imports Paddle: every model runs in a process of its own, which sets its own threads.
+    if not arguments.model and not arguments.network:
+        raise UserError("nothing to time; give exported folders with -m, or names of networks with --network")
+    # Only building a network imports Paddle here: every model runs in a process of its own, which sets its own threads.
     from ppcls_ext.bench.command import benchmark, subjects_from
 
     given: dict[str, Any] = {name: getattr(arguments, name) for name in SETTINGS}
@@ -141,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("benchmark --images is for --end-to-end; without it, models run on random inputs")
     size = tuple(arguments.size) if arguments.size else None
     subjects = subjects_from(
-        arguments.model,
+        [*arguments.model, *_untrained(arguments.network)],
         arguments.engine or [DEFAULT_ENGINE],
         arguments.threads,
         arguments.batch,
@@ -152,7 +166,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _untrained(networks: Sequence[str]) -> list[Path]:
+    if not networks:
+        return []
+    from ppcls_ext.bench.named import build_named
+
+    return [build_named(network, UNTRAINED) for network in networks]
+
+
 def _end_to_end(arguments: argparse.Namespace, settings: Settings) -> int:
+    if arguments.network:
+        raise UserError("benchmark --end-to-end takes exported folders (-m), not --network")
     others = [name for name in ("size", "profile", "soak", "compare") if getattr(arguments, name)]
     others += [name for name in ("threads", "batch") if getattr(arguments, name) != [1]]
     if others or arguments.streams != 1:

@@ -20,7 +20,7 @@ DESCRIPTION = (
 )
 EXAMPLES = (
     "pplcnet reproduce --tables 3,6 --engines onednn,native --out mine --runs output/my_run",
-    "pplcnet reproduce --resume",
+    "pplcnet reproduce --today --engines onednn,openvino --out mine",
 )
 
 
@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--runs", type=path, nargs="+", default=[], metavar="FOLDER", help="take accuracies from these run folders"
+    )
+    group.add_argument(
+        "--today",
+        action="store_true",
+        help="instead of the tables, measure later light networks beside PP-LCNet; adds to what --out has",
     )
     group.add_argument("--quick", action="store_true", help="make too few calls to rely on, but go all the way")
     group = parser.add_argument_group("output")
@@ -89,5 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         quick=arguments.quick,
         resume=arguments.resume,
     )
-    reproduce(plan)
+    if arguments.today:
+        from ppcls_ext.paper.today import compare_today
+
+        compare_today(plan)
+    else:
+        reproduce(plan)
     return 0

@@ -13,9 +13,11 @@ from paddle import nn
 from ppcls_ext.core.config import shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.models.hgnet import PPHGNetV2
 from ppcls_ext.models.keys import check_numbers, network_keys
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.network_spec import STAGES, parse_spec
+from ppcls_ext.models.newer import NEWER
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.upstream.paddleclas import download, parameter_names_may_repeat, ppcls, public_weights
@@ -155,8 +157,40 @@ def _factory(name: str) -> Callable[..., PPLCNet]:
     return build
 
 
+def _newer_factory(name: str) -> Callable[..., PPLCNet]:
+    def build(
+        class_num: int = 1000, pretrained: bool | str = False, lr_mult_list: Sequence[float] = EVEN_RATES
+    ) -> PPLCNet:
+        model = theseus_class()(NEWER[name], class_num, lr_mult_list)
+        load_public(model, name, pretrained)
+        return model
+
+    build.__name__ = build.__qualname__ = name
+    return build
+
+
+def hgnet_v2_b0(class_num: int = 1000, pretrained: bool | str = False) -> PPHGNetV2:
+    """PP-HGNetV2-B0, which paddleclas 2.4.2 does not have."""
+    model = PPHGNetV2(class_num=class_num)
+    load_public(model, "PPHGNetV2_B0", pretrained)
+    return model
+
+
+def lcnet_v2_small(class_num: int = 1000, pretrained: bool | str = False) -> nn.Layer:
+    """PP-LCNetV2-small: the class is in paddleclas 2.4.2, its smaller sizes are not."""
+    with parameter_names_may_repeat():
+        module = ppcls("arch.backbone.legendary_models.pp_lcnet_v2")
+        model = module.PPLCNetV2(scale=0.75, depths=[2, 2, 4, 2], dropout_prob=0.2, class_num=class_num)
+    load_public(model, "PPLCNetV2_small", pretrained)
+    return model
+
+
 for _name in SPECS:
     ARCHS.register(_name, _factory(_name))
+for _name in NEWER:
+    ARCHS.register(_name, _newer_factory(_name))
+ARCHS.register("PPHGNetV2_B0", hgnet_v2_b0)
+ARCHS.register("PPLCNetV2_small", lcnet_v2_small)
 ARCHS.register("PPLCNet", build_spec)
 ARCHS.register(SEARCHED, build_searched)
 

@@ -7,6 +7,7 @@ from paddle import nn
 
 from ppcls_ext.core.norms import BATCH_NORMS
 from ppcls_ext.models.layers import BranchedConv
+from ppcls_ext.upstream.paddleclas import merge_branches
 
 
 def fold_branches(model: nn.Layer) -> int:
@@ -19,6 +20,8 @@ def fold_branches(model: nn.Layer) -> int:
         for name, child in parent.named_children():
             if isinstance(child, BranchedConv):
                 parent.add_sublayer(name, child.folded())
+                folded += 1
+            elif merge_branches(child):
                 folded += 1
     return folded
 

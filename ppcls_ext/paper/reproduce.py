@@ -113,13 +113,13 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
     say(f"{len(networks)} networks, {len(parts)} benchmarks: {_estimate(plan, parts, networks)}")
     with bar(len(networks), "build") as progress:
         for network in networks.values():
-            document["networks"][network.name] = _built(network, plan.work, formats)
+            document["networks"][network.name] = built_entry(network, plan.work, formats)
             progress.advance(1, network.name)
     save(plan.out, document)
     for index, (number, variant, engine) in enumerate(parts, start=1):
         say(f"{index}/{len(parts)}: Table {number} at {variant.name} on {engine}")
         ready = [n for n in networks_of(number, variant) if "failure" not in document["networks"][n.name]]
-        report = _measured(ready, engine, plan, variant, benchmark)
+        report = measured_entry(ready, engine, plan, variant, benchmark)
         document["benchmarks"].append({"table": number, "variant": variant.name, "engine": engine, **report})
         save(plan.out, document)
     say(f"report: {plan.out / 'reproduce.html'}, reproduce.md, {RAW}")
@@ -155,7 +155,7 @@ def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: d
     return f"about {(seconds + new * BUILDING_SECONDS) / 60:.0f} minutes on a quiet machine"
 
 
-def _built(network: Network, work: Path, formats: Sequence[str]) -> dict[str, Any]:
+def built_entry(network: Network, work: Path, formats: Sequence[str]) -> dict[str, Any]:
     """What the report says about a network; `failure` where it cannot be built."""
     entry: dict[str, Any] = {"config": network.config, "overrides": list(network.overrides)}
     try:
@@ -166,7 +166,7 @@ def _built(network: Network, work: Path, formats: Sequence[str]) -> dict[str, An
         return entry | {"failure": f"not built, {reason}"}
 
 
-def _measured(
+def measured_entry(
     networks: Sequence[Network], engine: str, plan: Plan, variant: Variant, benchmark: Benchmark
 ) -> dict[str, Any]:
     """A benchmark's report as `report`, without the folders of models, or why there is none as `failure`."""

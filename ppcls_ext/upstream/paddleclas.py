@@ -141,6 +141,18 @@ def parameter_names_may_repeat() -> Iterator[None]:
         unique_name.switch(generator, checker)
 
 
+def merge_branches(layer: Any) -> bool:
+    """Merge the branches of a block of PaddleClas's PP-LCNetV2 (paddleclas 2.4.2), in eval mode; whether it was one.
+
+    Its own `rep` leaves the branches where they are, as parameters that nothing reads: they are removed here.
+    """
+    if not (getattr(layer, "use_rep", False) and hasattr(layer, "dw_conv_list")):
+        return False
+    layer.rep()
+    del layer.dw_conv_list
+    return True
+
+
 def class_map(path: str) -> Path:
     """The file that `class_id_map_file` names. PaddleClas's configs say `ppcls/utils/imagenet1k_label_list.txt`,
     which is there in a checkout of PaddleClas; elsewhere it is the one in the installed package.

@@ -41,3 +41,12 @@ def test_the_help_shows_engines_and_the_settings_own_defaults() -> None:
 )
 def test_wrong_settings_are_one_line(given: list[str], clue: str, tmp_path: Path, fails: Fails) -> None:
     assert clue in fails("benchmark", "-m", tmp_path, *given)
+
+
+def test_nothing_to_time_is_one_line(fails: Fails) -> None:
+    assert fails("benchmark").endswith(
+        "nothing to time; give exported folders with -m, or names of networks with --network"
+    )
+    assert "takes exported folders (-m), not --network" in fails(
+        "benchmark", "--network", "PPLCNet_x1_0", "--end-to-end"
+    )

@@ -23,7 +23,7 @@ from tests.helpers.processes import SECONDS
 
 NAMES = [command.NAME for command in COMMANDS]
 METAVARS = {
-    *("CONFIG", "FOLDER", "SPACE", "FILE", "IMAGE", "ENGINE", "FORMAT", "CORE", "KEY=VALUE", "WORD", "HOW"),
+    *("CONFIG", "FOLDER", "SPACE", "FILE", "IMAGE", "ENGINE", "FORMAT", "NETWORK", "CORE", "KEY=VALUE", "WORD", "HOW"),
     *("N", "N,N", "ENGINE,ENGINE", "HEIGHT", "WIDTH", "SECONDS", "SCORE", "SHARE", "HOST", "MS", "I/N", "ADDRESS"),
 }
 
@@ -116,7 +116,6 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
         (["export", "-c", "x", "--formats", "xml"], "pplcnet export: argument --formats: invalid choice: 'xml'"),
         (["infer", "--threshold", "much"], "pplcnet infer: argument --threshold: expected a number, got 'much'"),
         (["study", "-c", "x", "--seeds", "1.5"], "pplcnet study: argument --seeds: expected a whole number, got '1.5'"),
-        (["benchmark"], "pplcnet benchmark: the following arguments are required: -m/--model"),
         (["benchmark", "-m", "x", "--threads", "two"], "argument --threads: expected a whole number, got 'two'"),
         (["benchmark", "-m", "x", "--threads", "a\nb"], "argument --threads: expected a whole number, got 'a b'"),
         (["benchmark", "-m", "x", "--soak", "0"], "argument --soak: expected 1 or more, got 0"),

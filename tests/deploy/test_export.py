@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
 
 from ppcls_ext.bench.operators import profile
@@ -20,10 +21,14 @@ from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.deploy import parity
 from ppcls_ext.deploy.export import chosen_formats, export
 from ppcls_ext.deploy.parity import Parity, check_parity
+from ppcls_ext.models.activations import give_realistic_statistics
+from ppcls_ext.models.factory import build_arch
+from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.process import EngineProcess
 from tests.helpers.configs import overrides
+from tests.helpers.points import MIXED
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +77,19 @@ def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path, capfd: 
     assert not (folder / "legacy").exists()
     with pytest.raises(UserError, match=r"needs the pdmodel format; export again"):
         open_engine("openvino", folder)
+
+
+def test_a_network_of_every_block_kind_equals_itself_on_every_engine(trained: Path, tmp_path: Path) -> None:
+    """Slow: an export is checked on every engine."""
+    model = build_arch({"name": "LCNetSearched", "arch": MIXED}, 3)
+    give_realistic_statistics(model, paddle.randn([4, 3, 48, 48]))  # else branches would be of no weight
+    save_weights(tmp_path / "w.pdparams", numpy_state(model))
+    settings = [f"Global.save_inference_dir={tmp_path / 'out'}", f"Global.pretrained_model={tmp_path / 'w.pdparams'}"]
+    folder = export(load_config(trained, [*settings, f"Arch={{name: LCNetSearched, class_num: 3, arch: {MIXED}}}"]))
+    recipe = read_yaml(folder / "inference.yml")
+    differences = recipe["checked"]["max_difference_from_dygraph"]
+    assert {"json/onednn", "pdmodel/onednn", "onnx/onnxruntime"} <= set(differences)
+    assert max(differences.values()) <= recipe["checked"]["tolerance"]
 
 
 def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddledet import ppdet
+from tests.helpers.points import MIXED
 
 CONFIGS = [name for name in shipped_configs() if name.startswith("det/")]
 TABLE_4 = {  # trainable parameters with 80 classes, counted by PaddleDetection's own constructors
@@ -35,10 +36,20 @@ TABLE_4 = {  # trainable parameters with 80 classes, counted by PaddleDetection'
 }
 
 
-@pytest.mark.parametrize("name", ["PPLCNet_x0_25", "PPLCNet_x0_5_no_se", "PPLCNet_x0_5_base"])
-def test_features_equal_those_of_the_classifier(name: str) -> None:
-    classifier = build_arch({"name": name}, 10)
-    backbone, channels, strides = build_backbone({"name": name})
+@pytest.mark.parametrize(
+    "arch",
+    [
+        {"name": "PPLCNet_x0_25"},
+        {"name": "PPLCNet_x0_5_no_se"},
+        {"name": "PPLCNet_x0_5_base"},
+        {"name": "MobileNetV4_conv_small"},
+        {"name": "LCNetSearched", "arch": MIXED},
+    ],
+    ids=lambda arch: arch["name"],
+)
+def test_features_equal_those_of_the_classifier(arch: dict[str, str]) -> None:
+    classifier = build_arch(arch, 10)
+    backbone, channels, strides = build_backbone(arch)
     load_trunk(backbone, numpy_state(classifier), "classifier")
     classifier.eval()
     backbone.eval()
@@ -71,6 +82,8 @@ def test_ppdet_creates_our_backbone_by_name_and_nothing_can_take_it() -> None:
 def test_wrong_backbones_are_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'PPLCNet'"):
         build_backbone({"name": "PPLCNett"})
+    with pytest.raises(UserError, match=r"Arch\.backbone: arch: 'dw-c16': no block kind 'dw'; did you mean 'ds'"):
+        build_backbone({"name": "LCNetSearched", "arch": MIXED.replace("conv-c16-k2-relu", "dw-c16")})
     with pytest.raises(UserError, match=r"Arch\.backbone\.scalee: unknown key; did you mean 'scale'"):
         build_backbone({"name": "PPLCNet", "scalee": 1})
     with pytest.raises(UserError, match="feature_strides: expected neighbours among"):

@@ -18,3 +18,9 @@ EVERY_KIND = {
     "2x2": f"stem8 | ds-c16-k2 | ds-c24-k2 ir-c32-k2-e2 {TAIL}",
     "norm": "stem8-strides122221 | ds-c16 | ds-c24 | ds-c40 | ds-c48 | ds-c64 | last32-norm | 64",
 }
+
+# All of the kinds in one network.
+MIXED = (
+    "stem8 | conv-c16-k2-relu | rep-c24 fused-c24-k2-e2-g2-se | grouped-c40-g2 rep-c40-k5 | "
+    "ir-c48-k5-s3-e3-se ir-c48-k0-e2 | ds-c64-k2 ds-c64-se | last32-norm-drop0.2 | 64"
+)

@@ -17,6 +17,7 @@ from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.spec import ALL, SPECS, STAGES
 from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.upstream.paddleclas import ppcls
+from tests.helpers.points import MIXED
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 
@@ -39,6 +40,17 @@ def test_spec_fields_build_a_network_without_a_name() -> None:
     assert model(paddle.zeros([1, 3, 32, 32])).shape == [1, 7]
 
 
+def test_a_text_builds_any_network_of_the_space(tmp_path: Path) -> None:
+    arch = {"name": "LCNetSearched", "arch": MIXED}
+    model = build_arch(arch, 4)
+    assert model.spec.text == MIXED
+    save_weights(tmp_path / "w.pdparams", numpy_state(model))
+    again = build_arch({**arch, "pretrained": str(tmp_path / "w.pdparams"), "dropout_prob": 0.0}, 4)
+    assert again.spec.dropout == again.dropout.p == 0
+    for name, value in numpy_state(model).items():
+        np.testing.assert_array_equal(numpy_state(again)[name], value)
+
+
 def test_paddleclas_keywords_change_the_named_spec() -> None:
     model = build_arch({"name": "PPLCNet_x0_25", "dropout_prob": 0, "class_expand": 64, "stride_list": [2, 2, 2, 2, 1]})
     assert (model.spec.dropout, model.spec.last_width, model.spec.strides) == (0, 64, (2, 2, 2, 2, 1))
@@ -56,6 +68,11 @@ def test_paddleclas_keywords_change_the_named_spec() -> None:
         ({"name": "PPLCNet_x1_0", "clas_num": 3}, "Arch.clas_num: unknown key; did you mean 'class_num'?"),
         ({"name": "PPLCNet_x1_0", "lr_mult_list": [1]},
          "Arch: lr_mult_list must have 6 numbers (stem, blocks2, blocks3, blocks4, blocks5, blocks6)"),
+        ({"name": "LCNetSearched", "arch": "stem16"},
+         "Arch: arch must have 8 pieces between '|' (stem, 5 stages, last, input size), got 1"),
+        ({"name": "LCNetSearched"}, "Arch: key 'arch' is missing"),
+        ({"name": "LCNetSearched", "arch": MIXED, "pretrained": True},
+         "Arch.pretrained: no public weights are known for LCNetSearched; give the path of a .pdparams file"),
         ({"name": "PPLCNet", "act": "gelu"}, "Arch: act must be 'hardswish' or 'relu', got 'gelu'"),
         ({"name": "PPLCNet_x1_0", "pretrained": "absent"},
          "weights absent: no such file (nor with .pdparams or .safetensors at its end)"),

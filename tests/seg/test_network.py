@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import yaml
 
 from ppcls_ext.core.config import load_config, shipped_configs
 from ppcls_ext.core.errors import UserError
@@ -20,6 +21,7 @@ from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_
 from seg.network import CLASSIFIER, LOSSES, aspp_ratios, build_losses, build_network
 from seg.sections import ArchSection
 from seg.task import Segmentation
+from tests.helpers.points import MIXED
 
 OPTIONS = {"BootstrappedCrossEntropyLoss": {"min_K": 16, "loss_th": 0.3}}  # required by PaddleSeg
 RATIOS = (1, 3, 6, 9)
@@ -31,13 +33,23 @@ def pictures(number: int, height: int, width: int) -> paddle.Tensor:
     return paddle.to_tensor(values.astype("float32"))
 
 
-@pytest.mark.parametrize("name", ["PPLCNet_x0_25", "PPLCNet_x0_5_no_se", "PPLCNet_x0_5_base"])
-def test_a_classification_checkpoint_gives_the_same_features(name: str, tmp_path: Path) -> None:
-    classifier = build_arch({"name": name}, 7)
+SEARCHED = f"{{name: LCNetSearched, arch: {MIXED}}}"
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "{name: PPLCNet_x0_25}",
+        "{name: PPLCNet_x0_5_no_se}",
+        "{name: PPLCNet_x0_5_base}",
+        "{name: MobileNetV4_conv_small}",
+        SEARCHED,
+    ],
+)
+def test_a_classification_checkpoint_gives_the_same_features(arch: str, tmp_path: Path) -> None:
+    classifier = build_arch(yaml.safe_load(arch), 7)
     save_weights(tmp_path / "w.pdparams", numpy_state(classifier))
-    task = Segmentation(
-        load_config("seg/demo", ["Arch.class_num=3", f"Arch.backbone={{name: {name}}}", "Arch.output_stride=32"])
-    )
+    task = Segmentation(load_config("seg/demo", ["Arch.class_num=3", f"Arch.backbone={arch}", "Arch.output_stride=32"]))
     model = task.build_model()
     task.load_pretrained(model, str(tmp_path / "w.pdparams"))
     classifier.eval()

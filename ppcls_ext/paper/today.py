@@ -1,0 +1,291 @@
+"""Later light networks beside the paper's: published accuracy against latency here, in a table and a figure.
+
+Each pair of an engine and a number of threads is measured by itself and kept: a run can be stopped and continued, and
+a command for another engine adds to what is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from ppcls_ext.bench.benchmark import run_benchmark
+from ppcls_ext.core.display import bar, say
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.run_folder import environment
+from ppcls_ext.deploy.export import chosen_formats
+from ppcls_ext.deploy.untrained import Network
+from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
+from ppcls_ext.paper.tables import Variant
+from ppcls_ext.paper.verdicts import pareto_front
+
+RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
+CONFIG = "PPLCNet_x1_0"
+VARIANT = Variant("224x224", ("Export.batch=1",), rounds=30, seconds=2.0, warmup=10)
+MARKERS = {"plain": "o", "long": "s", "ssld": "^"}  # of the recipes in the figure
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published top-1 accuracy in percent; `recipe` is a key of `MARKERS`, `source` one of `Comparison.sources`."""
+
+    top1: float
+    recipe: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the comparison; counts in millions, None where none are published."""
+
+    label: str
+    arch: str
+    params_m: float | None
+    flops_m: float | None
+    published: tuple[Published, ...]
+    reference: bool = False
+
+    @property
+    def network(self) -> Network:
+        """What is built and timed."""
+        return Network(f"{self.arch}-{VARIANT.name}", CONFIG, (f"Arch.name={self.arch}", *VARIANT.overrides))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `today.yaml` says."""
+
+    title: str
+    conditions: str
+    sources: dict[str, str]
+    rows: tuple[Entry, ...]
+
+
+@functools.cache
+def comparison() -> Comparison:
+    """The networks, with what is published about them."""
+    text = resources.files("ppcls_ext.paper.tables").joinpath("today.yaml").read_text(encoding="utf-8")
+    data = yaml.safe_load(text)
+    rows = [
+        Entry(**{**row, "published": tuple(Published(**value) for value in row["published"])}) for row in data["rows"]
+    ]
+    return Comparison(data["title"], " ".join(data["conditions"].split()), data["sources"], tuple(rows))
+
+
+def compare_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+    """Measure what is not yet there, and write today.json, .md and .svg into `plan.out` after every part.
+
+    Of `plan`, tables, runs and resume do not count. Parts of an earlier command are kept where the machine and the
+    versions are the same; those of `quick` are not kept by a full run.
+    Raises:
+        UserError: an unknown engine, a file of something else, or one that another machine or version wrote.
+    """
+    formats_for(plan.engines)  # refuses an engine that cannot run
+    formats = chosen_formats(None)  # all of them: a command for another engine finds the networks built
+    plan.out.mkdir(parents=True, exist_ok=True)
+    plan.work.mkdir(parents=True, exist_ok=True)
+    document = _earlier(plan)
+    done = {(part["engine"], part["threads"]) for part in document["parts"] if "report" in part}
+    missing = [engine for engine in plan.engines if (engine, plan.threads) not in done]
+    if missing:
+        entries = comparison().rows
+        with bar(len(entries), "build") as progress:
+            for entry in entries:
+                document["networks"][entry.network.name] = built_entry(entry.network, plan.work, formats)
+                progress.advance(1, entry.label)
+    ready = [e.network for e in _reference_first() if "failure" not in document["networks"].get(e.network.name, {})]
+    for engine in missing:
+        say(f"{engine}, {_threads(plan.threads)}")
+        found = measured_entry(ready, engine, plan, VARIANT, benchmark)
+        part = {"engine": engine, "threads": plan.threads, **found}
+        document["parts"] = [p for p in document["parts"] if (p["engine"], p["threads"]) != (engine, plan.threads)]
+        document["parts"].append(part)
+        save(plan, document)
+    save(plan, document)
+    say(f"report: {plan.out / TABLE}, {FIGURE}, {RAW}")
+    return document
+
+
+def _earlier(plan: Plan) -> dict[str, Any]:
+    """The document to add to: that in `plan.out`, or a new one."""
+    file, now = plan.out / RAW, environment()
+    if not file.is_file():
+        return {"environment": now, "quick": plan.quick, "networks": {}, "parts": []}
+    try:
+        old = json.loads(file.read_text(encoding="utf-8"))
+        same = all(old["environment"].get(key) == now[key] for key in SAME)
+        parts, networks = list(old["parts"]), dict(old["networks"])
+        quick = bool(old["quick"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a file that reproduce --today wrote; give another --out") from error
+    if not same:
+        raise UserError(f"{file}: it was measured on another machine or with other versions; give another --out")
+    if quick != plan.quick:
+        return {"environment": now, "quick": plan.quick, "networks": {}, "parts": []}
+    return {"environment": old["environment"], "quick": quick, "networks": networks, "parts": parts}
+
+
+def save(plan: Plan, document: dict[str, Any]) -> None:
+    """Write the raw values, the table and the figure."""
+    atomic_write_text(plan.out / RAW, json.dumps(document, indent=1) + "\n")
+    atomic_write_text(plan.out / TABLE, table_of(document))
+    if any("report" in part for part in document["parts"]):
+        atomic_write_text(plan.out / FIGURE, figure_of(document))
+
+
+def _reference_first() -> list[Entry]:
+    return sorted(comparison().rows, key=lambda entry: not entry.reference)
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
+def latencies_of(part: dict[str, Any]) -> dict[str, float]:
+    """Median milliseconds of each network that was measured, by its arch."""
+    rows = {row["label"]: row for row in part.get("report", {}).get("results", [])}
+    found = {entry.arch: rows.get(entry.network.name) for entry in comparison().rows}
+    return {arch: row["ms"]["median"] for arch, row in found.items() if row is not None and row["failure"] is None}
+
+
+def front_of(part: dict[str, Any], recipe: str) -> set[str]:
+    """Networks that no other of the same recipe beats in both accuracy and latency."""
+    found = latencies_of(part)
+    points = {
+        entry.label: (found[entry.arch], value.top1)
+        for entry in comparison().rows
+        for value in entry.published
+        if value.recipe == recipe and entry.arch in found
+    }
+    return pareto_front(points)
+
+
+# Table
+
+
+def table_of(document: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    data, parts = comparison(), [part for part in document["parts"] if "report" in part]
+    heads = [f"{part['engine']}, {_threads(part['threads'])}" for part in parts]
+    lines = [f"# {data.title}", "", data.conditions, ""]
+    lines += ["Made by too few calls to rely on (`--quick`).", ""] if document["quick"] else []
+    lines += _machine_lines(document, parts)
+    lines += [
+        "",
+        "Median milliseconds (interquartile range over median). Bold: on the front among networks of the same",
+    ]
+    lines += ["recipe, where no other is both faster and more accurate.", ""]
+    lines.append("| network | recipe | top-1 (%) | params (M) | multiply-adds (M) | " + " | ".join(heads) + " |")
+    lines.append("|---|---|---|---|---|" + "---|" * len(heads))
+    for entry in data.rows:
+        counted = document["networks"].get(entry.network.name, {})
+        counts = [f"{counted[key] / 1e6:.1f}" if key in counted else "" for key in ("params", "flops")]
+        for value in entry.published:
+            cells = [entry.label, value.recipe, f"{value.top1:g}", *counts]
+            cells += [_cell(part, entry, value.recipe) for part in parts]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Recipes: plain, labels alone; ssld, distilled by a large teacher, worth about 3 points; long, many more",
+    ]
+    lines += [
+        "epochs and stronger augmentation. Compare networks within a recipe. Branches of training are folded. Sources:"
+    ]
+    used = dict.fromkeys((entry.label, value.recipe, value.source) for entry in data.rows for value in entry.published)
+    for source, words in data.sources.items():
+        of = [f"{label} ({recipe})" for label, recipe, name in used if name == source]
+        lines += [f"{words}: {', '.join(of)}." for _ in of[:1]]
+    failed = [f"{part['engine']}, {_threads(part['threads'])}: {part['failure']}." for part in document["parts"]
+              if "failure" in part]  # fmt: skip
+    return "\n".join([*lines, *failed, ""])
+
+
+def _machine_lines(document: dict[str, Any], parts: Sequence[dict[str, Any]]) -> list[str]:
+    reports = [part["report"] for part in parts]
+    if not reports:
+        return ["Nothing has been measured yet."]
+    machine = reports[-1]["machine"]
+    versions: dict[str, Any] = {}
+    for report in reports:
+        versions |= report["versions"]
+    commands = dict.fromkeys(f"`{report['command']}`" for report in reports)
+    warned = sum(bool(row["warnings"]) for report in reports for row in report["results"])
+    return [
+        f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, {', '.join(machine['flags'])}, "
+        f"{machine['platform']}.",
+        f"Versions: {', '.join(f'{name} {number}' for name, number in versions.items() if number)}.",
+        f"Commands: {', '.join(commands)}.",
+        f"Measured {reports[0]['created']} to {reports[-1]['created']}; {warned} of "
+        f"{sum(len(report['results']) for report in reports)} values have a warning, which {RAW} holds.",
+    ]
+
+
+def _cell(part: dict[str, Any], entry: Entry, recipe: str) -> str:
+    row = next((r for r in part["report"]["results"] if r["label"] == entry.network.name), None)
+    if row is None:
+        return "not built"
+    if row["failure"] is not None:
+        return "fails"
+    text = f"{row['ms']['median']:.2f}"
+    shown = f"**{text}**" if entry.label in front_of(part, recipe) else text
+    return f"{shown} ({row['ms']['spread']:.0%})"
+
+
+# Figure
+
+
+def figure_of(document: dict[str, Any]) -> str:
+    """A panel for each part: accuracy against latency; a line joins the front of each recipe. SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    parts = [part for part in document["parts"] if "report" in part]
+    columns = min(4, len(parts))
+    rows = -(-len(parts) // columns)
+    with matplotlib.rc_context({"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(4.4 * columns, 4.2 * rows), layout="constrained", facecolor="white")
+        axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for ax in axes[len(parts) :]:
+            ax.set_axis_off()
+        for ax, part in zip(axes, parts, strict=False):
+            _draw(ax, part)
+        axes[0].legend(frameon=False, loc="lower right", title="recipe")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _draw(ax: Any, part: dict[str, Any]) -> None:
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    found = latencies_of(part)
+    for (recipe, marker), colour in zip(MARKERS.items(), ("#666", "#28c", "#c82"), strict=True):
+        points = [
+            (found[entry.arch], value.top1, entry)
+            for entry in comparison().rows
+            for value in entry.published
+            if value.recipe == recipe and entry.arch in found
+        ]
+        front = front_of(part, recipe)
+        line = sorted((ms, top1) for ms, top1, entry in points if entry.label in front)
+        ax.plot(*(zip(*line, strict=True) if line else ((), ())), color=colour, linewidth=0.8)
+        ax.scatter([p[0] for p in points], [p[1] for p in points], marker=marker, color=colour, s=22, label=recipe)
+        for ms, top1, entry in points:
+            ours = "#c22" if entry.label.startswith("PP-LCNet-") else "#333"
+            ax.annotate(entry.label, (ms, top1), (4, -3), textcoords="offset points", fontsize=6, color=ours)
+    ax.set(title=f"{part['engine']}, {_threads(part['threads'])}", xlabel="latency here (ms, log scale)", xscale="log")
+    ax.set_ylabel("published ImageNet top-1 (%)")
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * 1.35)  # room for the names
+    ax.set_xticks([tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50) if low <= tick <= high])
+    ax.grid(color="#ddd", linewidth=0.5)
