@@ -12,7 +12,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines.base import Engine, cannot_open
-from ppcls_ext.upstream.paddle import import_paddle_with_threads
+from ppcls_ext.upstream.paddle import import_paddle_with_threads, keep_freed_memory
 from ppcls_ext.upstream.stdout import quiet_stdout
 
 # oneDNN keeps a compiled primitive for each input shape it has seen; unbounded, inputs of many sizes grow memory.
@@ -30,6 +30,7 @@ class PaddleInference(Engine):
     def open(self, files: Sequence[Path], threads: int) -> None:
         """Load the model; see `Engine.open`."""
         self.require()
+        keep_freed_memory()
         import_paddle_with_threads(threads)
         from paddle import inference
 
