@@ -18,7 +18,7 @@ import pydantic
 import yaml
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.text import is_digits, one_line
+from ppcls_ext.core.text import SHOWN, is_digits, one_line, shown
 from ppcls_ext.core.yaml_files import YamlFault, fault_of_number, parse_yaml, read_yaml
 
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
@@ -38,7 +38,6 @@ class Section(pydantic.BaseModel):
 
 
 S = TypeVar("S", bound=Section)
-SHOWN = 200  # characters of a value in a message
 MOST = 1e9  # of numbers that have no bound of their own
 MOST_CLASSES = 100_000  # the last layer of PP-LCNet has 128 million weights then
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
@@ -75,11 +74,6 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
         got = shown(first["input"])
         raise UserError(f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}, got {got}{hint}") from error
-
-
-def shown(value: Any) -> str:
-    """A value of a config, short enough for a message."""
-    return one_line(repr(value), SHOWN)
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ppcls_ext.core.config import shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import call_checked
+from ppcls_ext.core.text import shown
 
 
 class Operation(NamedTuple):

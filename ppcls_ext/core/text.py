@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 LONGEST_SHOWN = 2000  # characters of a message; what is cut off is counted
 
@@ -44,3 +45,11 @@ def fault_of_name(name: str) -> str | None:
     if any("\ud800" <= c <= "\udfff" for c in name):
         return "is not UTF-8"
     return None
+
+
+SHOWN = 200  # characters of a value in a message
+
+
+def shown(value: Any) -> str:
+    """A value of a config, short enough for a message."""
+    return one_line(repr(value), SHOWN)

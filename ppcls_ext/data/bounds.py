@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ppcls_ext.core.config import LARGEST_SIDE, number, shown, whole
+from ppcls_ext.core.config import LARGEST_SIDE, number, whole
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import shown
 
 Rule = Callable[[Any, str], object]
 MOST = 1e6  # of numbers that have no rule of their own

@@ -10,9 +10,9 @@ from typing import Any
 
 from paddle import nn
 
-from ppcls_ext.core.config import shown
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.core.text import shown
 from ppcls_ext.models.hgnet import PPHGNetV2
 from ppcls_ext.models.keys import check_numbers, network_keys
 from ppcls_ext.models.lcnet import PPLCNet

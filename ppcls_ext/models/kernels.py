@@ -356,8 +356,9 @@ class Statistics(NamedTuple):
             mean, variance = (_array(t).astype(np.float64) for t in (norm._mean, norm._variance))
         else:
             means, squares = moments.reshape(shape[0], shape[1], 2).astype(np.float64).transpose(2, 0, 1)
-            mean = means.mean(axis=0)
-            variance = squares.mean(axis=0) / (shape[2] * shape[3]) + np.square(means - mean).mean(axis=0)
+            with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverges, which its loss says
+                mean = means.mean(axis=0)
+                variance = squares.mean(axis=0) / (shape[2] * shape[3]) + np.square(means - mean).mean(axis=0)
             for running, new in ((norm._mean, mean), (norm._variance, variance)):
                 kept = _array(running)
                 kept[:] = kept * np.float32(norm._momentum) + new.astype(np.float32) * np.float32(1 - norm._momentum)

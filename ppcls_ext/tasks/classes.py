@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ppcls_ext.core.config import MOST_CLASSES, shown
+from ppcls_ext.core.config import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import shown
 
 
 class Names(NamedTuple):

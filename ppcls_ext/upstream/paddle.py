@@ -41,8 +41,8 @@ def let_mkl_use_avx2() -> None:
 
 def keep_freed_memory() -> None:
     """paddle 3.2.2 asks the system for each tensor on the CPU and gives it back at once, in training and in inference,
-    so that every layer of every step or call touches pages that the kernel has to clear first. Here the C library keeps what was freed, for the rest of
-    the process. Can go when Paddle caches memory on the CPU as it does on a GPU.
+    so that every layer of every step or call touches pages that the kernel has to clear first. Here the C library
+    keeps what was freed, for the rest of the process. Can go when Paddle caches memory on the CPU as it does on a GPU.
     """
     if platform.libc_ver()[0] == "glibc":
         # No allocation in mappings of their own, and no return of the heap's free end (M_MMAP_MAX, M_TRIM_THRESHOLD).

@@ -206,6 +206,7 @@ def stop_after(config: Config, steps: int) -> None:
     task.step = step  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         trainer.fit()
+    trainer.folder.unlock()
 
 
 def test_options_of_training_work_here_too(data: Path, tmp_path: Path) -> None:

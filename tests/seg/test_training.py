@@ -171,6 +171,7 @@ def test_resume_equals_an_uninterrupted_run(data: Path, run: RunFolder, tmp_path
         with pytest.raises(Stopped):
             stopped.fit()
     assert stopped.position.total_steps == 3
+    stopped.folder.unlock()
     resumed = train(load_config(stopped.folder.path, [f"Global.checkpoints={stopped.folder.path}"]))
 
     ours, theirs = read_state(resumed.latest)[0], read_state(straight.latest)[0]
