@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import MOST_EPOCHS, Section
+from ppcls_ext.core.bounds import MOST_EPOCHS
+from ppcls_ext.core.config import Section
 from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.tasks.export import ExportSection as CommonExport
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ppcls_ext.core.config import MOST_CLASSES
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.exif import opened, upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 from typing_extensions import override
 
-from ppcls_ext.core.config import number
+from ppcls_ext.core.bounds import number
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import call_checked

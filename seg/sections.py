@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import LARGEST_SIDE, Section, Side
+from ppcls_ext.core.bounds import LARGEST_SIDE
+from ppcls_ext.core.config import Section, Side
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.models.network_spec import LARGEST_STRIDE

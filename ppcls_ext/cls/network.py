@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ppcls_ext.core.config import number
+from ppcls_ext.core.bounds import number
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.text import one_line

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from ppcls_ext.core.config import MOST_CLASSES, Section
+from ppcls_ext.core.bounds import MOST_CLASSES
+from ppcls_ext.core.config import Section
 from ppcls_ext.data.loader import Sampler, Workers
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.core.config import MOST_CLASSES
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import ENDINGS
 from ppcls_ext.data.lists import check_class_name, class_file_beside, held_out, read_class_names, read_lines

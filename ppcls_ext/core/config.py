@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 import yaml
 
+from ppcls_ext.core.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_STEPS, mapping
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.text import SHOWN, is_digits, one_line, shown
 from ppcls_ext.core.yaml_files import YamlFault, fault_of_number, parse_yaml, read_yaml
@@ -38,12 +39,6 @@ class Section(pydantic.BaseModel):
 
 
 S = TypeVar("S", bound=Section)
-MOST = 1e9  # of numbers that have no bound of their own
-MOST_CLASSES = 100_000  # the last layer of PP-LCNet has 128 million weights then
-LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
-LARGEST_SIDE = 16_384  # pixels of an image that a network is given
-MOST_EPOCHS = 100_000
-MOST_STEPS = 10**9
 
 
 # What pydantic puts behind a key that may have values of several types: the type that it tried.
@@ -74,36 +69,6 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
         got = shown(first["input"])
         raise UserError(f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}, got {got}{hint}") from error
-
-
-def mapping(value: Any, where: str) -> Mapping[str, Any]:
-    """A part of a config that must have keys; an empty one counts as none. Raises UserError for anything else."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected keys and values, got {shown(value)}")
-    return value
-
-
-def number(value: Any, where: str, low: float = -MOST, high: float = MOST, above: bool = False) -> float:
-    """A part of a config that must be a number from `low` to `high`. Raises UserError for anything else.
-
-    Args:
-        above: it must be more than `low`.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{where}: expected a number, got {shown(value)}")
-    if not low <= value <= high or (above and value == low):
-        least = f"a number above {low:g} and up to" if above else f"a number from {low:g} to"
-        raise UserError(f"{where}: expected {least} {high:g}, got {shown(value)}")
-    return value
-
-
-def whole(value: Any, where: str, low: int, high: int) -> int:
-    """A part of a config that must be a whole number from `low` to `high`. Raises UserError for anything else."""
-    if type(value) is not int or not low <= value <= high:
-        raise UserError(f"{where}: expected a whole number from {low} to {high}, got {shown(value)}")
-    return value
 
 
 def _not_zero(value: int) -> int:

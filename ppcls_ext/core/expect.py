@@ -7,7 +7,8 @@ from typing import Any
 
 import pydantic
 
-from ppcls_ext.core.config import MOST, Section, mapping, parse
+from ppcls_ext.core.bounds import MOST, mapping
+from ppcls_ext.core.config import Section, parse
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
 
 

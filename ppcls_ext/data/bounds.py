@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ppcls_ext.core.config import LARGEST_SIDE, number, whole
+from ppcls_ext.core.bounds import LARGEST_SIDE, number, whole
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import shown
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.core.config import MOST_CLASSES
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, decoded, read_regular
 from ppcls_ext.core.text import fault_of_name, is_digits

@@ -9,7 +9,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ppcls_ext.core.config import BEST_WEIGHTS, LAST_WEIGHTS, in_run_folder, mapping, read_yaml, trained_weights
+from ppcls_ext.core.bounds import mapping
+from ppcls_ext.core.config import BEST_WEIGHTS, LAST_WEIGHTS, in_run_folder, read_yaml, trained_weights
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ppcls_ext.core.config import number
+from ppcls_ext.core.bounds import number
 from ppcls_ext.core.registry import accepted_keys
 
 MOST_FORWARDED = 5  # factories that pass their arguments on to another

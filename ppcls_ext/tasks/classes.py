@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ppcls_ext.core.config import MOST_CLASSES
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import shown
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ppcls_ext.core.config import Config, Section, mapping, parse
+from ppcls_ext.core.bounds import mapping
+from ppcls_ext.core.config import Config, Section, parse
 from ppcls_ext.core.errors import UserError, nearest
 
 SPLIT_NAMES = {"Train": "train", "Eval": "val"}  # name in configs: name in folders and files of data

@@ -22,7 +22,8 @@ import pydantic
 from paddle import nn
 from paddle.nn import functional
 
-from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, LARGEST_SEED, Section, in_run_folder, load_config
+from ppcls_ext.core.bounds import LARGEST_SEED
+from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target

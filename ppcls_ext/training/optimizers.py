@@ -15,7 +15,7 @@ from typing import Any
 import paddle
 from paddle import nn, optimizer
 
-from ppcls_ext.core.config import MOST, MOST_EPOCHS, mapping, number
+from ppcls_ext.core.bounds import MOST, MOST_EPOCHS, mapping, number
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.core.text import shown
