@@ -209,6 +209,7 @@ def _line(what: str, known: Mapping[NetworkSpec, float], unseen: Iterable[Networ
 
 
 def network_of(spec: NetworkSpec) -> Network:
-    """The network as a config with one image a call."""
+    """The network as a config with one image a call, of the side that the spec is for."""
     arch = f"Arch={{name: {SEARCHED}, arch: '{spec.text}'}}"
-    return Network(spec.name, "PPLCNet_x1_0", ("Export.batch=1", arch))
+    shape = f"Global.image_shape=[3,{spec.input_size},{spec.input_size}]"
+    return Network(spec.name, "PPLCNet_x1_0", ("Export.batch=1", shape, arch))
