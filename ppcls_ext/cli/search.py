@@ -34,9 +34,7 @@ DESCRIPTION = (
 )
 EXAMPLES = (
     "pplcnet search --calibrate --engine onednn",
-    "pplcnet search --calibrate --engine onnxruntime --threads 2 --out mine",
-    "pplcnet search -c my_images -o Global.data_root=FOLDER --latency 2.0",
-    "pplcnet search -c my_images -o Global.data_root=FOLDER --like PPLCNet_x0_5 --engine openvino --epochs 30",
+    "pplcnet search -c my_images -o Global.data_root=FOLDER --like PPLCNet_x0_5 --engine onednn --epochs 30",
 )
 ACCURACIES = ("supernet", "short", "scores")  # those of `ppcls_ext.search.find`, which imports Paddle
 CALIBRATING, SEARCHING = Path("output/search"), Path("output/search/found")

@@ -21,7 +21,7 @@ from ppcls_ext.search.bound import bounded_space, space_around
 from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import Candidate, Evolution
 from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
-from ppcls_ext.search.held_out import hold_out
+from ppcls_ext.search.held_out import check_task, hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.sandwich import SandwichTask
@@ -97,6 +97,7 @@ class Search:
         given = load_config(wish.config, wish.overrides)
         given.pop("Expect", None)  # what the config promises is of another network
         self.user_task = make_task(given)
+        check_task(self.user_task)
         self.model = _latency_model(wish)
         self.class_num = self.user_task.class_num
         size = _side(self.user_task)
@@ -137,7 +138,9 @@ class Search:
         config.pop("Expect", None)
         near = LCNetSpec(scale=self.scale).network()
         config["Arch"] = {"name": "LCNetSearched", "arch": near.text, "class_num": self.class_num}
-        config["Global"].update(output_dir=str(self.wish.out), pretrained_model=None, use_visualdl=False)
+        config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False)
+        if self.wish.accuracy != "supernet":  # every network has other shapes
+            config["Global"].update(pretrained_model=None)
         atomic_write_text(
             self.wish.out / "space.txt", f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}\n"
         )

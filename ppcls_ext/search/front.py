@@ -16,7 +16,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.deploy.untrained import build
 from ppcls_ext.models.factory import SEARCHED
-from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.calibrate import Benchmark, network_of, run_lean
 from ppcls_ext.search.evolution import Candidate, front_of
@@ -130,23 +130,23 @@ def measured_front(
     conditions: Sequence[str],
 ) -> Front:
     """Measure the front of some candidates beside scales of PP-LCNet, which may be candidates themselves."""
-    known = {c.arch: c for c in candidates}
-    names = {spec.text: name for name, spec in scales.items()}
+    known, names = {c.arch: c for c in candidates}, {spec.text: name for name, spec in scales.items()}
+    of_front = thinned(front_of(candidates))
     specs = dict(scales)
-    for candidate in thinned(front_of(candidates)):
+    for candidate in of_front:
         specs.setdefault(names.get(candidate.arch, candidate.spec.name), candidate.spec)
-    found = measuring.milliseconds(specs)
-    rows = []
+    rows, found = [], measuring.milliseconds(specs)
     for name, spec in specs.items():
         judged, count = known.get(spec.text), spec.count(measuring.class_num)
-        quality = (None, None) if judged is None else (judged.expected, judged.top1)
-        rows.append(Row(name, spec.text, latency(spec), *found[name], *quality, count.params, count.flops))
+        expected, top1 = (None, None) if judged is None else (judged.expected, judged.top1)
+        ms, low, high = found[name]
+        rows.append(Row(name, spec.text, latency(spec), ms, low, high, expected, top1, count.params, count.flops))
     rows.sort(key=lambda row: row.measured)
-    chosen = [row for row in rows if row.arch not in names or row.arch in {c.arch for c in front_of(candidates)}]
-    fitting = [row for row in chosen if row.measured <= WITHIN * bound]
-    best = max(fitting, key=lambda row: row.expected or 0.0) if fitting else chosen[0]
-    own = [row for row in rows if row.arch in {r.arch for r in chosen}]
-    return Front(bound, own, [row for row in rows if row not in own], best, conditions)
+    archs = {candidate.arch for candidate in of_front}
+    front, others = [row for row in rows if row.arch in archs], [row for row in rows if row.arch not in archs]
+    fitting = [row for row in front if row.measured <= WITHIN * bound]
+    chosen = max(fitting, key=lambda row: row.expected or 0.0) if fitting else front[0]
+    return Front(bound, front, others, chosen, conditions)
 
 
 # Files
@@ -231,8 +231,3 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
-
-
-def spec_of_row(row: Row) -> NetworkSpec:
-    """The network of a row."""
-    return parse_spec(row.arch)

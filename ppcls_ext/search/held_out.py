@@ -18,15 +18,22 @@ LEAST = 50  # images to judge by; of fewer, a network more right than another is
 HELD_OUT = 1_301  # the stream of random numbers
 
 
+def check_task(task: Task) -> None:
+    """Raise UserError for another task than classification."""
+    if task.name != "classification":
+        raise UserError(
+            f"Global.task: a search knows classification, not {task.name}; search on images with labels, and give what "
+            "it finds as Arch.backbone"
+        )
+
+
 def hold_out(task: Task, folder: Path) -> list[str]:
     """Write lists of the images to fit to and to judge by; gives the overrides with which a config takes them.
 
     Of each class the same share is held out, by the seed of the config.
     Raises:
-        UserError: another task than classification, images without labels, or too few of them.
+        UserError: images without labels, or too few of them.
     """
-    if task.name != "classification":
-        raise UserError(f"Global.task: a search knows classification, not {task.name}; give a config of that task")
     split = task.data.train_split
     labels = np.asarray(split.labels)
     if (labels < 0).any():

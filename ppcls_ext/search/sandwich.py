@@ -17,10 +17,12 @@ from paddle.nn import functional
 from typing_extensions import override
 
 from ppcls_ext.core.config import Config
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
-from ppcls_ext.models.weights import load_into, read_weights
+from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.models.weights import describe, read_weights
 from ppcls_ext.search.judge import Judge
 from ppcls_ext.search.space import Space
 from ppcls_ext.search.supernet import Subnet, Supernet
@@ -48,8 +50,13 @@ class SandwichTask(Task):
 
     @override
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:
-        load_into(model, read_weights(path), path)
-        return [f"supernet from {path}"]
+        """Start from a PP-LCNet of any scale: its channels are the first ones of the supernet's."""
+        assert isinstance(model, Supernet)
+        weights = read_weights(path)
+        found = model.start_from(weights, LCNetSpec().network())
+        if not found:
+            raise UserError(f"weights {path}: {describe(weights)}, from which no supernet can start; give a PP-LCNet's")
+        return [f"{found} tensors of the supernet start from {path}, as far as its channels go"]
 
     @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:

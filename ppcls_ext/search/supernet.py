@@ -88,15 +88,18 @@ class Supernet(nn.Layer):
     def start_from(self, weights: Mapping[str, np.ndarray], spec: NetworkSpec) -> int:
         """Set what a trained network of the space, or of a wider one, has; the rest stays.
 
-        Gives how many tensors it has set, at least in part.
+        Gives how many tensors it has set, at least in part. A head of another number of classes is left out.
 
         Args:
             weights: by the names of public weights.
+            spec: of the network that they are of, for the kinds of its blocks.
         """
         found = 0
         for name, value in weights.items():
             shared = self._parameters.get(shared_name(name, spec))
             if shared is None or len(shared.shape) != value.ndim:
+                continue
+            if name.startswith("fc.") and value.shape[-1] != self.class_num:
                 continue
             own = shared.numpy()
             both = tuple(min(a, b) for a, b in zip(own.shape, value.shape, strict=True))
@@ -112,7 +115,7 @@ def shared_name(name: str, spec: NetworkSpec) -> str:
     if parts[0] in STAGES:
         blocks = spec.stages[STAGES.index(parts[0])]
         index = int(parts[1])
-        parts.insert(2, blocks[index].kind if index < len(blocks) else "")
+        parts.insert(2, blocks[min(index, len(blocks) - 1)].kind)
     elif parts[0] == "fc" and not spec.last_width:
         parts[0] = "fc_of_trunk"  # its inputs are others than those of a classifier behind the last convolution
     return "/".join(parts)
