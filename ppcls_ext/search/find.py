@@ -42,6 +42,7 @@ CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and
     "short": (8, 3),
     "scores": (40, 10),
 }
+EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
@@ -138,7 +139,8 @@ class Search:
         config.pop("Expect", None)
         near = LCNetSpec(scale=self.scale).network()
         config["Arch"] = {"name": "LCNetSearched", "arch": near.text, "class_num": self.class_num}
-        config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False)
+        interval = max(1, config.global_section.epochs // EVALUATIONS)
+        config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False, eval_interval=interval)
         if self.wish.accuracy != "supernet":  # every network has other shapes
             config["Global"].update(pretrained_model=None)
         atomic_write_text(
