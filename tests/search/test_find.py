@@ -65,7 +65,7 @@ def wish(images: Path, calibration: Calibration, tmp_path: Path) -> Wish:
         "Optimizer.lr.warmup_epoch=0", "DataLoader.Train.sampler.batch_size=32", f"Global.output_dir={tmp_path}",
     )  # fmt: skip
     return Wish(
-        "my_images", settings, sum(ends) / 2, None, "onednn", 1, "tiny", "supernet", 2, 12, None, None, tmp_path / "out"
+        "my_images", settings, sum(ends) / 2, None, "onednn", 1, "tiny", "supernet", 2, 6, None, None, tmp_path / "out"
     )
 
 
