@@ -43,6 +43,7 @@ CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and
     "scores": (40, 10),
 }
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
+GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
@@ -172,6 +173,8 @@ class Search:
         )  # fmt: skip
         candidates = evolution.run()
         ranks = self._ranks(candidates, scorer)
+        if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
+            say("warning: no network is judged much better than guessing, so their order says nothing; give --epochs")
         return self._finish(candidates, judge, supernet, ranks)
 
     def _quality(
