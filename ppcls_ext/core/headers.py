@@ -92,7 +92,8 @@ def _tiff(data: memoryview) -> tuple[int, int] | None:
     found: dict[int, int] = {}
     for place in range(first + 2, first + 2 + 12 * entries, 12):
         tag, kind = struct.unpack_from(f"{order}HH", data, place)
-        if tag in (256, 257):  # width, height; as 16 or 32 bits
+        # Width and height, as 16 or 32 bits; where a tag is there twice, libtiff takes the first.
+        if tag in (256, 257) and tag not in found:
             found[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, place + 8)[0]
     return (found[256], found[257]) if len(found) == 2 else None
 
