@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppcls_ext.core.bombs import why_endless
+from ppcls_ext.core.bombs import MOST_CHUNKS, why_endless
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.reading import Unreadable, check_regular
@@ -36,7 +36,6 @@ _REDUCED = {
 _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
