@@ -214,7 +214,7 @@ def _pixels(data: Any, shape: Sequence[int], limits: Limits) -> list[Image]:
 
 def _numbers(data: Any) -> bytes:
     """Nested or flat lists of numbers as bytes. NumPy would make room for the longest text at each place of a list."""
-    for _ in range(MOST_AXES):
+    for _ in range(MOST_AXES - 1):
         if not (isinstance(data, list) and data and all(isinstance(row, list) for row in data)):
             break
         if any(len(row) != len(data[0]) for row in data):
