@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -116,6 +117,18 @@ def test_what_is_no_request_is_refused(served: Serve, parts: list[bytes], status
     with listening(service) as place:
         assert status_of(said(place, *parts)) == status
         assert still_works(place)
+
+
+def test_lines_of_the_libraries_are_lines_of_the_log(served: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    service = served()
+    with listening(service) as place:
+        assert status_of(said(place, b"\0\r\n\r\n")) == 400
+        logging.getLogger("asyncio").error("out of\nfiles")
+        form = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert httpx.post(f"http://127.0.0.1:{place[1]}/predict", content=b"--x{", headers=form).status_code == 400
+    texts = [line["text"] for line in service.lines() if line["event"] == "server"]
+    assert texts == ["Invalid HTTP request received.", "out of files"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_slow_clients_are_not_waited_for(served: Serve) -> None:
