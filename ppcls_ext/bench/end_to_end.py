@@ -25,9 +25,9 @@ from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
 from ppcls_ext.bench.photos import name_photos, write_photos
 from ppcls_ext.bench.scripts import agreement
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.bench.turns import TimedProcess, Turns, failing, take_turns
+from ppcls_ext.bench.turns import TimedProcess, Turns, failing, take_all_turns
 from ppcls_ext.core.device import usable_cores
-from ppcls_ext.core.display import UNDEFINED, bar, say, show_table
+from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
@@ -37,9 +37,9 @@ from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.exported import Exported, read_exported
 
-STREAM_BATCH = 8  # images at once, where the model takes any number
+STREAM_BATCH = 8  # images in a batch of a stream, where the model takes any number
 STREAM_IMAGES = 48
-WARM_CALLS = 4  # no more calls to warm up: a photo of a phone takes a while
+WARM_CALLS = 4  # calls that warm a process up; more would take long with photos of phones
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def photo_subjects(exported: Exported, engines: Sequence[str]) -> list[PhotoSubj
     ]
 
 
-class PhotoRun(Turns):
+class PhotoMeasurement(Turns):
     """A subject under way on a set of photos."""
 
     def __init__(self, subject: PhotoSubject, photos: Sequence[Path], settings: Settings, threads: int = 1) -> None:
-        super().__init__(settings)
+        super().__init__(subject.name, settings)
         self.subject, self.photos, self.threads = subject, photos, threads
         self.gists: list[np.ndarray] = []
 
@@ -115,23 +115,11 @@ class PhotoSession(TimedProcess):
         super().__init__(threads, "ppcls_ext.bench.end_to_end_worker", pin)
 
 
-def measure(subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings) -> list[PhotoRun]:
+def measure(subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings) -> list[PhotoMeasurement]:
     """Time one call after the other of every subject on a set of photos, on one thread, interleaved."""
-    runs = [PhotoRun(subject, photos, settings) for subject in subjects]
-    order = np.random.default_rng(settings.seed)
-    with ExitStack() as stack, bar(len(settings.shares()) * len(runs), "measure") as progress:
-        for run in runs:
-            stack.callback(run.close)
-        for rounds in settings.shares():
-            for run in runs:
-                if run.failure is None:
-                    with failing(run):
-                        run.start()
-            take_turns(runs, rounds, order)
-            for run in runs:
-                run.close()
-                progress.advance()
-    return runs
+    measurements = [PhotoMeasurement(subject, photos, settings) for subject in subjects]
+    take_all_turns(measurements, settings, PhotoMeasurement.start)
+    return measurements
 
 
 def throughput(
@@ -143,41 +131,41 @@ def throughput(
     """
     if threads > len(settings.pin):
         settings = settings.model_copy(update={"pin": ()})
-    runs = [PhotoRun(subject, photos, settings, threads) for subject in subjects]
+    measurements = [PhotoMeasurement(subject, photos, settings, threads) for subject in subjects]
     images = STREAM_IMAGES if photos[0].stat().st_size < 2**19 else STREAM_IMAGES // 4
     with ExitStack() as stack:
-        for run in runs:
-            stack.callback(run.close)
-            if run.subject.kind == PREDICTOR:
-                with failing(run):
-                    run.start(batch)
-        rates: list[list[float]] = [[] for _ in runs]
+        for each in measurements:
+            stack.callback(each.close)
+            if each.subject.kind == PREDICTOR:
+                with failing(each):
+                    each.start(batch)
+        rates: list[list[float]] = [[] for _ in measurements]
         for _ in range(3):
-            for run, rate in zip(runs, rates, strict=True):
-                if run.session is not None:
-                    with failing(run):
-                        rate.append(run.session("stream", images=images))
+            for each, rate in zip(measurements, rates, strict=True):
+                if each.session is not None:
+                    with failing(each):
+                        rate.append(each.session("stream", images=images))
     return [float(np.median(rate)) if rate else None for rate in rates]
 
 
-def rows_of(runs: Sequence[PhotoRun], settings: Settings) -> list[dict[str, Any]]:
+def rows_of(measurements: Sequence[PhotoMeasurement], settings: Settings) -> list[dict[str, Any]]:
     """A row of the report for each subject: its times, and how many times as fast as each baseline it is."""
-    baselines = [run for run in runs if run.subject.kind != PREDICTOR and run.failure is None]
-    exact = next((run for run in runs if run.subject.decode == "exact" and run.failure is None), None)
+    baselines = [each for each in measurements if each.subject.kind != PREDICTOR and each.failure is None]
+    exact = next((each for each in measurements if each.subject.decode == "exact" and each.failure is None), None)
     rows = []
-    for run in runs:
-        row: dict[str, Any] = {"subject": run.subject.name, **asdict(run.subject), "failure": run.failure}
-        row["folder"] = str(run.subject.folder)
-        if run.failure is None:
-            row["n"] = int(run.samples.size)
-            row["ms"] = summary(run.samples)
+    for each in measurements:
+        row: dict[str, Any] = {"subject": each.subject.name, **asdict(each.subject), "failure": each.failure}
+        row["folder"] = str(each.subject.folder)
+        if each.failure is None:
+            row["n"] = int(each.samples.size)
+            row["ms"] = summary(each.samples)
             row["times_as_fast_as"] = {
-                base.subject.kind: ratio_interval(base.samples, run.samples, settings.seed, settings.shares())
+                base.subject.kind: ratio_interval(base.samples, each.samples, settings.seed, settings.shares())
                 for base in baselines
-                if base is not run
+                if base is not each
             }
             if exact is not None:
-                pairs = zip(run.gists, exact.gists, strict=True)
+                pairs = zip(each.gists, exact.gists, strict=True)
                 row["agreement"] = float(np.mean([agreement(a, b) for a, b in pairs]))
         rows.append(row)
     return rows

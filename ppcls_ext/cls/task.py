@@ -139,7 +139,7 @@ class Classification(Task):
 
     @override
     def prepare(self) -> None:
-        """Load or run the teacher, where there is one."""
+        """See `Task`; loads the teacher where there is one, or runs it to fill the cache of its outputs."""
         if self.distillation is not None:
             self.distillation.prepare()
 
@@ -211,7 +211,7 @@ class Classification(Task):
             outputs=["scores"],
             recipe=recipe,
             samples=samples,
-            compare=score_difference,
+            difference=score_difference,
             tolerance=1e-3,
             remarks=self._remarks(transforms),
         )

@@ -25,7 +25,7 @@ def _cores_of_the_machine() -> int:
         if quota != "max":
             cores = min(cores, max(1, int(int(quota) / int(period))))
     except (OSError, ValueError):
-        return cores  # no control group of version 2 here: nothing limits further
+        return cores  # there is no control group of version 2 here, so nothing limits further
     return cores
 
 
@@ -35,7 +35,7 @@ def cpu_threads(threads: int | None = None) -> int:
         return threads
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
-        given = ""  # Paddle's launcher puts 1 there, where nothing is
+        given = ""  # Paddle's launcher writes 1 where the user gave no number, so nobody has asked for it
     return int(given) if is_digits(given) and int(given) > 0 else usable_cores()
 
 

@@ -35,7 +35,7 @@ _REDUCED = {
 _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
+MOST_CHUNKS = 200_000  # in a PNG; writers cut the compressed data into chunks of 8 KB and more
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -140,20 +140,20 @@ def is_cut_short(data: np.ndarray) -> bool:
     if not is_jpeg(data):
         return False
     half, end = len(data) // 2, b"\xff\xd9"
-    # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
+    # The mark is nearly always in the last bytes, so they are searched first; a whole photo takes a millisecond.
     return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
 
 
 def _has_whole_chunks(data: memoryview) -> bool:
     """Whether a PNG's chunks are all in the file, up to its last: OpenCV takes the memory that a length asks for."""
-    place = len(PNG_MAGIC)
+    offset = len(PNG_MAGIC)
     for _ in range(MOST_CHUNKS):
-        if place + 12 > len(data):
+        if offset + 12 > len(data):
             return False
-        length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
-        place += 12 + length
+        length, kind = int.from_bytes(data[offset : offset + 4], "big"), bytes(data[offset + 4 : offset + 8])
+        offset += 12 + length
         if kind == b"IEND":
-            return place <= len(data)
+            return offset <= len(data)
     return False
 
 

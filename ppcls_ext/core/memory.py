@@ -35,7 +35,7 @@ def _left_by_groups(membership: Path, groups: Path) -> Iterator[int]:
     """What each control group above this process leaves of its limit."""
     try:
         entries = [line.split(":", 2) for line in membership.read_text().splitlines()]
-    except OSError:  # no Linux
+    except OSError:  # this system is not Linux
         return
     for _, controllers, path in entries:
         if controllers and "memory" not in controllers.split(","):

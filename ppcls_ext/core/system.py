@@ -24,7 +24,7 @@ def usable_cpus() -> list[int]:
 
 
 class NoLocks(OSError):
-    """This system, or the file system, has no file locks."""
+    """Raised where this operating system, or the file system, has no file locks."""
 
 
 def lock(file: IO[Any]) -> None:

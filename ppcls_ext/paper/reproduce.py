@@ -31,7 +31,7 @@ RAW = "reproduce.json"  # the measurements, which the report folder keeps
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
-# What `quick` measures instead of the procedures' values: enough to see that everything works.
+# With `quick` these replace the procedures' values: they suffice to see that everything works.
 QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
 
 # The estimate adds the seconds that a subject takes beside being measured (its process, parity, warm-up) and those of
@@ -218,7 +218,7 @@ def earlier_benchmarks(plan: Plan) -> list[dict[str, Any]]:
         if variant is None or "report" not in earlier:
             continue
         measured = {row["label"] for row in earlier["report"]["results"]}
-        # A row that came to the table since is in neither.
+        # A row that was added to the table since then is in neither.
         complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
         if complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json"):
             kept.append(earlier)

@@ -52,7 +52,7 @@ class Study:
             train(load_config(folder, [f"Global.checkpoints={folder}"]))
             return
         if folder.exists():
-            shutil.rmtree(folder)  # it ended before it had saved anything to go on from
+            shutil.rmtree(folder)  # that run ended before it had saved anything to go on from
         train(config)
 
     def _check_settings(self, variant: str, seed: int, config: Config) -> None:
@@ -94,11 +94,11 @@ class Study:
 
     def rows(self) -> list[VariantResult]:
         """The result of each variant, from the runs that are finished."""
-        plan, baseline = self.plan, self.values(self.plan.baseline)
+        plan, reference = self.plan, self.values(self.plan.reference)
         rows = []
         for variant in plan.variants:
-            values = baseline if variant == plan.baseline else self.values(variant)
-            rows.append(result_of(variant, values, baseline, plan.paper.get(variant), plan.paper.get(plan.baseline)))
+            values = reference if variant == plan.reference else self.values(variant)
+            rows.append(result_of(variant, values, reference, plan.paper.get(variant), plan.paper.get(plan.reference)))
         return rows
 
 

@@ -118,8 +118,8 @@ def test_the_check_of_an_export_holds_where_nothing_is_found(run: RunFolder, tmp
     rows, scores = (dygraph_outputs(form.model, inputs) for form in (deployment, deployment.also))
     assert rows[1].sum() == 0  # boxes of each image
     wrong = [scores[0] * 0.99, scores[1]]
-    assert deployment.compare(rows, rows) == 0
-    assert deployment.also.compare(wrong, scores) > deployment.also.tolerance
+    assert deployment.difference(rows, rows) == 0
+    assert deployment.also.difference(wrong, scores) > deployment.also.tolerance
 
     recipe = yaml.safe_load((export(config, formats="json") / "inference.yml").read_text())
     assert all(0 < difference <= 1e-4 for difference in recipe["checked"]["max_difference_from_dygraph"].values())
