@@ -20,13 +20,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import det.demo
 import seg.demo
-from ppcls_ext.cli.main import main as pplcnet
 from ppcls_ext.core.config import LATEST_STATE, RUN_CONFIG
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.deploy import export as exporting
@@ -36,6 +35,7 @@ from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.training import distillation
 from tests.helpers.configs import config_of, overrides, write_config
 from tests.helpers.faults import fault_at, kill
+from tests.helpers.processes import forked
 from tests.helpers.runs import read_state
 from tests.helpers.sets import write_set
 
@@ -232,39 +232,31 @@ SUBJECTS = {
 GOOD_ENDS = (0, 2)  # 2: of `infer`, where an image has no result, or where all was written before the kill
 
 
-def forked(line: Sequence[str], write: int | None = None, after: bool = False) -> int:
-    """Start a command in a process of its own, killed at a step of a write if `write` numbers one; gives its id."""
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 1)
-        log = os.open(os.environ["KILLS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 2)
-        distillation.SAVE_SECONDS = results_file.COMMIT_SECONDS = 0.02  # so that there is more to interrupt
-        context = contextlib.nullcontext() if write is None else fault_at(write, kill, after)
-        with context:
-            status = pplcnet(line)
-    except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        os._exit(status)
+@contextlib.contextmanager
+def interruptible(write: int | None, after: bool) -> Iterator[None]:
+    """A process that saves often, and is killed at a step of a write if `write` numbers one."""
+    distillation.SAVE_SECONDS = results_file.COMMIT_SECONDS = 0.02
+    with contextlib.nullcontext() if write is None else fault_at(write, kill, after):
+        yield
+
+
+def started(line: Sequence[str], write: int | None = None, after: bool = False) -> int:
+    """Start a command in a process of its own; see `interruptible`. Gives its id."""
+    return forked(line, Path(os.environ["KILLS_LOG"]), interruptible(write, after))
 
 
 def finished(line: Sequence[str]) -> int:
     """Run a command to its end in a process of its own; gives its exit status."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(line), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(started(line), 0)[1])
 
 
 def kill_one(line: Sequence[str], rng: random.Random, seconds: float, writes: int) -> tuple[int, bool]:
     """Start a command and kill it at a random moment; gives its exit status, and whether a write was to be killed."""
     in_write = rng.random() < 0.5
     if in_write:
-        child = forked(line, rng.randint(1, writes), rng.random() < 0.5)
+        child = started(line, rng.randint(1, writes), rng.random() < 0.5)
     else:
-        child = forked(line)
+        child = started(line)
         deadline = time.monotonic() + rng.uniform(0, seconds)
         while time.monotonic() < deadline:
             found, status = os.waitpid(child, os.WNOHANG)

@@ -32,7 +32,7 @@ from ppcls_ext.runtime.owner import Arrays, Run
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.results import STAGES, Result
 from ppcls_ext.runtime.sources import Size
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ROOT, SECONDS
 
 KINDS = [engine_class(name) for name in ENGINES]
 INSTALLED = [kind.name for kind in KINDS if kind.installed() and kind.precision == FLOAT]
@@ -80,7 +80,7 @@ class Network:
     def run(self, inputs: Arrays) -> list[np.ndarray]:
         assert self.alone.acquire(blocking=False), "two threads run the network at once"
         self.entered.release()
-        self.go.wait(30)
+        self.go.wait(SECONDS)
         self.alone.release()
         self.threads.add(threading.get_ident())
         self.ran.append(threading.get_ident())
@@ -121,13 +121,13 @@ def test_a_caller_runs_an_engine_that_lets_any_thread_and_waits_where_it_runs_al
     with pipeline(network, any_thread=True) as predict:
         assert predict(image(5), "rgb").scores == (5,)
         assert network.ran == [threading.get_ident()]
-        assert network.entered.acquire(timeout=30)
+        assert network.entered.acquire(timeout=SECONDS)
         network.go.clear()
         first = predict.submit(image(6), "rgb")
-        assert network.entered.acquire(timeout=30)
+        assert network.entered.acquire(timeout=SECONDS)
         second = ThreadPoolExecutor(1).submit(predict, image(7), "rgb")
         network.go.set()
-        assert [first.result(30).scores, second.result(30).scores] == [(6,), (7,)]
+        assert [first.result(SECONDS).scores, second.result(SECONDS).scores] == [(6,), (7,)]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -172,7 +172,7 @@ def test_a_bad_image_is_an_error_of_its_own_result(network: Network, tmp_path: P
     (tmp_path / "text.jpg").write_text("no image")
     items: list[Any] = [image(1), tmp_path / "text.jpg", image(13), np.zeros(3), image(2), tmp_path / "missing.png"]
     with pipeline(network, batch=8, errors="keep") as predict:
-        for results in (predict(items, "rgb"), [predict.submit(item, "rgb").result(30) for item in items]):
+        for results in (predict(items, "rgb"), [predict.submit(item, "rgb").result(SECONDS) for item in items]):
             assert [result.ok for result in results] == [True, False, False, False, True, False]
             assert values([results[0], results[4]]) == [1, 2]
             assert [result.source for result in results][1] == str(tmp_path / "text.jpg")
@@ -188,7 +188,7 @@ def test_a_bad_image_raises_by_default(network: Network) -> None:
         with pytest.raises(UserError, match="bad luck"):
             predict([image(1), image(13)], "rgb")
         with pytest.raises(UserError, match="bad luck"):
-            predict.submit(image(13), "rgb").result(30)
+            predict.submit(image(13), "rgb").result(SECONDS)
         assert predict(image(5), "rgb").scores == (5,)
 
 
@@ -223,11 +223,11 @@ def test_a_stream_decodes_while_the_network_runs(network: Network) -> None:
     with Pipeline(network.open, Decoding(), decoders=1) as predict:
         stream = predict.stream([image(k) for k in range(3)], "rgb")
         first = ThreadPoolExecutor(1).submit(next, stream)
-        assert decoded.acquire(timeout=30)
-        assert decoded.acquire(timeout=30)  # the second image, while the network holds the first
+        assert decoded.acquire(timeout=SECONDS)
+        assert decoded.acquire(timeout=SECONDS)  # the second image, while the network holds the first
         assert not first.done()
         network.go.set()
-        assert first.result(30).scores == (0,)
+        assert first.result(SECONDS).scores == (0,)
         assert values(stream) == [1, 2]
 
 
@@ -243,9 +243,9 @@ def test_submitted_images_that_wait_run_in_one_batch(network: Network) -> None:
     with Pipeline(network.open, Preparing(), batch=4) as predict:
         futures = [predict.submit(image(k), "rgb") for k in range(9)]
         for _ in futures:
-            assert prepared.acquire(timeout=30)  # all wait but those that are in the network
+            assert prepared.acquire(timeout=SECONDS)  # all wait but those that are in the network
         network.go.set()
-        assert values(future.result(30) for future in futures) == list(range(9))
+        assert values(future.result(SECONDS) for future in futures) == list(range(9))
     assert max(network.batches) == 4
 
 
@@ -255,7 +255,7 @@ def test_a_submitted_image_can_be_cancelled(network: Network) -> None:
         futures = [predict.submit(image(k), "rgb") for k in range(20, 40)]
         assert futures[-1].cancel()
         network.go.set()
-        assert values(future.result(30) for future in futures[:-1]) == list(range(20, 39))
+        assert values(future.result(SECONDS) for future in futures[:-1]) == list(range(20, 39))
 
 
 def test_any_thread_may_call(network: Network) -> None:
@@ -270,7 +270,7 @@ def test_a_closed_predictor_says_so(network: Network) -> None:
     pending = predict.submit(image(3), "rgb")
     predict.close()
     predict.close()
-    assert pending.result(30).scores == (3,)
+    assert pending.result(SECONDS).scores == (3,)
     for use in (lambda: predict(image(1), "rgb"), lambda: predict.submit(image(1)), lambda: predict.stream([])):
         with pytest.raises(UserError, match="closed"):
             use()
@@ -380,7 +380,7 @@ def test_an_image_may_have_options_of_its_own(exported: Path, data: Path) -> Non
     with Predictor(exported, threads=1, topk=3, batch=4) as predict:
         two = predict.inference_with(topk=2)
         futures = [predict.submit(photo, inference=inference) for inference in (None, two, predict.inference_with())]
-        whole, best, again = (future.result(30) for future in futures)
+        whole, best, again = (future.result(SECONDS) for future in futures)
         with pytest.raises(UserError, match="threshold: not a flag of classification; it has topk"):
             predict.inference_with(threshold=0.5)
         with pytest.raises(UserError, match="topk: expected a number of classes, got 0"):
@@ -424,7 +424,9 @@ def test_threads_reach_every_engine(exported: Path, engine: str) -> None:
     there, working = [], []
     for threads in ("1", "2"):
         line = [sys.executable, "-c", THREADS, str(exported), engine, threads]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=100, env=environment, cwd=ROOT, check=True)
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=SECONDS, env=environment, cwd=ROOT, check=True
+        )
         found = done.stdout.split()
         there.append(int(found[0]))
         working.append(int(found[1]))
@@ -448,8 +450,8 @@ def test_a_forked_child_opens_an_engine_of_its_own(exported: Path, data: Path, e
         ours, theirs = multiprocessing.Pipe()
         child = multiprocessing.get_context("fork").Process(target=_in_child, args=(predict, file, theirs))
         child.start()
-        assert ours.poll(60)
+        assert ours.poll(SECONDS)
         assert ours.recv() == (expected, [expected, expected])
-        child.join(60)
+        child.join(SECONDS)
         assert child.exitcode == 0
         assert predict(file).labels == expected
