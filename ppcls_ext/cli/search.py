@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENGINE",
         help=f"run them on {engine_names(auto=False)} (default: %(default)s)",
     )
-    group.add_argument("--threads", type=threads, default=1, metavar="N", help="with N threads (default: %(default)s)")
+    group.add_argument(
+        "--threads", type=threads, default=1, metavar="N", help="run them with N threads (default: %(default)s)"
+    )
     group.add_argument(
         "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
     )
@@ -43,21 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=path,
         metavar="FILE",
-        help="keep the measurements there (default: a file of the user's cache folder, where advise looks)",
+        help="keep the measurements in this file (default: a file of the user's cache folder, where advise looks)",
     )
     group.add_argument(
         "--out",
         type=path,
         default=Path("output/search"),
         metavar="FOLDER",
-        help="write the report with its pictures there (default: %(default)s)",
+        help="write the report with its pictures to this folder (default: %(default)s)",
     )
     group.add_argument(
         "--work",
         type=path,
         default=Path("output/search/networks"),
         metavar="FOLDER",
-        help="export the networks there, where a later run finds them (default: %(default)s)",
+        help="export the networks to this folder, where a later run finds them (default: %(default)s)",
     )
 
 
