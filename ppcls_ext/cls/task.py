@@ -21,7 +21,7 @@ from ppcls_ext.cls.inference import (
     normalization_apart,
     score_difference,
 )
-from ppcls_ext.cls.metrics import Confusion, write_report
+from ppcls_ext.cls.metrics import METRICS, Confusion, write_report
 from ppcls_ext.cls.network import build_losses, check_losses
 from ppcls_ext.cls.sections import InferSection
 from ppcls_ext.core import distributed
@@ -53,7 +53,7 @@ class Classification(Task):
     primary = "top1"
     public_needs_new_head = True
     inference = ClassificationInference
-    metric_names = ("top1", "top5", "loss")
+    metric_names = METRICS
     data: ClassificationData
 
     def __init__(self, config: Config) -> None:

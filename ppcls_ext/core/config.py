@@ -294,6 +294,8 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]
 def override(config: dict[str, Any], assignment: str) -> None:
     """Apply `Section.key=value` to `config` in place. Numbers index lists; the value is YAML.
 
+    A mapping takes the place of the whole that was there, whether or not it says so (`_replace_`, `_delete_`).
+
     Raises:
         UserError: no `=`, or a key that the config cannot have.
     """
@@ -301,7 +303,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
     if not equals or not key:
         raise UserError(f"-o {assignment}: expected key=value, such as Global.epochs=10")
     try:
-        value = _literal(parse_yaml(text))
+        value = merge(None, _literal(parse_yaml(text)))
     except YamlFault as error:
         raise UserError(f"-o {assignment}: '{one_line(text, SHOWN)}' is not a YAML value ({error.problem})") from error
     *parents, last = key.split(".")

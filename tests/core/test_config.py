@@ -48,6 +48,8 @@ def test_replace_leaves_nothing_of_the_base(word: str, tmp_path: Path) -> None:
     config = load_config(tmp_path / "c.yaml")
     assert config["Optimizer"] == {"name": "Adam"}
     assert config["EMA"] == {}  # the base has no such section
+    config = load_config(tmp_path / "b.yaml", [f"Optimizer={{{word}: true, name: Adam}}"])
+    assert config["Optimizer"] == {"name": "Adam"}
 
 
 def test_several_bases_apply_in_order_and_from_their_own_folder(tmp_path: Path) -> None:
