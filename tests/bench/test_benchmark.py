@@ -27,6 +27,7 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval
+from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.runtime.process import EngineFailed
 
 QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
@@ -83,7 +84,7 @@ def test_a_report_says_where_and_how_it_was_measured(report: dict[str, Any]) -> 
 
 @pytest.mark.slow
 def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
-    core = min(os.sched_getaffinity(0))
+    core = usable_cpus()[0]
     found = run_benchmark([Subject(exported, threads=2)], Settings(rounds=2, iterations=2, warmup=1, pin=(core,)))
     assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
 
