@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ppcls_ext.core.bombs import MOST_CHUNKS, why_endless
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.reading import Unreadable, check_regular
@@ -35,7 +36,6 @@ _REDUCED = {
 _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-MOST_CHUNKS = 200_000  # in a PNG; writers cut the compressed data into chunks of 8 KB and more
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -105,8 +105,11 @@ def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True, reducti
         upright: turn it by its EXIF orientation; False leaves it as it is stored.
         reduction: decode a JPEG at 1/2, 1/4 or 1/8 of its sides, rounded up. A decoder that cannot gives all of it.
     Raises:
-        BrokenImage: empty, truncated or not an image.
+        BrokenImage: empty, truncated, not an image, or made to take minutes.
     """
+    endless = why_endless(data)
+    if endless is not None:
+        raise BrokenImage(f"image {name}: {endless}, which would take long to decode; save it again in an image editor")
     is_rgb = _RGB != 0 and is_jpeg(data)
     flags = _REDUCED[reduction] | (_RGB if is_rgb else cv2.IMREAD_COLOR)
     if not upright:
