@@ -232,6 +232,13 @@ def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> No
         reproduce(plan_of(tmp_path, work, resume=True), nothing)
 
 
+@pytest.fixture
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is asked nothing, since asking starts a process."""
+    here = {"cpu": "a CPU", "usable_cores": 2, "packages": {}, "pplcnet": "1", "python": "3", "platform": "a system"}
+    monkeypatch.setattr(reproducing, "environment", lambda: here)
+
+
 def document_of(engine: str = "onednn", ratio: float = 2.0, **changes: Any) -> dict[str, Any]:
     """What `reproduce` leaves of Table 8, without measuring."""
     plan = plan_of(Path("nowhere"), Path("nowhere"), engines=(engine,))
@@ -250,6 +257,7 @@ def written(folder: Path, document: dict[str, Any]) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("_here")
 def test_a_resumed_run_keeps_what_it_would_make_again_and_what_is_not_of_its_parts(tmp_path: Path) -> None:
     document = document_of()
     plan = plan_of(written(tmp_path, document), tmp_path, resume=True)
@@ -264,6 +272,7 @@ def test_a_resumed_run_keeps_what_it_would_make_again_and_what_is_not_of_its_par
     assert begun_document(plan)["benchmarks"] == []
 
 
+@pytest.mark.usefixtures("_here")
 def test_a_run_is_not_resumed_under_other_conditions(tmp_path: Path) -> None:
     document = document_of()
     for changes, clue in (({"cpu": "another"}, "cpu"), ({"usable_cores": 4096}, "usable_cores")):
@@ -275,10 +284,11 @@ def test_a_run_is_not_resumed_under_other_conditions(tmp_path: Path) -> None:
         begun_document(plan_of(tmp_path, tmp_path, resume=True, threads=2))
 
 
+@pytest.mark.slow
 def test_what_would_end_too_late_is_left_for_the_next_command(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Table 8 takes about 69 seconds on an engine; here twice as long as that."""
+    """Table 8 takes about 69 seconds on an engine, here twice as long. Slow: three networks are built."""
     now = [0.0]
     monkeypatch.setattr(reproducing.time, "monotonic", lambda: now[0])
     fake = FakeBenchmark()
@@ -294,17 +304,18 @@ def test_what_would_end_too_late_is_left_for_the_next_command(
 
     assert measured(minutes=0) == 0
     assert measured(minutes=4) == 1  # the second would now be expected to take 138 seconds
-    assert "1 benchmarks are left, which the same command with --resume measures" in capsys.readouterr().out
+    assert "1 benchmarks are left, which the same command with --resume measures" in capsys.readouterr().err
     assert measured(minutes=4) == 1
-    assert "are left" not in capsys.readouterr().out
+    assert "are left" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_here")
 def test_a_second_run_is_compared_by_its_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = written(tmp_path / "first", document_of(ratio=2.0))
     compare(first, written(tmp_path / "near", document_of(ratio=1.92)))
-    assert "all 2 ratios agree within 5%" in capsys.readouterr().out
+    assert "all 2 ratios agree within 5%" in capsys.readouterr().err
     compare(first, written(tmp_path / "far", document_of(ratio=1.8)))
-    assert "0 of 2 ratios agree within 5%, the others are up to 10.0% apart" in capsys.readouterr().out
+    assert "0 of 2 ratios agree within 5%, the others are up to 10.0% apart" in capsys.readouterr().err
     assert "2.000 and 1.800" in (first / "reproduce.md").read_text()
     with pytest.raises(UserError, match=r"it has no ratio that .* has, too"):
         compare(first, written(tmp_path / "other", document_of("native")))
