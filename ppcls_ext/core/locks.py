@@ -78,7 +78,7 @@ def _holder(file: IO[bytes]) -> str:
     try:
         note: Any = json.loads(file.read(LONGEST_NOTE))
         return f"process {int(note['pid'])} on {str(note['host'])[:100]}, started {str(note['start'])[:40]},"
-    except (ValueError, KeyError, TypeError, RecursionError):  # it is just about to write it
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError):  # it is just about to write it
         return "another process"
 
 

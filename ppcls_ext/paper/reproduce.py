@@ -18,7 +18,9 @@ from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import RunFolder, environment
+from ppcls_ext.data.lists import read_labels
 from ppcls_ext.deploy.export import onnx_converter
 from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.models.spec import SPECS
@@ -327,9 +329,9 @@ def read_raw(out: Path) -> dict[str, Any]:
     """What `reproduce` left in a folder. Raises UserError for anything else."""
     file = out / RAW
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); give another --out") from error
+        document = read_json(file)
+    except Unreadable as error:
+        raise UserError(f"{file}: cannot be read ({error}); give another --out") from error
     if not isinstance(document, dict) or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items()):
         raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
     return document
@@ -365,7 +367,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "name": folder.resolve().name,
         **identity_of(config),
         "distilled": config.get("Distill") is not None,
-        "classes": len(run.labels.read_text(encoding="utf-8").splitlines()),
+        "classes": len(read_labels(run.labels)),
         "images": None if metrics is None else metrics.pop("images"),
         "metrics": metrics,
     }
@@ -376,9 +378,9 @@ def read_metrics(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); run pplcnet eval again") from error
+        metrics = read_json(file)
+    except Unreadable as error:
+        raise UserError(f"{file}: cannot be read ({error}); run pplcnet eval again") from error
     if not isinstance(metrics, dict) or "images" not in metrics:
         raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
     return metrics
