@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,4 +77,21 @@ def peak_gflops(threads: int) -> float:
             while (start := time.perf_counter()) < end:
                 a @ b
                 best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+COPIED_BYTES = 256 * 2**20  # far more than caches hold
+
+
+def memory_gbps(threads: int) -> float:
+    """GB/s, read and written together, that this machine shows when so many threads copy: the best of a few times."""
+    source = np.ones(COPIED_BYTES // 8)
+    goal = np.empty_like(source)
+    parts = list(zip(np.array_split(goal, threads), np.array_split(source, threads), strict=True))
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            start = time.perf_counter()
+            list(pool.map(lambda part: np.copyto(*part), parts))
+            best = max(best, 2 * COPIED_BYTES / (time.perf_counter() - start) / 1e9)
     return best
