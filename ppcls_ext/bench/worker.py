@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from ppcls_ext.bench.counters import operator_times
-from ppcls_ext.bench.peak import peak_gflops
+from ppcls_ext.core.peak import peak_gflops
 from ppcls_ext.runtime.engines import engine_class, open_engine
 from ppcls_ext.runtime.timing import Runner, make_inputs, timed
 from ppcls_ext.runtime.worker import Worker, main
