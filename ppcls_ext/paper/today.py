@@ -26,7 +26,7 @@ from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
-from ppcls_ext.paper.verdicts import pareto_front
+from ppcls_ext.search.pareto import pareto_front
 
 RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"
