@@ -81,7 +81,7 @@ def end_to_end(
         sets = name_photos([Path(file) for file in find_images(images)]) if images else write_photos(Path(scratch))
         for exported, chosen in zip(exports, subjects, strict=True):
             batch = exported.batch if exported.batch != -1 else STREAM_BATCH
-            found = {
+            found: dict[str, dict[str, Any]] = {
                 name: {
                     "model": str(exported.folder),
                     "photos": name,

@@ -57,8 +57,8 @@ class Study:
             return rows
         right = {v: [right_answers(plan.run_folder(v, seed)) for seed in self.values(v)] for v in plan.variants}
         return [
-            replace(row, same_images=paired_difference(right[row.variant], right[plan.baseline]))
-            if row.variant != plan.baseline and right[row.variant] and right[plan.baseline]
+            replace(row, same_images=paired_difference(right[row.variant], right[plan.reference]))
+            if row.variant != plan.reference and right[row.variant] and right[plan.reference]
             else row
             for row in rows
         ]
