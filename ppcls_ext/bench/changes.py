@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.reading import Unreadable, read_json
 
 # A row of one report is compared with the row of the other in which these are equal.
 IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")
@@ -17,11 +18,9 @@ CONDITIONS = ("machine", "versions", "settings")  # under which a report was mad
 def read_report(path: Path) -> dict[str, Any]:
     """Read what `pplcnet benchmark --json` wrote. Raises UserError if it is something else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"benchmark report {path}: cannot be read ({' '.join(str(error).split())}); give another file"
-        ) from error
+        report = read_json(path)
+    except Unreadable as error:
+        raise UserError(f"benchmark report {path}: cannot be read ({error}); give another file") from error
     if not _is_report(report):
         raise UserError(f"benchmark report {path}: it is not one; give a file that pplcnet benchmark --json wrote")
     return cast(dict[str, Any], report)

@@ -87,7 +87,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
     shown = sorted(result["operators"], key=lambda op: -op["ms"])[:SHOWN_OPERATORS]
     title = (
         f"{name_of(result)}: {result['latency_ms']:.2f} ms a call, operators "
-        f"{result['covered']:.0%} of it; a matrix product shows {result['peak_gflops']:.0f} GFLOP/s"
+        f"{result['covered']:.0%} of it; the cores reach {result['peak_gflops']:.0f} GFLOP/s"
     )
     rows = [
         (

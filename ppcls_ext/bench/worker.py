@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from ppcls_ext.bench.counters import operator_times
-from ppcls_ext.core.machine import peak_gflops
+from ppcls_ext.core.peak import peak_gflops
 from ppcls_ext.runtime.engines import engine_class, open_engine
 from ppcls_ext.runtime.timing import Runner, make_inputs, timed
 from ppcls_ext.runtime.worker import Worker, main
@@ -114,7 +114,7 @@ class BenchWorker(Worker):
         return operator_times(engine, Path(folder), threads, self.inputs, calls)
 
     def peak(self, threads: int) -> float:
-        """GFLOP/s of a matrix product in this process, so on the cores that it is bound to."""
+        """GFLOP/s that this process can reach, so on the cores that it is bound to."""
         return peak_gflops(threads)
 
 

@@ -91,8 +91,16 @@ def _shown(text: str) -> str:
 def positive_number(text: str) -> float:
     """A number above 0, and finite."""
     number = real(text)
-    if not 0 < number < float("inf"):
+    if number <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A number from 0, and finite."""
+    number = real(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return number
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from ppcls_ext.cli.arguments import batch, engine_names, path, port, positive, real, share, threads
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.reading import Unreadable, read_text
 
+LONGEST_TOKEN = 1 << 16  # bytes of its file
 TOKEN = "PPLCNET_TOKEN"  # the environment variable
 
 NAME = "serve"
@@ -143,7 +145,10 @@ def _token(file: Path | None) -> str | None:
         if token is None:
             return None
     else:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = read_text(file, LONGEST_TOKEN).splitlines()
+        except Unreadable as error:
+            raise UserError(f"serve --token-file {file}: {error}; give a file whose first line is the token") from error
         token, where = (lines[0].strip() if lines else ""), f"serve --token-file {file}"
     if not token or not token.isascii() or not token.isprintable():
         raise UserError(f"{where}: a token must be a line of plain ASCII characters")

@@ -29,9 +29,11 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import append_line, atomic_write_text
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import cpu_model
+from ppcls_ext.core.reading import Unreadable, parsed_json, read_text
 from ppcls_ext.core.version import __version__
 from ppcls_ext.upstream.imports import quiet_import
 
+LARGEST_LOG = 1 << 30  # bytes
 PACKAGES = (
     "paddlepaddle",
     "paddleclas",
@@ -178,14 +180,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
     Left out are a line cut short by a crash, and steps that a run had taken but not saved when it was killed: they are
     taken again after the resume.
+    Raises:
+        UserError: a file that no run has written.
     """
     events: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if event["event"] == "resume":
-            events = [earlier for earlier in events if earlier["step"] <= event["step"]]
-        events.append(event)
+    try:
+        for line in read_text(path, LARGEST_LOG).splitlines():
+            try:
+                event = parsed_json(line)
+            except Unreadable:
+                continue
+            if event["event"] == "resume":
+                events = [earlier for earlier in events if earlier["step"] <= event["step"]]
+            events.append(event)
+    except (Unreadable, TypeError, KeyError) as error:
+        raise UserError(f"log {path}: not as a run writes it ({error}); remove it") from error
     return events

@@ -32,6 +32,11 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names that a run folder keeps, one a line. Raises UserError for something else."""
+    return tuple(read_lines(path, "class names of the run"))
+
+
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names, one a line in order of the labels, or PaddleClas's `0 name` lines.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.reading import Unreadable, parsed_json
 from ppcls_ext.core.system import try_lock
 from ppcls_ext.deploy.encoders import ParquetEncoder
 from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
@@ -171,8 +172,8 @@ def _folder_of(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
 
 def _check_run(folder: Path, text: str, about: Mapping[str, Any]) -> None:
     try:
-        begun = json.loads(text)
-    except ValueError as error:
+        begun = parsed_json(text)
+    except Unreadable as error:
         raise UserError(f"{folder / RUN_FILE} is not as infer wrote it; delete {folder} and begin again") from error
     check_same(folder, begun if isinstance(begun, dict) else {}, about)
 

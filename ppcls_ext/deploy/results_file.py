@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write, naming, regular_target
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.system import NoLocks, try_lock
 from ppcls_ext.deploy.encoders import Encoder
 from ppcls_ext.runtime.results import Result
@@ -191,12 +192,12 @@ def _locked(file: IO[bytes], path: Path) -> bool:
 
 
 def _read_progress(file: Path) -> Mapping[str, Any] | None:
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         return None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not as infer wrote it; delete it and begin again") from error
+    try:
+        state = read_json(file)
+    except Unreadable as error:
+        raise UserError(f"{file} is not as infer wrote it ({error}); delete it and begin again") from error
     counts = [state.get(key) for key in ("done", "failed", "bytes")] if isinstance(state, dict) else [None]
     if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(state.get("run"), dict):
         raise UserError(f"{file} is not as infer wrote it; delete it and begin again")

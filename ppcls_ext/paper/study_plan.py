@@ -26,6 +26,7 @@ class StudySection(Section):
         reference: the variant that the others are compared with.
         paper: number of a table of the paper, whose rows are then the variants, and its marked row the reference.
         metric: of the last evaluation; default: the one by which the task chooses its best weights.
+        same_images: compare classifiers image by image as well, with the weights of the last evaluation.
     """
 
     title: str
@@ -36,6 +37,7 @@ class StudySection(Section):
     reference: str | None = None
     seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field(default=(0, 1, 2), min_length=1)
     metric: str | None = None
+    same_images: bool = False
 
 
 class StudyPlan:

@@ -12,8 +12,10 @@ from scipy import stats
 
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import environment
+from ppcls_ext.paper.paired import Paired
 from ppcls_ext.paper.study_plan import StudyPlan
 
+SAME_IMAGES = "on the same images: of all runs together, with a bootstrap over images and runs"
 IMAGENET_VAL = 50000  # images on which the paper's tables are measured
 
 
@@ -27,6 +29,7 @@ class VariantResult:
         difference: mean over the seeds that both have, of this variant minus the reference.
         p: of a paired t test of those differences, two-sided, not corrected for the number of variants.
         paper, paper_difference: what the paper states for it.
+        same_images: the difference on the same images, with an interval; None where it was not asked for.
     """
 
     variant: str
@@ -37,6 +40,7 @@ class VariantResult:
     p: float | None
     paper: float | None
     paper_difference: float | None
+    same_images: Paired | None = None
 
 
 def result_of(
@@ -82,6 +86,7 @@ def conditions(plan: StudyPlan) -> list[str]:
         f"seeds {', '.join(map(str, plan.seeds))}",
         f"difference and p (paired t test over the seeds, two-sided, not corrected for the number of variants) are "
         f"to '{plan.reference}'",
+        *([SAME_IMAGES] if plan.section.same_images else []),
         f"pplcnet {here['pplcnet']}, PaddlePaddle {here['packages']['paddlepaddle']}, "
         f"PaddleClas {here['packages']['paddleclas']}, Python {here['python']}, {here['cpu']}",
     ]
@@ -121,7 +126,8 @@ def write_report(plan: StudyPlan, rows: Sequence[VariantResult]) -> None:
 def table_heads(plan: StudyPlan) -> list[str]:
     """Columns of `table_cells`."""
     paper = ["paper (%)", "paper's difference"] if plan.paper else []
-    return ["variant", "n", f"{plan.metric} (%)", "difference", "p", *paper]
+    images = ["on the same images [95 %]"] if plan.section.same_images else []
+    return ["variant", "n", f"{plan.metric} (%)", "difference", "p", *images, *paper]
 
 
 def table_cells(plan: StudyPlan, rows: Sequence[VariantResult]) -> list[list[str]]:
@@ -136,6 +142,8 @@ def table_cells(plan: StudyPlan, rows: Sequence[VariantResult]) -> list[list[str
             _signed(row.difference),
             "" if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else "< 0.001",
         ]
+        if plan.section.same_images:
+            cells.append("" if row.same_images is None else row.same_images.text)
         if plan.paper:
             cells += ["" if row.paper is None else f"{row.paper:.2f}", _signed(row.paper_difference)]
         table_rows.append(cells)

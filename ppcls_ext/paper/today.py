@@ -20,12 +20,13 @@ from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
-from ppcls_ext.paper.verdicts import pareto_front
+from ppcls_ext.search.pareto import pareto_front
 
 RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"
@@ -120,11 +121,11 @@ def _earlier(plan: Plan) -> dict[str, Any]:
     if not file.is_file():
         return {"environment": now, "quick": plan.quick, "networks": {}, "parts": []}
     try:
-        old = json.loads(file.read_text(encoding="utf-8"))
+        old = read_json(file)
         same = all(old["environment"].get(key) == now[key] for key in SAME)
         parts, networks = list(old["parts"]), dict(old["networks"])
         quick = bool(old["quick"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not a file that reproduce --today wrote; give another --out") from error
     if not same:
         raise UserError(f"{file}: it was measured on another machine or with other versions; give another --out")

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls_ext.bench.end_to_end import _engines_of, photo_subjects
+from ppcls_ext.bench.end_to_end import _engines_of
+from ppcls_ext.bench.photo_runs import photo_subjects
 from ppcls_ext.bench.photos import draw_photo
 from ppcls_ext.bench.scripts import agreement
 from ppcls_ext.cli.main import main

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.repeat import repeat_lines
 from ppcls_ext.paper.report.cells import Document, Part, counts_of, measured_latencies
 from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.tables import procedure, table
@@ -181,6 +182,7 @@ def findings_of(document: Document, parts: Sequence[Part], agreements: Sequence[
     yield from order_findings(agreements)
     for line in repeatability(document):
         yield False, line
+    yield from repeat_lines(document, LISTED)
 
 
 def _rows_with(parts: Sequence[Part], kind: str, status: str) -> list[tuple[int, str]]:

@@ -1,0 +1,158 @@
+"""Biases, activations, and batch norms with the activation after them, on planes [N x C, H x W]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppcls_ext.models.kernels.loops.compiling import Compiled
+
+# mypy: disable-error-code="no-untyped-def"
+# Numba finds the types below: float32 arrays and int64.
+
+# Activations that follow a norm.
+NO_ACTIVATION, HARDSWISH, RELU = 0, 1, 2
+
+
+@Compiled
+def add_bias(start, end, x, bias, out):
+    """Planes [N x C, H x W] plus a number for each channel."""
+    for plane in range(start, end):
+        for i in range(x.shape[1]):
+            out[plane, i] = x[plane, i] + bias[plane % len(bias)]
+
+
+@Compiled
+def sum_planes(start, end, x, sums):
+    """The sum of each plane."""
+    for plane in range(start, end):
+        total = np.float32(0)
+        for i in range(x.shape[1]):
+            total += x[plane, i]
+        sums[plane] = total
+
+
+@Compiled
+def activated(z, activation):
+    """One number after the activation."""
+    if activation == HARDSWISH:
+        return z * min(max(z + np.float32(3), np.float32(0)), np.float32(6)) * np.float32(1 / 6)
+    if activation == RELU:
+        return max(z, np.float32(0))
+    return z
+
+
+@Compiled
+def slope_of(z, activation):
+    """The activation's slope at one number."""
+    slope = np.float32(1)
+    if activation == HARDSWISH:
+        slope = z * np.float32(1 / 3) + np.float32(0.5)
+        if z <= -3:
+            slope = np.float32(0)
+        if z >= 3:
+            slope = np.float32(1)
+    elif activation == RELU:
+        slope = np.float32(1) if z > 0 else np.float32(0)
+    return slope
+
+
+@Compiled
+def hardswish(start, end, x, out):
+    """H-Swish of numbers."""
+    for i in range(start, end):
+        out[i] = activated(x[i], HARDSWISH)
+
+
+@Compiled
+def hardswish_backward(start, end, x, grad, x_grad):
+    """The gradient of `hardswish`."""
+    for i in range(start, end):
+        x_grad[i] = grad[i] * slope_of(x[i], HARDSWISH)
+
+
+# Batch norm and the activation after it
+
+
+@Compiled
+def moments_of(y, moments):
+    """Mean of a plane, and the sum of squared distances from it."""
+    total = np.float32(0)
+    for i in range(len(y)):
+        total += y[i]
+    mean = total / np.float32(len(y))
+    squares = np.float32(0)
+    for i in range(len(y)):
+        squares += (y[i] - mean) * (y[i] - mean)
+    moments[0] = mean
+    moments[1] = squares
+
+
+@Compiled
+def plane_moments(start, end, y, moments):
+    """`moments` float32 [planes, 2]: see `moments_of`."""
+    for plane in range(start, end):
+        moments_of(y[plane], moments[plane])
+
+
+@Compiled
+def normalise(start, end, y, scale, shift, out, activation):
+    """Scaled, shifted, activated planes; `scale` and `shift` are of each channel."""
+    for plane in range(start, end):
+        factor, summand = scale[plane % len(scale)], shift[plane % len(scale)]
+        of_plane, out_plane = y[plane], out[plane]
+        if activation == HARDSWISH:
+            for i in range(len(of_plane)):
+                out_plane[i] = activated(factor * of_plane[i] + summand, HARDSWISH)
+        elif activation == RELU:
+            for i in range(len(of_plane)):
+                out_plane[i] = activated(factor * of_plane[i] + summand, RELU)
+        else:
+            for i in range(len(of_plane)):
+                out_plane[i] = factor * of_plane[i] + summand
+
+
+@Compiled
+def normalise_sums(start, end, y, grad, scale, shift, mean, sums, activation):
+    """`sums` float32 [planes, 2]: the gradient before the activation, and that times the distance from the mean."""
+    for plane in range(start, end):
+        channel = plane % len(scale)
+        factor, summand, middle = scale[channel], shift[channel], mean[channel]
+        of_plane, grad_plane = y[plane], grad[plane]
+        total, product = np.float32(0), np.float32(0)
+        if activation == HARDSWISH:
+            for i in range(len(of_plane)):
+                d = grad_plane[i] * slope_of(factor * of_plane[i] + summand, HARDSWISH)
+                total += d
+                product += d * (of_plane[i] - middle)
+        else:
+            for i in range(len(of_plane)):
+                d = grad_plane[i] * slope_of(factor * of_plane[i] + summand, activation)
+                total += d
+                product += d * (of_plane[i] - middle)
+        sums[plane, 0] = total
+        sums[plane, 1] = product
+
+
+@Compiled
+def norm_gradient(y, grad, constants, out, activation):
+    """The gradient of a plane before the norm; the four constants are those of its channel."""
+    factor, summand, fixed, slanted = constants[0], constants[1], constants[2], constants[3]
+    if activation == HARDSWISH:
+        for i in range(len(y)):
+            d = grad[i] * slope_of(factor * y[i] + summand, HARDSWISH)
+            out[i] = factor * d + (fixed + slanted * y[i])
+    else:
+        for i in range(len(y)):
+            d = grad[i] * slope_of(factor * y[i] + summand, activation)
+            out[i] = factor * d + (fixed + slanted * y[i])
+
+
+@Compiled
+def normalise_backward(start, end, y, grad, constants, y_grad, activation):
+    """The gradient of planes before the norm.
+
+    `constants` float32 [channels, 4]: scale and shift of the norm, then by what every gradient of the channel is
+    shifted, and that times the value, since mean and deviation follow from the values too.
+    """
+    for plane in range(start, end):
+        norm_gradient(y[plane], grad[plane], constants[plane % len(constants)], y_grad[plane], activation)
