@@ -36,7 +36,7 @@ from ppcls_ext.training import distillation
 from tests.helpers.configs import config_of, overrides, write_config
 from tests.helpers.faults import fault_at, kill
 from tests.helpers.processes import forked
-from tests.helpers.runs import read_state
+from tests.helpers.runs import read_state, small_run
 from tests.helpers.sets import write_set
 
 
@@ -117,17 +117,8 @@ def prepare_seg(common: Path) -> None:
 
 
 def small_scenes(common: Path, place: Path, side: int) -> list[str]:
-    return [
-        f"Global.data_root={common}",
-        f"Global.output_dir={place}",
-        f"Global.image_shape=[3,{side},{side}]",
-        "Global.use_visualdl=false",
-        "Global.print_batch_step=1",
-        "Global.eval_interval=1",
-        "DataLoader.Train.sampler.batch_size=8",
-        "DataLoader.Train.loader.num_workers=0",
-        "DataLoader.Eval.loader.num_workers=0",
-    ]
+    often = ["Global.print_batch_step=1", "Global.eval_interval=1", "DataLoader.Train.sampler.batch_size=8"]
+    return [*small_run(common, place, side), *often]
 
 
 def det_command(common: Path, place: Path) -> list[str]:
