@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from paddle.static import InputSpec
 
 from ppcls_ext.core.config import Config
+from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write, atomic_write_bytes, put_folder_in_place, restore_folder
@@ -36,6 +38,7 @@ from ppcls_ext.upstream.onnx import paddle2onnx, quiet_converter
 from ppcls_ext.upstream.paddle import legacy_graph
 
 OPSET = 17  # version of ONNX's operators: the newest that paddle2onnx 2.1 writes in full and every engine reads
+MOST_AT_ONCE = 4  # engines that are checked at the same time, each in a process of some hundred megabytes
 ANY_BATCH_TRIED = (1, 3)  # the check runs batches of these sizes, where the batch is free
 
 # The outputs of these must equal dygraph's. OpenVINO is an extra: its row is reported, and does not fail an export.
@@ -285,14 +288,16 @@ def _save_and_check(
 def _check(
     folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
 ) -> list[Parity]:
-    """Run each format in `folder` on each engine that runs it."""
+    """Run each format in `folder` on each engine that runs it, as many at once as there are cores."""
     every = {name: engine_class(name) for name in ENGINES}
     kinds = {name: kind for name, kind in every.items() if kind.precision == FLOAT}
     pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
     checks = []
-    with bar(len(pairs), "check") as progress:
-        for model_format, engine in pairs:
-            checks.append(check_parity(folder, model_format, engine, batches, expected, deployment.difference))
+    with bar(len(pairs), "check") as progress, ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE)) as pool:
+        for check in pool.map(
+            lambda pair: check_parity(folder, *pair, batches, expected, deployment.difference), pairs
+        ):
+            checks.append(check)
             progress.advance()
     return checks
 
