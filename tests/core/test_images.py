@@ -110,7 +110,14 @@ def broken(folder: Path, kind: str, image: np.ndarray) -> Path:
     return path
 
 
-KINDS = ["missing", "empty", "text", "folder", "changed png", *(f"truncated {e}" for e in ("jpg", "png", "bmp", "webp", "tiff"))]
+KINDS = [
+    "missing",
+    "empty",
+    "text",
+    "folder",
+    "changed png",
+    *(f"truncated {e}" for e in ("jpg", "png", "bmp", "webp", "tiff")),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
