@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings
 
 from ppcls_ext.core.errors import UserError
 from tests.fuzz import __main__ as long_run
-from tests.fuzz import targets
+from tests.fuzz import checks, targets
 from tests.fuzz.targets import TARGETS, raw
 
 INPUTS = 60  # of each target: about a second
@@ -70,13 +71,13 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
 @pytest.mark.parametrize(("name", "arguments"), KEPT, ids=[f"{name}-{k}" for k, (name, _) in enumerate(KEPT)])
 def test_what_once_failed_is_refused(name: str, arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[str] = []
-    whole = targets.one_line
+    whole = checks.one_line
 
     def noted(error: UserError) -> str:
         refused.append(str(error))
         return whole(error)
 
-    monkeypatch.setattr(targets, "one_line", noted)
+    monkeypatch.setattr(checks, "one_line", noted)
     raw(name)(*arguments)
     assert refused or arguments == (["Global"], "null")  # an empty section
 
@@ -87,9 +88,30 @@ def test_a_long_run_reports_what_a_target_lets_out(
     def fails(content: bytes) -> None:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(long_run, "from_bytes", lambda name: fails)
-    monkeypatch.setattr(sys, "argv", ["fuzz", "--inputs", "1", "--target", "recipe", "--out", str(tmp_path)])
-    assert long_run.main() == 1
+    monkeypatch.setattr(targets, "from_bytes", lambda name: fails)
+    monkeypatch.setattr(long_run.sys, "addaudithook", lambda hook: None)  # it would stay for the rest of the process
+    assert long_run.main(["--inputs", "1", "--target", "recipe", "--out", str(tmp_path)]) == 1
     assert "50 inputs, 1 kinds of faults" in capsys.readouterr().out
     (kept,) = tmp_path.glob("recipe-*.txt")
     assert "nobody foresaw this" in kept.read_text()
+
+
+def test_an_input_that_starts_a_process_or_writes_elsewhere_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hooks: list[Callable[[str, tuple[object, ...]], None]] = []
+    monkeypatch.setattr(long_run.sys, "addaudithook", hooks.append)
+    watch = long_run.Watch([tmp_path])
+    (hook,) = hooks
+    hook("os.system", (b"exit",))  # not while an input is run
+    with watch:
+        hook("open", (str(tmp_path / "a"), "w", 0))
+        hook("open", ("/etc/hosts", "r", 0))
+        for event, arguments in (
+            ("os.system", (b"exit",)),
+            ("open", (str(tmp_path.parent / "a"), "w", 0)),
+            ("open", (str(tmp_path / ".." / "a"), None, os.O_WRONLY)),
+            ("os.remove", ("/etc/hosts", -1)),
+        ):
+            with pytest.raises(long_run.Escaped, match=event):
+                hook(event, arguments)
