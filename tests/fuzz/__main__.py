@@ -78,6 +78,20 @@ def _writes(mode: object, flags: object) -> bool:
     return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
+def prepare(instrumented: bool) -> None:
+    """Import what is to be tested, and do all that this process does once."""
+    settings.register_profile("fuzz", database=None)  # inputs that fail are kept here, not there
+    settings.load_profile("fuzz")
+    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="pplcnet-fuzz-")
+    import matplotlib.font_manager  # noqa: F401  (it writes its cache now, and not while an input is run)
+
+    if instrumented:
+        import atheris
+
+        with atheris.instrument_imports(include=["ppcls_ext", "det", "seg"]):
+            from tests.fuzz import targets  # noqa: F401
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Run the targets; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
@@ -90,18 +104,8 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(given)
     if arguments.atheris and find_spec("atheris") is None:
         parser.error("--atheris needs the package atheris; python -m pip install atheris")
-    settings.register_profile("fuzz", database=None)  # inputs that fail are kept here, not there
-    settings.load_profile("fuzz")
-    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="pplcnet-fuzz-")  # else the first import writes a folder
-    if arguments.atheris:
-        import atheris
-
-        with atheris.instrument_imports(include=["ppcls_ext", "det", "seg"]):
-            from tests.fuzz import targets
-    else:
-        from tests.fuzz import targets
-    import matplotlib.font_manager  # noqa: F401  (it writes its cache now, and not while an input is run)
-
+    prepare(arguments.atheris)
+    from tests.fuzz import targets
     from tests.fuzz.checks import folder
 
     for name in arguments.target or ():
@@ -155,13 +159,9 @@ def _guided(arguments: argparse.Namespace, names: Sequence[str], watch: Watch) -
             with watch:
                 runs[data[0] % len(runs)](data[1:])
 
-    flags = [
-        f"-max_total_time={arguments.seconds:.0f}",
-        f"-runs={arguments.inputs}",
-        f"-max_len={LONGEST}",
-        "-len_control=0",
-    ]
-    flags += [f"-timeout={HANG}", f"-seed={arguments.seed + 1}", f"-artifact_prefix={arguments.out}/"]
+    flags = [f"-max_total_time={arguments.seconds:.0f}", f"-runs={arguments.inputs}", f"-timeout={HANG}"]
+    flags += [f"-max_len={LONGEST}", "-len_control=0"]  # long inputs from the start
+    flags += [f"-seed={arguments.seed + 1}", f"-artifact_prefix={arguments.out}/"]
     atheris.Setup([sys.argv[0], *flags], one)
     atheris.Fuzz()
     return 0

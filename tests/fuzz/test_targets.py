@@ -89,6 +89,7 @@ def test_a_long_run_reports_what_a_target_lets_out(
         raise KeyError("nobody foresaw this")
 
     monkeypatch.setattr(targets, "from_bytes", lambda name: fails)
+    monkeypatch.setattr(long_run, "prepare", lambda instrumented: None)
     monkeypatch.setattr(long_run.sys, "addaudithook", lambda hook: None)  # it would stay for the rest of the process
     assert long_run.main(["--inputs", "1", "--target", "recipe", "--out", str(tmp_path)]) == 1
     assert "50 inputs, 1 kinds of faults" in capsys.readouterr().out
