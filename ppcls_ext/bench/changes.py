@@ -38,6 +38,8 @@ def is_row(row: Any) -> bool:
     """Whether it is what a benchmark says of a subject: a failure, or a latency and a ratio (None: to nothing)."""
     if not isinstance(row, dict) or not {"label", "failure"} <= set(row):
         return False
+    if not isinstance(row["label"], str):
+        return False
     if row["failure"] is not None:
         return True
     ratio = row.get("ratio_to_first", "")

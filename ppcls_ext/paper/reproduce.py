@@ -343,7 +343,10 @@ def read_raw(out: Path) -> dict[str, Any]:
 
 
 def _is_benchmark(found: Any) -> bool:
-    if not isinstance(found, dict) or not {"table", "variant", "engine"} <= set(found):
+    if not isinstance(found, dict):
+        return False
+    kinds = {"table": int, "variant": str, "engine": str}
+    if any(type(found.get(key)) is not kind for key, kind in kinds.items()):
         return False
     if "report" not in found:
         return isinstance(found.get("failure"), str)

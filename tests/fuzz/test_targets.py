@@ -34,6 +34,13 @@ HUGE_CHUNK = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000c0000000902030000007bd625c700000009504c5445000000090909"
     "c800004bc87fffffff001149444154789c6394f05465626060c08701132700986f8efa620000000049454e44ae426082"
 )
+REPRODUCED = (
+    b'{"created": "", "environment": {}, "tables": [], "engines": [], "threads": 1, "quick": false, "runs": [], '
+    b'"networks": {}, "benchmarks": [{%s"report": {"results": [{"label": %s, "failure": "x"}]}}]}'
+)
+CACHE_KEY = b'{"done": 6, "images": "abc", "teacher": "def", "transforms": [1, 2], "shape": [2, 3, 4]}'
+NOTE = b'{"done": %s, "failed": 0, "bytes": 10, "run": {%s}}'
+RUN = b'"images": 5, "model": "abc", "format": "jsonl"'
 KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("config_file", (b"a: &a [*a]",)),
     ("config_file", (b"a: &a [x]\n" + BOMB,)),
@@ -64,6 +71,14 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("config_override", (["Optimizer", "lr"], "{name: Cosine, learning_rate: null}")),
     ("image_gate", (HUGE_CHUNK,)),
     ("image_gate", (b"P6 60000 60000 255\n",)),
+    ("teacher_cache", (CACHE_KEY, b"\x14")),
+    ("teacher_cache", (b'{"done": 1%s}' % (b"0" * 400), None)),
+    ("resume_note", (NOTE % (b"2", b""), False)),
+    ("resume_note", (NOTE % (b"9", RUN), True)),
+    ("reproduced", (REPRODUCED % (b"", b'"a"'),)),
+    ("reproduced", (REPRODUCED % (b'"table": 8, "variant": "a", "engine": "b", ', b"[]"),)),
+    ("run_log", (b"\xff",)),
+    ("calibration", (b'{"format": 1%s}' % (b"0" * 400),)),
     ("image_gate", (b"\x76\x2f\x31\x01\x02" + bytes(300),)),
 ]  # fmt: skip
 
