@@ -41,7 +41,7 @@ class Contender:
         if self.process is None:
             source = Path(
                 training_worker.__file__
-            ).read_text()  # not as a file: Python would look for modules beside it
+            ).read_text()  # its text is handed over, since Python would look for modules beside a file
             command = [self.python, "-c", source, json.dumps(self.settings)]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
@@ -80,7 +80,7 @@ def layers_of(spec: LCNetSpec) -> list[dict[str, Any]]:
 
 
 def contenders(network: str, threads: int, batch: int, size: int, torch_python: str) -> list[Contender]:
-    """Those that can run here, the first being what ratios are to."""
+    """The contenders that can run here; ratios are to the first."""
     common = {"network": network, "threads": threads, "batch": batch, "size": size}
     found = [
         Contender("pplcnet", sys.executable, {**common, "fast": True}),
@@ -119,7 +119,7 @@ def report(taking_part: list[Contender], batch: int) -> list[dict[str, Any]]:
         speeds = batch / np.median(seconds, axis=1)
         row: dict[str, Any] = {"name": contender.name, "images_per_s": batch / float(np.median(seconds))}
         row |= {"least": float(speeds.min()), "most": float(speeds.max()), "peak_mb": contender.peak_mb}
-        # Time of this one for each second of the first: how many times as fast the first is.
+        # The time of this one for each second of the first says how many times as fast the first is.
         rows.append({**row, "first_is_faster": ratio_interval(seconds, first, seed=0), "seconds": seconds.tolist()})
     return rows
 
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     for flag, default in (("threads", 1), ("batch", 32), ("size", 224), ("rounds", 5), ("steps", 5)):
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N")
     parser.add_argument("--torch-python", default=sys.executable, metavar="FILE", help="a Python that has PyTorch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     given = parser.parse_args(arguments)
     taking_part = contenders(given.network, given.threads, given.batch, given.size, given.torch_python)
     measure(taking_part, given.rounds, given.steps)

@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True, reducti
     if not upright:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image = None
-    if data.size and not is_cut_short(data):
+    if data.size and not is_damaged(data):
         with contextlib.suppress(cv2.error):  # it raises where a header asks for more than it allocates
             image = cv2.imdecode(data, flags)
     if image is None:
@@ -134,8 +135,9 @@ def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
     return decode_rgb(data, path, upright)
 
 
-def is_cut_short(data: np.ndarray) -> bool:
-    """Whether the content of a JPEG or PNG file, uint8 [n], lacks a part of what it announces."""
+def is_damaged(data: np.ndarray) -> bool:
+    """Whether the content of a JPEG or PNG file, uint8 [n], lacks a part of what it announces, or a part of a PNG has
+    another checksum than it states."""
     if data[:8].tobytes() == PNG_MAGIC:
         return not _has_whole_chunks(data.data)
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing. Whole files have an end marker;
@@ -143,20 +145,27 @@ def is_cut_short(data: np.ndarray) -> bool:
     if not is_jpeg(data):
         return False
     half, end = len(data) // 2, b"\xff\xd9"
-    # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
+    # The mark is nearly always in the last bytes, so they are searched first; a whole photo takes a millisecond.
     return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
 
 
 def _has_whole_chunks(data: memoryview) -> bool:
-    """Whether a PNG's chunks are all in the file, up to its last: OpenCV takes the memory that a length asks for."""
-    place = len(PNG_MAGIC)
+    """Whether a PNG's chunks are all in the file, up to its last, and those that are decoded have their checksums.
+
+    OpenCV takes the memory that a length asks for, and libpng writes a line of its own about a checksum on stderr.
+    """
+    offset = len(PNG_MAGIC)
     for _ in range(MOST_CHUNKS):
-        if place + 12 > len(data):
+        if offset + 12 > len(data):
             return False
-        length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
-        place += 12 + length
+        length, kind = int.from_bytes(data[offset : offset + 4], "big"), bytes(data[offset + 4 : offset + 8])
+        checked = data[offset + 4 : offset + 8 + length]
+        offset += 12 + length
+        # A small letter begins the kinds that a decoder may skip.
+        if kind[:1].isupper() and zlib.crc32(checked) != int.from_bytes(data[offset - 4 : offset], "big"):
+            return False
         if kind == b"IEND":
-            return place <= len(data)
+            return offset <= len(data)
     return False
 
 

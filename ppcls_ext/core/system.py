@@ -39,7 +39,7 @@ def allow_open_files(count: int) -> None:
 
 
 class NoLocks(OSError):
-    """This system, or the file system, has no file locks."""
+    """Raised where this operating system, or the file system, has no file locks."""
 
 
 def lock(file: IO[Any]) -> None:

@@ -15,16 +15,15 @@ from paddle import nn
 
 from ppcls_ext.core.config import load_config
 from ppcls_ext.models.factory import build_arch
-from ppcls_ext.models.kernels import (
+from ppcls_ext.models.kernels import speed_up
+from ppcls_ext.models.kernels.geometry import Geometry, Layout
+from ppcls_ext.models.kernels.layers import (
     FastBatchNorm2D,
     FastBiasConv2D,
     FastConvBNLayer,
     FastDenseConv2D,
     FastDepthwiseConv2D,
     FastHardswish,
-    Geometry,
-    Layout,
-    speed_up,
 )
 from ppcls_ext.models.lcnet import ConvBNLayer
 from ppcls_ext.models.weights import numpy_state
