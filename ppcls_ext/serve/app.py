@@ -136,7 +136,7 @@ class Service:
             with model.accept(len(images)):
                 outcomes = await self._results(request, model, images, self.limits.deadline_s, inference)
                 if drawn and isinstance(outcomes[0], Result):
-                    return await self._pictures.answer(outcomes[0])
+                    return await self._pictures.answer(request, outcomes[0])
                 found = _dicts(model, images, outcomes)
                 if mapped:
                     await self._pictures.add_class_maps(found, outcomes)

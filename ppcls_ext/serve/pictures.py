@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -31,13 +32,16 @@ class Pictures:
         self._turn = asyncio.Lock()
         self._held = 0
 
-    async def answer(self, result: Result) -> Response:
+    async def answer(self, request: Request, result: Result) -> Response:
         """The PNG of what was found.
 
         Raises:
             Refusal: 429, clients have too many pictures to take already.
+            ClientDisconnect: the client has gone before its turn.
         """
         async with self._turn:
+            if await request.is_disconnected():
+                raise ClientDisconnect
             if self._held > MOST_BYTES:
                 raise busy("too many pictures are being sent already")
             data = await asyncio.to_thread(_drawn, result)
