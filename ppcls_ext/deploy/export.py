@@ -294,9 +294,10 @@ def _check(
     pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
     checks = []
     with bar(len(pairs), "check") as progress, ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE)) as pool:
-        for check in pool.map(
-            lambda pair: check_parity(folder, *pair, batches, expected, deployment.difference), pairs
-        ):
+        outcomes = pool.map(
+            lambda pair: check_parity(folder, pair[0], pair[1], batches, expected, deployment.difference), pairs
+        )
+        for check in outcomes:
             checks.append(check)
             progress.advance()
     return checks
