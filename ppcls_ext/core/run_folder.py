@@ -178,8 +178,8 @@ class RunFolder:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The events of a log.jsonl, oldest first.
 
-    Left out are a line cut short by a crash, and steps that a run had taken but not saved when it was killed: they are
-    taken again after the resume.
+    Left out are a line cut short by a crash, and steps and evaluations that a run had done but not saved when it was
+    killed: they are done again after the resume.
     Raises:
         UserError: a file that no run has written.
     """
@@ -191,8 +191,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             except Unreadable:
                 continue
             if event["event"] == "resume":
-                events = [earlier for earlier in events if earlier["step"] <= event["step"]]
+                events = [earlier for earlier in events if _saved(earlier, event)]
             events.append(event)
     except (Unreadable, TypeError, KeyError) as error:
         raise UserError(f"log {path}: not as a run writes it ({error}); remove it") from error
     return events
+
+
+def _saved(earlier: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
+    """Whether the state that a run was resumed from has what an event tells of."""
+    evaluated = earlier["epoch"] if earlier["event"] == "eval" else 0
+    return bool(earlier["step"] <= resume["step"] and evaluated <= resume["epoch"])

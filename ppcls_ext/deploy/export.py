@@ -293,11 +293,12 @@ def _check(
     kinds = {name: kind for name, kind in every.items() if kind.precision == FLOAT}
     pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
     checks = []
+
+    def run(pair: tuple[str, str]) -> Parity:
+        return check_parity(folder, pair[0], pair[1], batches, expected, deployment.difference)
+
     with bar(len(pairs), "check") as progress, ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE)) as pool:
-        outcomes = pool.map(
-            lambda pair: check_parity(folder, pair[0], pair[1], batches, expected, deployment.difference), pairs
-        )
-        for check in outcomes:
+        for check in pool.map(run, pairs):
             checks.append(check)
             progress.advance()
     return checks

@@ -198,8 +198,11 @@ def _read_progress(file: Path) -> Mapping[str, Any] | None:
         state = read_json(file)
     except Unreadable as error:
         raise UserError(f"{file} is not as infer wrote it ({error}); delete it and begin again") from error
-    counts = [state.get(key) for key in ("done", "failed", "bytes")] if isinstance(state, dict) else [None]
-    if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(state.get("run"), dict):
+    run = state.get("run") if isinstance(state, dict) else None
+    if not isinstance(run, dict):
+        raise UserError(f"{file} is not as infer wrote it; delete it and begin again")
+    counts = [run.get("images"), *(state.get(key) for key in ("done", "failed", "bytes"))]
+    if not all(type(n) is int and n >= 0 for n in counts) or state["done"] > run["images"]:
         raise UserError(f"{file} is not as infer wrote it; delete it and begin again")
     return state
 

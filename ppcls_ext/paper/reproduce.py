@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext.bench.benchmark import run_benchmark
+from ppcls_ext.bench.changes import is_row
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import Config, load_config
@@ -332,9 +333,25 @@ def read_raw(out: Path) -> dict[str, Any]:
         document = read_json(file)
     except Unreadable as error:
         raise UserError(f"{file}: cannot be read ({error}); give another --out") from error
-    if not isinstance(document, dict) or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items()):
+    if (
+        not isinstance(document, dict)
+        or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items())
+        or not all(map(_is_benchmark, document["benchmarks"]))
+    ):
         raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
     return document
+
+
+def _is_benchmark(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    kinds = {"table": int, "variant": str, "engine": str}
+    if any(type(found.get(key)) is not kind for key, kind in kinds.items()):
+        return False
+    if "report" not in found:
+        return isinstance(found.get("failure"), str)
+    rows = found["report"].get("results") if isinstance(found["report"], dict) else None
+    return isinstance(rows, list) and all(map(is_row, rows))
 
 
 # Keys of an `Arch` section that do not change the network.

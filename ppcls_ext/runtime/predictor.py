@@ -83,7 +83,7 @@ class Predictor(Pipeline):
             raise UserError(f"exported model {self.exported.folder}: {error}") from error
         fixed = self.exported.batch
         self._selection = _Selection(self.exported, inference, self.threads, batch if fixed == -1 else fixed, choice)
-        keep_freed_memory(KEPT_BYTES)
+        keep_freed_memory(KEPT_BYTES, one_heap=True)
         shapes = self.exported.shapes(1, size)
         if choice is None and shapes is not None:
             self._selection.choose(shapes)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -282,7 +283,7 @@ class Cache:
         """The file, whose size and type must be those that the key states."""
         try:
             logits = np.lib.format.open_memmap(self._file, mode)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, tokenize.TokenError, OverflowError) as error:
             reason = " ".join(str(error).split())[:100]
             raise UserError(
                 f"Distill.cache {self.folder}: logits.npy cannot be read ({reason}); remove the folder"

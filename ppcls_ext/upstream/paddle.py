@@ -37,6 +37,17 @@ def let_mkl_use_avx2() -> None:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
 
+def new_tensor(shape: Sequence[int]) -> Any:
+    """A float32 tensor on the CPU whose values are yet to be written, whatever Paddle's default dtype is.
+
+    `paddle.empty` of paddle 3.2.2 spends 10 us on its arguments, which adds up in steps of a hundred layers. Can go
+    when `paddle.empty` is as fast as what it calls.
+    """
+    import paddle
+
+    return paddle._C_ops.empty(shape, paddle.float32, paddle.CPUPlace())
+
+
 def import_paddle_with_threads(threads: int) -> None:
     """paddle 3.2.2 prints two lines of warning on stderr at import when OMP_NUM_THREADS is above 1, about data
     parallel training on OpenBLAS builds; the published wheels use MKL. Can go when Paddle warns only then.

@@ -22,16 +22,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import det.demo
 import seg.demo
+from ppcls_ext.bench.session import Subject as Timed
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import LATEST_STATE, RUN_CONFIG
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.deploy import export as exporting
 from ppcls_ext.deploy import results_file
 from ppcls_ext.paper import study  # noqa: F401  (imported before processes are forked)
 from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.search import calibrate as calibrating
+from ppcls_ext.search import report as _report  # noqa: F401  (imported before processes are forked)
+from ppcls_ext.search.measurements import read_calibration
 from ppcls_ext.training import distillation
 from tests.helpers.configs import config_of, overrides, write_config
 from tests.helpers.faults import fault_at, kill
@@ -211,6 +216,37 @@ def infer_command(common: Path, place: Path) -> list[str]:
     return [*line, "--threads", "1", "--format", "csv", "--save", str(place / "rows.csv"), "--resume"]
 
 
+def made_up(subjects: Sequence[Timed], settings: Settings) -> dict[str, Any]:
+    """A benchmark whose figures follow from the names: what is measured is not what is killed here."""
+    time.sleep(0.02)
+    rows = []
+    for subject in subjects:
+        ratio = 1 + int(hashlib.sha256(subject.name.encode()).hexdigest()[:4], 16) / 2**16
+        ratios = {"ratio": ratio, "low": ratio, "high": ratio}
+        rows.append({"label": subject.name, "failure": None, "ms": {"median": ratio}, "ratio_to_first": ratios})
+    return {"results": rows}
+
+
+def calibrate_command(_: Path, place: Path) -> list[str]:
+    calibrating.build = lambda *_: None  # type: ignore[assignment]
+    calibrating.calibrate.__defaults__ = (made_up,)
+    calibrating.check_accuracy = lambda *_: None  # the figures are no times  # type: ignore[assignment]
+    folders = ["--calibration", str(place / "found.json"), "--out", str(place / "out"), "--work", str(place / "work")]
+    return ["search", "--calibrate", "--quick", *folders]
+
+
+def calibrate_check(place: Path) -> None:
+    """At every moment the file is whole, if it is there."""
+    if (place / "found.json").exists():
+        read_calibration(place / "found.json")
+
+
+def calibrate_result(place: Path) -> dict[str, str]:
+    found = json.loads((place / "found.json").read_text())
+    assert len({one["arch"] for one in found["measured"]}) == len(found["measured"])
+    return {name: json.dumps(found[name]) for name in ("measured", "anchor_ms", "model", "accuracy")}
+
+
 SUBJECTS = {
     "cls": Subject(prepare_cls, cls_command, lambda place: run_result(place / "run"), run_check("run")),
     "det": Subject(prepare_det, det_command, lambda place: run_result(place / "demo"), run_check("demo")),
@@ -218,6 +254,7 @@ SUBJECTS = {
     "cache": Subject(prepare_cache, cache_command, cache_result, run_check("run")),
     "study": Subject(prepare_study, study_command, study_result),
     "export": Subject(prepare_export, export_command, export_result, export_check),
+    "calibrate": Subject(lambda _: None, calibrate_command, calibrate_result, calibrate_check),
     "infer": Subject(prepare_infer, infer_command, lambda place: {"rows": digest(place / "rows.csv")}),
 }
 GOOD_ENDS = (0, 2)  # 2: of `infer`, where an image has no result, or where all was written before the kill
@@ -274,7 +311,7 @@ def soak(name: str, folder: Path, kills: int, seed: int, seconds: float = 1e9) -
     begun = time.monotonic()
     assert finished(subject.command(common, alone)) in GOOD_ENDS
     lasts, expected = time.monotonic() - begun, subject.result(alone)
-    writes = 12 if name in ("export", "infer") else 40
+    writes = 12 if name in ("export", "infer", "calibrate") else 40
     count = in_writes = runs = 0
     while count < kills and time.monotonic() < end:
         place = folder / "killed"

@@ -59,12 +59,14 @@ class Grey(Inference):
 
 
 class Network:
-    """Notes each batch; waits for `go`; refuses images of the value `UNLUCKY`, and all while it is `broken`."""
+    """Notes each batch; waits for `go`; refuses images of the value `UNLUCKY`, and all while it is `broken`; gives what
+    is no number while it is `lost`.
+    """
 
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.begun = threading.Semaphore(0)
-        self.broken = False
+        self.broken = self.lost = False
         self.go = threading.Event()
         self.go.set()
 
@@ -77,7 +79,7 @@ class Network:
         self.batches.append(len(inputs[0]))
         if self.broken or (inputs[0] == UNLUCKY).any():
             raise RuntimeError("out of\nluck")
-        return [inputs[0]]
+        return [inputs[0] * np.float32(np.nan) if self.lost else inputs[0]]
 
 
 class Served:

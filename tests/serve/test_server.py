@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -47,15 +49,20 @@ def test_answers_leave_at_once(served: Serve, monkeypatch: pytest.MonkeyPatch) -
     assert all(found)
 
 
+def received(client: socket.socket) -> bytes:
+    """What comes until the connection is closed."""
+    answer = b""
+    while part := client.recv(65536):
+        answer += part
+    return answer
+
+
 def said(place: tuple[str, int], *parts: bytes) -> bytes:
     """What a service answers to these bytes until it closes the connection."""
-    answer = b""
     with socket.create_connection(place, SECONDS) as client:
         for part in parts:
             client.sendall(part)
-        while part := client.recv(65536):
-            answer += part
-    return answer
+        return received(client)
 
 
 def status_of(answer: bytes) -> int:
@@ -76,6 +83,14 @@ def still_works(place: tuple[str, int]) -> bool:
         ([HEAD + b"X: " + b"a" * (2 * LARGEST_HEAD)], 400),
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n"], 400),
+        ([HEAD + b"Content-Length: +5\r\n\r\nabcde"], 400),
+        ([HEAD + b"Content-Length : 5\r\n\r\nabcde"], 400),
+        ([HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * (2 * LARGEST_HEAD)], 400),
+        ([HEAD + b"Host: y\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 99999999999\r\nConnection: close\r\n\r\n"], 413),
     ],
     ids=[
@@ -85,6 +100,14 @@ def still_works(place: tuple[str, int]) -> bool:
         "a long header",
         "a negative length",
         "two lengths",
+        "a length with a sign",
+        "a space before the colon",
+        "a length and chunks",
+        "two encodings",
+        "an unknown encoding",
+        "a negative chunk",
+        "a long chunk's head",
+        "two hosts",
         "a long body",
     ],
 )
@@ -107,6 +130,37 @@ def test_the_rest_of_a_refused_body_is_not_waited_for(served: Serve) -> None:
     with listening(served(head_s=0.2, body_bytes=500)) as place:
         assert status_of(said(place, HEAD + b"Content-Length: 1000\r\n\r\n", b"abc")) == 413
         assert still_works(place)
+
+
+def test_nothing_after_a_request_of_two_lengths_is_another_request(served: Serve) -> None:
+    """A proxy that goes by the other length takes what follows for a body, or for another client's request."""
+    service = served()
+    two = HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with listening(service) as place:
+        answer = said(place, two + b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status_of(answer), answer.count(b"HTTP/1.1 ")) == (400, 1)
+        assert b"connection: close" in answer.lower()
+    assert [line["path"] for line in service.lines() if line["event"] == "request"] == ["/predict"]
+
+
+def test_a_client_that_does_not_take_its_picture_is_let_go(served: Serve) -> None:
+    """Its picture of 6 MB is larger than what the system keeps for a connection."""
+    service = served(answer_s=0.2)
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    image = cv2.imencode(".jpg", noise)[1].tobytes()
+    with listening(service) as place:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(SECONDS)
+            client.connect(place)
+            head = HEAD + f"Accept: image/png\r\nContent-Length: {len(image)}\r\n\r\n".encode()
+            client.sendall(head + image)
+            wait_until(lambda: service.metric("pplcnet_requests_total", route="/predict", status="200") == 1)
+            answer = received(client)
+            (length,) = re.findall(rb"content-length: (\d+)", answer)
+            assert len(answer) < int(length)
+        assert still_works(place)
+    assert service.service._pictures._held == 0
 
 
 def test_a_connection_serves_many_requests(served: Serve) -> None:

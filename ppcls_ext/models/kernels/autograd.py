@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from ppcls_ext.models.kernels.convolutions import Kernels, Saved
 from ppcls_ext.models.kernels.loops.norms import (
     add_bias,
+    add_up,
     hardswish,
     hardswish_backward,
     normalise,
@@ -43,9 +43,9 @@ class Convolution(PyLayer):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """See `paddle.autograd.PyLayer`."""
         x, weight = ctx.saved_tensor()
-        x_grad = empty(x.shape) if ctx.wanted[0] else None
-        weight_grad = ctx.kernels.backward(Saved(x, weight), grad.contiguous(), x_grad, ctx.threads)
-        return x_grad, paddle.to_tensor(weight_grad) if ctx.wanted[1] else None
+        x_grad, weight_grad = empty(x.shape) if ctx.wanted[0] else None, empty(weight.shape)
+        ctx.kernels.backward(Saved(x, weight), grad.contiguous(), x_grad, weight_grad, ctx.threads)
+        return x_grad, weight_grad if ctx.wanted[1] else None
 
 
 class Norm(PyLayer):
@@ -70,7 +70,8 @@ class Norm(PyLayer):
         """See `paddle.autograd.PyLayer`."""
         (x,) = ctx.saved_tensor()
         grad, x_grad = grad.contiguous(), None
-        constants, *of_norm = ctx.statistics.gradients(x, grad, ctx.activation, ctx.threads)
+        of_norm = empty([x.shape[1]]), empty([x.shape[1]])
+        constants = ctx.statistics.gradients(x, grad, ctx.activation, ctx.threads, *of_norm)
         if ctx.wanted[0]:
             x_grad = empty(x.shape)
             arrays = as_flat_planes(x), as_flat_planes(grad), constants, as_flat_planes(x_grad)
@@ -110,10 +111,12 @@ class ConvolutionNorm(PyLayer):
         """See `paddle.autograd.PyLayer`."""
         x, weight, y = ctx.saved_tensor()
         grad = grad.contiguous()
-        constants, *of_norm = ctx.statistics.gradients(y, grad, ctx.activation, ctx.threads)
-        x_grad = empty(x.shape) if ctx.wanted[0] else None
-        weight_grad = ctx.kernels.backward(Saved(x, weight, y, constants, ctx.activation), grad, x_grad, ctx.threads)
-        return x_grad, *_those_wanted([weight_grad, *of_norm], ctx.wanted[1:])
+        of_norm = empty([y.shape[1]]), empty([y.shape[1]])
+        constants = ctx.statistics.gradients(y, grad, ctx.activation, ctx.threads, *of_norm)
+        x_grad, weight_grad = empty(x.shape) if ctx.wanted[0] else None, empty(weight.shape)
+        saved = Saved(x, weight, y, constants, ctx.activation)
+        ctx.kernels.backward(saved, grad, x_grad, weight_grad, ctx.threads)
+        return x_grad, *_those_wanted((weight_grad, *of_norm), ctx.wanted[1:])
 
 
 def _normalised(y: Tensor, statistics: Statistics, activation: int, threads: int) -> Tensor:
@@ -123,8 +126,8 @@ def _normalised(y: Tensor, statistics: Statistics, activation: int, threads: int
     return out
 
 
-def _those_wanted(gradients: Sequence[np.ndarray], wanted: Sequence[bool]) -> list[Tensor | None]:
-    return [paddle.to_tensor(g) if want else None for g, want in zip(gradients, wanted, strict=True)]
+def _those_wanted(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    return [gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)]
 
 
 class AddBias(PyLayer):
@@ -147,8 +150,9 @@ class AddBias(PyLayer):
         grad = grad.contiguous()
         sums = np.empty(ctx.shape[:2], dtype=np.float32)
         split(sum_planes, ctx.threads, sums.size, as_flat_planes(grad), sums.ravel())
-        grads = grad, paddle.to_tensor(sums.sum(axis=0))
-        return tuple(g if wanted else None for g, wanted in zip(grads, ctx.wanted, strict=True))
+        bias_grad = empty([ctx.shape[1]])
+        add_up(sums, as_array(bias_grad))
+        return tuple(_those_wanted((grad, bias_grad), ctx.wanted))
 
 
 class Hardswish(PyLayer):

@@ -11,7 +11,7 @@ from paddle import Tensor
 from ppcls_ext.models.kernels.geometry import Geometry, Layout
 from ppcls_ext.models.kernels.loops.dense import GROUPS, dense, dense_backward
 from ppcls_ext.models.kernels.loops.depthwise import convolve, convolve_backward
-from ppcls_ext.models.kernels.loops.norms import NO_ACTIVATION
+from ppcls_ext.models.kernels.loops.norms import NO_ACTIVATION, add_up
 from ppcls_ext.models.kernels.memory import as_array, as_images, as_matrix, as_planes, empty
 from ppcls_ext.models.kernels.threads import split
 
@@ -25,8 +25,8 @@ class Kernels(Protocol):
     def forward(self, x: Tensor, weight: Tensor, y: Tensor, moments: np.ndarray, threads: int) -> None:
         """Fill `y`, and `moments` float32 [planes, 2] (see `plane_moments`) where it is not empty."""
 
-    def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, threads: int) -> np.ndarray:
-        """Fill `x_grad` if it is wanted; gives the gradient of the weight, in its shape."""
+    def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, weight_grad: Tensor, threads: int) -> None:
+        """Fill `weight_grad`, and `x_grad` if it is wanted."""
 
 
 class Saved(NamedTuple):
@@ -58,7 +58,7 @@ class Depthwise:
         arrays = as_planes(x), as_array(weight).reshape(x.shape[1], -1), as_planes(y)
         split(convolve, threads, len(arrays[0]), *arrays, *self._layout(x)[1], moments)
 
-    def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, threads: int) -> np.ndarray:
+    def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, weight_grad: Tensor, threads: int) -> None:
         """See `Kernels`."""
         x, weight, y, constants, activation = saved
         taps = as_array(weight).reshape(x.shape[1], -1)
@@ -74,7 +74,7 @@ class Depthwise:
         ]
         arguments = *arrays, taps_grad.reshape(-1, taps.shape[1]), activation, *self._layout(x)[1]
         split(convolve_backward, threads, len(arrays[0]), *arguments)
-        return np.asarray(taps_grad.sum(axis=0).reshape(weight.shape))
+        add_up(taps_grad.reshape(len(taps_grad), -1), as_array(weight_grad).ravel())
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Dense:
         arrays = as_images(x), as_matrix(weight), as_images(y), moments
         split(dense, threads, x.shape[0], *arrays, *self._window(x))
 
-    def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, threads: int) -> np.ndarray:
+    def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, weight_grad: Tensor, threads: int) -> None:
         """See `Kernels`."""
         x, weight, y, constants, activation = saved
         weight_grads = np.empty((min(GROUPS, x.shape[0]), *as_matrix(weight).shape), dtype=np.float32)
@@ -112,4 +112,4 @@ class Dense:
         )
         arguments = *arrays, weight_grads, activation, *self._window(x)
         split(dense_backward, threads, len(weight_grads), *arguments)
-        return np.asarray(weight_grads.sum(axis=0).reshape(weight.shape))
+        add_up(weight_grads.reshape(len(weight_grads), -1), as_array(weight_grad).ravel())

@@ -5,21 +5,28 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-import paddle
 from paddle import Tensor
+
+from ppcls_ext.upstream.paddle import new_tensor
 
 
 def empty(shape: Sequence[int]) -> Tensor:
     """A float32 tensor of this shape, whose values are yet to be written."""
-    return paddle.empty(shape, "float32")  # whatever Paddle's default dtype is: the kernels write four bytes each
+    return new_tensor(shape)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The memory of a contiguous float32 tensor on the CPU as an array, valid while the tensor lives."""
-    shape = tensor.shape
-    memory = (ctypes.c_float * math.prod(shape)).from_address(tensor.data_ptr())
+    return _array_at(tensor.data_ptr(), tuple(tensor.shape))
+
+
+@lru_cache(maxsize=4096)  # steps find the same shapes at the same places, and making an array takes longer than this
+def _array_at(address: int, shape: tuple[int, ...]) -> np.ndarray:
+    memory: Any = (ctypes.c_float * math.prod(shape)).from_address(address)
     return np.frombuffer(memory, np.float32).reshape(shape)
 
 

@@ -156,3 +156,78 @@ def normalise_backward(start, end, y, grad, constants, y_grad, activation):
     """
     for plane in range(start, end):
         norm_gradient(y[plane], grad[plane], constants[plane % len(constants)], y_grad[plane], activation)
+
+
+# Numbers of channels
+
+
+@Compiled
+def statistics_of_batch(moments, count, area, momentum, running_mean, running_variance, mean, variance):
+    """Mean and variance of each channel of a batch; the running ones move towards them.
+
+    Args:
+        moments: float32 [count x channels, 2] of the planes: see `moments_of`.
+        mean, variance: float64 [channels], filled.
+    """
+    channels = len(mean)
+    keep, take = np.float32(momentum), np.float32(1 - momentum)
+    for channel in range(channels):
+        total = 0.0
+        for image in range(count):
+            total += moments[image * channels + channel, 0]
+        middle = total / count
+        squares = 0.0
+        for image in range(count):
+            distance = moments[image * channels + channel, 0] - middle
+            squares += moments[image * channels + channel, 1] / area + distance * distance
+        mean[channel], variance[channel] = middle, squares / count
+        running_mean[channel] = running_mean[channel] * keep + np.float32(middle) * take
+        running_variance[channel] = running_variance[channel] * keep + np.float32(squares / count) * take
+
+
+@Compiled
+def factors_of_norm(mean, variance, epsilon, weight, bias, of_channel):
+    """`of_channel` float32 [4, channels]: mean, 1 / deviation, scale and shift of the norm."""
+    for channel in range(len(mean)):
+        inverse = 1 / np.sqrt(variance[channel] + epsilon)
+        factor = weight[channel] * inverse
+        of_channel[0, channel] = mean[channel]
+        of_channel[1, channel] = inverse
+        of_channel[2, channel] = factor
+        of_channel[3, channel] = bias[channel] - mean[channel] * factor
+
+
+@Compiled
+def gradients_of_norm(sums, count, of_channel, share, constants, weight_grad, bias_grad):
+    """Gradients of a norm's weight and bias, and the `constants` of `normalise_backward`.
+
+    Args:
+        sums: see `normalise_sums`; of `count` images.
+        of_channel: see `factors_of_norm`.
+        share: 1 / values of a channel; 0 where mean and deviation do not follow from the values.
+    """
+    channels = len(constants)
+    for channel in range(channels):
+        total = product = 0.0
+        for image in range(count):
+            total += sums[image * channels + channel, 0]
+            product += sums[image * channels + channel, 1]
+        mean, inverse = np.float64(of_channel[0, channel]), np.float64(of_channel[1, channel])
+        scale = np.float64(of_channel[2, channel])
+        product *= inverse
+        slanted = -share * scale * inverse * product
+        constants[channel, 0] = scale
+        constants[channel, 1] = of_channel[3, channel]
+        constants[channel, 2] = -share * scale * total - slanted * mean
+        constants[channel, 3] = slanted
+        weight_grad[channel], bias_grad[channel] = product, total
+
+
+@Compiled
+def add_up(parts, out):
+    """The sum of float32 [parts, n] over the parts, in their order."""
+    out[:] = parts[0]
+    for part in range(1, len(parts)):
+        of_part = parts[part]
+        for i in range(len(out)):
+            out[i] += of_part[i]
