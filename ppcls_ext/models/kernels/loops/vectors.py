@@ -20,6 +20,7 @@ LANES = 8
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _PAIR = ir.VectorType(ir.FloatType(), 2 * LANES)
 _UNALIGNED = 4  # bytes
+_inlined: Any = intrinsic  # whose type does not say that callers leave the typing context out
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -48,7 +49,7 @@ def _mask(lanes: Sequence[int]) -> Any:
     return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
 
 
-@intrinsic
+@_inlined
 def zeros(typing_context):
     """Eight zeros."""
 
@@ -58,7 +59,7 @@ def zeros(typing_context):
     return VECTOR(), code
 
 
-@intrinsic
+@_inlined
 def splat(typing_context, number):
     """Eight times the same float32."""
 
@@ -69,7 +70,7 @@ def splat(typing_context, number):
     return VECTOR(types.float32), code
 
 
-@intrinsic
+@_inlined
 def load(typing_context, array, index):
     """array[index : index + 8]."""
 
@@ -79,7 +80,7 @@ def load(typing_context, array, index):
     return VECTOR(array, types.int64), code
 
 
-@intrinsic
+@_inlined
 def store(typing_context, array, index, vector):
     """array[index : index + 8] = vector."""
 
@@ -91,7 +92,7 @@ def store(typing_context, array, index, vector):
     return types.void(array, types.int64, VECTOR), code
 
 
-@intrinsic
+@_inlined
 def multiply_add(typing_context, a, b, c):
     """a * b + c."""
 
@@ -103,7 +104,7 @@ def multiply_add(typing_context, a, b, c):
     return VECTOR(VECTOR, VECTOR, VECTOR), code
 
 
-@intrinsic
+@_inlined
 def add(typing_context, a, b):
     """a + b."""
 
@@ -113,7 +114,7 @@ def add(typing_context, a, b):
     return VECTOR(VECTOR, VECTOR), code
 
 
-@intrinsic
+@_inlined
 def total(typing_context, vector):
     """The sum of the eight."""
 
@@ -126,7 +127,7 @@ def total(typing_context, vector):
     return types.float32(VECTOR), code
 
 
-@intrinsic
+@_inlined
 def first(typing_context, vector, count):
     """The vector with zeros from place `count` on."""
 
@@ -140,25 +141,29 @@ def first(typing_context, vector, count):
     return VECTOR(VECTOR, types.int64), code
 
 
-@intrinsic
+@_inlined
 def load_evens(typing_context, array, index):
     """array[index : index + 16 : 2]; all 16 are read."""
 
     def code(context, builder, signature, arguments):
-        pair = builder.load(_place(context, builder, signature.args[0], *arguments, _PAIR), align=_UNALIGNED)
+        pair = builder.load(
+            _place(context, builder, signature.args[0], arguments[0], arguments[1], _PAIR), align=_UNALIGNED
+        )
         return builder.shuffle_vector(pair, pair, _mask(range(0, 2 * LANES, 2)))
 
     return VECTOR(array, types.int64), code
 
 
-@intrinsic
+@_inlined
 def store_in_turn(typing_context, array, index, evens, odds):
     """array[index : index + 16] = one of `evens`, one of `odds`, in turn."""
 
     def code(context, builder, signature, arguments):
         order = [place for i in range(LANES) for place in (i, LANES + i)]
         pair = builder.shuffle_vector(arguments[2], arguments[3], _mask(order))
-        builder.store(pair, _place(context, builder, signature.args[0], *arguments[:2], _PAIR), align=_UNALIGNED)
+        builder.store(
+            pair, _place(context, builder, signature.args[0], arguments[0], arguments[1], _PAIR), align=_UNALIGNED
+        )
         return context.get_dummy_value()
 
     return types.void(array, types.int64, VECTOR, VECTOR), code
