@@ -273,9 +273,14 @@ def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, 
     return {key: None for key in overruled if section.get(key) is not None}
 
 
+MOST_BASES = 30  # above each other
+
+
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
+    if len(chain) >= MOST_BASES:
+        raise UserError(f"config {path}: more than {MOST_BASES} _base_ above each other; give it fewer")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):
