@@ -99,7 +99,7 @@ class Global(Section):
     task: str = "classification"
     device: str = "auto"  # auto, cpu, gpu, gpu:1
     seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
-    output_dir: str = "./output/"  # run folders are made below it, named after the config file
+    output_dir: str = pydantic.Field("./output/", min_length=1)  # holds run folders, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)
     iters: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # stop after so many steps; then `epochs` is not used
     least_steps: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # a small set gets up to ten times the epochs
