@@ -85,7 +85,7 @@ def test_a_report_says_where_and_how_it_was_measured(report: dict[str, Any]) -> 
 @pytest.mark.slow
 def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
     core = usable_cpus()[0]
-    settings = Settings(rounds=1, processes=1, iterations=2, warmup=1, pin=(core,))
+    settings = Settings(rounds=2, processes=1, iterations=2, warmup=1, pin=(core,))
     found = run_benchmark([Subject(exported, threads=2)], settings, with_native=False)
     assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
 
@@ -179,7 +179,7 @@ def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
     shutil.copy(exported / "legacy" / "inference.pdiparams", tmp_path)
     with pytest.raises(UserError, match="give --size"):
         input_shapes(Subject(tmp_path))
-    settings = Settings(rounds=1, processes=1, iterations=2, warmup=1)
+    settings = Settings(rounds=2, processes=1, iterations=2, warmup=1)
     foreign = run_benchmark([Subject(tmp_path, "onednn", size=(48, 48))], settings)
     assert foreign["results"][0]["failure"] is None  # a folder of another exporter runs too
 
