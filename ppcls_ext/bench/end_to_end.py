@@ -21,11 +21,10 @@ import numpy as np
 from ppcls_ext.bench.benchmark import ratio_interval, summary, versions
 from ppcls_ext.bench.command import check_target, milliseconds
 from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
-from ppcls_ext.bench.photo_runs import STREAM_BATCH, PhotoRun, PhotoSubject, measure, photo_subjects, throughput
+from ppcls_ext.bench.photo_runs import STREAM_BATCH, PhotoRun, PhotoSubject, measure, photo_subjects
 from ppcls_ext.bench.photos import name_photos, write_photos
 from ppcls_ext.bench.scripts import agreement
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.files import atomic_write_text
@@ -44,6 +43,7 @@ def rows_of(runs: Sequence[PhotoRun], seed: int) -> list[dict[str, Any]]:
     for run in runs:
         row: dict[str, Any] = {"subject": run.subject.name, **asdict(run.subject), "failure": run.failure}
         row["folder"] = str(run.subject.folder)
+        row["images_per_s"] = {str(threads): rate for threads, rate in run.images_per_s.items()}
         if run.failure is None:
             row["n"] = int(run.samples.size)
             row["rounds"] = len(run.turns)
@@ -75,28 +75,15 @@ def end_to_end(
         check_target(json_file)
     exports = [read_exported(folder) for folder in folders]
     subjects = [photo_subjects(exported, engines) for exported in exports]
-    cores = usable_cores()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         sets = name_photos([Path(file) for file in find_images(images)]) if images else write_photos(Path(scratch))
         for exported, chosen in zip(exports, subjects, strict=True):
             batch = exported.batch if exported.batch != -1 else STREAM_BATCH
-            found: dict[str, dict[str, Any]] = {
-                name: {
-                    "model": str(exported.folder),
-                    "photos": name,
-                    "batch": batch,
-                    "rows": rows_of(runs, settings.seed),
-                }
-                for name, runs in measure(chosen, sets, settings).items()
-            }
-            for threads in sorted({1, cores}):
-                for name, rates in throughput(chosen, sets, settings, threads, batch).items():
-                    for row, rate in zip(found[name]["rows"], rates, strict=True):
-                        row.setdefault("images_per_s", {})[str(threads)] = rate
-            for result in found.values():
-                show(result)
-            results += found.values()
+            for name, runs in measure(chosen, sets, settings, batch).items():
+                rows = rows_of(runs, settings.seed)
+                results.append({"model": str(exported.folder), "photos": name, "batch": batch, "rows": rows})
+                show(results[-1])
     report = {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

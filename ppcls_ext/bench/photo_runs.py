@@ -13,15 +13,17 @@ from typing_extensions import override
 from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.turns import DISCARDED, LEAST_CALLS, TimedProcess, Turns, failing, take_turns
+from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.exported import Exported
 from ppcls_ext.runtime.process import EngineFailed
 
 STREAM_BATCH = 8  # images at once, where the model takes any number
-STREAM_SECONDS = 0.5  # of a stream that is timed; there are three for each number of threads
-WARM_CALLS = 4  # no more calls to warm up: a photo of a phone takes a while
-LEAST_ROUNDS = 4  # of each process, however long a call takes
+STREAM_SECONDS = 0.5  # of a stream that is timed, at most; there are three for each number of threads
+WARM_CALLS = 2  # no more calls to warm up: a photo of a phone takes a while
+LONG_SECONDS = 0.02  # a call that takes so long does not mind who has used the caches before
+LEAST_ROUNDS = 3  # of each process, however long a call takes
 
 PhotoSets = Mapping[str, Sequence[Path]]  # by their names
 
@@ -72,27 +74,39 @@ class PhotoRun(Turns):
     Attributes:
         shares: rounds of each process, in order.
         gists: of the result of each photo.
+        images_per_s: of a stream, by the number of threads; None where it has none or fails.
     """
 
     def __init__(self, subject: PhotoSubject, photos: Sequence[Path], settings: Settings) -> None:
         super().__init__(subject.name, settings)
-        self.subject, self.photos = subject, photos
+        self.subject, self.files = subject, [str(photo) for photo in photos]
         self.shares: list[int] = []
         self.gists: list[np.ndarray] = []
+        self.images_per_s: dict[int, float | None] = {}
         self.seconds = 0.0  # of a call while it warmed up
 
     def begin(self, session: PhotoSession) -> None:
         """Go on in a process, which other sets of photos share; the first one also says how many calls a turn has."""
         self.session = session
-        self.gists = session("use", files=[str(photo) for photo in self.photos])
+        self.gists = session("use", files=self.files)
         warm = session("turn", calls=min(self.settings.warmup, WARM_CALLS))
         self.seconds = warm["seconds"] / len(warm["ns"])
+        self.discarded = DISCARDED if self.seconds < LONG_SECONDS else 0
         self.plan(self.seconds)
 
     @override
     def close(self) -> None:
         """Let go of the process, which goes on for other runs; who opened it ends it."""
         self.session = None
+
+    def stream(self, session: PhotoSession, threads: int, batch: int) -> None:
+        """Time a stream in a process that has so many threads: the median of three turns."""
+        seconds = min(STREAM_SECONDS, self.settings.seconds / 10)
+        try:
+            rates = [session("stream", files=self.files, batch=batch, seconds=seconds) for _ in range(3)]
+        except EngineFailed:  # its calls have failed too, and its row says why
+            return
+        self.images_per_s[threads] = float(np.median(rates))
 
 
 class PhotoSession(TimedProcess):
@@ -115,44 +129,76 @@ class PhotoSession(TimedProcess):
         )
 
 
-def measure(subjects: Sequence[PhotoSubject], sets: PhotoSets, settings: Settings) -> dict[str, list[PhotoRun]]:
-    """Time one call after the other of every subject on sets of photos, on one thread, interleaved.
+def measure(
+    subjects: Sequence[PhotoSubject], sets: PhotoSets, settings: Settings, batch: int
+) -> dict[str, list[PhotoRun]]:
+    """Time one call after the other of every subject on sets of photos, on one thread, interleaved; and streams of
+    each Predictor, on one thread and on every core.
 
     Where calls take long there are fewer rounds than the settings say, so that all takes about their seconds.
+    Args:
+        batch: of the streams.
     Returns:
         a run for each subject, by the name of the set.
     """
     runs = {name: [PhotoRun(subject, photos, settings) for subject in subjects] for name, photos in sets.items()}
     order = np.random.default_rng(settings.seed)
-    with bar(len(settings.shares()) * len(runs), "measure") as progress:
-        for share in settings.shares():
+    shares, cores = settings.shares(), usable_cores()
+    with bar(len(shares) + (cores > 1), "measure") as progress:
+        for number, share in enumerate(shares, start=1):
             with _sessions(subjects, 1, settings.pin) as sessions:
                 for of_set in runs.values():
-                    for run, session in zip(of_set, sessions, strict=True):
-                        if isinstance(session, str):
-                            run.failure = session
-                        elif run.failure is None:
-                            with failing(run):
-                                run.begin(session)
-                    running = [run for run in of_set if run.failure is None]
-                    rounds = _rounds(share, running, settings)
-                    take_turns(running, rounds, order)
-                    for run in running:
-                        run.shares.append(rounds)
-                    progress.advance()
+                    _take_share(of_set, sessions, share, settings, order)
+                if number == len(shares):
+                    _stream_all(runs, sessions, 1, batch)
+            progress.advance()
+        if cores > 1:
+            pin = settings.pin if len(settings.pin) >= cores else ()  # more threads than cores to bind to run unbound
+            with _sessions(subjects, cores, pin) as sessions:
+                _stream_all(runs, sessions, cores, batch)
+            progress.advance()
     return runs
+
+
+def _take_share(
+    runs: Sequence[PhotoRun],
+    sessions: Sequence[PhotoSession | str],
+    share: int,
+    settings: Settings,
+    order: np.random.Generator,
+) -> None:
+    """The rounds of all subjects on a set of photos in one process each."""
+    for run, session in zip(runs, sessions, strict=True):
+        if isinstance(session, str):
+            run.failure = session
+        elif run.failure is None:
+            with failing(run):
+                run.begin(session)
+    running = [run for run in runs if run.failure is None]
+    rounds = _rounds(share, running, settings)
+    take_turns(running, rounds, order)
+    for run in running:
+        run.shares.append(rounds)
 
 
 def _rounds(share: int, running: Sequence[PhotoRun], settings: Settings) -> int:
     """Rounds of a process on a set: its share, or as many as its share of the seconds allows."""
     if settings.iterations or not running:
         return share
-    round_seconds = sum(run.seconds * (run.calls + DISCARDED) for run in running)
-    least_seconds = sum(run.seconds * (LEAST_CALLS + DISCARDED) for run in running)
-    if round_seconds > least_seconds:  # calls are short: a round takes what it is meant to
-        return share
     allowed = settings.seconds * len(running) * share / settings.rounds
-    return min(share, max(LEAST_ROUNDS, round(allowed / round_seconds)))
+    takes = sum(run.seconds * (run.calls + run.discarded) for run in running)
+    long = any(run.calls == LEAST_CALLS for run in running)  # of short calls, a round has as many as there is time for
+    return min(share, max(LEAST_ROUNDS, round(allowed / takes))) if long else share
+
+
+def _stream_all(
+    runs: Mapping[str, Sequence[PhotoRun]], sessions: Sequence[PhotoSession | str], threads: int, batch: int
+) -> None:
+    for of_set in runs.values():
+        for run, session in zip(of_set, sessions, strict=True):
+            run.images_per_s[threads] = None
+            if run.subject.kind == PREDICTOR and run.failure is None and not isinstance(session, str):
+                run.stream(session, threads, batch)
 
 
 @contextmanager
@@ -169,37 +215,3 @@ def _sessions(subjects: Sequence[PhotoSubject], threads: int, pin: Sequence[int]
             except EngineFailed as failed:
                 sessions.append(str(failed))
         yield sessions
-
-
-def throughput(
-    subjects: Sequence[PhotoSubject], sets: PhotoSets, settings: Settings, threads: int, batch: int
-) -> dict[str, list[float | None]]:
-    """Images a second of a stream in each Predictor, on so many threads: the median of three turns.
-
-    More threads than there are cores to bind to run unbound.
-    Returns:
-        a figure for each subject, None where it has no streams or fails; by the name of the set.
-    """
-    pin = () if threads > len(settings.pin) else settings.pin
-    predictors = [subject for subject in subjects if subject.kind == PREDICTOR]
-    found: dict[str, list[float | None]] = {}
-    with _sessions(predictors, threads, pin) as sessions:
-        for name, photos in sets.items():
-            rates = dict(zip(predictors, _stream_rates(sessions, photos, batch), strict=True))
-            found[name] = [rates.get(subject) for subject in subjects]
-    return found
-
-
-def _stream_rates(sessions: Sequence[PhotoSession | str], photos: Sequence[Path], batch: int) -> list[float | None]:
-    rates: dict[int, list[float]] = {k: [] for k, session in enumerate(sessions) if not isinstance(session, str)}
-    for _ in range(3):
-        for k, rate in list(rates.items()):
-            session = sessions[k]
-            assert not isinstance(session, str)
-            try:
-                rate.append(
-                    session("stream", files=[str(photo) for photo in photos], batch=batch, seconds=STREAM_SECONDS)
-                )
-            except EngineFailed:  # its latency has failed too, and its row says why
-                del rates[k]
-    return [float(np.median(rates[k])) if k in rates else None for k in range(len(sessions))]

@@ -38,6 +38,7 @@ class Turns:
     Attributes:
         session: None as long as there is no process.
         calls: in a turn; 0 as long as that is not known.
+        discarded: calls before those.
         failure: why it was given up.
     """
 
@@ -45,6 +46,7 @@ class Turns:
         self.name, self.settings = name, settings
         self.session: TimedProcess | None = None
         self.calls = 0
+        self.discarded = DISCARDED
         self.turns: list[dict[str, Any]] = []
         self.failure: str | None = None
 
@@ -59,7 +61,7 @@ class Turns:
     def turn(self) -> None:
         """Time the calls of one turn, in the process that is open."""
         assert self.session is not None
-        self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
+        self.turns.append(self.session("turn", calls=self.calls, discarded=self.discarded))
 
     def fail(self, reason: str) -> None:
         """Give up, for a reason that its row will show."""

@@ -99,7 +99,7 @@ class Global(Section):
     task: str = "classification"
     device: str = "auto"  # auto, cpu, gpu, gpu:1
     seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
-    output_dir: str = "./output/"  # run folders are made below it, named after the config file
+    output_dir: str = pydantic.Field("./output/", min_length=1)  # holds run folders, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)
     iters: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # stop after so many steps; then `epochs` is not used
     least_steps: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # a small set gets up to ten times the epochs
@@ -272,9 +272,14 @@ def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, 
     return {key: None for key in overruled if section.get(key) is not None}
 
 
+MOST_BASES = 30  # above each other
+
+
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
+    if len(chain) >= MOST_BASES:
+        raise UserError(f"config {path}: more than {MOST_BASES} _base_ above each other; give it fewer")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):

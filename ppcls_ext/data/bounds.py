@@ -62,6 +62,18 @@ def _one_of(*values: str) -> Rule:
     return rule
 
 
+def _backend(value: Any, where: str) -> None:
+    """PaddleClas would warn of another one, and take OpenCV."""
+    if not isinstance(value, str) or value.lower() not in ("cv2", "pil"):
+        raise UserError(f"{where}: expected 'cv2' or 'pil', got {shown(value)}")
+
+
+def _interpolation(value: Any, where: str) -> None:
+    """A name, which PaddleClas looks up, or a number of OpenCV or Pillow."""
+    if not isinstance(value, str):
+        whole(value, where, 0, 5)
+
+
 _CHANCE = _within(0, 1)
 
 # Rules by the name of an argument; they hold for every operation that has it.
@@ -81,6 +93,8 @@ BY_KEY: Mapping[str, Rule] = {
     "length": _count(0, LARGEST_SIDE),
     "attempt": _count(1, 1000),
     "alpha": _within(-1, 100),
+    "backend": _backend,
+    "interpolation": _interpolation,
     "mixture_width": _count(1, 100),
     "padding": _each(_within(0, LARGEST_SIDE)),
 }

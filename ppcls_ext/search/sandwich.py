@@ -40,7 +40,7 @@ class SandwichTask(Task):
     def __init__(self, of: Task, space: Space, networks: int = RANDOM_NETWORKS) -> None:
         self.of, self.space, self.networks = of, space, networks
         self.config, self.global_section, self.data = of.config, of.global_section, of.data
-        self.primary = of.primary  # type: ignore[misc]
+        self.name, self.primary = of.name, of.primary  # type: ignore[misc]
         self._ends: tuple[Subnet, Subnet] | None = None  # the largest and the smallest network
         self._judge: Judge | None = None
 

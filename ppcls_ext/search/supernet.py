@@ -64,7 +64,7 @@ class Supernet(nn.Layer):
         parts = []
         for layer_name, layer in network.named_sublayers():
             for name, parameter in list(layer._parameters.items()):
-                if parameter is not None:
+                if parameter is not None and not parameter.stop_gradient:  # statistics of norms are a network's own
                     parts.append((layer, name, shared_name(f"{layer_name}.{name}", spec), tuple(parameter.shape)))
                     del layer._parameters[name]
         subnet = Subnet(spec, network, parts)
@@ -159,6 +159,8 @@ def _block_shapes(stage: StageSpace, in_channels: int, stride: int) -> dict[str,
             block = Block(with_width(choice, max(stage.widths)), in_channels, stride, 1.0)
         tensors = found.setdefault(choice.kind, {})
         for name, parameter in block.named_parameters():
+            if parameter.stop_gradient:  # statistics of norms
+                continue
             key, shape = name.replace(".", "/"), tuple(parameter.shape)
             tensors[key] = tuple(map(max, tensors.get(key, shape), shape))
     return found

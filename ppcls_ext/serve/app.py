@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -137,10 +136,10 @@ class Service:
             with model.accept(len(images)):
                 outcomes = await self._results(request, model, images, self.limits.deadline_s, inference)
                 if drawn and isinstance(outcomes[0], Result):
-                    return await self._pictures.answer(outcomes[0])
+                    return await self._pictures.answer(request, outcomes[0])
                 found = _dicts(model, images, outcomes)
                 if mapped:
-                    await asyncio.to_thread(_add_class_maps, found, outcomes)
+                    await self._pictures.add_class_maps(found, outcomes)
         return as_json(found if several else found[0])
 
     async def _results(
@@ -227,11 +226,3 @@ def _settings(model: Model, query: QueryParams) -> tuple[Inference | None, bool]
         raise Refusal(400, f"mask: expected 0 or 1, got {mask[:50]!r}")
     inference = model.options.inference({name: query[name] for name in model.options.defaults if name in query})
     return inference, mask == "1"
-
-
-def _add_class_maps(found: Sequence[dict[str, Any]], outcomes: Sequence[Result | Refusal]) -> None:
-    """Add `mask` to the dictionaries of results: their map of classes, a PNG in base64."""
-    for result, outcome in zip(found, outcomes, strict=True):
-        picture = outcome.class_map() if isinstance(outcome, Result) else None
-        if picture is not None:
-            result["mask"] = base64.b64encode(picture).decode()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.serve.limits import MEGABYTE, busy
+from ppcls_ext.serve.limits import MEGABYTE, Refusal, busy
 
 MOST_BYTES = 256 * MEGABYTE  # of pictures that clients have not taken yet
 PART = 2**18  # bytes that are handed to a connection at once
@@ -28,18 +32,30 @@ class Pictures:
         self._turn = asyncio.Lock()
         self._held = 0
 
-    async def answer(self, result: Result) -> Response:
+    async def answer(self, request: Request, result: Result) -> Response:
         """The PNG of what was found.
 
         Raises:
             Refusal: 429, clients have too many pictures to take already.
+            ClientDisconnect: the client has gone before its turn.
         """
         async with self._turn:
+            if await request.is_disconnected():
+                raise ClientDisconnect
             if self._held > MOST_BYTES:
                 raise busy("too many pictures are being sent already")
             data = await asyncio.to_thread(_drawn, result)
             self._held += len(data)
         return _Held(self, data)
+
+    async def add_class_maps(self, found: Sequence[dict[str, Any]], outcomes: Sequence[Result | Refusal]) -> None:
+        """Add `mask` to the dictionaries of results: their map of classes, a PNG in base64."""
+        for result, outcome in zip(found, outcomes, strict=True):
+            if isinstance(outcome, Result):
+                async with self._turn:
+                    picture = await asyncio.to_thread(outcome.class_map)
+                if picture is not None:
+                    result["mask"] = base64.b64encode(picture).decode()
 
     def let_go(self, size: int) -> None:
         """So many bytes are sent, or will never be."""

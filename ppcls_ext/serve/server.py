@@ -122,8 +122,11 @@ def model_names(folders: Sequence[str]) -> dict[str, Path]:
 
 def build_server(service: Service, limits: Limits) -> Server:
     """A server that answers requests with a service."""
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [Forward(service.log)], False
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [Forward(service.log)], False
+    # It has a line for each broken form, which the answer says too.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         service.app(),
         http=partial(PatientProtocol, head_s=limits.head_s, answer_s=limits.answer_s),  # type: ignore[arg-type]

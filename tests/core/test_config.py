@@ -125,6 +125,13 @@ def test_a_loop_over_two_files_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "a.yaml")
 
 
+def test_bases_above_each_other_are_bounded(tmp_path: Path) -> None:
+    for k in range(100):
+        lines(tmp_path / f"{k}.yaml", f"_base_: {k + 1}.yaml")
+    with pytest.raises(UserError, match="more than 30 _base_ above each other"):
+        load_config(tmp_path / "0.yaml")
+
+
 def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00binary\x80")
     with pytest.raises(UserError, match=r"c.yaml: cannot be read"):

@@ -126,10 +126,13 @@ def _drawn(arguments: argparse.Namespace, names: Sequence[str], watch: Watch) ->
     counts = dict.fromkeys(names, 0)
     faults: set[str] = set()
     slowest = 0.0
-    while time.monotonic() < end and sum(counts.values()) < arguments.inputs:
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopped.append(number))
+    while time.monotonic() < end and sum(counts.values()) < arguments.inputs and not stopped:
         for name in names:
             run = from_bytes(name)
-            for _ in range(TURN):
+            for _ in range(0 if stopped else TURN):
                 data = rng.randbytes(rng.randrange(LONGEST))
                 begin = time.monotonic()
                 signal.alarm(HANG)

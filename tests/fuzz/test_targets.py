@@ -38,6 +38,7 @@ REPRODUCED = (
     b'{"created": "", "environment": {}, "tables": [], "engines": [], "threads": 1, "quick": false, "runs": [], '
     b'"networks": {}, "benchmarks": [{%s"report": {"results": [{"label": %s, "failure": "x"}]}}]}'
 )
+CROP = ["DataLoader", "Train", "dataset", "transform_ops", "0", "RandCropImage"]
 CACHE_KEY = b'{"done": 6, "images": "abc", "teacher": "def", "transforms": [1, 2], "shape": [2, 3, 4]}'
 NOTE = b'{"done": %s, "failed": 0, "bytes": 10, "run": {%s}}'
 RUN = b'"images": 5, "model": "abc", "format": "jsonl"'
@@ -56,6 +57,11 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("config_override", (["Global", "data_root"], '"a\\0"')),
     ("config_override", (["Optimizer", "regularizer"], "{name: [a], coeff: 1}")),
     ("config_override", (["Optimizer", "name"], "[a]")),
+    ("config_override", (["Optimizer"], "{name: AdamW, epsilon: 0, lr: 0.1}")),
+    ("config_override", (["Loss", "Train"], "[{MixCELoss: {weight: 1}}]")),
+    ("config_override", (["Loss", "Train", "0", "CELoss", "weight"], "0")),
+    ("config_override", ([*CROP, "backend"], "foo")),
+    ("config_override", ([*CROP, "interpolation"], "99")),
     ("list_file", (b"a.png 1000000000", None, None)),
     ("list_file", ("a.png \u00b2".encode(), None, None)),
     ("list_file", ("0 a\n\u00b2 b".encode(), None, None)),

@@ -202,7 +202,7 @@ def test_a_calibration_of_another_machine_is_one_line(wish: Wish, calibration: C
 
 def test_another_task_is_one_line(wish: Wish, calibration: Calibration) -> None:
     with pytest.raises(UserError, match="a search knows classification, not segmentation"):
-        Search(replace(wish, config="my_masks", overrides=("Global.image_shape=[3,64,64]",)), benchmark)
+        Search(replace(wish, config="seg/my_masks", overrides=("Global.image_shape=[3,64,64]",)), benchmark)
 
 
 @pytest.mark.parametrize(

@@ -155,10 +155,11 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def served(stack: ExitStack) -> Callable[..., Served]:
-    """Makes a service; limits are keyword arguments."""
+    """Makes a service that waits as long as a busy machine may take; limits are keyword arguments."""
 
     def make(names: str = "a", batch: int = 4, token: str | None = None, **limits: Any) -> Served:
-        return Served(stack, names, Limits(**limits), batch, token)
+        patient: dict[str, Any] = {"deadline_s": SECONDS, "body_s": SECONDS, "head_s": SECONDS, "answer_s": SECONDS}
+        return Served(stack, names, Limits(**{**patient, **limits}), batch, token)
 
     return make
 

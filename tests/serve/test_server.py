@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -118,16 +119,29 @@ def test_what_is_no_request_is_refused(served: Serve, parts: list[bytes], status
         assert still_works(place)
 
 
+def test_lines_of_the_libraries_are_lines_of_the_log(served: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    service = served()
+    with listening(service) as place:
+        assert status_of(said(place, b"\0\r\n\r\n")) == 400
+        logging.getLogger("asyncio").error("out of\nfiles")
+        form = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert httpx.post(f"http://127.0.0.1:{place[1]}/predict", content=b"--x{", headers=form).status_code == 400
+    texts = [line["text"] for line in service.lines() if line["event"] == "server"]
+    assert texts == ["Invalid HTTP request received.", "out of files"]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_slow_clients_are_not_waited_for(served: Serve) -> None:
-    with listening(served(head_s=0.2, body_s=0.2)) as place:
+    with listening(served(head_s=0.2)) as place:
         assert said(place) == b""
         assert said(place, HEAD) == b""
+    with listening(served(body_s=0.2)) as place:
         assert status_of(said(place, HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\nabc")) == 408
         assert still_works(place)
 
 
 def test_the_rest_of_a_refused_body_is_not_waited_for(served: Serve) -> None:
-    with listening(served(head_s=0.2, body_bytes=500)) as place:
+    with listening(served(head_s=1, body_bytes=500)) as place:
         assert status_of(said(place, HEAD + b"Content-Length: 1000\r\n\r\n", b"abc")) == 413
         assert still_works(place)
 
@@ -164,7 +178,7 @@ def test_a_client_that_does_not_take_its_picture_is_let_go(served: Serve) -> Non
 
 
 def test_a_connection_serves_many_requests(served: Serve) -> None:
-    with listening(served(head_s=0.2)) as place, httpx.Client(base_url=f"http://127.0.0.1:{place[1]}") as client:
+    with listening(served(head_s=1)) as place, httpx.Client(base_url=f"http://127.0.0.1:{place[1]}") as client:
         for k in range(20):
             assert value_of(client.post("/predict", content=png(k % 12), headers=PNG).json()) == k % 12
 
@@ -195,12 +209,17 @@ def test_clients_that_go_away_leave_nothing_behind(served: Serve) -> None:
 def test_what_was_accepted_is_answered_before_the_end(served: Serve) -> None:
     service = served(batch=2)
     service.network.go.clear()
-    with ThreadPoolExecutor(10) as clients:
+
+    def go_once_it_drains() -> None:
+        wait_until(lambda: service.service.draining)
+        service.network.go.set()
+
+    with ThreadPoolExecutor(11) as clients:
         with listening(service) as place:
             url = f"http://127.0.0.1:{place[1]}/predict"
             sent = [clients.submit(httpx.post, url, content=png(k), headers=PNG, timeout=SECONDS) for k in range(10)]
             wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 10)
-            threading.Timer(0.3, service.network.go.set).start()
+            clients.submit(go_once_it_drains)
         assert [value_of(one.result(SECONDS).json()) for one in sent] == list(range(10))
     events = [line["event"] for line in service.lines()]
     assert events.index("draining") < events.index("request")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ppcls_ext.models.kernels.loops.compiling import Compiled
+from ppcls_ext.models.kernels.loops.vectors import LANES, first, load, store
 
 # mypy: disable-error-code="no-untyped-def"
 # Numba finds the types below: float32 arrays and int64.
@@ -27,6 +28,24 @@ def copy(source, start, step, goal, to, count):
     else:
         for i in range(np.uint64(max(count, 0))):
             goal[to + i] = source[start + i * step]
+
+
+@Compiled
+def copy_row(source, start, goal, to, count, may_spill):
+    """goal[to + i] = source[start + i], for so many i, by vectors that overlap.
+
+    Args:
+        may_spill: what follows in `goal`, up to the end of a vector, may become zeros, if it is as short a row.
+    """
+    if count >= LANES:
+        for i in range(0, count, LANES):
+            place = min(i, count - LANES)
+            store(goal, to + place, load(source, start + place))
+    elif may_spill and start + LANES <= len(source) and to + LANES <= len(goal):
+        store(goal, to, first(load(source, start), count))
+    else:
+        for i in range(count):
+            goal[to + i] = source[start + i]
 
 
 @Compiled
