@@ -25,7 +25,8 @@ class Places(NamedTuple):
     @lru_cache(maxsize=1024)
     def of(cls, length: int, resized: int) -> Places:
         """Pixels are squares, as with `align_corners=False` and `align_mode=0`."""
-        where = np.maximum((np.arange(resized) + 0.5) * (length / resized) - 0.5, 0)
+        scale = length / resized if resized > 1 else 0.0  # Paddle takes the first number where one is left
+        where = np.maximum((np.arange(resized) + 0.5) * scale - 0.5, 0)
         first = where.astype(np.int64)
         return cls(first, np.minimum(first + 1, length - 1), (where - first).astype(np.float32))
 
