@@ -184,7 +184,7 @@ def test_resizing_is_paddles(size: tuple[int, int], threads: int) -> None:
     expected = outputs_and_gradients(layer, x)
     assert type(speed_up(layer, threads).resize) is FastResize
     for one, other in zip(outputs_and_gradients(layer, x), expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_hooks_see_the_layers_that_are_fused_without_them() -> None:
