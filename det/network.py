@@ -134,6 +134,18 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
         return losses
 
 
+class Features(_pico_head.PicoFeat):  # type: ignore[name-defined]
+    """PicoFeat whose activation is a layer, which may have another kernel."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.activation = nn.Hardswish()
+
+    def act_func(self, x: paddle.Tensor) -> paddle.Tensor:
+        """H-Swish of float32 of any shape."""
+        return self.activation(x)
+
+
 class PicoDet(nn.Layer):
     """Backbone, neck and head.
 
@@ -160,7 +172,7 @@ class PicoDet(nn.Layer):
 
 
 def _features(arch: ArchSection, levels: int, use_se: bool) -> nn.Layer:
-    return _pico_head.PicoFeat(
+    return Features(
         feat_in=arch.width,
         feat_out=arch.width,
         num_fpn_stride=levels,

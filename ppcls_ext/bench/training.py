@@ -175,9 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         measure(taking_part, given.rounds, given.steps)
     rows = report(taking_part, given.batch)
     here = machine()
-    say(
-        f"{here['cpu']}, {here['usable_cores']} usable cores; {given.network}, {given.threads} threads, {given.busy} busy processes"
-    )
+    conditions = f"{given.network}, {given.threads} threads, {given.busy} busy processes"
+    say(f"{here['cpu']}, {here['usable_cores']} usable cores; {conditions}")
     table = []
     for row in rows:
         ratio = row["first_is_faster"]
