@@ -25,6 +25,7 @@ from det.sections import ArchSection, NmsSection
 from det.transforms import Sample
 from ppcls_ext.core import distributed
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.layers import Resize
 from ppcls_ext.upstream.paddledet import ppdet, sums_over_processes
 
 _pico_head: Any = ppdet("modeling.heads.pico_head")
@@ -61,15 +62,21 @@ class PAN(nn.Layer):
         self.laterals = nn.LayerList(
             nn.Conv2D(c, out_channels, 1, weight_attr=nn.initializer.XavierUniform(fan_out=c)) for c in in_channels
         )
+        self.resize = Resize()
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         """From maps of the backbone to float32 [N, width, H, W] for each of their strides, both finest first."""
         levels = [conv(maps[i]) for i, conv in enumerate(self.laterals)]  # the tracer of export knows no strict zip
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + functional.interpolate(levels[i], scale_factor=2.0, mode="bilinear")
+            levels[i - 1] = levels[i - 1] + self._scaled(levels[i], 2.0)
         for i in range(len(levels) - 1):
-            levels[i + 1] = levels[i + 1] + functional.interpolate(levels[i], scale_factor=0.5, mode="bilinear")
+            levels[i + 1] = levels[i + 1] + self._scaled(levels[i], 0.5)
         return levels
+
+    def _scaled(self, level: paddle.Tensor, factor: float) -> paddle.Tensor:
+        if paddle.in_dynamic_mode():
+            return self.resize(level, [int(side * factor) for side in level.shape[2:]])
+        return functional.interpolate(level, scale_factor=factor, mode="bilinear")  # for any size
 
 
 class PicoHeadGFL(_pico_head.PicoHead):  # type: ignore[name-defined]
@@ -127,6 +134,18 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
         return losses
 
 
+class Features(_pico_head.PicoFeat):  # type: ignore[name-defined]
+    """PicoFeat whose activation is a layer, which may have another kernel."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.activation = nn.Hardswish()
+
+    def act_func(self, x: paddle.Tensor) -> paddle.Tensor:
+        """H-Swish of float32 of any shape."""
+        return self.activation(x)
+
+
 class PicoDet(nn.Layer):
     """Backbone, neck and head.
 
@@ -153,7 +172,7 @@ class PicoDet(nn.Layer):
 
 
 def _features(arch: ArchSection, levels: int, use_se: bool) -> nn.Layer:
-    return _pico_head.PicoFeat(
+    return Features(
         feat_in=arch.width,
         feat_out=arch.width,
         num_fpn_stride=levels,

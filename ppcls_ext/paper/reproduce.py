@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,27 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext.bench.benchmark import run_benchmark
-from ppcls_ext.bench.changes import is_row
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.core.reading import Unreadable, read_json
-from ppcls_ext.core.run_folder import RunFolder, environment
-from ppcls_ext.data.lists import read_labels
+from ppcls_ext.core.locks import FolderLock
+from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import onnx_converter
 from ppcls_ext.deploy.untrained import Network, build
-from ppcls_ext.models.spec import SPECS
+from ppcls_ext.paper.documents import RAW, identity_of, read_raw, read_run
 from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
-
-RAW = "reproduce.json"  # the measurements, which the report folder keeps
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
@@ -113,7 +107,8 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
 
     A network that cannot be built or run is a row with its reason.
     Raises:
-        UserError: an unknown table or engine, a run folder that is none, or a file in index of a folder.
+        UserError: an unknown table or engine, a run folder that is none, a file in place of a folder, or another
+            process that writes there.
     """
     if not plan.tables:
         raise UserError(f"--tables: none is given; the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
@@ -127,6 +122,15 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{flag} {folder}: this folder cannot be made ({error.strerror}); give another") from error
+    lock = FolderLock(plan.out, "report folder", "reproduce.lock")
+    lock.acquire()  # two would lose what the other has measured
+    try:
+        return _reproduced(plan, formats, benchmark, started)
+    finally:
+        lock.release()
+
+
+def _reproduced(plan: Plan, formats: Sequence[str], benchmark: Benchmark, started: float) -> dict[str, Any]:
     document = begun_document(plan)
     done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
     parts = [part for part in plan.parts() if part.key not in done]
@@ -310,94 +314,3 @@ def is_kept(earlier: dict[str, Any], plan: Plan, networks: dict[str, Any]) -> bo
     # A row that came to the table since is in neither.
     complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
     return complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json")
-
-
-# What the report is made from, and its type in JSON.
-PARTS = {
-    "created": str,
-    "environment": dict,
-    "tables": list,
-    "engines": list,
-    "threads": int,
-    "quick": bool,
-    "runs": list,
-    "networks": dict,
-    "benchmarks": list,
-}
-
-
-def read_raw(out: Path) -> dict[str, Any]:
-    """What `reproduce` left in a folder. Raises UserError for anything else."""
-    file = out / RAW
-    try:
-        document = read_json(file)
-    except Unreadable as error:
-        raise UserError(f"{file}: cannot be read ({error}); give another --out") from error
-    if (
-        not isinstance(document, dict)
-        or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items())
-        or not all(map(_is_benchmark, document["benchmarks"]))
-    ):
-        raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
-    return document
-
-
-def _is_benchmark(found: Any) -> bool:
-    if not isinstance(found, dict):
-        return False
-    kinds = {"table": int, "variant": str, "engine": str}
-    if any(type(found.get(key)) is not kind for key, kind in kinds.items()):
-        return False
-    if "report" not in found:
-        return isinstance(found.get("failure"), str)
-    rows = found["report"].get("results") if isinstance(found["report"], dict) else None
-    return isinstance(rows, list) and all(map(is_row, rows))
-
-
-# Keys of an `Arch` section that do not change the network.
-NEUTRAL = ("class_num", "pretrained", "use_ssld")
-
-
-def identity_of(config: Config) -> dict[str, Any]:
-    """What tells that a run is of a network, as plain data; two names of one PP-LCNet have the same."""
-    arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
-    if set(arch) == {"name"} and arch["name"] in SPECS:
-        arch = dataclasses.asdict(SPECS[arch["name"]])
-    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.global_section.image_shape[1:]}))
-    return plain
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run's network and its last evaluation, as plain data; `metrics` is None where it has not been evaluated.
-
-    Raises:
-        UserError: not a run folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--runs {folder}: no such folder; give run folders of pplcnet train")
-    run = RunFolder(folder)
-    if not run.config.is_file() or not run.labels.is_file():
-        raise UserError(f"--runs {folder}: no run of pplcnet train in it; give its run folder")
-    config = load_config(folder)
-    metrics = read_metrics(run.eval / "metrics.json")
-    return {
-        "name": folder.resolve().name,
-        **identity_of(config),
-        "distilled": config.get("Distill") is not None,
-        "classes": len(read_labels(run.labels)),
-        "images": None if metrics is None else metrics.pop("images"),
-        "metrics": metrics,
-    }
-
-
-def read_metrics(file: Path) -> dict[str, Any] | None:
-    """What `pplcnet eval` wrote; None where it has not. Raises UserError for something else."""
-    if not file.is_file():
-        return None
-    try:
-        metrics = read_json(file)
-    except Unreadable as error:
-        raise UserError(f"{file}: cannot be read ({error}); run pplcnet eval again") from error
-    if not isinstance(metrics, dict) or "images" not in metrics:
-        raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
-    return metrics

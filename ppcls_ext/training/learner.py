@@ -87,9 +87,9 @@ class Learner:
         steps = []
         for index, batch in enumerate(batches):
             seed_paddle(self._seed, STEP, number, index, *own)
-            with RecordEvent("forward"), self.precision.forward():
+            with RecordEvent("forward and loss"), self.precision.forward():
                 loss, step = distributed.over_all(self._task.step(self.model, batch))
-            with RecordEvent("backward"):
+            with RecordEvent("gradients"):
                 self.precision.backward(loss * (counts[index] / sum(counts)))
             steps.append(step)
         return steps

@@ -24,7 +24,7 @@ from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.trainer import Trainer
 
 WARM_UP = 3  # steps before those that count: kernels are compiled, workers start, memory is fetched
-PARTS = ("data", "forward", "backward", "optimizer", "average")
+PARTS = ("data", "forward and loss", "gradients", "optimizer", "average")
 REST = "Python, and what Paddle does around operators"
 _OPERATOR = re.compile(r"^(?:Global_)?(?:GradNodePyLayer_)?(.+?)(?:GradNode(Accumulation)?)?(?: dygraph)?$")
 

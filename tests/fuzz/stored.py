@@ -20,8 +20,8 @@ from ppcls_ext.core.text import one_line
 from ppcls_ext.deploy.encoders import JsonLinesEncoder
 from ppcls_ext.deploy.results_file import ResultsFile
 from ppcls_ext.models.weights import describe, read_weights
+from ppcls_ext.paper.documents import RAW, read_raw
 from ppcls_ext.paper.repeat import compare_runs
-from ppcls_ext.paper.reproduce import RAW, read_raw
 from ppcls_ext.runtime.choice import Candidate, EngineChoice
 from ppcls_ext.runtime.memory import recall, remember
 from ppcls_ext.search.measurements import read_calibration

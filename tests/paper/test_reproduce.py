@@ -15,21 +15,19 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.deploy.untrained import MADE, build
 from ppcls_ext.models.spec import SPECS, scale_name
 from ppcls_ext.paper import reproduce as reproducing
+from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_run
 from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.reproduce import (
     QUICK,
-    RAW,
     Plan,
     begun_document,
     compare,
     formats_for,
-    identity_of,
     networks_of,
-    read_metrics,
-    read_run,
     render,
     reproduce,
 )
@@ -307,6 +305,15 @@ def test_what_would_end_too_late_is_left_for_the_next_command(
     assert "1 benchmarks are left, which the same command with --resume measures" in capsys.readouterr().err
     assert measured(minutes=4) == 1
     assert "are left" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_here")
+def test_two_do_not_write_one_report(tmp_path: Path) -> None:
+    first = FolderLock(tmp_path, "report folder", "reproduce.lock")
+    first.acquire()
+    with pytest.raises(UserError, match=r"report folder .*: process \d+ on .* is still writing there"):
+        reproduce(plan_of(tmp_path, tmp_path / "work"))
+    first.release()
 
 
 @pytest.mark.usefixtures("_here")

@@ -80,13 +80,14 @@ class Norm(PyLayer):
 
 
 class ConvolutionNorm(PyLayer):
-    """A convolution, the batch norm after it, and an activation."""
+    """A convolution, the batch norm after it, and an activation. A bias of the convolution is left to the norm."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         norm_weight: Tensor,
         norm_bias: Tensor,
         kernels: Kernels,
@@ -100,9 +101,11 @@ class ConvolutionNorm(PyLayer):
         of_batch = not uses_running_statistics(norm)
         moments = np.empty((y.shape[0] * y.shape[1], 2), np.float32) if of_batch else no_moments()
         kernels.forward(x, weight, y, moments, threads)
-        statistics = Statistics.of(norm, moments, y.shape)
+        statistics = Statistics.of(norm, moments, y.shape, None if bias is None else as_array(bias))
         ctx.kernels, ctx.statistics, ctx.activation, ctx.threads = kernels, statistics, activation, threads
-        ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, norm_weight, norm_bias)]
+        parameters = [tensor for tensor in (bias, norm_weight, norm_bias) if tensor is not None]
+        ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, *parameters)]
+        ctx.has_bias = bias is not None
         ctx.save_for_backward(x, weight, y)
         return _normalised(y, statistics, activation, threads)
 
@@ -116,7 +119,8 @@ class ConvolutionNorm(PyLayer):
         x_grad, weight_grad = empty(x.shape) if ctx.wanted[0] else None, empty(weight.shape)
         saved = Saved(x, weight, y, constants, ctx.activation)
         ctx.kernels.backward(saved, grad, x_grad, weight_grad, ctx.threads)
-        return x_grad, *_those_wanted((weight_grad, *of_norm), ctx.wanted[1:])
+        of_bias = [ctx.statistics.gradient_of_bias(of_norm[1])] if ctx.has_bias else []
+        return x_grad, *_those_wanted((weight_grad, *of_bias, *of_norm), ctx.wanted[1:])
 
 
 def _normalised(y: Tensor, statistics: Statistics, activation: int, threads: int) -> Tensor:

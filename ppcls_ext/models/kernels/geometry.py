@@ -28,7 +28,7 @@ class Geometry:
         """The geometry of a convolution; None if the kernels here do not compute such a one."""
         depthwise = layer._groups == layer._in_channels == layer._out_channels > 1
         dense = layer._groups == 1 and HAS_PRODUCT
-        sizes = [_pair(s) for s in (layer._kernel_size, layer._stride, layer._padding, layer._dilation)]
+        sizes = [_pair(s) for s in (layer._kernel_size, layer._stride, _padding(layer), layer._dilation)]
         if not (depthwise or dense) or not is_plain(layer) or None in sizes:
             return None
         return cls(*sizes)  # type: ignore[arg-type]
@@ -37,6 +37,14 @@ class Geometry:
 def is_plain(layer: nn.Conv2D) -> bool:
     """Whether a convolution has the layout and the padding that the kernels know."""
     return bool(layer._data_format == "NCHW" and layer._padding_mode == "zeros")
+
+
+def _padding(layer: nn.Conv2D) -> Any:
+    """The padding in numbers, also where `SAME` stands for as much on each side; Paddle has no dilation with that."""
+    if str(layer._padding).upper() != "SAME":
+        return layer._padding
+    plain = _pair(layer._stride) == _pair(layer._dilation) == (1, 1) and all(k % 2 for k in layer._kernel_size)
+    return [k // 2 for k in layer._kernel_size] if plain else None
 
 
 def _pair(size: Any) -> Pair | None:

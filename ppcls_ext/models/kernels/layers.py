@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
@@ -10,7 +13,8 @@ from ppcls_ext.models.kernels.autograd import AddBias, Convolution, ConvolutionN
 from ppcls_ext.models.kernels.convolutions import Dense, Depthwise, Kernels
 from ppcls_ext.models.kernels.geometry import Geometry, is_plain
 from ppcls_ext.models.kernels.loops.norms import HARDSWISH, NO_ACTIVATION, RELU
-from ppcls_ext.models.layers import ConvBNLayer
+from ppcls_ext.models.kernels.resizing import Resized
+from ppcls_ext.models.layers import ConvBNLayer, Resize
 
 
 def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
@@ -29,11 +33,15 @@ def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
 
 
 def _replacement(layer: nn.Layer) -> type[nn.Layer] | None:
-    kind = type(layer)
+    kind: Any = type(layer)
     if kind is nn.Hardswish:
         return FastHardswish
     if kind is ConvBNLayer:
         return FastConvBNLayer
+    if kind is Resize:
+        return FastResize
+    if _fused(kind) is not None:
+        return _fused(kind)
     if kind is nn.BatchNorm2D and layer._data_format == "NCHW" and not (layer.weight is None or layer.bias is None):
         return FastBatchNorm2D
     if kind is not nn.Conv2D or not is_plain(layer):
@@ -49,27 +57,54 @@ def _is_ours(*tensors: Tensor) -> bool:
     return all(tensor.dtype == paddle.float32 and tensor.place.is_cpu_place() for tensor in tensors)
 
 
-class FastConvBNLayer(ConvBNLayer):
+class _Fused(nn.Layer):  # type: ignore[misc]
     """A convolution with its batch norm and activation as one step, where all three have kernels here."""
 
     threads: int
+    parts: tuple[str, str, str | None]  # how the layer calls convolution, norm and activation
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it replaces."""
-        conv, norm = self.conv, self.bn
-        hooked = any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in (conv, norm, self.act))
-        code = activation_code(self.act)
+        conv, norm, act = _parts(self)
+        hooked = any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in (conv, norm, act) if layer)
+        code = NO_ACTIVATION if act is None else activation_code(act)
         ready = isinstance(norm, FastBatchNorm2D) and code is not None
         if hooked or not ready or not _is_ours(x, conv.weight, norm.weight):
             return super().forward(x)
         if not isinstance(conv, (FastDepthwiseConv2D, FastDenseConv2D)) or not conv.takes(x):
             return norm.activated(conv(x), code)
-        return ConvolutionNorm.apply(x, conv.weight, norm.weight, norm.bias, conv.kernels(), norm, code, self.threads)
+        parameters = conv.weight, conv.bias, norm.weight, norm.bias
+        return ConvolutionNorm.apply(x, *parameters, conv.kernels(), norm, code, self.threads)
+
+
+def _parts(layer: _Fused) -> list[Any]:
+    return [None if name is None else getattr(layer, name) for name in layer.parts]
+
+
+class FastConvBNLayer(_Fused, ConvBNLayer):
+    """`ConvBNLayer` as one step."""
+
+    parts = ("conv", "bn", "act")
+
+
+# Layers of the suites that are a convolution and what follows it, by module and name.
+_PARTS: dict[str, tuple[str, str, str | None]] = {
+    "paddleseg.models.layers.layer_libs.ConvBNReLU": ("_conv", "_batch_norm", "_relu"),
+    "paddleseg.models.layers.layer_libs.ConvBN": ("_conv", "_batch_norm", None),
+    "ppdet.modeling.layers.ConvNormLayer": ("conv", "norm", None),
+}
+
+
+@cache
+def _fused(kind: Any) -> type[nn.Layer] | None:
+    parts = _PARTS.get(f"{kind.__module__}.{kind.__qualname__}")
+    return None if parts is None else type(f"Fast{kind.__name__}", (_Fused, kind), {"parts": parts})
 
 
 def activation_code(layer: nn.Layer) -> int | None:
     """What the kernels call this activation; None if they do not have it."""
     kinds = {nn.Hardswish: HARDSWISH, nn.ReLU: RELU, nn.Identity: NO_ACTIVATION}
+    layer = getattr(layer, "act_func", layer)  # PaddleSeg's has a layer inside
     return next((code for kind, code in kinds.items() if isinstance(layer, kind)), None)
 
 
@@ -134,6 +169,18 @@ class FastBatchNorm2D(nn.BatchNorm2D):
     def activated(self, x: Tensor, code: int) -> Tensor:
         """The norm of float32 [N, C, H, W], with an activation after it."""
         return Norm.apply(x, self.weight, self.bias, self, code, self.threads)
+
+
+class FastResize(Resize):
+    """`Resize`; float32 [N, C, H, W] to [N, C, H', W']."""
+
+    threads: int
+
+    def forward(self, x: Tensor, size: Any) -> Tensor:
+        """As the layer that it replaces; numbers on the CPU by our kernel."""
+        if self.align_corners or not isinstance(size, (list, tuple)) or not _is_ours(x):
+            return super().forward(x, size)
+        return Resized.apply(x, (int(size[0]), int(size[1])), self.threads)
 
 
 class FastHardswish(nn.Hardswish):

@@ -13,7 +13,7 @@ from ppcls_ext.models.kernels.loops.norms import (
     normalise_sums,
     statistics_of_batch,
 )
-from ppcls_ext.models.kernels.memory import as_array, as_flat_planes
+from ppcls_ext.models.kernels.memory import as_array, as_flat_planes, empty
 from ppcls_ext.models.kernels.threads import split
 
 
@@ -44,19 +44,25 @@ class Statistics(NamedTuple):
         return self.of_channel[3]
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2D, moments: np.ndarray, shape: list[int]) -> Statistics:
+    def of(
+        cls, norm: nn.BatchNorm2D, moments: np.ndarray, shape: list[int], bias: np.ndarray | None = None
+    ) -> Statistics:
         """Those of the batch, which also move the running ones; or the running ones, where the norm is to use them.
 
         Args:
             moments: float32 [N x C, 2] of the planes of a map of this shape; not read with running statistics.
+            bias: float32 [C] that the map should have had added, and has not: the norm takes it out again.
         """
         fixed = uses_running_statistics(norm)
         running = as_array(norm._mean), as_array(norm._variance)
         if fixed:
             mean, variance = (array.astype(np.float64) for array in running)
+            mean -= 0.0 if bias is None else bias
         else:
             mean, variance = np.empty((2, shape[1]))
             statistics_of_batch(moments, shape[0], shape[2] * shape[3], norm._momentum, *running, mean, variance)
+            if bias is not None:
+                running[0][:] += bias * np.float32(1 - norm._momentum)
         of_channel = np.empty((4, shape[1]), np.float32)
         factors_of_norm(mean, variance, norm._epsilon, as_array(norm.weight), as_array(norm.bias), of_channel)
         return cls(of_channel, fixed)
@@ -74,6 +80,12 @@ class Statistics(NamedTuple):
         filled = constants, as_array(weight_grad), as_array(bias_grad)
         gradients_of_norm(sums, count, self.of_channel, share, *filled)
         return constants
+
+    def gradient_of_bias(self, norm_bias_grad: Tensor) -> Tensor:
+        """That of a bias before the norm, from that of the norm's own: none where the norm takes the mean out."""
+        found = empty(norm_bias_grad.shape)
+        as_array(found)[:] = self.scale * as_array(norm_bias_grad) if self.fixed else 0
+        return found
 
 
 def uses_running_statistics(norm: nn.BatchNorm2D) -> bool:
