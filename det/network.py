@@ -44,8 +44,8 @@ _ops = ppdet("modeling.ops")
 REG_MAX = 7  # a side is at most so many strides from the centre of its cell
 GRID_CELL_SCALE = 5  # side of the square that stands for a cell in ATSS, in strides
 CELL_OFFSET = 0.5
-PRIOR = 0.01  # score of an untrained network
-TAL_LEAST_SIDE = 192  # below, the coarsest map has fewer cells than the 9 that ATSS asks for
+PRIOR = 0.01  # the score that an untrained network gives to everything
+TAL_LEAST_SIDE = 192  # pixels; with less the coarsest map has fewer cells than the 9 that ATSS asks for
 # Weights of the losses in the public configs, in the order distribution focal loss, GIoU.
 GFL_WEIGHTS, TAL_WEIGHTS = (0.25, 2.0), (0.5, 2.5)
 LOSS_NAMES = {"loss_qfl": "qfl_loss", "loss_vfl": "vfl_loss", "loss_bbox": "box_loss", "loss_dfl": "dfl_loss"}
@@ -113,7 +113,7 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
             labels, targets, quality, _ = self.assigner(
                 scores.detach(), pixels, centres, per_level, *objects, bg_index=self.num_classes
             )
-        # The sum is over all processes, as in GFLHead, and at least 1: a batch may have no positive.
+        # The divisor sums over all processes, as in GFLHead, and is at least 1, since a batch may have no positive.
         total = distributed.mean(quality.sum()).clip(min=1.0 / distributed.world())
         flat = [-1, self.num_classes]
         losses = {"loss_vfl": self.loss_vfl(scores.reshape(flat), quality.reshape(flat), avg_factor=total)}

@@ -23,7 +23,7 @@ from seg.sections import IGNORE, ArchSection
 
 LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
 ASPP_CHANNELS = 256  # PaddleSeg's decoder takes no other number
-CLASSIFIER = ("head.decoder.conv.weight", "head.decoder.conv.bias")  # depend on the number of classes
+CLASSIFIER = ("head.decoder.conv.weight", "head.decoder.conv.bias")  # their shapes depend on the number of classes
 
 # How far the dilated convolutions of ASPP look to each side, in shares of a training crop's short side. PaddleSeg's
 # rates (models/deeplab.py: 6, 12, 18 at output stride 16; 12, 24, 36 at 8) are these for crops of 512 pixels.

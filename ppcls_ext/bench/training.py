@@ -43,7 +43,7 @@ class Contender:
         if self.process is None:
             source = Path(
                 training_worker.__file__
-            ).read_text()  # not as a file: Python would look for modules beside it
+            ).read_text()  # its text is handed over, since Python would look for modules beside a file
             command = [self.python, "-c", source, json.dumps(self.settings)]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
@@ -90,7 +90,7 @@ def contenders(
     other_threads: Sequence[int] = (),
     compiled: bool = False,
 ) -> list[Contender]:
-    """Those that can run here, the first being what ratios are to.
+    """The contenders that can run here; ratios are to the first.
 
     Args:
         other_threads: compare with this package itself on so many threads, and with nothing else.
@@ -150,7 +150,7 @@ def report(taking_part: list[Contender], batch: int) -> list[dict[str, Any]]:
         speeds = batch / np.median(seconds, axis=1)
         row: dict[str, Any] = {"name": contender.name, "images_per_s": batch / float(np.median(seconds))}
         row |= {"least": float(speeds.min()), "most": float(speeds.max()), "peak_mb": contender.peak_mb}
-        # Time of this one for each second of the first: how many times as fast the first is.
+        # The time of this one for each second of the first says how many times as fast the first is.
         rows.append({**row, "first_is_faster": ratio_interval(seconds, first, seed=0), "seconds": seconds.tolist()})
     return rows
 
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="keep N cores busy with other processes")
     parser.add_argument("--torch-compile", action="store_true", help="also with torch.compile")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     given = parser.parse_args(arguments)
     sizes = given.network, given.threads, given.batch, given.size
     taking_part = contenders(*sizes, given.torch_python, given.other_threads, given.torch_compile)

@@ -25,7 +25,7 @@ def ours(settings: dict[str, Any]) -> Callable[[], None]:
     import paddle
 
     from ppcls_ext.models.factory import build_arch
-    from ppcls_ext.upstream.paddle import keep_freed_memory
+    from ppcls_ext.upstream.glibc import keep_freed_memory
 
     paddle.set_device("cpu")
     paddle.seed(0)

@@ -28,7 +28,7 @@ def cpu_threads(threads: int | None = None) -> int:
         return threads
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
-        given = ""  # Paddle's launcher puts 1 there, where nothing is
+        given = ""  # Paddle's launcher writes 1 where the user gave no number, so nobody has asked for it
     return int(given) if is_digits(given) and int(given) > 0 else usable_cores()
 
 

@@ -19,7 +19,7 @@ from paddle import profiler
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.device import kernel_threads
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.machine import memory_gbps, peak_gflops
+from ppcls_ext.core.peak import memory_gbps, peak_gflops
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.trainer import Trainer
 

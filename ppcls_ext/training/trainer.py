@@ -136,8 +136,12 @@ class Trainer:
         if self.position.stopped:
             say(f"stopped early: {self.position.stale} evaluations without a better {self.task.primary}")
         say(f"waiting for data took {self.waits.share_of_all():.1%} of the time of the steps")
-        self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
+        self.log_end()
         return metrics
+
+    def log_end(self) -> None:
+        """Say in the log that nothing is left to do."""
+        self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
 
     def _epoch(self, progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
@@ -263,9 +267,14 @@ def train(config: Config) -> RunFolder:
         UserError: bad config or data. CheckFailed: divergence, or a result other than `Expect` states.
         Stopped: interrupted; the latest state is saved.
     """
-    trainer = Trainer(make_task(config))
+    return train_task(make_task(config))
+
+
+def train_task(task: Task) -> RunFolder:
+    """`train` for a task that is not the one its config names, but one made of it."""
+    trainer = Trainer(task)
     try:
-        return _run(trainer, config)
+        return _run(trainer, task.config)
     finally:
         trainer.folder.unlock()
 
@@ -277,6 +286,7 @@ def _run(trainer: Trainer, config: Config) -> RunFolder:
             "stopped early" if trainer.position.stopped else f"is already trained to its {trainer.length.epochs} epochs"
         )
         say(f"{trainer.folder.path} {how}")
+        trainer.log_end()  # a kill may have come between the last state and this line
         return trainer.folder
     metrics = trainer.fit()
     best = trainer.position
