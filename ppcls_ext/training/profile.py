@@ -26,7 +26,7 @@ from ppcls_ext.training.trainer import Trainer
 WARM_UP = 3  # steps before those that count: kernels are compiled, workers start, memory is fetched
 PARTS = ("data", "forward and loss", "gradients", "optimizer", "average")
 REST = "Python, and what Paddle does around operators"
-_OPERATOR = re.compile(r"^(?:Global_)?(?:GradNodePyLayer_)?(.+?)(?:GradNode(Accumulation)?)?(?: dygraph)?$")
+_OPERATOR = re.compile(r"^(?:Global_)?(?:GradNodePyLayer_)?(.+?)(?:GradNode(?:Final)?)?(?: dygraph)?$")
 
 
 @dataclass
@@ -111,7 +111,7 @@ def operator_name(event: str) -> str:
     """`conv2d` of Paddle's `conv2d dygraph`, `Conv2d, gradient` of `Global_Conv2dGradNode`."""
     found = _OPERATOR.match(event)
     assert found is not None
-    if found[1] == "GradNodeAccumulation" or found[2]:
+    if found[1] == "GradNodeAccumulation":
         return "sum of gradients"
     return f"{found[1]}, gradient" if "GradNode" in event and not found[1].endswith("_backward") else found[1]
 

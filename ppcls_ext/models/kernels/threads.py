@@ -23,6 +23,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 PARTS_PER_THREAD = 8  # so that a thread that another process holds up leaves its share to the others
+LEAST_BYTES = 2**19  # of a part of the first array: each part is a call that holds the interpreter's lock for a while
+
+_paddles_threads = cache(kernel_threads)  # they stay what they were when Paddle was imported
 
 
 # What is entered around each kernel, with the kernel and its arguments: a profile sets it.
@@ -42,6 +45,9 @@ def observed(observer: Observer) -> Iterator[None]:
 
 def split(kernel: Callable[..., None], threads: int, count: int, *arguments: Any) -> None:
     """Run a kernel on `count` parts; threads take some at a time, until none is left."""
+    if not _observers:
+        _run(kernel, threads, count, arguments)
+        return
     with contextlib.ExitStack() as around:
         for observer in _observers:
             around.enter_context(observer(kernel, arguments))
@@ -49,10 +55,10 @@ def split(kernel: Callable[..., None], threads: int, count: int, *arguments: Any
 
 
 def _run(kernel: Callable[..., None], threads: int, count: int, arguments: tuple[Any, ...]) -> None:
-    if threads == kernel_threads() == 1:
+    if threads == _paddles_threads() == 1:
         kernel(0, count, *arguments)
         return
-    pieces = min(count, PARTS_PER_THREAD * threads)
+    pieces = min(count, PARTS_PER_THREAD * threads, max(threads, arguments[0].nbytes // LEAST_BYTES))
     ends = [count * piece // pieces for piece in range(pieces + 1)]
     left = iter(list(itertools.pairwise(ends)))
 
