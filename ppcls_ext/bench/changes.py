@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_json
 
-# Rows of two reports are the same row where these are equal.
+# A row of one report is compared with the row of the other in which these are equal.
 IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")
 CONDITIONS = ("machine", "versions", "settings")  # under which a report was made, each with its keys
 
@@ -51,7 +51,7 @@ def _has_numbers(values: Any, *names: str) -> bool:
 
 
 def identities(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Rows by what was measured; of equal ones, as of a model against itself, each counts."""
+    """The rows of a report by what they measured; equal ones (a model against itself) are told apart by their order."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in report["results"]:
         identity = [row[key] for key in IDENTITY]

@@ -47,7 +47,7 @@ def up_to(most: int, least: int = 1) -> Callable[[str], int]:
 threads = up_to(1024)
 batch = up_to(65536)
 port = up_to(65535, least=0)
-seed = up_to(2**32 - 1, least=0)  # what NumPy's generators take
+seed = up_to(2**32 - 1, least=0)  # NumPy's generators take no larger one
 core = up_to(4095, least=0)
 
 
@@ -83,7 +83,7 @@ def path(text: str) -> Path:
 
 
 def _shown(text: str) -> str:
-    """What was given, for one line."""
+    """What the user gave, in a form that fits into a line."""
     short = text if len(text) <= 60 else f"{text[:57]}..."
     return f"'{short}'" if "".join(short.split()).isprintable() else repr(short)
 

@@ -78,14 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=Path("output/tables"),
         metavar="FOLDER",
-        help="write the report there (default: %(default)s)",
+        help="write the report to this folder (default: %(default)s)",
     )
     group.add_argument(
         "--work",
         type=path,
         default=Path("output/reproduce"),
         metavar="FOLDER",
-        help="export the networks there, where a later run finds them (default: %(default)s)",
+        help="export the networks to this folder, where a later run finds them (default: %(default)s)",
     )
     group.add_argument(
         "--resume", action="store_true", help="keep what an earlier run left in --out, and measure what is missing"

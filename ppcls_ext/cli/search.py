@@ -5,26 +5,72 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import DEFAULT_ENGINE, engine_names, path, threads
+from ppcls_ext.cli.arguments import (
+    DEFAULT_ENGINE,
+    add_config_arguments,
+    engine_names,
+    given,
+    listed,
+    path,
+    positive,
+    positive_number,
+    read_config,
+    threads,
+    up_to,
+)
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import out
 from ppcls_ext.core.errors import UserError
 
 NAME = "search"
-HELP = "learn what networks cost on this CPU, with an engine and a number of threads"
+HELP = "find the network for this CPU, engine and latency, on your own images"
 DESCRIPTION = (
     "With --calibrate: time probes of single blocks and whole networks of a space on an engine, interleaved, fit a "
     "latency model to them, and judge it by networks that it has not seen. It takes 10 to 20 minutes for an engine and "
-    "goes on where it was stopped. `pplcnet advise` uses what it leaves."
+    "goes on where it was stopped. `pplcnet advise` uses what it leaves. "
+    "With -c and --latency or --like: look for the most accurate network of the space that the model says is fast "
+    "enough, by a supernet that is trained on a part of the config's training images and judges networks by the rest; "
+    "measure what it finds, and write a config that `pplcnet train` takes. The same command goes on after a stop."
 )
 EXAMPLES = (
     "pplcnet search --calibrate --engine onednn",
-    "pplcnet search --calibrate --engine onnxruntime --threads 2 --out mine",
+    "pplcnet search -c my_images -o Global.data_root=FOLDER --like PPLCNet_x0_5 --engine onednn --epochs 30",
 )
+ACCURACIES = ("supernet", "short", "scores")  # those of `ppcls_ext.search.find`, which imports Paddle
+CALIBRATING, SEARCHING = Path("output/search"), Path("output/search/found")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
+    add_config_arguments(parser, required=False)
+    group = parser.add_argument_group("what is looked for")
+    group.add_argument(
+        "--latency", type=positive_number, metavar="MS", help="a network that takes at most so many milliseconds"
+    )
+    group.add_argument(
+        "--like", type=given, metavar="NETWORK", help="a network as fast as this one, such as PPLCNet_x0_5"
+    )
+    group.add_argument(
+        "--accuracy",
+        choices=ACCURACIES,
+        default=ACCURACIES[0],
+        help=f"judge networks by {listed(ACCURACIES)}, in this order of trust (default: %(default)s)",
+    )
+    group.add_argument(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="train the supernet, or each network, for so long (default: that of the config)",
+    )
+    group.add_argument(
+        "--candidates",
+        type=up_to(100_000),
+        metavar="N",
+        help="judge about so many networks (default: 400, or 24 by short)",
+    )
+    group.add_argument(
+        "--supernet", type=path, metavar="FOLDER", help="use the supernet of an earlier search, which wrote this folder"
+    )
     group = parser.add_argument_group("what is measured")
     group.add_argument("--calibrate", action="store_true", help="measure, and fit a latency model")
     group.add_argument(
@@ -43,14 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=path,
         metavar="FILE",
-        help="keep the measurements there (default: a file of the user's cache folder, where advise looks)",
+        help="keep the measurements there, or search by them (default: a file of the user's cache folder)",
     )
     group.add_argument(
         "--out",
         type=path,
-        default=Path("output/search"),
         metavar="FOLDER",
-        help="write the report with its pictures there (default: %(default)s)",
+        help=f"write the report with its pictures there (default: {CALIBRATING}, for a search {SEARCHING})",
     )
     group.add_argument(
         "--work",
@@ -62,9 +107,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Calibrate; gives the exit status."""
-    if not arguments.calibrate:
-        raise UserError("say what to do: --calibrate measures networks and fits a latency model")
+    """Calibrate or search; gives the exit status."""
+    looks_for = [flag for flag in ("config", "latency", "like", "supernet") if getattr(arguments, flag) is not None]
+    if arguments.calibrate:
+        if looks_for:
+            raise UserError(f"--calibrate measures networks for every later search: leave --{looks_for[0]} out")
+        return _calibrate(arguments)
+    if arguments.config is None:
+        raise UserError(
+            "say what to do: --calibrate measures networks, -c CONFIG with --latency or --like searches one"
+        )
+    if (arguments.latency is None) == (arguments.like is None):
+        raise UserError("give either --latency MS or --like NETWORK, which the network has to be as fast as")
+    return _search(arguments)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
     from ppcls_ext.search.advise import calibration_file
     from ppcls_ext.search.calibrate import Plan, calibrate, check_accuracy
@@ -76,6 +134,34 @@ def run(arguments: argparse.Namespace) -> int:
     file = arguments.calibration or default
     plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work, arguments.quick)
     found = calibrate(plan)
-    out.print(f"{write_report(found, arguments.out)}: the report; {file}: the calibration", markup=False)
+    page = write_report(found, arguments.out or CALIBRATING)
+    out.print(f"{page}: the report; {file}: the calibration", markup=False)
     check_accuracy(found, file)
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    read_config(arguments.config, arguments.override)  # sets the threads, before Paddle is imported
+    from ppcls_ext.search.find import Wish, find
+    from ppcls_ext.training.interrupts import Stopped
+
+    wish = Wish(
+        config=arguments.config,
+        overrides=tuple(arguments.override),
+        latency=arguments.latency,
+        like=arguments.like,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        space=arguments.space,
+        accuracy=arguments.accuracy,
+        epochs=arguments.epochs,
+        candidates=arguments.candidates,
+        calibration=arguments.calibration,
+        supernet=arguments.supernet,
+        out=arguments.out or SEARCHING,
+    )
+    try:
+        find(wish)
+    except Stopped as stopped:
+        return stopped.exit_status
     return 0

@@ -52,10 +52,18 @@ class Watch:
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
         stolen = getattr(times, "steal", 0.0)
-        return time.monotonic(), sum(times[:8]) - idle - stolen, stolen  # beyond 8 are guests, counted in user
+        return (
+            time.monotonic(),
+            sum(times[:8]) - idle - stolen,
+            stolen,
+        )  # beyond 8: guests, part of user
 
     def interval(self, ours: float) -> Interval:
-        """Args: ours: seconds of processor time that the measured processes and this one have used meanwhile."""
+        """How busy the machine was with other things since this watch was made.
+
+        Args:
+            ours: seconds of processor time that the measured processes and this one have used meanwhile.
+        """
         (start, busy, stolen), (end, busy_now, stolen_now) = self._start, self._read()
         seconds = max(end - start, 1e-3)
         return Interval(max(0.0, busy_now - busy - ours) / seconds, (stolen_now - stolen) / seconds)

@@ -15,6 +15,11 @@ MOST_DIGITS = 18  # of an integer: it then fits every type that it may become
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}  # what else there is are devices
 
 
+def kind_of_file(mode: int) -> str:
+    """What a file is that is no regular one, by its `st_mode`: a folder, FIFO, socket or device."""
+    return _KINDS.get(stat.S_IFMT(mode), "device")
+
+
 class Unreadable(OSError):
     """A file that is missing, is no regular file, or is too large. Its text is the reason, without the path."""
 
@@ -32,7 +37,7 @@ def check_regular(path: str | Path) -> int:
     except ValueError as error:  # NUL, or characters that no path has
         raise Unreadable("no path of a file") from error
     if not stat.S_ISREG(found.st_mode):
-        raise Unreadable(f"it is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'device')}, not a file")
+        raise Unreadable(f"it is a {kind_of_file(found.st_mode)}, not a file")
     return found.st_size
 
 

@@ -47,7 +47,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str | None]:
-    """The versions of `PACKAGES`; None of one that is not installed."""
+    """The version of each of `PACKAGES`; None for one that is not installed."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -117,9 +117,9 @@ class RunFolder:
             return
         try:
             for folder in (self.path, self.eval):
-                for unfinished in folder.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
+                for unfinished in folder.glob(".*.tmp"):  # a process that was killed in the middle of a write left it
                     unfinished.unlink()
-            if not resuming:  # left by a run that ended before it saved anything
+            if not resuming:  # what is there is of a run that ended before it saved anything
                 (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))

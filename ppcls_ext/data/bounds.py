@@ -11,7 +11,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import shown
 
 Rule = Callable[[Any, str], object]
-MOST = 1e6  # of numbers that have no rule of their own
+MOST = 1e6  # the largest number, where an argument has no rule of its own
 
 
 def _within(low: float, high: float, above: bool = False) -> Rule:
@@ -76,7 +76,7 @@ def _interpolation(value: Any, where: str) -> None:
 
 _CHANCE = _within(0, 1)
 
-# By the name of the argument, whichever operation has it.
+# Rules by the name of an argument; they hold for every operation that has it.
 BY_KEY: Mapping[str, Rule] = {
     "size": _sides,
     "resize_short": _count(0, LARGEST_SIDE),
@@ -98,7 +98,7 @@ BY_KEY: Mapping[str, Rule] = {
     "mixture_width": _count(1, 100),
     "padding": _each(_within(0, LARGEST_SIDE)),
 }
-# Of one operation.
+# Rules for an argument of one operation, in place of those above.
 BY_OPERATION: Mapping[tuple[str, str], Rule] = {
     ("RandCropImage", "scale"): _range(0, 1),
     ("RandCropImage", "ratio"): _range(0, 100),
@@ -124,7 +124,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any], where: str) -> None
 
 
 def _small(value: Any, where: str) -> None:
-    """No number in it is beyond what any operation has a use for."""
+    """Raise UserError for a value that holds a number beyond what any operation has a use for."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number(value, where, -MOST, MOST)
     parts = itertools.chain(value, value.values()) if isinstance(value, Mapping) else value

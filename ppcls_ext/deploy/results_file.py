@@ -18,8 +18,8 @@ from ppcls_ext.core.system import NoLocks, try_lock
 from ppcls_ext.deploy.encoders import Encoder
 from ppcls_ext.runtime.results import Result
 
-COMMIT_SECONDS = 2.0  # after a crash, what took so long is done again
-MOST_WAITING = 4096  # results in memory
+COMMIT_SECONDS = 2.0  # results are stored at least this often: a crash loses no more work
+MOST_WAITING = 4096  # so many results in memory are stored at once, however little time has passed
 
 
 class Sink(Protocol):
@@ -37,10 +37,10 @@ class Sink(Protocol):
         """Take the next result."""
 
     def finish(self) -> None:
-        """All results are there."""
+        """Note that the last result has come."""
 
     def close(self) -> None:
-        """Let go of what is open, whether all results are there or not."""
+        """Close what is open, whether all results have come or not."""
 
 
 class StandardOutput:
@@ -62,13 +62,13 @@ class StandardOutput:
             self.finish()
 
     def finish(self) -> None:
-        """Hand over what is there."""
+        """Write what has not been written yet."""
         sys.stdout.buffer.write(self._encoder.drain())
         sys.stdout.buffer.flush()
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Standard output stays open."""
+        """Do nothing, since standard output stays open."""
 
 
 class ResultsFile:
@@ -170,7 +170,7 @@ class ResultsFile:
         self._stored = time.monotonic()
 
     def finish(self) -> None:
-        """All results are there: put the file at its place."""
+        """Put the file at its place, since the last result has come."""
         self._store(self._encoder.drain())
         self._encoder.complete(self._part, self._target)
         self._progress.unlink(missing_ok=True)

@@ -89,6 +89,11 @@ class Gate:
         """Channels between its two convolutions."""
         return self.channels // SE_REDUCTION
 
+    @property
+    def weights(self) -> int:
+        """Elements of the filters of both."""
+        return 2 * self.channels * self.squeezed
+
 
 Part = Conv | Gate
 

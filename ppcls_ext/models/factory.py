@@ -19,6 +19,7 @@ from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.network_spec import STAGES, parse_spec
 from ppcls_ext.models.newer import NEWER
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
+from ppcls_ext.models.star_faster import faster_net_t0, star_net_s1
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.upstream.paddleclas import download, parameter_names_may_repeat, ppcls, public_weights
 
@@ -185,11 +186,27 @@ def lcnet_v2_small(class_num: int = 1000, pretrained: bool | str = False) -> nn.
     return model
 
 
+def starnet_s1(class_num: int = 1000, pretrained: bool | str = False) -> nn.Layer:
+    """StarNet-S1, which paddleclas 2.4.2 does not have."""
+    model = star_net_s1(class_num)
+    load_public(model, "StarNet_S1", pretrained)
+    return model
+
+
+def fasternet_t0(class_num: int = 1000, pretrained: bool | str = False) -> nn.Layer:
+    """FasterNet-T0, which paddleclas 2.4.2 does not have."""
+    model = faster_net_t0(class_num)
+    load_public(model, "FasterNet_T0", pretrained)
+    return model
+
+
 for _name in SPECS:
     ARCHS.register(_name, _factory(_name))
 for _name in NEWER:
     ARCHS.register(_name, _newer_factory(_name))
 ARCHS.register("PPHGNetV2_B0", hgnet_v2_b0)
+ARCHS.register("StarNet_S1", starnet_s1)
+ARCHS.register("FasterNet_T0", fasternet_t0)
 ARCHS.register("PPLCNetV2_small", lcnet_v2_small)
 ARCHS.register("PPLCNet", build_spec)
 ARCHS.register(SEARCHED, build_searched)

@@ -207,7 +207,7 @@ def _count_parts(parts: tuple[Part, ...], size: int, folded: bool) -> tuple[int,
     params = flops = 0
     for part in parts:
         if isinstance(part, Gate):
-            weights = 2 * part.channels * part.squeezed
+            weights = part.weights
             params, flops = params + weights + part.squeezed + part.channels, flops + weights
         else:
             size = _halved(size, part.stride)

@@ -30,7 +30,7 @@ from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
-# What `quick` measures instead of the procedures' values: enough to see that everything works.
+# With `quick` these replace the procedures' values: they suffice to see that everything works.
 QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
 
 # The estimate adds the seconds that a subject takes beside being measured (its process, parity, warm-up) and those of

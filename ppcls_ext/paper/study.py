@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config, read_yaml
@@ -15,6 +16,7 @@ from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import read_log
+from ppcls_ext.paper.paired import paired_difference, right_answers
 from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import VariantResult, result_of, table_cells, table_heads, write_report
 from ppcls_ext.training.trainer import train
@@ -44,7 +46,22 @@ class Study:
                 except CheckFailed as error:
                     say(f"{variant}, seed {seed}: left out, {error}")
             write_report(self.plan, self.rows())
-        return self.rows()
+        rows = self._on_the_same_images(self.rows())
+        write_report(self.plan, rows)
+        return rows
+
+    def _on_the_same_images(self, rows: list[VariantResult]) -> list[VariantResult]:
+        """The rows with differences image by image, where the study asks for them."""
+        plan = self.plan
+        if not plan.section.same_images:
+            return rows
+        right = {v: [right_answers(plan.run_folder(v, seed)) for seed in self.values(v)] for v in plan.variants}
+        return [
+            replace(row, same_images=paired_difference(right[row.variant], right[plan.reference]))
+            if row.variant != plan.reference and right[row.variant] and right[plan.reference]
+            else row
+            for row in rows
+        ]
 
     def _train(self, variant: str, seed: int, config: Config) -> None:
         folder = self.plan.run_folder(variant, seed)
@@ -52,7 +69,7 @@ class Study:
             train(load_config(folder, [f"Global.checkpoints={folder}"]))
             return
         if folder.exists():
-            shutil.rmtree(folder)  # it ended before it had saved anything to go on from
+            shutil.rmtree(folder)  # that run ended before it had saved anything to go on from
         train(config)
 
     def _check_settings(self, variant: str, seed: int, config: Config) -> None:
@@ -94,11 +111,11 @@ class Study:
 
     def rows(self) -> list[VariantResult]:
         """The result of each variant, from the runs that are finished."""
-        plan, baseline = self.plan, self.values(self.plan.baseline)
+        plan, reference = self.plan, self.values(self.plan.reference)
         rows = []
         for variant in plan.variants:
-            values = baseline if variant == plan.baseline else self.values(variant)
-            rows.append(result_of(variant, values, baseline, plan.paper.get(variant), plan.paper.get(plan.baseline)))
+            values = reference if variant == plan.reference else self.values(variant)
+            rows.append(result_of(variant, values, reference, plan.paper.get(variant), plan.paper.get(plan.reference)))
         return rows
 
 

@@ -26,7 +26,7 @@ from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
-from ppcls_ext.paper.verdicts import pareto_front
+from ppcls_ext.search.pareto import pareto_front
 
 RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"
@@ -89,7 +89,7 @@ def compare_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str,
     Raises:
         UserError: an unknown engine, a file of something else, or one that another machine or version wrote.
     """
-    formats_for(plan.engines)  # refuses an engine that cannot run
+    formats_for(plan.engines)  # this refuses an engine that cannot run
     formats = chosen_formats(None)  # all of them: a command for another engine finds the networks built
     plan.out.mkdir(parents=True, exist_ok=True)
     plan.work.mkdir(parents=True, exist_ok=True)
@@ -287,6 +287,6 @@ def _draw(ax: Any, part: dict[str, Any]) -> None:
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_xlim()
-    ax.set_xlim(low, high * 1.35)  # room for the names
+    ax.set_xlim(low, high * 1.35)  # leaves room for the names
     ax.set_xticks([tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50) if low <= tick <= high])
     ax.grid(color="#ddd", linewidth=0.5)

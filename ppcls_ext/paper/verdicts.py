@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from scipy.stats import kendalltau
 
@@ -179,14 +179,3 @@ def compare_order(rows: Sequence[tuple[str, float, Latency]]) -> Order:
     tau = float(kendalltau(paper, here).statistic) if pairs and len(set(here)) > 1 else None
     turned.sort(key=lambda pair: pair.strength, reverse=True)
     return Order(len(rows), pairs, same, pairs - same - len(turned), tau, tuple(turned))
-
-
-def pareto_front(points: Mapping[Any, tuple[float, float]]) -> set[Any]:
-    """Names of the points (latency, accuracy) that no other one beats in one without losing in the other."""
-    return {
-        name
-        for name, (latency, accuracy) in points.items()
-        if not any(
-            ms <= latency and acc >= accuracy and (ms, acc) != (latency, accuracy) for ms, acc in points.values()
-        )
-    }

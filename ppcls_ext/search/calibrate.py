@@ -21,7 +21,7 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.machine import machine
 from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.models.factory import SEARCHED
-from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
 from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.latency import LatencyModel, Target, accuracy, fit, shortfalls
@@ -93,7 +93,7 @@ def target_of(engine: str, threads: int) -> Target:
 
 def run_lean(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     """`run_benchmark` without comparing outputs with the native engine's: the weights are random."""
-    return run_benchmark(subjects, settings, compare=False)
+    return run_benchmark(subjects, settings, with_native=False)
 
 
 def calibrate(plan: Plan, benchmark: Benchmark = run_lean) -> Calibration:
@@ -208,7 +208,8 @@ def _line(what: str, known: Mapping[NetworkSpec, float], unseen: Iterable[Networ
     return [float(start + slope * getattr(spec.count(), what)) for spec in unseen]
 
 
-def network_of(spec: NetworkSpec) -> Network:
-    """The network as a config with one image a call."""
-    arch = f"Arch={{name: {SEARCHED}, arch: '{spec.text}'}}"
-    return Network(spec.name, "PPLCNet_x1_0", ("Export.batch=1", arch))
+def network_of(spec: NetworkSpec, class_num: int = CLASSES) -> Network:
+    """The network as a config with one image a call, of the side that the spec is for."""
+    arch = f"Arch={{name: {SEARCHED}, arch: '{spec.text}', class_num: {class_num}}}"
+    shape = f"Global.image_shape=[3,{spec.input_size},{spec.input_size}]"
+    return Network(spec.name, "PPLCNet_x1_0", ("Export.batch=1", shape, arch))

@@ -98,7 +98,7 @@ def _activation_costs(act: str, values: int) -> Iterator[tuple[str, float]]:
 def _gate_costs(gate: Gate, size: int) -> Costs:
     return {
         "gate.traffic": 3 * gate.channels * size**2 / MILLION,  # read to pool, read and written to scale
-        "gate.weights": 2 * gate.channels * gate.squeezed / MILLION,
+        "gate.weights": gate.weights / MILLION,
         "gate.calls": 1.0,
     }
 

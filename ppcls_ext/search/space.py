@@ -7,16 +7,17 @@ import functools
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.models.block_kinds import DIVISOR, BlockSpec, round_width
+from ppcls_ext.models.block_kinds import DIVISOR, BlockSpec, parts_of, round_width
 from ppcls_ext.models.network_spec import STAGES, STRIDES, NetworkSpec
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, BASE_STEM_WIDTH, BLOCKS, SCALES
 
 BASE_WIDTHS = tuple(next(b.width for b in BLOCKS if b.stage == stage) for stage in STAGES)
 BASE_DEPTHS = tuple(sum(b.stage == stage for b in BLOCKS) for stage in STAGES)
+WEIGHED_WIDTH = 64  # of blocks that are compared by their weights
 INPUT_SIZES = (128, 160, 192, 224, 256, 288)
 
 
@@ -128,6 +129,27 @@ class Space:
         width, depth = rng.choice(stage.widths), rng.choice(stage.depths)
         return tuple(with_width(rng.choice(stage.blocks), width) for _ in range(depth))
 
+    def largest(self) -> NetworkSpec:
+        """The network with the most of everything; of blocks, those with the most weights."""
+        return self._extreme(max, -1)
+
+    def smallest(self) -> NetworkSpec:
+        """The network with the least of everything."""
+        return self._extreme(min, 0)
+
+    def _extreme(self, choose: Callable[..., BlockSpec], end: int) -> NetworkSpec:
+        last = self.last_widths[end]
+        return NetworkSpec(
+            stem=self.stems[end],
+            stages=tuple(
+                (with_width(choose(s.blocks, key=_block_weights), s.widths[end]),) * s.depths[end] for s in self.stages
+            ),
+            act=self.acts[0],
+            last_width=last,
+            dropout=self.dropout if last else 0.0,
+            input_size=self.input_sizes[end],
+        )
+
     def samples(self, number: int, seed: int) -> list[NetworkSpec]:
         """`number` different random networks, the same ones for a seed.
 
@@ -170,6 +192,10 @@ def with_width(block: BlockSpec, width: int) -> BlockSpec:
 
 def _choice(block: BlockSpec) -> BlockSpec:
     return with_width(block, DIVISOR)
+
+
+def _block_weights(block: BlockSpec) -> int:
+    return sum(part.weights for part in parts_of(with_width(block, WEIGHED_WIDTH), WEIGHED_WIDTH, 1))
 
 
 def _stage_neighbours(blocks: tuple[BlockSpec, ...], allowed: StageSpace) -> Iterator[tuple[BlockSpec, ...]]:

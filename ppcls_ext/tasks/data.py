@@ -95,7 +95,7 @@ class TaskData(abc.ABC, Generic[L, T]):
 
     @abc.abstractmethod
     def make_eval_loader(self) -> Loader:
-        """See `eval_loader`. Raises UserError for wrong data."""
+        """Make the loader that `eval_loader` keeps. Raises UserError for wrong data."""
 
     def rooted(self, path: str) -> Path:
         """A path of the config: relative to `Global.data_root`, where that is given."""

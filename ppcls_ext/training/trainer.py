@@ -267,9 +267,14 @@ def train(config: Config) -> RunFolder:
         UserError: bad config or data. CheckFailed: divergence, or a result other than `Expect` states.
         Stopped: interrupted; the latest state is saved.
     """
-    trainer = Trainer(make_task(config))
+    return train_task(make_task(config))
+
+
+def train_task(task: Task) -> RunFolder:
+    """`train` for a task that is not the one its config names, but one made of it."""
+    trainer = Trainer(task)
     try:
-        return _run(trainer, config)
+        return _run(trainer, task.config)
     finally:
         trainer.folder.unlock()
 

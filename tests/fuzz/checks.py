@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import LONGEST_SHOWN, one_line
+from ppcls_ext.serve.limits import Refusal
 
 
 @functools.cache
@@ -33,10 +34,17 @@ def written(name: str, content: bytes) -> Path:
 
 @contextlib.contextmanager
 def only_user_errors() -> Iterator[None]:
-    """Lets UserError pass, if its text shows as one line that a terminal does not obey; any other error is a fault."""
+    """Lets UserError pass, and a service's refusal of what a client sent, if the text shows as one line that a terminal
+    does not obey; any other error is a fault.
+    """
     try:
         yield
-    except UserError as error:
+    except (UserError, Refusal) as error:
+        status = 400
+        if isinstance(error, Refusal):
+            status = error.status
+            error.text.encode()  # as its answer has to
+        assert status in range(400, 500)
         shown = one_line(error)
         assert shown.strip(), "an error without a text"
         assert len(shown) <= LONGEST_SHOWN * 10 + 40

@@ -1,13 +1,10 @@
-"""Targets: what the toolkit stores itself and may find damaged, and what clients send to a service."""
+"""Targets: what the toolkit stores itself and may find damaged."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +12,6 @@ import numpy as np
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.datastructures import Headers
 
 from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.core import locks
@@ -29,9 +25,6 @@ from ppcls_ext.paper.repeat import compare_runs
 from ppcls_ext.runtime.choice import Candidate, EngineChoice
 from ppcls_ext.runtime.memory import recall, remember
 from ppcls_ext.search.measurements import read_calibration
-from ppcls_ext.serve.bodies import images_of
-from ppcls_ext.serve.limits import Limits, Refusal
-from ppcls_ext.serve.protocol import read_request
 from ppcls_ext.training.distillation import Cache
 from ppcls_ext.training.position import Position
 from ppcls_ext.training.state import read_state, save_state
@@ -208,53 +201,7 @@ def lock_note(content: bytes) -> None:
         one_line(locks._holder(file)).encode()
 
 
-@contextlib.contextmanager
-def refused_in_a_line() -> Iterator[None]:
-    """Lets a Refusal pass, if its text is one line; any other error is a fault."""
-    try:
-        yield
-    except Refusal as refusal:
-        _check(refusal)
-
-
-def _check(refusal: Refusal) -> None:
-    assert 400 <= refusal.status < 500
-    assert len(refusal.text.splitlines()) == 1
-    json.dumps({"error": refusal.text}).encode()
-
-
-TENSOR = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["aGVsbG8="]}
-PIXELS = {"name": "image", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [0] * 12}
-BINARY = {**PIXELS, "data": None, "parameters": {"binary_data_size": 12}}
-REQUEST = {"id": "1", "inputs": [TENSOR], "parameters": {"timeout": 1000}, "outputs": [{"name": "result"}]}
-
-
-@given(
-    st.sampled_from([TENSOR, PIXELS, BINARY]).flatmap(lambda one: inputs.json_texts({**REQUEST, "inputs": [one]})),
-    st.binary(max_size=24),
-    st.one_of(st.none(), st.just("whole"), st.just("json"), inputs.texts),
-)
-def service_request(body: bytes, binary: bytes, header: str | None) -> None:
-    sizes = {"whole": str(len(body) + len(binary)), "json": str(len(body))}
-    with refused_in_a_line():
-        asyncio.run(read_request(body + binary, header and sizes.get(header, header), Limits()))
-
-
-FORM = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\nbytes\r\n--x--\r\n'
-KINDS = ["application/json", "multipart/form-data; boundary=x", "image/png", "multipart/form-data", "text/plain"]
-
-
-@given(
-    st.one_of(inputs.damaged(FORM), inputs.json_texts({"image": "aGVsbG8="}), st.binary(max_size=64)),
-    st.one_of(st.sampled_from(KINDS), inputs.texts),
-)
-def service_body(body: bytes, kind: str) -> None:
-    headers = Headers(raw=[(b"content-type", kind.encode(errors="replace"))])
-    with refused_in_a_line():
-        asyncio.run(images_of(headers, body, Limits()))
-
-
 STORED = (
     *(pickled_weights, safetensors_weights, training_state, teacher_cache, engine_memory, resume_note, calibration),
-    *(benchmark_report, reproduced, run_log, lock_note, service_request, service_body),
+    *(benchmark_report, reproduced, run_log, lock_note),
 )

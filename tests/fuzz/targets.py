@@ -28,6 +28,7 @@ from seg.masks import Rules, read_mask
 from seg.splits import read_pairs
 from tests.fuzz import inputs
 from tests.fuzz.checks import folder, only_user_errors, written
+from tests.fuzz.service import SERVICE
 from tests.fuzz.stored import STORED
 from tests.helpers.configs import config_of
 
@@ -174,7 +175,7 @@ def recipe(content: bytes) -> None:
 
 
 GIVEN = (config_file, config_override, list_file, class_names, coco_json, mask_file, image_gate, recipe)
-TARGETS: dict[str, Callable[..., None]] = {target.__name__: target for target in (*GIVEN, *STORED)}
+TARGETS: dict[str, Callable[..., None]] = {target.__name__: target for target in (*GIVEN, *STORED, *SERVICE)}
 
 
 def from_bytes(name: str) -> Callable[[bytes], object]:

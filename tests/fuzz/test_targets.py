@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from ppcls_ext.core.errors import UserError
 from tests.fuzz import __main__ as long_run
 from tests.fuzz import checks, targets
 from tests.fuzz.targets import TARGETS, raw
@@ -34,6 +33,7 @@ HUGE_CHUNK = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000c0000000902030000007bd625c700000009504c5445000000090909"
     "c800004bc87fffffff001149444154789c6394f05465626060c08701132700986f8efa620000000049454e44ae426082"
 )
+PIXELS = b'{"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}'
 REPRODUCED = (
     b'{"created": "", "environment": {}, "tables": [], "engines": [], "threads": 1, "quick": false, "runs": [], '
     b'"networks": {}, "benchmarks": [{%s"report": {"results": [{"label": %s, "failure": "x"}]}}]}'
@@ -86,6 +86,9 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("run_log", (b"\xff",)),
     ("calibration", (b'{"format": 1%s}' % (b"0" * 400),)),
     ("image_gate", (b"\x76\x2f\x31\x01\x02" + bytes(300),)),
+    ("infer_request", (b'{"parameters": {"timeout": 1%s}, "inputs": [%s]}' % (b"0" * 400, PIXELS), b"", None)),
+    ("infer_request", (b'{"inputs": [%s]}' % PIXELS.replace(b"3]", b'"%s"]' % (b"a" * 9999)), b"", None)),
+    ("predict_request", (b"--x\r\n", b"multipart/form-data; boundary=x; charset=undefined")),
 ]  # fmt: skip
 
 
@@ -94,7 +97,7 @@ def test_what_once_failed_is_refused(name: str, arguments: tuple[object, ...], m
     refused: list[str] = []
     whole = checks.one_line
 
-    def noted(error: UserError) -> str:
+    def noted(error: Exception) -> str:
         refused.append(str(error))
         return whole(error)
 

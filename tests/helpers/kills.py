@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ import det.demo
 import seg.demo
 from ppcls_ext.bench.session import Subject as Timed
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.cli.main import main as pplcnet
 from ppcls_ext.core.config import LATEST_STATE, RUN_CONFIG
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.deploy import export as exporting
@@ -41,7 +40,8 @@ from ppcls_ext.search.measurements import read_calibration
 from ppcls_ext.training import distillation
 from tests.helpers.configs import config_of, overrides, write_config
 from tests.helpers.faults import fault_at, kill
-from tests.helpers.runs import read_state
+from tests.helpers.processes import forked
+from tests.helpers.runs import read_state, small_run
 from tests.helpers.sets import write_set
 
 
@@ -122,17 +122,8 @@ def prepare_seg(common: Path) -> None:
 
 
 def small_scenes(common: Path, place: Path, side: int) -> list[str]:
-    return [
-        f"Global.data_root={common}",
-        f"Global.output_dir={place}",
-        f"Global.image_shape=[3,{side},{side}]",
-        "Global.use_visualdl=false",
-        "Global.print_batch_step=1",
-        "Global.eval_interval=1",
-        "DataLoader.Train.sampler.batch_size=8",
-        "DataLoader.Train.loader.num_workers=0",
-        "DataLoader.Eval.loader.num_workers=0",
-    ]
+    often = ["Global.print_batch_step=1", "Global.eval_interval=1", "DataLoader.Train.sampler.batch_size=8"]
+    return [*small_run(common, place, side), *often]
 
 
 def det_command(common: Path, place: Path) -> list[str]:
@@ -269,39 +260,31 @@ SUBJECTS = {
 GOOD_ENDS = (0, 2)  # 2: of `infer`, where an image has no result, or where all was written before the kill
 
 
-def forked(line: Sequence[str], write: int | None = None, after: bool = False) -> int:
-    """Start a command in a process of its own, killed at a step of a write if `write` numbers one; gives its id."""
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 1)
-        log = os.open(os.environ["KILLS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 2)
-        distillation.SAVE_SECONDS = results_file.COMMIT_SECONDS = 0.02  # so that there is more to interrupt
-        context = contextlib.nullcontext() if write is None else fault_at(write, kill, after)
-        with context:
-            status = pplcnet(line)
-    except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        os._exit(status)
+@contextlib.contextmanager
+def interruptible(write: int | None, after: bool) -> Iterator[None]:
+    """A process that saves often, and is killed at a step of a write if `write` numbers one."""
+    distillation.SAVE_SECONDS = results_file.COMMIT_SECONDS = 0.02
+    with contextlib.nullcontext() if write is None else fault_at(write, kill, after):
+        yield
+
+
+def started(line: Sequence[str], write: int | None = None, after: bool = False) -> int:
+    """Start a command in a process of its own; see `interruptible`. Gives its id."""
+    return forked(line, Path(os.environ["KILLS_LOG"]), interruptible(write, after))
 
 
 def finished(line: Sequence[str]) -> int:
     """Run a command to its end in a process of its own; gives its exit status."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(line), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(started(line), 0)[1])
 
 
 def kill_one(line: Sequence[str], rng: random.Random, seconds: float, writes: int) -> tuple[int, bool]:
     """Start a command and kill it at a random moment; gives its exit status, and whether a write was to be killed."""
     in_write = rng.random() < 0.5
     if in_write:
-        child = forked(line, rng.randint(1, writes), rng.random() < 0.5)
+        child = started(line, rng.randint(1, writes), rng.random() < 0.5)
     else:
-        child = forked(line)
+        child = started(line)
         deadline = time.monotonic() + rng.uniform(0, seconds)
         while time.monotonic() < deadline:
             found, status = os.waitpid(child, os.WNOHANG)

@@ -17,7 +17,6 @@ from ppcls_ext.paper.verdicts import (
     count_cell,
     latency_cell,
     papers_conditions,
-    pareto_front,
     ratio_cell,
 )
 
@@ -131,15 +130,3 @@ def test_an_order_needs_two_different_latencies() -> None:
     for rows in ([], [("a", 1.0, one)], [("a", 1.0, one), ("b", 1.0, two)]):
         order = compare_order(rows)
         assert (order.rows, order.pairs, order.tau) == (len(rows), 0, None)
-
-
-def test_the_front_is_what_nothing_beats() -> None:
-    points = {
-        "fast": (1.0, 50.0),
-        "beaten": (2.0, 50.0),
-        "middle": (2.0, 60.0),
-        "good": (3.0, 70.0),
-        "bad": (4.0, 69.0),
-    }
-    assert pareto_front(points) == {"fast", "middle", "good"}
-    assert pareto_front({"a": (1.0, 50.0), "b": (1.0, 50.0)}) == {"a", "b"}

@@ -24,7 +24,7 @@ from ppcls_ext.search.figures import block_costs
 from ppcls_ext.search.latency import accuracy, shortfalls
 from ppcls_ext.search.measurements import Calibration, read_calibration
 from ppcls_ext.search.report import write_report
-from ppcls_ext.search.space import Space, space_named
+from ppcls_ext.search.space import INPUT_SIZES, Space, space_named
 
 SPACE = space_named("lcnet")
 
@@ -88,6 +88,12 @@ def test_noise_is_found_out_and_refused_but_kept(plan: Plan) -> None:
     with pytest.raises(CheckFailed, match="is not accurate enough: its median error is"):
         check_accuracy(found, plan.file)
     assert read_calibration(plan.file) == found
+
+
+def test_a_network_is_measured_at_the_size_that_it_is_predicted_for() -> None:
+    for size in INPUT_SIZES:
+        config = network_of(ANCHOR.replace(input_size=size)).load()
+        assert config.global_section.image_shape == (3, size, size)
 
 
 def test_no_network_is_for_two_uses_and_all_are_what_they_should_be() -> None:

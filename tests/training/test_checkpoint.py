@@ -96,7 +96,7 @@ def test_a_wrong_state_is_one_line_and_replaces_nothing(change: str, run: Path, 
     try:
         save_state(latest, tensors, info)
         message = fails("train", "--resume", run, "-o", "Global.iters=4", lines=None)
-        assert "training state" in message or "weights" in message
+        assert str(latest) in message
         assert {file.name: file.read_bytes() for file in run.glob("*.pdparams")} == before
     finally:
         latest.write_bytes(kept)

@@ -12,7 +12,7 @@ from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.tables import procedure, table
 from ppcls_ext.paper.verdicts import Latency, Order, Pair, clearly_faster, compare_order, ratio_cell
 
-LISTED = 4  # items that a line of the summary names; the tables and the JSON have all
+LISTED = 4  # a line of the summary names no more items; the tables and the JSON have all
 
 
 class Agreement(NamedTuple):
@@ -100,7 +100,7 @@ def repeatability(document: Document) -> Iterator[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as text."""
+    """Names in one line, separated by commas."""
     return ", ".join(names) if names else "none"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ppcls_ext.bench import peak
+from ppcls_ext.core import peak
 
 
 @pytest.mark.parametrize("lanes", peak.LANES)

@@ -1,4 +1,4 @@
-"""What the cores can do at most: the figure that the speed of an operator is a share of."""
+"""What the cores and the memory can do at most: the figures that the speed of an operator is a share of."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from llvmlite import binding as llvm
@@ -19,6 +20,9 @@ PEAK_SECONDS = 0.3  # each product and each loop is measured this long
 # that take 4 or 5 cycles each need 8 to 10 independent chains to be busy; 12 leave registers for the constants.
 LANES, CHAINS = (4, 8, 16), 12
 STEPS = 100_000  # of a loop between two looks at the clock: about 0.2 ms
+
+COPIED_BYTES = 256 * 2**20  # far more than caches hold
+COPIES = 5
 
 
 def peak_gflops(threads: int) -> float:
@@ -113,3 +117,17 @@ def _assembly(lanes: int) -> str:
             "}",
         ]
     )
+
+
+def memory_gbps(threads: int) -> float:
+    """GB/s, read and written together, that this machine shows when so many threads copy: the best of a few times."""
+    source = np.ones(COPIED_BYTES // 8)
+    goal = np.empty_like(source)
+    parts = list(zip(np.array_split(goal, threads), np.array_split(source, threads), strict=True))
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(COPIES):
+            start = time.perf_counter()
+            list(pool.map(lambda part: np.copyto(*part), parts))
+            best = max(best, 2 * COPIED_BYTES / (time.perf_counter() - start) / 1e9)
+    return best

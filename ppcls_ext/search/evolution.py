@@ -1,0 +1,197 @@
+"""Evolution under a bound: the accuracy of few networks is asked for, each is predicted to be fast enough."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.core.display import bar
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.seeding import derive
+from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.spec import SCALES, LCNetSpec
+from ppcls_ext.search.judge import Quality
+from ppcls_ext.search.pareto import pareto_front
+from ppcls_ext.search.space import Space
+from ppcls_ext.training.interrupts import Interrupt, Stopped
+
+EVOLVE = 1_302  # the stream of random numbers
+LEAST_SHARE = 0.6  # of the bound: a network that is faster than this belongs to another search
+PARENTS = 0.25  # of all networks so far, beside those of the front
+MOST_STEPS = 3  # of a mutation
+TRIES = 200  # for each child that is wanted, before a generation makes do with fewer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network whose quality is known.
+
+    Attributes:
+        ms: predicted.
+        generation: that it belongs to; 0 is drawn, not bred.
+    """
+
+    arch: str
+    ms: float
+    expected: float
+    top1: float
+    generation: int
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network."""
+        return parse_spec(self.arch)
+
+
+def front_of(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other beats in both, the fastest first."""
+    kept = pareto_front({c.arch: (c.ms, c.expected) for c in candidates})
+    return sorted((c for c in candidates if c.arch in kept), key=lambda c: (c.ms, c.arch))
+
+
+@dataclass
+class Evolution:
+    """What is looked for, and how.
+
+    Attributes:
+        latency: predicted milliseconds of a network.
+        quality: of a network, which takes long.
+        score: what the worst of twice as many children are dropped by before that, or None.
+        file: that all candidates are kept in, after each.
+        identity: what else the candidates depend on; a file with another one is not gone on with.
+        population: of a generation.
+    """
+
+    space: Space
+    latency: Callable[[NetworkSpec], float]
+    bound: float
+    quality: Callable[[NetworkSpec], Quality]
+    file: Path
+    identity: Mapping[str, Any]
+    seed: int = 0
+    population: int = 40
+    generations: int = 10
+    score: Callable[[NetworkSpec], float] | None = None
+
+    def run(self) -> list[Candidate]:
+        """Go on with what the file has, to the last generation; gives all candidates.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM; everything is kept.
+            UserError: the file is of another search, or damaged; nothing in the space meets the bound.
+        """
+        found = self._begin()
+        total = self.population * self.generations
+        with Interrupt() as interrupt, bar(total, "search", len(found)) as progress:
+            for generation in range(self.generations):
+                earlier = [c for c in found if c.generation < generation]
+                done = {c.arch for c in found}
+                specs = self._children(earlier, generation) if generation else self._first()
+                for spec in specs:
+                    if spec.text not in done:
+                        found.append(Candidate(spec.text, self.latency(spec), *self.quality(spec), generation))
+                        self._save(found)
+                        best = max(found, key=lambda c: c.expected)
+                        progress.advance(1, f"best {best.expected:.4f} at {best.ms:.2f} ms")
+                    if interrupt.requested:
+                        raise Stopped(interrupt.requested)
+        return found
+
+    # Generations: each is a function of the seed and of those before it, so that one that was stopped is made again.
+
+    def _fits(self, spec: NetworkSpec) -> bool:
+        return LEAST_SHARE * self.bound <= self.latency(spec) <= self.bound
+
+    def _first(self) -> list[NetworkSpec]:
+        """PP-LCNet's scales that fit, and random networks that do."""
+        size = self.space.input_sizes[0]
+        scales = [LCNetSpec(scale=scale).network().replace(input_size=size) for scale in SCALES]
+        found = dict.fromkeys(s for s in scales if s in self.space and self.latency(s) <= self.bound)
+        rng = self._rng(0)
+        for _ in range(TRIES * self.population):
+            if len(found) >= self.population:
+                break
+            spec = self.space.sample(rng)
+            if self._fits(spec):
+                found[spec] = None
+        if not found:
+            raise UserError(
+                f"space '{self.space.name}': none of {TRIES * self.population} random networks takes "
+                f"{LEAST_SHARE * self.bound:.3g} to {self.bound:.3g} ms; give another latency"
+            )
+        return list(found)
+
+    def _children(self, earlier: Sequence[Candidate], generation: int) -> list[NetworkSpec]:
+        rng = self._rng(generation)
+        best = sorted(earlier, key=lambda c: (-c.expected, c.arch))[: max(2, round(PARENTS * len(earlier)))]
+        parents = [parse_spec(arch) for arch in dict.fromkeys(c.arch for c in [*best, *front_of(earlier)])]
+        known, wanted = {c.arch for c in earlier}, self.population * (1 if self.score is None else 2)
+        found: dict[NetworkSpec, None] = {}
+        for _ in range(TRIES * wanted):
+            if len(found) >= wanted:
+                break
+            child = rng.choice(parents)
+            if rng.random() < 0.5:
+                child = crossed(child, rng.choice(parents), rng)
+            if rng.random() < 0.75 or child.text in known:
+                child = mutated(self.space, child, rng)
+            if child.text not in known and child not in found and self._fits(child):
+                found[child] = None
+        children = list(found)
+        if self.score is not None:
+            children = sorted(children, key=self.score, reverse=True)[: self.population]
+        return children
+
+    def _rng(self, generation: int) -> random.Random:
+        return random.Random(derive(self.seed, EVOLVE, generation))
+
+    # The file
+
+    def _begin(self) -> list[Candidate]:
+        if not self.file.is_file():
+            return []
+        try:
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+            identity, found = content["identity"], [Candidate(**c) for c in content["candidates"]]
+            for candidate in found:
+                _ = candidate.spec
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{self.file}: not a file that a search wrote ({error}); give another --out") from error
+        for what, value in self.identity.items():
+            if identity.get(what) != value:
+                raise UserError(
+                    f"{self.file}: a search with {what} {identity.get(what)}, not {value}; give another --out, or "
+                    "remove the file"
+                )
+        return found
+
+    def _save(self, found: Sequence[Candidate]) -> None:
+        content = {"identity": dict(self.identity), "candidates": [asdict(c) for c in found]}
+        atomic_write_text(self.file, json.dumps(content, indent=1) + "\n")
+
+
+def mutated(space: Space, spec: NetworkSpec, rng: random.Random) -> NetworkSpec:
+    """A network a few steps away. Steps of blocks, of which there are many, are as likely as all others together."""
+    for _ in range(rng.randint(1, MOST_STEPS)):
+        beside = list(space.neighbours(spec))
+        of_blocks = [other for other in beside if _outline(other) == _outline(spec)]
+        others = [other for other in beside if _outline(other) != _outline(spec)]
+        spec = rng.choice([of_blocks, others][rng.random() < 0.5] or beside)
+    return spec
+
+
+def _outline(spec: NetworkSpec) -> tuple[Any, ...]:
+    widths = tuple(blocks[0].width if blocks else 0 for blocks in spec.stages)
+    return spec.stem, spec.depths, widths, spec.act, spec.last_width
+
+
+def crossed(one: NetworkSpec, other: NetworkSpec, rng: random.Random) -> NetworkSpec:
+    """A network with the stem, each stage and the head of one of two."""
+    head, stem = rng.choice([one, other]), rng.choice([one, other])
+    stages = tuple(rng.choice(pair) for pair in zip(one.stages, other.stages, strict=True))
+    return head.replace(stem=stem.stem, act=stem.act, stages=stages)

@@ -1,0 +1,233 @@
+"""The front of a search: measured for real, shown, and the config of its best network."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.config import dump_config
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.deploy.untrained import build
+from ppcls_ext.models.factory import SEARCHED
+from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.search.calibrate import Benchmark, network_of, run_lean
+from ppcls_ext.search.evolution import Candidate, front_of
+from ppcls_ext.search.figures import STYLE
+from ppcls_ext.search.latency import CLOSE
+
+MOST_MEASURED = 9  # networks of a front; of a longer one those spread over it, and always the last
+WITHIN = 1.02  # of the bound: what a measurement may be off itself
+MEASURING = Settings(rounds=30, processes=3, seconds=2.0, warmup=10, iterations=None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of the front, or one that it is compared with.
+
+    Attributes:
+        name: of a scale of PP-LCNet, or the short one of its spec.
+        predicted, measured: milliseconds; `low` and `high` are a 95 % interval of what was measured.
+        expected, top1: see `ppcls_ext.search.judge.Quality`; None of a network that was not judged.
+        params, flops: with the classes of the task, at the size of the images.
+    """
+
+    name: str
+    arch: str
+    predicted: float
+    measured: float
+    low: float
+    high: float
+    expected: float | None
+    top1: float | None
+    params: int
+    flops: int
+
+    @property
+    def off(self) -> float:
+        """By which share of the measured latency the prediction was off."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a search has found.
+
+    Attributes:
+        bound: milliseconds.
+        rows: the fastest first.
+        others: scales of PP-LCNet that took turns with them.
+        chosen: the best network whose measured latency meets the bound, or the fastest.
+        conditions: what was searched how, a line each.
+    """
+
+    bound: float
+    rows: Sequence[Row]
+    others: Sequence[Row]
+    chosen: Row
+    conditions: Sequence[str]
+
+
+def thinned(front: Sequence[Candidate]) -> list[Candidate]:
+    """At most `MOST_MEASURED` networks of a front, spread over it."""
+    if len(front) <= MOST_MEASURED:
+        return list(front)
+    step = (len(front) - 1) / (MOST_MEASURED - 1)
+    return [front[round(k * step)] for k in range(MOST_MEASURED)]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Where and how networks are measured.
+
+    Attributes:
+        work: folder that networks are exported to.
+    """
+
+    engine: str
+    threads: int
+    class_num: int
+    work: Path
+    benchmark: Benchmark = run_lean
+
+    def milliseconds(self, specs: Mapping[str, NetworkSpec]) -> dict[str, tuple[float, float, float]]:
+        """Median and a 95 % interval of each network, in milliseconds; the interval is that of its ratio to the first.
+
+        Raises:
+            UserError: a network that the engine does not run.
+        """
+        formats = [engine_class(self.engine).formats[0]]
+        networks = {name: network_of(spec, self.class_num) for name, spec in specs.items()}
+        for network in networks.values():
+            build(network, self.work, formats)
+        subjects = [
+            Subject(self.work / network.name, self.engine, name, threads=self.threads)
+            for name, network in networks.items()
+        ]
+        rows = self.benchmark(subjects, MEASURING)["results"]
+        found = {}
+        for name, row in zip(networks, rows, strict=True):
+            if row["failure"] is not None:
+                raise UserError(f"engine {self.engine} does not run {name}: {row['failure']}")
+            ratio, first = row["ratio_to_first"], rows[0]["ms"]["median"]
+            found[name] = (ratio["ratio"] * first, ratio["low"] * first, ratio["high"] * first)
+        return found
+
+
+def measured_front(
+    candidates: Sequence[Candidate],
+    scales: Mapping[str, NetworkSpec],
+    latency: Callable[[NetworkSpec], float],
+    bound: float,
+    measuring: Measuring,
+    conditions: Sequence[str],
+) -> Front:
+    """Measure the front of some candidates beside scales of PP-LCNet, which may be candidates themselves."""
+    known, names = {c.arch: c for c in candidates}, {spec.text: name for name, spec in scales.items()}
+    of_front = thinned(front_of(candidates))
+    specs = dict(scales)
+    for candidate in of_front:
+        specs.setdefault(names.get(candidate.arch, candidate.spec.name), candidate.spec)
+    rows, found = [], measuring.milliseconds(specs)
+    for name, spec in specs.items():
+        judged, count = known.get(spec.text), spec.count(measuring.class_num)
+        expected, top1 = (None, None) if judged is None else (judged.expected, judged.top1)
+        ms, low, high = found[name]
+        rows.append(Row(name, spec.text, latency(spec), ms, low, high, expected, top1, count.params, count.flops))
+    rows.sort(key=lambda row: row.measured)
+    archs = {candidate.arch for candidate in of_front}
+    front, others = [row for row in rows if row.arch in archs], [row for row in rows if row.arch not in archs]
+    fitting = [row for row in front if row.measured <= WITHIN * bound]
+    chosen = max(fitting, key=lambda row: row.expected or 0.0) if fitting else front[0]
+    return Front(bound, front, others, chosen, conditions)
+
+
+# Files
+
+
+def write_front(front: Front, candidates: Sequence[Candidate], config: Mapping[str, Any], out: Path) -> Path:
+    """Write `front.json`, `front.md`, `front.svg` and `chosen.yaml`, which `pplcnet train -c` takes; gives the page.
+
+    Args:
+        config: of the user, resolved; only its network is changed.
+    """
+    content = {**asdict(front), "candidates": len(candidates)}
+    atomic_write_text(out / "front.json", json.dumps(content, indent=1) + "\n")
+    atomic_write_text(out / "front.svg", draw_front(front, candidates))
+    class_num = config["Arch"]["class_num"]
+    chosen = {**config, "Arch": {"name": SEARCHED, "arch": front.chosen.arch, "class_num": class_num}}
+    atomic_write_text(out / "chosen.yaml", dump_config(chosen))
+    page = out / "front.md"
+    atomic_write_text(page, _page(front, len(candidates)))
+    return page
+
+
+def misses(front: Front) -> list[str]:
+    """Where the latency model was off, a line each."""
+    return [
+        f"{row.name}: {row.predicted:.3f} ms predicted, {row.measured:.3f} measured ({row.off:+.0%})"
+        for row in (*front.rows, *front.others)
+        if abs(row.off) > CLOSE
+    ]
+
+
+def _page(front: Front, candidates: int) -> str:
+    lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
+    lines += [
+        f"The front of {candidates} networks, measured, and scales of PP-LCNet that took turns with them. Expected:",
+        "mean score of the right class, on images held out from training. Bold: chosen.",
+        "",
+        "| network | measured (ms) | predicted | expected | top-1 | params (k) | multiply-adds (M) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted((*front.rows, *front.others), key=lambda row: row.measured):
+        name = f"**{row.name}**" if row == front.chosen else row.name
+        quality = ["not judged"] * 2 if row.expected is None else [f"{row.expected:.2%}", f"{row.top1:.2%}"]
+        cells = [name, f"{row.measured:.3f} [{row.low:.3f}, {row.high:.3f}]", f"{row.off:+.1%}", *quality]
+        lines.append("| " + " | ".join([*cells, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]) + " |")
+    lines += ["", "![Quality against latency](front.svg)", ""]
+    lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
+    off = misses(front)
+    lines += ["The latency model was off:", "", *(f"- {line}" for line in off)] if off else []
+    if front.chosen.measured > WITHIN * front.bound:
+        lines += ["", f"No network of the front was measured within {front.bound:.3g} ms; the fastest is chosen."]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
+    """Quality against latency of all candidates (predicted) and of the front (measured), as SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained", facecolor="white")
+        ax = figure.subplots()
+        ax.scatter(
+            [c.ms for c in candidates], [100 * c.expected for c in candidates],
+            c=[c.generation for c in candidates], cmap="Greys", vmin=-4, s=9, label="tried (predicted)",
+        )  # fmt: skip
+        ax.plot(
+            [row.measured for row in front.rows], [100 * (row.expected or 0) for row in front.rows],
+            "o-", color="#c22", markersize=5, linewidth=0.8, label="front (measured)",
+        )  # fmt: skip
+        for row in (*front.rows, *front.others):
+            if row.name.startswith("PPLCNet") and row.expected is not None:
+                ax.plot(row.measured, 100 * row.expected, "s", color="#28c")
+                ax.annotate(row.name, (row.measured, 100 * row.expected), (5, -9), textcoords="offset points")
+        ax.plot(
+            front.chosen.measured, 100 * (front.chosen.expected or 0), "*", color="#c22", markersize=13, label="chosen"
+        )
+        ax.axvline(front.bound, color="#999", linewidth=0.8, linestyle="--")
+        ax.set(xlabel="latency of an image (ms)", ylabel="expected top-1 on held-out images (%)")
+        ax.grid(color="#ddd", linewidth=0.5)
+        ax.legend(frameon=False, loc="lower right")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

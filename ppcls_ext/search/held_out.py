@@ -1,0 +1,72 @@
+"""Images held out from training for a search to judge networks by: those of the evaluation stay unseen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.seeding import derive
+from ppcls_ext.tasks.task import Task
+
+SHARE = 0.2  # of the training images of each class
+LEAST = 50  # images to judge by; of fewer, a network more right than another is chance
+HELD_OUT = 1_301  # the stream of random numbers
+
+
+def check_task(task: Task) -> None:
+    """Raise UserError for another task than classification."""
+    if task.name != "classification":
+        raise UserError(
+            f"Global.task: a search knows classification, not {task.name}; search on images with labels, and give what "
+            "it finds as Arch.backbone"
+        )
+
+
+def hold_out(task: Task, folder: Path) -> list[str]:
+    """Write lists of the images to fit to and to judge by; gives the overrides with which a config takes them.
+
+    Of each class the same share is held out, by the seed of the config.
+    Raises:
+        UserError: images without labels, or too few of them.
+    """
+    split = task.data.train_split
+    labels = np.asarray(split.labels)
+    if (labels < 0).any():
+        raise UserError(f"{split.source}: a search needs a label for every image; some have none")
+    held = _held(labels, task.global_section.seed)
+    if held.sum() < LEAST:
+        raise UserError(
+            f"{split.source}: {len(labels)} images are too few for a search, which holds out {SHARE:.0%} of each class "
+            f"and needs {LEAST} of them; take a scale that fits by pplcnet advise"
+        )
+    root = Path("/")
+    names = folder / "classes.txt"
+    atomic_write_text(names, "".join(f"{name}\n" for name in split.class_names))
+    given = [f"DataLoader.{part}.dataset.class_names={json.dumps(str(names.resolve()))}" for part in ("Train", "Eval")]
+    for part, chosen in (("Train", ~held), ("Eval", held)):
+        file = folder / f"{part.lower()}_list.txt"
+        paths = [Path(split.paths[k]).resolve().relative_to(root) for k in np.flatnonzero(chosen)]
+        lines = [f"{path} {label}\n" for path, label in zip(paths, labels[chosen], strict=True)]
+        atomic_write_text(file, "".join(lines))
+        where = f"DataLoader.{part}.dataset"
+        given += [
+            f"{where}.name=ImageNetDataset",
+            f"{where}.image_root={root}",
+            f"{where}.cls_label_path={json.dumps(str(file.resolve()))}",
+            f"{where}.delimiter=null",
+        ]
+    return given
+
+
+def _held(labels: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:
+    """Which images are held out, bool."""
+    labels, held = np.asarray(labels), np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        own = np.random.default_rng(derive(seed, HELD_OUT, int(label))).permutation(np.flatnonzero(labels == label))
+        held[own[: int(SHARE * len(own))]] = True
+    return held

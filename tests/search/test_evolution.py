@@ -1,0 +1,135 @@
+"""Evolution under a bound, on a quality that is made up."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.search.bound import bounded_space, scale_within, space_around
+from ppcls_ext.search.evolution import Candidate, Evolution, crossed, front_of, mutated
+from ppcls_ext.search.judge import Quality
+from ppcls_ext.search.space import space_named
+from ppcls_ext.training.interrupts import Stopped
+from tests.search.tiny import latency, tiny_space
+
+SPACE = tiny_space()
+BOUND = 0.5 * (latency(SPACE.smallest()) + latency(SPACE.largest()))
+
+
+def quality(spec: NetworkSpec) -> Quality:
+    """More of the work in SE and large kernels is better here, the rest is worth little."""
+    blocks = [block for stage in spec.stages for block in stage]
+    good = sum(block.se + (block.kernel == 5) for block in blocks) / (2 * len(blocks))
+    return Quality(good, round(good, 1))
+
+
+@pytest.fixture
+def evolution(tmp_path: Path) -> Evolution:
+    return Evolution(
+        SPACE, latency, BOUND, quality, tmp_path / "candidates.json", {"seed": 0}, population=12, generations=6
+    )
+
+
+def test_the_best_comes_near_what_can_be_reached_and_all_meet_the_bound(evolution: Evolution) -> None:
+    found = evolution.run()
+    assert len({c.arch for c in found}) == len(found)
+    assert all(c.ms == latency(c.spec) <= BOUND and c.spec in SPACE for c in found)
+    drawn = max(c.expected for c in found if c.generation == 0)
+    assert max(c.expected for c in found) > drawn
+    assert max(c.expected for c in found) >= 0.9
+
+
+def test_a_search_that_was_stopped_finds_the_same(evolution: Evolution, tmp_path: Path) -> None:
+    whole = evolution.run()
+    calls: list[NetworkSpec] = []
+
+    def stops(spec: NetworkSpec) -> Quality:
+        calls.append(spec)
+        if len(calls) in (5, 31):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return quality(spec)
+
+    stopped = replace(evolution, quality=stops, file=tmp_path / "stopped.json")
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            stopped.run()
+    assert stopped.run() == whole
+    assert len(calls) == len(whole)  # nothing is judged twice
+    assert front_of(whole) == front_of(stopped.run())
+
+
+def test_another_search_does_not_go_on_with_the_file(evolution: Evolution) -> None:
+    evolution.run()
+    with pytest.raises(UserError, match="a search with seed 0, not 1; give another --out"):
+        replace(evolution, identity={"seed": 1}).run()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"identity": {}}', '{"identity": {}, "candidates": [{"arch": 3}]}'])
+def test_a_damaged_file_is_one_line(evolution: Evolution, damage: str) -> None:
+    evolution.file.write_text(damage)
+    with pytest.raises(UserError, match="not a file that a search wrote") as raised:
+        evolution.run()
+    assert "\n" not in str(raised.value)
+
+
+def test_scores_drop_the_worst_before_they_are_judged(evolution: Evolution, tmp_path: Path) -> None:
+    judged: list[NetworkSpec] = []
+
+    def seen(spec: NetworkSpec) -> Quality:
+        judged.append(spec)
+        return quality(spec)
+
+    with_score = replace(
+        evolution, quality=seen, file=tmp_path / "scored.json", score=lambda spec: quality(spec).expected, generations=2
+    )
+    with_score.run()
+    plain = replace(evolution, file=tmp_path / "plain.json", generations=2).run()
+    bred = [quality(spec).expected for spec in judged[12:]]
+    assert len(bred) <= 12
+    assert sum(bred) / len(bred) > sum(c.expected for c in plain[12:]) / len(plain[12:])
+
+
+def test_the_front_is_sorted_and_beaten_by_none() -> None:
+    candidates = [Candidate(str(k), ms, good, good, 0) for k, (ms, good) in enumerate([(1, 0.5), (2, 0.4), (3, 0.9)])]
+    assert [c.ms for c in front_of(candidates)] == [1, 3]
+
+
+def test_children_stay_in_the_space() -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        one, other = SPACE.sample(rng), SPACE.sample(rng)
+        assert crossed(one, other, rng) in SPACE
+        changed = mutated(SPACE, one, rng)
+        assert changed in SPACE
+
+
+# The part of a space that a bound leaves
+
+
+def test_a_bound_that_nothing_meets_names_the_fastest() -> None:
+    fastest = latency(SPACE.smallest())
+    with pytest.raises(UserError, match=f"so fast at 32 px; the fastest takes {fastest:.3g} ms") as raised:
+        bounded_space(SPACE, latency, 0.01, 32)
+    assert SPACE.smallest().text in str(raised.value)
+
+
+def test_the_space_around_a_scale_holds_it_and_little_else() -> None:
+    lcnet = space_named("lcnet")
+    half = LCNetSpec(scale=0.5).network().replace(input_size=128)
+    bound = half.count().flops / 1e6
+    space, scale = bounded_space(lcnet, lambda spec: spec.count().flops / 1e6, bound, 128)
+    assert scale == 0.5
+    assert half in space
+    assert LCNetSpec(scale=0.75).network().replace(input_size=128) not in space
+    assert space.largest().count().flops < 4 * half.count().flops
+    assert space.smallest().count().flops > half.count().flops / 4
+    assert space == space_around(lcnet, 0.5, 128)
+    assert scale_within(lambda spec: 2.0, 1.0, 128) is None

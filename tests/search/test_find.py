@@ -1,0 +1,227 @@
+"""A search from its config to the network that it chooses, on an engine whose speed is made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.cli.main import main
+from ppcls_ext.core.config import load_config
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.network_spec import parse_spec
+from ppcls_ext.models.weights import load_into, read_weights
+from ppcls_ext.search import find as finding
+from ppcls_ext.search import front as fronts
+from ppcls_ext.search.calibrate import target_of
+from ppcls_ext.search.costs import costs_of
+from ppcls_ext.search.find import Search, Wish
+from ppcls_ext.search.held_out import hold_out
+from ppcls_ext.search.judge import Judge, Quality
+from ppcls_ext.search.latency import Accuracy, LatencyModel
+from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.space import SPACES
+from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.training.interrupts import Stopped
+from tests.search.tiny import SIDE, tiny_space, write_images
+
+SPACE = tiny_space()
+GOOD = Accuracy(0.01, 1.0, 0.99, 50)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("search") / "images")
+
+
+@pytest.fixture
+def calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    """One of this machine, whose model charges for work and calls."""
+    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(SPACES, "tiny", SPACE)
+    names = {name for spec in [SPACE.largest(), *SPACE.samples(50, 0)] for name in costs_of(spec)}
+    prices = {name: 0.2 if name.endswith(".work") else 0.01 for name in names}
+    target = target_of("onednn", 1)
+    found = Calibration(target, "tiny", "", "", {}, model=LatencyModel(target, prices), accuracy={"model": GOOD})
+    found.save(tmp_path / "cache" / "latency" / "onednn-1-tiny.json")
+    return found
+
+
+@pytest.fixture
+def wish(images: Path, calibration: Calibration, tmp_path: Path) -> Wish:
+    assert calibration.model is not None
+    ends = [calibration.model.predict(spec, 3) for spec in (SPACE.smallest(), SPACE.largest())]
+    settings = (
+        f"Global.data_root={images}", f"Global.image_shape=[3,{SIDE},{SIDE}]", "Global.least_steps=null",
+        "DataLoader.Train.loader.num_workers=0", "DataLoader.Eval.loader.num_workers=0",
+        "Optimizer.lr.warmup_epoch=0", "DataLoader.Train.sampler.batch_size=32", f"Global.output_dir={tmp_path}",
+    )  # fmt: skip
+    return Wish(
+        "my_images", settings, sum(ends) / 2, None, "onednn", 1, "tiny", "supernet", 2, 12, None, None, tmp_path / "out"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fronts, "build", lambda network, work, formats: None)
+
+
+def benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+    """Every network takes a millisecond, but for the first."""
+    ratio = {"ratio": 0.5, "low": 0.4, "high": 0.6}
+    rows = [{"failure": None, "ms": {"median": 2.0}, "ratio_to_first": {**ratio, "ratio": 0.5 + 0.5 * (k == 0)}}
+            for k, _ in enumerate(subjects)]  # fmt: skip
+    return {"results": rows}
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_front_and_a_config_that_trains(wish: Wish, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trains a supernet of small networks for two epochs, and the chosen one for one."""
+    front = Search(wish, benchmark).run()
+    out = wish.out
+    assert {"front.json", "front.md", "front.svg", "chosen.yaml", "chosen.pdparams"} <= {f.name for f in out.iterdir()}
+    content = json.loads((out / "front.json").read_text())
+    assert content["chosen"]["arch"] == front.chosen.arch
+    assert all(row["predicted"] <= (wish.latency or 0) for row in content["rows"])
+    page = (out / "front.md").read_text()
+    assert f"**{front.chosen.name}**" in page
+    assert "rank correlation with what the judge says" in page
+    assert "The latency model was off" in page  # the made-up engine takes a millisecond for everything
+    config = load_config(out / "chosen.yaml")
+    task = make_task(config)
+    assert task.class_num == 3
+    weights = read_weights(out / "chosen.pdparams")
+    assert load_into(task.build_model(), weights, "chosen") == []
+    run = ["train", "-c", str(out / "chosen.yaml"), "-o", "Global.epochs=1"]
+    assert main([*run, "-o", f"Global.pretrained_model={out / 'chosen.pdparams'}"]) == 0
+
+    # Another latency on the same supernet trains nothing.
+    again = replace(wish, latency=0.95 * (wish.latency or 0), supernet=out, out=out.parent / "again")
+    capsys.readouterr()
+    Search(again, benchmark).run()
+    assert "epoch 1/" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_that_was_stopped_finds_the_same_front(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains two supernets of small networks for two epochs."""
+    whole = Search(wish, benchmark).run()
+    judge, calls = Judge.quality, list[int]()
+
+    def stops(self: Judge, network: Any, own_statistics: bool = False) -> Quality:
+        calls.append(1)
+        if len(calls) in (2, 9):  # while the supernet trains, and while networks are judged
+            os.kill(os.getpid(), signal.SIGTERM)
+        return judge(self, network, own_statistics)
+
+    monkeypatch.setattr(Judge, "quality", stops)
+    again = replace(wish, out=wish.out.parent / "stopped")
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            Search(again, benchmark).run()
+    assert Search(again, benchmark).run() == whole
+
+
+@pytest.mark.slow
+def test_short_trainings_judge_each_network_by_itself(wish: Wish) -> None:
+    """Trains four small networks for an epoch."""
+    front = Search(replace(wish, accuracy="short", candidates=4, epochs=1), benchmark).run()
+    content = json.loads((wish.out / "candidates.json").read_text())
+    assert len(content["candidates"]) == 4
+    for candidate in content["candidates"]:
+        assert (wish.out / "short" / parse_spec(candidate["arch"]).name / "last.pdparams").is_file()
+    assert front.chosen.expected == max(c["expected"] for c in content["candidates"] if c["arch"] == front.chosen.arch)
+
+
+def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
+    front = Search(replace(wish, accuracy="scores", candidates=6), benchmark).run()
+    assert any("Zen score alone, which ranks networks badly" in line for line in front.conditions)
+
+
+# Held-out images
+
+
+def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wish: Wish, tmp_path: Path) -> None:
+    task = make_task(load_config(wish.config, wish.overrides))
+    held = make_task(load_config(wish.config, [*wish.overrides, *hold_out(task, tmp_path / "lists")]))
+    fit, judged = held.data.train_split, held.data.eval_split
+    assert [list(judged.labels).count(k) for k in range(3)] == [18] * 3
+    assert [list(fit.labels).count(k) for k in range(3)] == [72] * 3
+    assert set(fit.paths) | set(judged.paths) == {str(Path(p).resolve()) for p in task.data.train_split.paths}
+    assert not set(fit.paths) & set(judged.paths)
+    assert fit.class_names == judged.class_names == task.data.train_split.class_names
+
+
+def test_too_few_images_are_one_line(wish: Wish, tmp_path: Path) -> None:
+    few = write_images(tmp_path / "few", 20)
+    with pytest.raises(UserError, match="60 images are too few for a search, which holds out 20% of each class"):
+        Search(replace(wish, overrides=(*wish.overrides, f"Global.data_root={few}")), benchmark)
+
+
+# What cannot be searched for
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latency": 1e-3}, "nothing in the space 'tiny' is so fast at 32 px; the fastest takes"),
+        ({"latency": None, "like": "PPLCNet_x9"}, "--like PPLCNet_x9: no network of that name"),
+        ({"engine": "native"}, "no calibration of native with 1 threads; make one: pplcnet search --calibrate"),
+        ({"threads": 2}, "calibrat"),
+        ({"space": "cpu"}, r"space 'cpu': the calibration has no .*full"),
+        ({"space": "moon"}, "no space 'moon'"),
+        ({"supernet": Path("nowhere")}, "--supernet nowhere: not the folder of a search"),
+    ],
+)
+def test_what_cannot_be_found_is_one_line(wish: Wish, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        Search(replace(wish, **change), benchmark)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])
+def test_images_that_no_network_is_for_are_one_line(wish: Wish, shape: str) -> None:
+    with pytest.raises(UserError, match="a search needs square images with sides that 32 divides"):
+        Search(replace(wish, overrides=(*wish.overrides, f"Global.image_shape={shape}")), benchmark)
+
+
+def test_a_calibration_of_another_machine_is_one_line(wish: Wish, calibration: Calibration, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    replace(calibration, target=replace(calibration.target, cpu=("Another CPU",))).save(file)
+    with pytest.raises(UserError, match="cpu: Another CPU, not"):
+        Search(replace(wish, calibration=file), benchmark)
+
+
+def test_another_task_is_one_line(wish: Wish, calibration: Calibration) -> None:
+    with pytest.raises(UserError, match="a search knows classification, not segmentation"):
+        Search(replace(wish, config="seg/my_masks", overrides=("Global.image_shape=[3,64,64]",)), benchmark)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "say what to do: --calibrate measures networks"),
+        (["-c", "my_images"], "give either --latency MS or --like NETWORK"),
+        (["-c", "my_images", "--latency", "1", "--like", "PPLCNet_x0_5"], "give either --latency MS or --like NETWORK"),
+        (["--calibrate", "--latency", "1"], "leave --latency out"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_accuracies_of_the_command_are_those_of_the_search() -> None:
+    from ppcls_ext.cli.search import ACCURACIES
+
+    assert ACCURACIES == finding.ACCURACIES

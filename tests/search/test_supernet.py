@@ -1,0 +1,128 @@
+"""Networks that are cut out of a supernet: the same as networks of their own, on weights that they share."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import paddle
+import pytest
+
+from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.models.factory import build_searched
+from ppcls_ext.models.kernels import speed_up
+from ppcls_ext.models.lcnet import PPLCNet
+from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.models.weights import load_into, numpy_state
+from ppcls_ext.search.bound import space_around
+from ppcls_ext.search.judge import give_statistics
+from ppcls_ext.search.space import Space, space_named
+from ppcls_ext.search.supernet import Supernet
+from tests.search.tiny import SIDE, tiny_space
+
+EVERY_KIND = ("ds", "rep", "ir", "fused", "grouped")
+
+
+def images(count: int = 2) -> paddle.Tensor:
+    seed_all(1)
+    return paddle.randn([count, 3, SIDE, SIDE])
+
+
+@pytest.fixture(scope="module", params=[("ds",), EVERY_KIND], ids=["ds", "every kind"])
+def supernet(request: pytest.FixtureRequest) -> Supernet:
+    seed_all(0)
+    return Supernet(tiny_space(request.param), 3)
+
+
+def some(space: Space, number: int = 6) -> list[NetworkSpec]:
+    rng = random.Random(0)
+    return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(number))]
+
+
+def test_a_network_gives_what_it_gives_alone(supernet: Supernet) -> None:
+    for spec in some(supernet.space):
+        subnet = supernet.cut(spec)
+        give_statistics(subnet.network, [images(4)])
+        subnet.network.eval()
+        alone = build_searched(spec.text, class_num=3)
+        load_into(alone, supernet.weights_of(subnet), "the supernet")
+        alone.eval()
+        dropout = 1 - spec.dropout  # of released weights: inference multiplies
+        bias = alone.fc.bias
+        expected = (alone(images()) - bias) / dropout + bias
+        np.testing.assert_allclose(subnet.network(images()).numpy(), expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_reach_what_a_network_uses_and_nothing_else(supernet: Supernet) -> None:
+    supernet.clear_gradients()
+    space = supernet.space
+    subnet = supernet.cut(space.smallest())
+    subnet.network(images()).square().mean().backward()
+    used = {shared for _, _, shared, _ in subnet.parts}
+    for name, parameter in supernet.named_parameters():
+        assert (parameter.grad is not None) == (name in used), name
+    stem = supernet._parameters["conv1/conv/weight"].grad
+    assert float(stem[:8].abs().sum()) > 0
+    assert float(stem[8:].abs().sum()) == 0
+    supernet.clear_gradients()
+
+
+def test_a_change_of_the_shared_weights_is_a_change_of_every_network(supernet: Supernet) -> None:
+    subnet = supernet.cut(supernet.space.smallest())
+    before = subnet.network(images()).numpy()
+    shared = supernet._parameters["conv1/conv/weight"]
+    kept = shared.numpy()
+    shared.set_value(-kept)
+    supernet.lend(subnet)
+    after = subnet.network(images()).numpy()
+    shared.set_value(kept)
+    assert np.abs(before - after).max() > 1e-4
+
+
+def test_fast_kernels_give_the_same_network_and_gradients(supernet: Supernet) -> None:
+    found = []
+    for fast in (False, True):
+        supernet.clear_gradients()
+        subnet = supernet.cut(some(supernet.space)[3])
+        if fast:
+            speed_up(subnet.network, 1)
+        out = subnet.network(images(4))
+        out.square().mean().backward()
+        found.append((out.numpy(), supernet._parameters["conv1/conv/weight"].grad.numpy()))
+    for plain, of_kernels in zip(*found, strict=True):
+        np.testing.assert_allclose(of_kernels, plain, rtol=1e-2, atol=1e-4)
+    supernet.clear_gradients()
+
+
+def test_the_kernel_that_is_cut_out_is_the_middle() -> None:
+    supernet = Supernet(tiny_space(), 3)
+    name = "blocks2/0/ds/dw_conv/conv/weight"
+    shape = supernet._parameters[name].shape
+    supernet._parameters[name].set_value(np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    subnet = supernet.cut(supernet.space.smallest())
+    cut = next(layer.weight for layer, part, shared, _ in subnet.parts if shared == name and part == "weight")
+    np.testing.assert_array_equal(cut.numpy(), supernet._parameters[name].numpy()[:8, :, 1:4, 1:4])
+
+
+def test_a_supernet_starts_from_the_channels_of_a_scale() -> None:
+    space = space_around(space_named("lcnet"), 0.25, SIDE)
+    half = LCNetSpec(scale=0.25, last_width=1280)
+    trained = PPLCNet(half, 3)
+    supernet = Supernet(space, 3)
+    assert supernet.start_from(numpy_state(trained), half.network()) > 50
+    spec = half.network().replace(input_size=SIDE)
+    assert spec in space
+    subnet = supernet.cut(spec)
+    weights = supernet.weights_of(subnet)
+    for name, value in numpy_state(trained).items():
+        if not name.endswith(("_mean", "_variance")):
+            np.testing.assert_array_equal(weights[name], value, err_msg=name)
+
+
+def test_a_head_of_other_classes_is_left_out() -> None:
+    space, half = space_around(space_named("lcnet"), 0.25, SIDE), LCNetSpec(scale=0.25)
+    supernet = Supernet(space, 3)
+    before = supernet._parameters["fc/weight"].numpy()
+    supernet.start_from(numpy_state(PPLCNet(half, 7)), half.network())
+    np.testing.assert_array_equal(supernet._parameters["fc/weight"].numpy(), before)
