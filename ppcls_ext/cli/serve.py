@@ -7,7 +7,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import batch, engine_names, path, port, positive, real, share, threads
+from ppcls_ext.cli.arguments import batch, engine_names, given, path, port, positive, real, share, threads
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_text
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         nargs="+",
+        type=given,
         required=True,
         metavar="FOLDER",
         help="serve the models that export wrote to these folders, by the folder's name or as NAME=FOLDER",

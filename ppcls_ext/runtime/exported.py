@@ -262,7 +262,7 @@ def _accepted(folder: Path, recipe: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _checksums(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
-    found = recipe.get("checksums") or {}
+    found = recipe.get("checksums", {})
     if not isinstance(found, dict) or len(found) > 100:
         raise _refused(folder, f"{RECIPE}: checksums must be files and their SHA-256, got {shown(found)}")
     for name, value in found.items():
