@@ -62,13 +62,14 @@ class SandwichTask(Task):
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
         """See `Task`; the loss is the mean over the networks, and `stats` has those of the largest."""
         assert isinstance(model, Supernet)
+        # Paddle's generator has just been set by seed and step. It is asked before anything is built, which draws from
+        # it as well: a resumed run then trains the networks that it would have trained.
+        rng = random.Random(int(paddle.randint(0, LARGEST_DRAW, [1])))
         largest, smallest = self._ends_of(model)
         heard = _Heard(largest.network)
         first = self.of.step(heard, batch)  # type: ignore[arg-type]
         goal = functional.softmax(heard.logits, axis=-1).detach()
         loss = first.losses["loss"]
-        # Paddle's numbers are drawn by seed and step, so that a resumed run draws what it would have drawn.
-        rng = random.Random(int(paddle.randint(0, LARGEST_DRAW, [1])))
         drawn = [self.cut(model, self.space.sample(rng)) for _ in range(self.networks)]
         for subnet in (smallest, *drawn):
             loss = loss + functional.cross_entropy(subnet.network(batch[0]), goal, soft_label=True)
