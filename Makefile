@@ -17,7 +17,7 @@ PICK_PYTHON = py=; for p in $(CANDIDATES); do \
 	if [ -z "$$py" ]; then echo "error: Python 3.10, 3.11 or 3.12 (with its venv module) is needed;" \
 	"$(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 
-.PHONY: help demo demo-det demo-seg demo-all demo-serve test test-fast lint onnx ray lock clean
+.PHONY: help demo demo-det demo-seg demo-all demo-serve test test-fast lint fuzz onnx ray lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ lint: $(READY) ## ruff, mypy, and the layers of the packages
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+fuzz: $(READY) ## all readers on random inputs for ten minutes (ARGS="--seconds 60", ARGS=--atheris)
+	@$(BIN)/python -m tests.fuzz --seconds 600 $(ARGS)
 
 onnx: $(READY) ## OpenVINO's own package (an engine for ONNX) and pyarrow (Parquet), into .venv
 	@$(BIN)/python $(PIP) install --require-hashes --no-deps -r requirements-onnx.lock

@@ -95,8 +95,8 @@ def _add_samples(report: DataReport, split: CocoSplit, seed: int) -> None:
         try:
             sample = Sample(read_record_image(record), record.boxes, record.classes)
         except BrokenImage:
-            continue  # reported by now
-        # Made small before boxes and names are drawn, which stay readable so.
+            continue  # `check_files` has reported it
+        # The picture is made small first, so that the boxes and names drawn into it stay readable.
         scale = (report.cell - 2 * MARGIN) / max(sample.image.shape[:2])
         height, width = (max(1, round(side * scale)) for side in sample.image.shape[:2])
         sample = resize(sample, (height, width), "area" if scale < 1 else "linear")

@@ -56,7 +56,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
         path, root, image_dir = self.annotations(split)
         read = read_coco(path, root, SPLIT_NAMES[split], image_dir, names)
         self.classes.check_found(len(read.class_names), path)
-        if split == "Eval" and not any(len(record.boxes) for record in read.records):  # crowds do not count
+        if split == "Eval" and not any(len(record.boxes) for record in read.records):  # no crowd can be found
             raise UserError(f"annotations {read.source}: no usable box in it, so there is nothing to evaluate on")
         return read
 
@@ -118,7 +118,7 @@ class DetectionData(TaskData[LoaderSection, CocoSplit]):
 
     @functools.cached_property
     def normalization(self) -> Normalization:
-        """That of every batch: ImageNet's, as in the public weights."""
+        """The normalisation of every batch, ImageNet's, as the public weights expect it."""
         return Normalization.of(IMAGENET_MEAN, IMAGENET_STD)
 
     @override

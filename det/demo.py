@@ -19,11 +19,11 @@ from ppcls_ext.demo.scenes import SEEDS, canvas, run_scene_demo
 from ppcls_ext.demo.steps import TRUNK
 
 ROOT = Path("output") / "demo-det"
-SIDE = 160  # pixels, of a square scene
+SIDE = 160  # pixels; scenes are square
 SCENES = {"train": 400, "val": 80}
-DIGITS = (1, 5)  # a scene has this many digits: fewest, most
+DIGITS = (1, 5)  # the fewest and the most digits in a scene
 DIGIT_SIDES = (24, 64)  # pixels
-GOAL = 0.5  # AP50
+GOAL = 0.5  # the AP50 that the demo promises to exceed
 
 
 def make_scene(

@@ -154,6 +154,6 @@ def raw_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], 
 def rows_difference(
     found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: int, threshold: float, keep: int
 ) -> float:
-    """The same after NMS, whose rows may come in another order; see `largest_difference`."""
+    """Largest difference of outputs after NMS, whose rows may come in another order; see `largest_difference`."""
     images = zip(split_rows(found), split_rows(expected), strict=True)
     return max(largest_difference(a, b, float(side), threshold, keep) for a, b in images)

@@ -14,7 +14,10 @@ from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.tasks.eval_report import write_metrics
 from ppcls_ext.upstream.pycocotools import quiet_pycocotools
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# The metrics, each with its place in `stats` of pycocotools's COCOeval.
+STATS = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}
+METRICS = tuple(STATS)
+OF_SIZES = ("APs", "APm", "APl")  # are left out where no object has the size
 PER_CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "AR50")
 
 
@@ -46,8 +49,8 @@ class CocoResult:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        values = [float(v) for v in evaluation.stats[: len(METRICS)]]
-        self.metrics = {name: v for name, v in zip(METRICS, values, strict=True) if v >= 0 or name in METRICS[:3]}
+        values = {name: float(evaluation.stats[place]) for name, place in STATS.items()}
+        self.metrics = {name: value for name, value in values.items() if value >= 0 or name not in OF_SIZES}
         self.per_class = self._per_class(evaluation.eval["precision"], evaluation.eval["recall"])
         self.detections = [
             item for record, own in zip(split.records, rows, strict=True) for item in self._items(record, own)

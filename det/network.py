@@ -25,6 +25,7 @@ from det.sections import ArchSection, NmsSection
 from det.transforms import Sample
 from ppcls_ext.core import distributed
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.layers import Resize
 from ppcls_ext.upstream.paddledet import ppdet, sums_over_processes
 
 _pico_head: Any = ppdet("modeling.heads.pico_head")
@@ -43,8 +44,8 @@ _ops = ppdet("modeling.ops")
 REG_MAX = 7  # a side is at most so many strides from the centre of its cell
 GRID_CELL_SCALE = 5  # side of the square that stands for a cell in ATSS, in strides
 CELL_OFFSET = 0.5
-PRIOR = 0.01  # score of an untrained network
-TAL_LEAST_SIDE = 192  # below, the coarsest map has fewer cells than the 9 that ATSS asks for
+PRIOR = 0.01  # the score that an untrained network gives to everything
+TAL_LEAST_SIDE = 192  # pixels; with less the coarsest map has fewer cells than the 9 that ATSS asks for
 # Weights of the losses in the public configs, in the order distribution focal loss, GIoU.
 GFL_WEIGHTS, TAL_WEIGHTS = (0.25, 2.0), (0.5, 2.5)
 LOSS_NAMES = {"loss_qfl": "qfl_loss", "loss_vfl": "vfl_loss", "loss_bbox": "box_loss", "loss_dfl": "dfl_loss"}
@@ -61,15 +62,21 @@ class PAN(nn.Layer):
         self.laterals = nn.LayerList(
             nn.Conv2D(c, out_channels, 1, weight_attr=nn.initializer.XavierUniform(fan_out=c)) for c in in_channels
         )
+        self.resize = Resize()
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         """From maps of the backbone to float32 [N, width, H, W] for each of their strides, both finest first."""
         levels = [conv(maps[i]) for i, conv in enumerate(self.laterals)]  # the tracer of export knows no strict zip
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + functional.interpolate(levels[i], scale_factor=2.0, mode="bilinear")
+            levels[i - 1] = levels[i - 1] + self._scaled(levels[i], 2.0)
         for i in range(len(levels) - 1):
-            levels[i + 1] = levels[i + 1] + functional.interpolate(levels[i], scale_factor=0.5, mode="bilinear")
+            levels[i + 1] = levels[i + 1] + self._scaled(levels[i], 0.5)
         return levels
+
+    def _scaled(self, level: paddle.Tensor, factor: float) -> paddle.Tensor:
+        if paddle.in_dynamic_mode():
+            return self.resize(level, [int(side * factor) for side in level.shape[2:]])
+        return functional.interpolate(level, scale_factor=factor, mode="bilinear")  # for any size
 
 
 class PicoHeadGFL(_pico_head.PicoHead):  # type: ignore[name-defined]
@@ -106,7 +113,7 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
             labels, targets, quality, _ = self.assigner(
                 scores.detach(), pixels, centres, per_level, *objects, bg_index=self.num_classes
             )
-        # The sum is over all processes, as in GFLHead, and at least 1: a batch may have no positive.
+        # The divisor sums over all processes, as in GFLHead, and is at least 1, since a batch may have no positive.
         total = distributed.mean(quality.sum()).clip(min=1.0 / distributed.world())
         flat = [-1, self.num_classes]
         losses = {"loss_vfl": self.loss_vfl(scores.reshape(flat), quality.reshape(flat), avg_factor=total)}
@@ -125,6 +132,18 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
             self.loss_dfl(found, distances, weight=weight.expand([-1, 4]).flatten(), avg_factor=4.0) / total
         )
         return losses
+
+
+class Features(_pico_head.PicoFeat):  # type: ignore[name-defined]
+    """PicoFeat whose activation is a layer, which may have another kernel."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.activation = nn.Hardswish()
+
+    def act_func(self, x: paddle.Tensor) -> paddle.Tensor:
+        """H-Swish of float32 of any shape."""
+        return self.activation(x)
 
 
 class PicoDet(nn.Layer):
@@ -153,7 +172,7 @@ class PicoDet(nn.Layer):
 
 
 def _features(arch: ArchSection, levels: int, use_se: bool) -> nn.Layer:
-    return _pico_head.PicoFeat(
+    return Features(
         feat_in=arch.width,
         feat_out=arch.width,
         num_fpn_stride=levels,

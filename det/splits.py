@@ -17,7 +17,7 @@ from ppcls_ext.core.images import BrokenImage, read_rgb
 from ppcls_ext.core.reading import Unreadable, decoded, read_regular
 from ppcls_ext.core.text import fault_of_name, one_line
 
-OUTSIDE = 1.0  # pixels that a box may reach past the border before it is pointed out
+OUTSIDE = 1.0  # pixels; a box that reaches further past the border is pointed out
 SHOWN_FINDINGS = 3  # a message shows no more findings of one kind
 LONGEST_FINDING = 300  # characters
 LARGEST_FILE = 2**32  # bytes; the annotations of COCO's training set have 0.45 GB
@@ -152,7 +152,7 @@ def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _no_number(text: str) -> float:
-    """What Python would read beyond JSON: NaN and Infinity."""
+    """Refuse NaN and Infinity, which Python reads although JSON has no such numbers."""
     raise ValueError(f"{text} is no number of JSON")
 
 
@@ -335,7 +335,7 @@ def _record(
     truth: list[tuple[int, tuple[float, float, float, float], float, bool]] = []
     for item in objects:
         if item["category_id"] not in class_of:
-            continue  # named once, with its category
+            continue  # its category has been named already
         x, y, w, h = map(float, item["bbox"])
         where = f"annotation {item.get('id', '(no id)')}, {item['bbox']} in {file.name} of {width}x{height}"
         if w <= 0 or h <= 0:

@@ -201,7 +201,7 @@ class Detection(Task):
             outputs=["scores", "boxes"],
             recipe=recipe,
             samples=self._parity_inputs,
-            compare=lambda found, expected: raw_difference(found, expected, max(self.size)),
+            difference=lambda found, expected: raw_difference(found, expected, max(self.size)),
             tolerance=PARITY_TOLERANCE,
         )
         deployment = raw
@@ -210,7 +210,7 @@ class Detection(Task):
             deployment = raw._replace(
                 model=WithNms(model, self.nms),
                 outputs=["rows", "counts"],
-                compare=lambda found, expected: rows_difference(
+                difference=lambda found, expected: rows_difference(
                     found, expected, max(self.size), self.nms.score_threshold, self.nms.keep_top_k
                 ),
                 also=raw,

@@ -87,17 +87,19 @@ class RandomCrop:
         """Crop the image and its boxes; one without boxes stays as it is."""
         if not len(sample.boxes):
             return sample
+        largest = float((sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(axis=1).max())
         for index in rng.permutation(len(self.thresholds)):
             threshold = self.thresholds[index]
             if threshold is None:
                 return sample
             for _ in range(self.num_attempts):
-                cropped = self._try(sample, threshold, rng)
+                cropped = self._try(sample, largest, threshold, rng)
                 if cropped is not None:
                     return cropped
         return sample
 
-    def _try(self, sample: Sample, threshold: float, rng: np.random.Generator) -> Sample | None:
+    def _try(self, sample: Sample, largest: float, threshold: float, rng: np.random.Generator) -> Sample | None:
+        """One crop; `largest` is the area of the largest box."""
         height, width = sample.image.shape[:2]
         scale = rng.uniform(*self.scaling)
         low, high = max(self.aspect_ratio[0], scale**2), min(self.aspect_ratio[1], scale**-2)
@@ -106,6 +108,9 @@ class RandomCrop:
         if not (0 < h < height and 0 < w < width):
             return None
         y, x = int(rng.integers(height - h)), int(rng.integers(width - w))
+        # No box can have more than this IoU: most tries end here, where boxes are small. The margin is for rounding.
+        if largest / (w * h) < threshold * (1 - 1e-3):
+            return None
         crop = np.array([x, y, x + w, y + h], np.float32)
         boxes = sample.boxes
         cut = np.concatenate([np.maximum(boxes[:, :2], crop[:2]), np.minimum(boxes[:, 2:], crop[2:])], axis=1)

@@ -141,5 +141,5 @@ def _show(report: DataReport, pairs: PairList, rules: Rules, colours: Sequence[S
         try:
             image, mask = read_pair(pairs.images[index], pairs.masks[index], rules)
         except UserError:
-            continue  # it is among the errors
+            continue  # it has been reported as an error
         report.samples.append(overlay(image, mask, colours))

@@ -19,12 +19,12 @@ from ppcls_ext.demo.scenes import SEEDS, canvas, run_scene_demo
 from seg.colours import palette, save_labels
 
 ROOT = Path("output") / "demo-seg"
-SIDE = 128  # pixels, of a square scene
+SIDE = 128  # pixels; scenes are square
 SCENES = {"train": 240, "val": 60}
 CLASSES = ("background", "disc", "ring", "square", "triangle")
-SHAPES = (2, 6)  # a scene has this many shapes: fewest, most
+SHAPES = (2, 6)  # the fewest and the most shapes in a scene
 RADII = (12, 26)  # pixels
-GOAL = 0.7  # mIoU
+GOAL = 0.7  # the mIoU that the demo promises to exceed
 
 
 def draw_shape(mask: np.ndarray, kind: int, centre: tuple[int, int], radius: int, angle: float) -> None:
@@ -76,7 +76,7 @@ def make_scenes(folder: Path, split: str, count: int, side: int = SIDE) -> None:
 
 def main() -> int:
     """Run the demo; gives the exit status."""
-    # It starts from scratch, since a trunk that has learned digits learns these shapes far more slowly.
+    # The network starts from scratch, since a trunk that has learned digits learns these shapes far more slowly.
     return run_scene_demo(ROOT, "segmentation", "seg/demo", make_scenes, SCENES, "mIoU", GOAL, "--draw masks")
 
 

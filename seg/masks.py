@@ -11,7 +11,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.exif import opened, orientation_of, swaps_sides
-from ppcls_ext.core.images import BrokenImage, check_pixels, is_cut_short, read_rgb
+from ppcls_ext.core.images import BrokenImage, check_pixels, is_damaged, read_rgb
 from ppcls_ext.core.reading import Unreadable, read_regular
 from seg.sections import IGNORE
 from seg.splits import PairList
@@ -61,7 +61,7 @@ def read_values(path: str | Path) -> np.ndarray:
         why = "no such file" if isinstance(error.__cause__, FileNotFoundError) else error
         raise UserError(f"mask {path}: {why}; fix the path or remove it from the list") from error
     try:
-        if is_cut_short(data):
+        if is_damaged(data):
             raise BrokenImage(f"mask {path}: cannot be decoded (its end is missing); replace the file")
         with opened(path) as image:
             check_pixels(image.size, path)

@@ -68,7 +68,7 @@ class PixelConfusion:
         values = self.per_class()
         correct = float(np.trace(self.matrix)) / total
         mean_iou, mean_dice, mean_accuracy = (float(np.nanmean(values[name])) for name in ("IoU", "Dice", "accuracy"))
-        return dict(zip(METRICS, (mean_iou, mean_dice, correct, mean_accuracy), strict=True))
+        return {"mIoU": mean_iou, "mDice": mean_dice, "accuracy": correct, "mAccuracy": mean_accuracy}
 
 
 def per_class_rows(confusion: PixelConfusion, names: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import call_checked
 from ppcls_ext.models.keys import check_numbers
+from ppcls_ext.models.layers import Resize
 from ppcls_ext.models.weights import load_into, load_trunk
 from ppcls_ext.upstream.paddleseg import paddleseg
 from seg.backbones import BACKBONES, register_with_paddleseg
@@ -22,7 +23,7 @@ from seg.sections import IGNORE, ArchSection
 
 LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
 ASPP_CHANNELS = 256  # PaddleSeg's decoder takes no other number
-CLASSIFIER = ("head.decoder.conv.weight", "head.decoder.conv.bias")  # depend on the number of classes
+CLASSIFIER = ("head.decoder.conv.weight", "head.decoder.conv.bias")  # their shapes depend on the number of classes
 
 # How far the dilated convolutions of ASPP look to each side, in shares of a training crop's short side. PaddleSeg's
 # rates (models/deeplab.py: 6, 12, 18 at output stride 16; 12, 24, 36 at 8) are these for crops of 512 pixels.
@@ -49,6 +50,29 @@ def aspp_ratios(crop: tuple[int, int], output_stride: int) -> tuple[int, int, in
     return 1, first, second, third
 
 
+class DeepLabV3P(nn.Layer):
+    """The parts of PaddleSeg's network by their names, with layers that resize, which may have another kernel."""
+
+    def __init__(self, network: nn.Layer) -> None:
+        super().__init__()
+        self.backbone, self.head = network.backbone, network.head
+        self.resize = Resize(network.align_corners)
+
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        """A list of the logits, float32 [N, classes, H, W]."""
+        maps, decoder = self.backbone(x), self.head.decoder
+        fine, coarse = (maps[index] for index in self.head.backbone_indices)
+        fine = decoder.conv_bn_relu1(fine)
+        coarse = self.resize(self.head.aspp(coarse), _size(fine))
+        logits = decoder.conv(decoder.conv_bn_relu3(decoder.conv_bn_relu2(paddle.concat([coarse, fine], axis=1))))
+        return [self.resize(logits, _size(x))]
+
+
+def _size(x: paddle.Tensor) -> list[int] | paddle.Tensor:
+    """Height and width; a tensor where a graph for any size is traced."""
+    return list(x.shape[2:]) if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
+
+
 def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> nn.Layer:
     """Build the network of an `Arch` section, with these dilations in its ASPP.
 
@@ -65,7 +89,7 @@ def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> n
     check_numbers(options, "Arch.backbone")
     register_with_paddleseg()
     backbone = call_checked(BACKBONES[name], options, "Arch.backbone", {"output_stride": arch.output_stride})
-    return paddleseg("models").DeepLabV3P(
+    network = paddleseg("models").DeepLabV3P(
         class_num,
         backbone,
         backbone_indices=LOW_AND_HIGH,
@@ -73,6 +97,7 @@ def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> n
         aspp_out_channels=ASPP_CHANNELS,
         align_corners=arch.align_corners,
     )
+    return DeepLabV3P(network)
 
 
 def is_whole(weights: Mapping[str, np.ndarray]) -> bool:

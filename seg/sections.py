@@ -13,13 +13,13 @@ from ppcls_ext.data.loader import Sampler, Workers
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 from ppcls_ext.tasks.export import ExportSection as CommonExport
 
-LARGEST_FACTOR = 4.0  # by which images are enlarged
+LARGEST_FACTOR = 4.0  # images are enlarged by no more than this
 MOST_STEPS = 1000
 IGNORE = 255  # pixels of this value count nowhere, once masks are read
 
 Dilation = Annotated[int, pydantic.Field(ge=1, le=1024)]
 Factor = Annotated[float, pydantic.Field(gt=0, le=LARGEST_FACTOR)]
-Share = Annotated[float, pydantic.Field(ge=-10, le=10)]  # of a pixel's range 0 to 1
+Share = Annotated[float, pydantic.Field(ge=-10, le=10)]  # a pixel's range counts as 0 to 1
 Spread = Annotated[float, pydantic.Field(gt=0, le=10)]
 Pair = tuple[Side, Side]  # height, width
 
@@ -103,7 +103,7 @@ class EvalSection(Section):
     window: Pair | None = None  # height and width of the sliding window; default: Global.image_shape
     stride: Pair | None = None  # steps of the sliding window; default: two thirds of it
     flip: bool = False  # average with the mirrored image
-    scales: tuple[Factor, ...] = pydantic.Field(default=(1.0,), min_length=1, max_length=16)  # average over these
+    scales: tuple[Factor, ...] = pydantic.Field(default=(1.0,), min_length=1, max_length=16)  # averaged over
 
 
 class InferSection(Section):

@@ -212,7 +212,7 @@ class Segmentation(Task):
             outputs=["classes" if export.argmax else "logits"],
             recipe=recipe,
             samples=samples,
-            compare=output_difference,
+            difference=output_difference,
             tolerance=PARITY_TOLERANCE,
         )
         if export.argmax:

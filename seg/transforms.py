@@ -31,7 +31,7 @@ def crop_and_flip(
     scaled = round(image.shape[0] * factor), round(image.shape[1] * factor)
     top, left = (int(rng.integers(max(full - part, 0) + 1)) for full, part in zip(scaled, size, strict=True))
     mirror = rng.random(2) < (settings.flip, settings.vertical_flip)
-    # Window pixel (x, y) is at ((x + left) + 1/2) / factor - 1/2 of the image, counted from the other end if mirrored.
+    # Pixel x of the window is at (x + left + 1/2) / factor - 1/2 of the image, counted from the other end if mirrored.
     rows = []
     for axis, (start, end) in enumerate(((left, width), (top, height))):
         sign, origin = (-1, end - 1) if mirror[axis] else (1, 0)

@@ -8,10 +8,13 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterator
+from configparser import ConfigParser
 from distutils.core import run_setup
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from ppcls_ext.cli.main import build_parser
 from ppcls_ext.core.config import Global, load_config, shipped_configs, shipped_studies
@@ -136,6 +139,32 @@ def test_commands_are_understood(page: Path, capsys: pytest.CaptureFixture[str])
         line = words if words[1:] or words == ["configs"] else [*words, "--help"]  # a command that is only named
         refused = status_of(line)
         assert not refused, f"{page.name}: pplcnet {' '.join(words)}: {capsys.readouterr().err}"
+
+
+def lists_in(value: Any) -> Iterator[list[Any]]:
+    """Every list in nested lists and dictionaries."""
+    if isinstance(value, list):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from lists_in(inner)
+
+
+def test_units_and_manifests_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    """What systemd and Kubernetes are told to start is a command line that `pplcnet` takes."""
+    commands: list[list[str]] = []
+    for language, block in itertools.chain.from_iterable(FENCE.findall(page.read_text("utf-8")) for page in PAGES):
+        if language == "yaml":
+            manifest = yaml.safe_load(block)
+            commands += [words for words in lists_in(manifest) if words[:1] == ["pplcnet"]]
+        elif language == "ini":
+            unit = ConfigParser(interpolation=None)
+            unit.optionxform = str  # type: ignore[assignment]  # keys of units have capitals
+            unit.read_string(block)
+            commands.append(shlex.split(unit["Service"]["ExecStart"].replace("%i", "8000")))
+    assert {Path(words[0]).name for words in commands} == {"pplcnet"}
+    assert len(commands) >= 2
+    for words in commands:
+        assert status_of(words[1:]) is None, f"{words}: {capsys.readouterr().err}"
 
 
 @each_page

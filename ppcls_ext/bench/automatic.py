@@ -17,7 +17,7 @@ from ppcls_ext.runtime.choice import AUTO, EngineChoice
 from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.runtime.inference import build_inference
 
-ALLOWED = 1.03  # times the time of the best engine
+ALLOWED = 1.03  # the choice may take so many times as long as the best engine
 
 
 def choice_for(subject: Subject) -> EngineChoice:

@@ -1,6 +1,6 @@
 """How fast exported models run on this machine's CPU, in figures that can be compared.
 
-Knows model folders and input shapes, nothing of networks or tasks. Every subject (a model on an engine) measurements in
+Knows model folders and input shapes, nothing of networks or tasks. Every subject (a model on an engine) runs in
 processes of its own, so that one that crashes is a row with its reason; all subjects take turns in rounds, so that a
 machine whose speed drifts drifts for all alike. After some rounds every subject gets a fresh process: where weights and
 buffers lie in memory is drawn once for a process, and makes it faster or slower for life.
@@ -20,10 +20,9 @@ import numpy as np
 
 from ppcls_ext.bench.session import Session, Subject, input_shapes, model_format
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.bench.turns import Turns, failing, take_turns
+from ppcls_ext.bench.turns import Turns, take_all_turns
 from ppcls_ext.bench.worker import NULL
 from ppcls_ext.core.device import usable_cores
-from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import machine
 from ppcls_ext.core.system import usable_cpus
@@ -33,9 +32,9 @@ from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import ratio_interval
 
-# Engines may differ by this share of an output's largest value, since they order float32 sums differently.
+# Outputs may differ by this share of their largest value, since engines add up float32 in different orders.
 ENGINE_TOLERANCE = 1e-3
-BUSY_CORES = 0.1  # others' use of the machine that is worth a warning
+BUSY_CORES = 0.1  # a report warns where other processes used more cores than this
 NULL_CALLS = 2000
 
 
@@ -96,7 +95,7 @@ class NativeOutputs:
 
 
 def summary(samples: np.ndarray) -> dict[str, float]:
-    """Milliseconds a call of [rounds, calls]."""
+    """Statistics of the milliseconds that calls took, from samples [rounds, calls]."""
     p25, median, p75, p90, p95, p99 = np.percentile(samples, [25, 50, 75, 90, 95, 99])
     return {
         "min": float(samples.min()),
@@ -135,7 +134,7 @@ class Measurement(Turns):
     """A subject under way: its process, its turns, and at the end its row of the report."""
 
     def __init__(self, subject: Subject, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(subject.name, settings)
         self.subject = subject
         self.opened: list[dict[str, float]] = []  # what opening the model took, for each process
         self.parity: float | None = None
@@ -220,18 +219,17 @@ def check_subjects(subjects: Sequence[Subject], settings: Settings) -> None:
             raise UserError(f"--pin {core}: this process may not use that core; usable: {available}")
 
 
-def run_benchmark(subjects: Sequence[Subject], settings: Settings, compare: bool = True) -> dict[str, Any]:
+def run_benchmark(subjects: Sequence[Subject], settings: Settings, with_native: bool = True) -> dict[str, Any]:
     """Measure `subjects`, interleaved; ratios are to the first. Gives a JSON-able report.
 
     Latency is that of a call from NumPy arrays in to NumPy arrays out.
     Args:
-        compare: outputs with those of the native engine, which opens every model for it.
+        with_native: compare outputs with those of the native engine, which then opens every model too.
     Raises:
         UserError: a model or engine that is not there. A subject that fails later is a row with its reason.
     """
     check_subjects(subjects, settings)
     measurements = [Measurement(subject, settings) for subject in subjects]
-    order = np.random.default_rng(settings.seed)
     warnings: list[str] = []
     most = max(s.threads * s.streams for s in subjects)
     cores = len(settings.pin) or usable_cores()
@@ -240,24 +238,10 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings, compare: bool
             f"{most} threads on {cores} usable cores (affinity, cgroup quota or --pin): they wait for each other"
         )
     native_outputs: Callable[[Subject], list[np.ndarray] | None] = NativeOutputs(settings)
-    if not compare:
+    if not with_native:
         native_outputs = lambda subject: None  # noqa: E731
     overhead = harness_overhead_us(settings)
-    busy = []
-    try:
-        with bar(len(measurements) * len(settings.shares()), "measure") as progress:
-            for rounds in settings.shares():
-                for measurement in measurements:
-                    if measurement.failure is None:
-                        with failing(measurement):
-                            measurement.start(native_outputs(measurement.subject))
-                busy.append(take_turns(measurements, rounds, order))
-                for measurement in measurements:
-                    measurement.close()
-                    progress.advance(1, measurement.subject.name)
-    finally:
-        for measurement in measurements:
-            measurement.close()
+    busy = take_all_turns(measurements, settings, lambda each: each.start(native_outputs(each.subject)))
     others, stolen = (float(np.mean([getattr(b, kind) for b in busy])) for kind in ("others", "stolen"))
     if others > BUSY_CORES:
         warnings.append(f"other processes used {others:.1f} cores meanwhile: repeat on a quieter machine")

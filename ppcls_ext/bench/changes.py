@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.reading import Unreadable, read_json
 
-# Rows of two reports are the same row where these are equal.
+# A row of one report is compared with the row of the other in which these are equal.
 IDENTITY = ("label", "engine", "threads", "batch", "size", "streams")
 CONDITIONS = ("machine", "versions", "settings")  # under which a report was made, each with its keys
 
@@ -17,11 +18,9 @@ CONDITIONS = ("machine", "versions", "settings")  # under which a report was mad
 def read_report(path: Path) -> dict[str, Any]:
     """Read what `pplcnet benchmark --json` wrote. Raises UserError if it is something else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"benchmark report {path}: cannot be read ({' '.join(str(error).split())}); give another file"
-        ) from error
+        report = read_json(path)
+    except Unreadable as error:
+        raise UserError(f"benchmark report {path}: cannot be read ({error}); give another file") from error
     if not _is_report(report):
         raise UserError(f"benchmark report {path}: it is not one; give a file that pplcnet benchmark --json wrote")
     return cast(dict[str, Any], report)
@@ -32,16 +31,27 @@ def _is_report(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in CONDITIONS):
         return False
     results = content.get("results")
-    return isinstance(results, list) and all(
-        isinstance(row, dict)
-        and {*IDENTITY, "failure"} <= set(row)
-        and (row["failure"] is not None or {"ms", "ratio_to_first"} <= set(row))
-        for row in results
-    )
+    return isinstance(results, list) and all(is_row(row) and set(IDENTITY) <= set(row) for row in results)
+
+
+def is_row(row: Any) -> bool:
+    """Whether it is what a benchmark says of a subject: a failure, or a latency and a ratio (None: to nothing)."""
+    if not isinstance(row, dict) or not {"label", "failure"} <= set(row):
+        return False
+    if not isinstance(row["label"], str):
+        return False
+    if row["failure"] is not None:
+        return True
+    ratio = row.get("ratio_to_first", "")
+    return _has_numbers(row.get("ms"), "median") and (ratio is None or _has_numbers(ratio, "ratio", "low", "high"))
+
+
+def _has_numbers(values: Any, *names: str) -> bool:
+    return isinstance(values, dict) and all(type(values.get(name)) in (int, float) for name in names)
 
 
 def identities(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Rows by what was measured; of equal ones, as of a model against itself, each counts."""
+    """The rows of a report by what they measured; equal ones (a model against itself) are told apart by their order."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in report["results"]:
         identity = [row[key] for key in IDENTITY]

@@ -24,7 +24,7 @@ from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import CONFIDENCE
 
 TIMES = ("median", "min", "mean", "p90", "p95", "p99", "std")  # what the table shows of each row's times
-SHOWN_OPERATORS = 25  # a profile's table has the slowest ones; its JSON has all
+SHOWN_OPERATORS = 25  # the table of a profile shows the slowest ones; its JSON holds all
 
 
 def subjects_from(
@@ -46,7 +46,7 @@ def subjects_from(
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency as text."""
+    """A latency in milliseconds as text."""
     return UNDEFINED if value is None else f"{value:.2f}"
 
 
@@ -87,7 +87,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
     shown = sorted(result["operators"], key=lambda op: -op["ms"])[:SHOWN_OPERATORS]
     title = (
         f"{name_of(result)}: {result['latency_ms']:.2f} ms a call, operators "
-        f"{result['covered']:.0%} of it; a matrix product shows {result['peak_gflops']:.0f} GFLOP/s"
+        f"{result['covered']:.0%} of it; the cores reach {result['peak_gflops']:.0f} GFLOP/s"
     )
     rows = [
         (

@@ -11,8 +11,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,145 +21,21 @@ import numpy as np
 from ppcls_ext.bench.benchmark import ratio_interval, summary, versions
 from ppcls_ext.bench.command import check_target, milliseconds
 from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
+from ppcls_ext.bench.photo_runs import STREAM_BATCH, PhotoRun, PhotoSubject, measure, photo_subjects
 from ppcls_ext.bench.photos import name_photos, write_photos
 from ppcls_ext.bench.scripts import agreement
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.bench.turns import TimedProcess, Turns, failing, take_turns
-from ppcls_ext.core.device import usable_cores
-from ppcls_ext.core.display import UNDEFINED, bar, say, show_table
+from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
 from ppcls_ext.core.machine import machine
 from ppcls_ext.runtime.auto import candidates
 from ppcls_ext.runtime.choice import AUTO
-from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.exported import Exported, read_exported
 
-STREAM_BATCH = 8  # images at once, where the model takes any number
-STREAM_IMAGES = 48
-WARM_CALLS = 4  # no more calls to warm up: a photo of a phone takes a while
 
-
-@dataclass(frozen=True)
-class PhotoSubject:
-    """What turns photos into results.
-
-    Attributes:
-        kind: a `Predictor`, the script that people write by hand, or PaddleClas's own predictor.
-        engine, decode: of a Predictor.
-    """
-
-    kind: str
-    folder: Path
-    engine: str = ""
-    decode: str = ""
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        names = {SCRIPT: "OpenCV + ONNX Runtime script", PADDLECLAS: "PaddleClas's predictor, onednn"}
-        return names.get(self.kind, f"Predictor, {self.engine}, {self.decode}")
-
-
-def photo_subjects(exported: Exported, engines: Sequence[str]) -> list[PhotoSubject]:
-    """What can be measured with an export here: the baselines first, then a Predictor on each engine.
-
-    Args:
-        engines: none: each that is installed, has its format in the folder, and is of float32 or accepted.
-    """
-    kinds = [engine_class(name) for name in ENGINES if name != "native"]
-    usable = [kind for kind in kinds if set(kind.formats) & set(exported.formats) and exported.accepts(kind)]
-    engines = engines or [kind.name for kind in usable if kind.installed()]
-    found = []
-    if exported.task == "classification" and "pdmodel" in exported.formats and not exported.takes_pixels:
-        found.append(PhotoSubject(PADDLECLAS, exported.folder))
-    if "onnx" in exported.formats and engine_class("onnxruntime").installed():
-        found.append(PhotoSubject(SCRIPT, exported.folder))
-    return found + [
-        PhotoSubject(PREDICTOR, exported.folder, engine, decode) for engine in engines for decode in ("exact", "scaled")
-    ]
-
-
-class PhotoRun(Turns):
-    """A subject under way on a set of photos."""
-
-    def __init__(self, subject: PhotoSubject, photos: Sequence[Path], settings: Settings, threads: int = 1) -> None:
-        super().__init__(settings)
-        self.subject, self.photos, self.threads = subject, photos, threads
-        self.gists: list[np.ndarray] = []
-
-    def start(self, batch: int = 1) -> None:
-        """Open a process and warm it up; the first one also says how many calls a turn has."""
-        subject, settings = self.subject, self.settings
-        session = self.session = PhotoSession(self.threads, settings.pin)
-        self.gists = session(
-            "start",
-            kind=subject.kind,
-            folder=str(subject.folder),
-            engine=subject.engine,
-            decode=subject.decode,
-            threads=self.threads,
-            batch=batch,
-            files=[str(photo) for photo in self.photos],
-        )
-        warm = session("turn", calls=min(settings.warmup, WARM_CALLS))
-        self.plan(warm["seconds"] / len(warm["ns"]))
-
-
-class PhotoSession(TimedProcess):
-    """A process of a `PhotoWorker`."""
-
-    def __init__(self, threads: int, pin: Sequence[int]) -> None:
-        super().__init__(threads, "ppcls_ext.bench.end_to_end_worker", pin)
-
-
-def measure(subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings) -> list[PhotoRun]:
-    """Time one call after the other of every subject on a set of photos, on one thread, interleaved."""
-    runs = [PhotoRun(subject, photos, settings) for subject in subjects]
-    order = np.random.default_rng(settings.seed)
-    with ExitStack() as stack, bar(len(settings.shares()) * len(runs), "measure") as progress:
-        for run in runs:
-            stack.callback(run.close)
-        for rounds in settings.shares():
-            for run in runs:
-                if run.failure is None:
-                    with failing(run):
-                        run.start()
-            take_turns(runs, rounds, order)
-            for run in runs:
-                run.close()
-                progress.advance()
-    return runs
-
-
-def throughput(
-    subjects: Sequence[PhotoSubject], photos: Sequence[Path], settings: Settings, threads: int, batch: int
-) -> list[float | None]:
-    """Images a second of a stream in each Predictor, on so many threads: the median of three turns.
-
-    More threads than there are cores to bind to run unbound.
-    """
-    if threads > len(settings.pin):
-        settings = settings.model_copy(update={"pin": ()})
-    runs = [PhotoRun(subject, photos, settings, threads) for subject in subjects]
-    images = STREAM_IMAGES if photos[0].stat().st_size < 2**19 else STREAM_IMAGES // 4
-    with ExitStack() as stack:
-        for run in runs:
-            stack.callback(run.close)
-            if run.subject.kind == PREDICTOR:
-                with failing(run):
-                    run.start(batch)
-        rates: list[list[float]] = [[] for _ in runs]
-        for _ in range(3):
-            for run, rate in zip(runs, rates, strict=True):
-                if run.session is not None:
-                    with failing(run):
-                        rate.append(run.session("stream", images=images))
-    return [float(np.median(rate)) if rate else None for rate in rates]
-
-
-def rows_of(runs: Sequence[PhotoRun], settings: Settings) -> list[dict[str, Any]]:
+def rows_of(runs: Sequence[PhotoRun], seed: int) -> list[dict[str, Any]]:
     """A row of the report for each subject: its times, and how many times as fast as each baseline it is."""
     baselines = [run for run in runs if run.subject.kind != PREDICTOR and run.failure is None]
     exact = next((run for run in runs if run.subject.decode == "exact" and run.failure is None), None)
@@ -168,11 +43,13 @@ def rows_of(runs: Sequence[PhotoRun], settings: Settings) -> list[dict[str, Any]
     for run in runs:
         row: dict[str, Any] = {"subject": run.subject.name, **asdict(run.subject), "failure": run.failure}
         row["folder"] = str(run.subject.folder)
+        row["images_per_s"] = {str(threads): rate for threads, rate in run.images_per_s.items()}
         if run.failure is None:
             row["n"] = int(run.samples.size)
+            row["rounds"] = len(run.turns)
             row["ms"] = summary(run.samples)
             row["times_as_fast_as"] = {
-                base.subject.kind: ratio_interval(base.samples, run.samples, settings.seed, settings.shares())
+                base.subject.kind: ratio_interval(base.samples, run.samples, seed, run.shares)
                 for base in baselines
                 if base is not run
             }
@@ -198,26 +75,15 @@ def end_to_end(
         check_target(json_file)
     exports = [read_exported(folder) for folder in folders]
     subjects = [photo_subjects(exported, engines) for exported in exports]
-    cores = usable_cores()
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         sets = name_photos([Path(file) for file in find_images(images)]) if images else write_photos(Path(scratch))
         for exported, chosen in zip(exports, subjects, strict=True):
             batch = exported.batch if exported.batch != -1 else STREAM_BATCH
-            for name, photos in sets.items():
-                runs = measure(chosen, photos, settings)
-                result: dict[str, Any] = {
-                    "model": str(exported.folder),
-                    "photos": name,
-                    "batch": batch,
-                    "rows": rows_of(runs, settings),
-                }
-                for threads in sorted({1, cores}):
-                    rates = throughput(chosen, photos, settings, threads, batch)
-                    for row, rate in zip(result["rows"], rates, strict=True):
-                        row.setdefault("images_per_s", {})[str(threads)] = rate
-                show(result)
-                results.append(result)
+            for name, runs in measure(chosen, sets, settings, batch).items():
+                rows = rows_of(runs, settings.seed)
+                results.append({"model": str(exported.folder), "photos": name, "batch": batch, "rows": rows})
+                show(results[-1])
     report = {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import time
@@ -24,28 +25,23 @@ class PhotoWorker(Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.predictor: Predictor | None = None
         self.call: Callable[[str], Any] | None = None
         self.gist: Callable[[Any], np.ndarray] = np.asarray
         self.files: itertools.cycle[str] = itertools.cycle(())
+        self.streaming: Callable[[int], Predictor] | None = None
 
-    def start(
-        self,
-        kind: str,
-        folder: str,
-        engine: str | None,
-        decode: str,
-        threads: int,
-        batch: int,
-        files: Sequence[str],
-    ) -> list[np.ndarray]:
-        """Open what turns photos into results; gives the gist of the result of each file."""
+    def start(self, kind: str, folder: str, engine: str | None, decode: str, threads: int) -> None:
+        """Open what turns photos into results."""
         if kind == PREDICTOR:
-            options: dict[str, Any] = {"decode": decode, "threads": threads, "batch": batch}
-            self.predictor = Predictor(folder, engine, **options)
-            self.call, self.gist = self.predictor, gist
+            options: dict[str, Any] = {"decode": decode, "threads": threads}
+            self.call, self.gist = Predictor(folder, engine, **options), gist
+            self.streaming = functools.cache(lambda batch: Predictor(folder, engine, batch=batch, **options))
         else:
             self.call = self._baseline(kind, Path(folder), threads)
+
+    def use(self, files: Sequence[str]) -> list[np.ndarray]:
+        """Turn these photos into results from now on; gives the gist of the result of each."""
+        assert self.call is not None
         self.files = itertools.cycle(files)
         return [np.array(self.gist(self.call(file))) for file in files]
 
@@ -77,13 +73,18 @@ class PhotoWorker(Worker):
             gc.enable()
         return {"ns": taken, "seconds": (clock() - begun) / 1e9}
 
-    def stream(self, images: int) -> float:
-        """Images a second of a stream of so many."""
-        assert self.predictor is not None
-        start = time.perf_counter()
-        for _ in self.predictor.stream(itertools.islice(self.files, images)):
-            pass
-        return images / (time.perf_counter() - start)
+    def stream(self, files: Sequence[str], batch: int, seconds: float) -> float:
+        """Images a second of a stream of these files over and over, in batches, which is timed for so long."""
+        assert self.streaming is not None
+        results = self.streaming(batch).stream(itertools.cycle(files))
+        for _ in range(2 * batch):  # warms it up, and fills what is between its threads
+            next(results)
+        done, start = 0, time.perf_counter()
+        while done < 2 * batch or time.perf_counter() - start < seconds:
+            for _ in range(batch):
+                next(results)
+            done += batch
+        return done / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

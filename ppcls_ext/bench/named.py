@@ -11,8 +11,8 @@ from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import parse_spec
 
-CONFIG = "PPLCNet_x1_0"  # whose images the networks take: 224 x 224, or the size that a text says
-BATCH = "Export.batch=1"  # of every network: what is counted and timed is one image
+CONFIG = "PPLCNet_x1_0"  # networks take the images of this config, 224 x 224, or the size that a text says
+BATCH = "Export.batch=1"  # what is counted and timed of every network is one image
 
 
 def network_of(network: str) -> Network:

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 SIZES = ((500, 375), (4000, 3000))  # width, height: a picture of the web, and one of a phone
-EACH = 3  # photos of a size
+EACH = 3  # so many photos of each size
 QUALITY = 92  # JPEG quality, about what phones write
 CONTRAST = 45.0  # spread of the coarsest blobs: the standard deviation of their values
-DETAIL = 0.72  # contrast of blobs of half the size
+DETAIL = 0.72  # blobs of half the size have this share of the contrast
 NOISE = 4.0  # the least contrast, as of a sensor's noise: without it a JPEG decodes far too fast
 
 

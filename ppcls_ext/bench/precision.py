@@ -32,7 +32,7 @@ from ppcls_ext.tasks.task import Task
 
 # Enough rounds for an interval a few percent wide on a machine that does other things too.
 SETTINGS = Settings(rounds=40, processes=4, seconds=2.0, iterations=None)
-POINTS = 100.0  # metrics are fractions
+POINTS = 100.0  # points in a metric of 1
 
 # Instructions of the processor that such numbers want; without any of them an engine computes otherwise, and slower.
 WANTED_FLAGS = {"int8": ("avx512_vnni", "avx_vnni", "amx_int8"), "bf16": ("avx512_bf16", "amx_bf16")}
@@ -98,7 +98,7 @@ def wanted(task: Task, formats: Sequence[str]) -> list[str]:
         )
     if section.input != "float32":
         raise UserError(f"Export.{asked[0]} is evaluated on normalised images: set Export.input to float32")
-    task.exported(ExportedModel(lambda inputs: []))  # the task says here what else stands against it
+    task.exported(ExportedModel(lambda inputs: []))  # the task raises here what else stands against it
     if "int8" in asked:
         if "onnx" not in formats:
             raise UserError("Export.int8 is made from the ONNX format: add --formats onnx (or all)")
@@ -217,7 +217,7 @@ def _not_faster(speed: Speed, precision: str) -> str:
 
 def _by_loss(task: Task, engine: str, precision: str, speed: Speed, exact: float, reduced: float) -> Verdict:
     limit = task.export.loss
-    within = POINTS * (exact - reduced) <= limit  # false also where one of them is no number
+    within = POINTS * (exact - reduced) <= limit  # this is false too where one of them is NaN
     reason = ""
     if not within:
         fall = f"{POINTS * exact:.2f} to {POINTS * reduced:.2f}"
@@ -230,7 +230,7 @@ def _times(speed: Speed) -> str:
 
 
 def line(verdict: Verdict, metric: str) -> str:
-    """A verdict in words."""
+    """The line that tells a verdict to the user."""
     if verdict.reason or verdict.speed is None or verdict.exact is None or verdict.reduced is None:
         return f"{verdict.precision} on {verdict.engine}: not kept: {verdict.reason}"
     return (
@@ -240,7 +240,7 @@ def line(verdict: Verdict, metric: str) -> str:
 
 
 def _figures(task: Task, verdict: Verdict) -> dict[str, Any]:
-    """What `inference.yml` says of an engine that passed."""
+    """The figures that `inference.yml` keeps of an engine that passed."""
     speed, loss = verdict.speed, verdict.loss
     assert speed is not None
     assert loss is not None

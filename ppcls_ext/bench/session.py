@@ -14,7 +14,7 @@ from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.runtime.exported import RECIPE
 
-DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # what inputs may be of
+DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # types that an input may have
 
 
 @dataclass(frozen=True)

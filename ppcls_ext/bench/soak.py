@@ -15,10 +15,10 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 
 READINGS = 20  # how often the resident memory is read in a phase
-# What may still come in the second half of a phase: allocators keep some more for a while.
+# Memory may grow by so much in the second half of a phase, since allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
-# Different ones in the varying phase: more than the engines' caches hold (ONEDNN_CACHED_SHAPES of the engine).
+# The varying phase runs so many different shapes: more than the engines' caches hold (ONEDNN_CACHED_SHAPES).
 SHAPES = 50
 
 
@@ -66,7 +66,7 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
         EngineFailed: the engine does not run. UserError: see `check_runs`.
     """
     check_runs(runs)
-    subject = replace(subject, streams=1)  # a run is a call of one predictor
+    subject = replace(subject, streams=1)  # a run is one call of one predictor
     shapes = varying_shapes(subject, settings.seed)
     shares = [runs * (k + 1) // READINGS - runs * k // READINGS for k in range(READINGS)]  # runs before each reading
     result: dict[str, Any] = {

@@ -6,9 +6,11 @@ Each contender has a process of its own; all take turns in short rounds. The bat
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ class Contender:
         if self.process is None:
             source = Path(
                 training_worker.__file__
-            ).read_text()  # not as a file: Python would look for modules beside it
+            ).read_text()  # its text is handed over, since Python would look for modules beside a file
             command = [self.python, "-c", source, json.dumps(self.settings)]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
@@ -79,19 +81,36 @@ def layers_of(spec: LCNetSpec) -> list[dict[str, Any]]:
     return [*layers, {"kind": "head", "channels": channels, "out": spec.last_width}]
 
 
-def contenders(network: str, threads: int, batch: int, size: int, torch_python: str) -> list[Contender]:
-    """Those that can run here, the first being what ratios are to."""
+def contenders(
+    network: str,
+    threads: int,
+    batch: int,
+    size: int,
+    torch_python: str,
+    other_threads: Sequence[int] = (),
+    compiled: bool = False,
+) -> list[Contender]:
+    """The contenders that can run here; ratios are to the first.
+
+    Args:
+        other_threads: compare with this package itself on so many threads, and with nothing else.
+        compiled: also compile PyTorch's network, which takes a minute or more.
+    """
     common = {"network": network, "threads": threads, "batch": batch, "size": size}
-    found = [
-        Contender("pplcnet", sys.executable, {**common, "fast": True}),
-        Contender("pplcnet, Global.fast_cpu=false", sys.executable, {**common, "fast": False}),
-    ]
+    found = [Contender("pplcnet", sys.executable, {**common, "fast": True})]
+    if other_threads:
+        for count in other_threads:
+            settings = {**common, "threads": count, "fast": True}
+            found.append(Contender(f"pplcnet, {count} threads", sys.executable, settings))
+        return found
+    found.append(Contender("pplcnet, Global.fast_cpu=false", sys.executable, {**common, "fast": False}))
     has_torch = subprocess.run([torch_python, "-c", "import torch"], capture_output=True).returncode == 0
     if not has_torch:
         say("PyTorch is not installed, and left out; --torch-python names a Python that has it")
         return found
-    for name, layout in (("NCHW", "contiguous_format"), ("channels last", "channels_last")):
-        settings = {**common, "layout": layout, "layers": layers_of(SPECS[network])}
+    ways = [("NCHW", "contiguous_format", False), ("channels last", "channels_last", False)]
+    for name, layout, compiles in ways + [("channels last, compiled", "channels_last", True)] * compiled:
+        settings = {**common, "layout": layout, "layers": layers_of(SPECS[network]), "compile": compiles}
         found.append(Contender(f"PyTorch, {name}", torch_python, settings))
     return found
 
@@ -110,6 +129,18 @@ def measure(taking_part: list[Contender], rounds: int, steps: int) -> None:
             contender.close()
 
 
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """So many other processes compute while this lasts."""
+    found = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()
+
+
 def report(taking_part: list[Contender], batch: int) -> list[dict[str, Any]]:
     """A row for each: images a second (median of all steps, and of the slowest and fastest round), and the ratio."""
     first = np.array(taking_part[0].rounds)
@@ -119,7 +150,7 @@ def report(taking_part: list[Contender], batch: int) -> list[dict[str, Any]]:
         speeds = batch / np.median(seconds, axis=1)
         row: dict[str, Any] = {"name": contender.name, "images_per_s": batch / float(np.median(seconds))}
         row |= {"least": float(speeds.min()), "most": float(speeds.max()), "peak_mb": contender.peak_mb}
-        # Time of this one for each second of the first: how many times as fast the first is.
+        # The time of this one for each second of the first says how many times as fast the first is.
         rows.append({**row, "first_is_faster": ratio_interval(seconds, first, seed=0), "seconds": seconds.tolist()})
     return rows
 
@@ -131,13 +162,21 @@ def main(arguments: list[str] | None = None) -> None:
     for flag, default in (("threads", 1), ("batch", 32), ("size", 224), ("rounds", 5), ("steps", 5)):
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N")
     parser.add_argument("--torch-python", default=sys.executable, metavar="FILE", help="a Python that has PyTorch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--other-threads", type=int, action="append", default=[], metavar="N", help="compare with itself on N threads"
+    )
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="keep N cores busy with other processes")
+    parser.add_argument("--torch-compile", action="store_true", help="also with torch.compile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     given = parser.parse_args(arguments)
-    taking_part = contenders(given.network, given.threads, given.batch, given.size, given.torch_python)
-    measure(taking_part, given.rounds, given.steps)
+    sizes = given.network, given.threads, given.batch, given.size
+    taking_part = contenders(*sizes, given.torch_python, given.other_threads, given.torch_compile)
+    with busy_processes(given.busy):
+        measure(taking_part, given.rounds, given.steps)
     rows = report(taking_part, given.batch)
     here = machine()
-    say(f"{here['cpu']}, {here['usable_cores']} usable cores; {given.network}, {given.threads} threads")
+    conditions = f"{given.network}, {given.threads} threads, {given.busy} busy processes"
+    say(f"{here['cpu']}, {here['usable_cores']} usable cores; {conditions}")
     table = []
     for row in rows:
         ratio = row["first_is_faster"]

@@ -25,7 +25,7 @@ def ours(settings: dict[str, Any]) -> Callable[[], None]:
     import paddle
 
     from ppcls_ext.models.factory import build_arch
-    from ppcls_ext.upstream.paddle import keep_freed_memory
+    from ppcls_ext.upstream.glibc import keep_freed_memory
 
     paddle.set_device("cpu")
     paddle.seed(0)
@@ -58,6 +58,7 @@ def torch_step(settings: dict[str, Any]) -> Callable[[], None]:
     torch.manual_seed(0)
     layout = getattr(torch, settings["layout"])
     model = torch_network(settings["layers"]).to(memory_format=layout)
+    network = torch.compile(model) if settings["compile"] else model
     size = settings["size"]
     images = torch.randn(settings["batch"], 3, size, size).to(memory_format=layout)
     labels = torch.randint(0, CLASSES, (settings["batch"],))
@@ -65,7 +66,7 @@ def torch_step(settings: dict[str, Any]) -> Callable[[], None]:
     loss = torch.nn.CrossEntropyLoss()
 
     def step() -> None:
-        loss(model(images), labels).backward()
+        loss(network(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 

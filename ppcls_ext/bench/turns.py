@@ -1,16 +1,17 @@
-"""What is measured takes turns, each in a process of its own: a machine that slows down slows all of it alike."""
+"""Measurements take turns, each in a process of its own, so that a machine that slows down slows all of them alike."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.display import bar
 from ppcls_ext.core.machine import Interval, Watch
 from ppcls_ext.runtime.process import EngineFailed, EngineProcess
 
@@ -30,18 +31,22 @@ class TimedProcess(EngineProcess):
 
 
 class Turns:
-    """What is measured: its process, and the turns that it has had.
+    """A measurement under way: its process, and the turns that it has had.
 
+    Args:
+        name: what the progress bar calls it.
     Attributes:
         session: None as long as there is no process.
         calls: in a turn; 0 as long as that is not known.
+        discarded: calls before those.
         failure: why it was given up.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name, self.settings = name, settings
         self.session: TimedProcess | None = None
         self.calls = 0
+        self.discarded = DISCARDED
         self.turns: list[dict[str, Any]] = []
         self.failure: str | None = None
 
@@ -56,7 +61,7 @@ class Turns:
     def turn(self) -> None:
         """Time the calls of one turn, in the process that is open."""
         assert self.session is not None
-        self.turns.append(self.session("turn", calls=self.calls, discarded=DISCARDED))
+        self.turns.append(self.session("turn", calls=self.calls, discarded=self.discarded))
 
     def fail(self, reason: str) -> None:
         """Give up, for a reason that its row will show."""
@@ -75,9 +80,37 @@ class Turns:
         return np.array([turn["ns"] for turn in self.turns], float) / 1e6
 
 
+T = TypeVar("T", bound=Turns)
+
+
+def take_all_turns(measurements: Sequence[T], settings: Settings, start: Callable[[T], None]) -> list[Interval]:
+    """Every round of `settings`; after some rounds each measurement goes on in another process.
+
+    Args:
+        start: opens a process of a measurement.
+    Returns:
+        for each share of the rounds, how busy the machine was with other things meanwhile.
+    """
+    order = np.random.default_rng(settings.seed)
+    busy = []
+    with contextlib.ExitStack() as stack, bar(len(measurements) * len(settings.shares()), "measure") as progress:
+        for measurement in measurements:
+            stack.callback(measurement.close)
+        for rounds in settings.shares():
+            for measurement in measurements:
+                if measurement.failure is None:
+                    with failing(measurement):
+                        start(measurement)
+            busy.append(take_turns(measurements, rounds, order))
+            for measurement in measurements:
+                measurement.close()
+                progress.advance(1, measurement.name)
+    return busy
+
+
 @contextlib.contextmanager
 def failing(measurement: Turns) -> Iterator[None]:
-    """What fails inside is a failure of this measurement, and no more."""
+    """An engine that fails inside ends this measurement, and no other one."""
     try:
         yield
     except EngineFailed as failed:
@@ -85,7 +118,7 @@ def failing(measurement: Turns) -> Iterator[None]:
 
 
 def take_turns(measurements: Sequence[Turns], rounds: int, order: np.random.Generator) -> Interval:
-    """Rounds of turns of all that have not failed; gives how busy the machine was with other things meanwhile."""
+    """Let all that have not failed take turns; gives how busy the machine was with other things meanwhile."""
     before, watch = _own_seconds(measurements), Watch()
     for _ in range(rounds):
         # The order changes each round, since who comes after whom matters to caches and clocks.

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from ppcls_ext.bench.counters import operator_times
-from ppcls_ext.core.machine import peak_gflops
+from ppcls_ext.core.peak import peak_gflops
 from ppcls_ext.runtime.engines import engine_class, open_engine
 from ppcls_ext.runtime.timing import Runner, make_inputs, timed
 from ppcls_ext.runtime.worker import Worker, main
@@ -49,7 +49,7 @@ class BenchWorker(Worker):
         if engine == NULL:
             self.runners = [lambda arrays: []] * streams
             return {"rss_before_mb": self.rss_mb(), "load_ms": 0.0, "first_run_ms": 0.0}
-        engine_class(engine).library()  # not the model's cost
+        engine_class(engine).library()  # the time that this takes is not the model's
         before = self.rss_mb()
         start = time.perf_counter()
         opened = [open_engine(engine, Path(folder), threads, model_format) for _ in range(streams)]
@@ -114,7 +114,7 @@ class BenchWorker(Worker):
         return operator_times(engine, Path(folder), threads, self.inputs, calls)
 
     def peak(self, threads: int) -> float:
-        """GFLOP/s of a matrix product in this process, so on the cores that it is bound to."""
+        """GFLOP/s that this process can reach, so on the cores that it is bound to."""
         return peak_gflops(threads)
 
 

@@ -47,7 +47,7 @@ def up_to(most: int, least: int = 1) -> Callable[[str], int]:
 threads = up_to(1024)
 batch = up_to(65536)
 port = up_to(65535, least=0)
-seed = up_to(2**32 - 1, least=0)  # what NumPy's generators take
+seed = up_to(2**32 - 1, least=0)  # NumPy's generators take no larger one
 core = up_to(4095, least=0)
 
 
@@ -83,7 +83,7 @@ def path(text: str) -> Path:
 
 
 def _shown(text: str) -> str:
-    """What was given, for one line."""
+    """What the user gave, in a form that fits into a line."""
     short = text if len(text) <= 60 else f"{text[:57]}..."
     return f"'{short}'" if "".join(short.split()).isprintable() else repr(short)
 
@@ -91,8 +91,16 @@ def _shown(text: str) -> str:
 def positive_number(text: str) -> float:
     """A number above 0, and finite."""
     number = real(text)
-    if not 0 < number < float("inf"):
+    if number <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A number from 0, and finite."""
+    number = real(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return number
 
 

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also run N calls at one size and N at many sizes, and fail if the memory keeps growing",
     )
-    group.add_argument("--json", type=path, metavar="FILE", help="write all figures there")
-    group.add_argument("--compare", type=path, metavar="FILE", help="show what changed since that JSON was written")
+    group.add_argument("--json", type=path, metavar="FILE", help="write all figures to this file, as JSON")
+    group.add_argument("--compare", type=path, metavar="FILE", help="show what changed since --json wrote this file")
 
 
 def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
@@ -66,10 +66,20 @@ def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
         "with --end-to-end each that can)",
     )
     group.add_argument(
-        "--threads", nargs="+", type=threads, default=[1], metavar="N", help="run them with N threads (default: 1)"
+        "--threads",
+        nargs="+",
+        type=threads,
+        default=[1],
+        metavar="N",
+        help="run every model with N threads (default: 1)",
     )
     group.add_argument(
-        "--batch", nargs="+", type=batch, default=[1], metavar="N", help="run them with N images a call (default: 1)"
+        "--batch",
+        nargs="+",
+        type=batch,
+        default=[1],
+        metavar="N",
+        help="run every model on N images a call (default: 1)",
     )
     group.add_argument(
         "--size",

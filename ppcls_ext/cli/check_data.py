@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--picture", type=path, metavar="FILE", help="draw samples with their labels there (PNG)")
+    group.add_argument("--picture", type=path, metavar="FILE", help="draw samples with their labels into this PNG file")
     group.add_argument("--speed", action="store_true", help="also time the loader of the training images alone")
 
 

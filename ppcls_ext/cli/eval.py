@@ -23,10 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--save-dir", type=path, metavar="FOLDER", help="write the report there (default: eval/ in the run folder)"
+        "--save-dir",
+        type=path,
+        metavar="FOLDER",
+        help="write the report to this folder (default: eval/ in the run folder)",
     )
     group.add_argument("--json", action="store_true", help="print the metrics as JSON instead of tables")
-    group.add_argument("--draw", type=path, metavar="FOLDER", help="write pictures of the results there")
+    group.add_argument("--draw", type=path, metavar="FOLDER", help="write pictures of the results to this folder")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -46,7 +46,9 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     group = parser.add_argument_group("exported model")
-    group.add_argument("-m", "--model", type=path, metavar="FOLDER", help="run the model that export wrote there")
+    group.add_argument(
+        "-m", "--model", type=path, metavar="FOLDER", help="run the model that export wrote to this folder"
+    )
     group.add_argument(
         "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {DEFAULT_ENGINE})"
     )
@@ -83,13 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the results as table, json, csv, jsonl or parquet, and of detection also as coco; csv, jsonl and "
         "parquet are written as the results come, for any number of images (default: %(default)s)",
     )
-    group.add_argument("--save", type=path, metavar="FILE", help="write all but a table there instead of to stdout")
+    group.add_argument(
+        "--save",
+        type=path,
+        metavar="FILE",
+        help="write the results, unless as a table, to this file instead of to stdout",
+    )
     group.add_argument(
         "--resume",
         action="store_true",
         help="go on with the interrupted run whose csv, jsonl or parquet is at --save, or begin it (with -m)",
     )
-    group.add_argument("--draw", type=path, metavar="FOLDER", help="write pictures of the results there")
+    group.add_argument("--draw", type=path, metavar="FOLDER", help="write pictures of the results to this folder")
     group = parser.add_argument_group("many processes")
     group.add_argument(
         "--shard", metavar="I/N", help="predict on share I of N of the images, the same on every machine"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import engine_names, names, path, threads, wholes
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.cli.arguments import engine_names, names, not_negative, path, positive, threads, wholes
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.paper.tables import NUMBERS
 
@@ -19,7 +20,7 @@ DESCRIPTION = (
     "It needs neither data nor weights."
 )
 EXAMPLES = (
-    "pplcnet reproduce --tables 3,6 --engines onednn,native --out mine --runs output/my_run",
+    "pplcnet reproduce --resume --minutes 8 --engines onednn,openvino --out mine",
     "pplcnet reproduce --today --engines onednn,openvino --out mine",
 )
 
@@ -56,6 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead of the tables, measure later light networks beside PP-LCNet; adds to what --out has",
     )
+    group.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="run each network in N processes, one after the other (default: "
+        f"{Settings.model_fields['processes'].default}); fewer take less time, and repeat less well",
+    )
+    group.add_argument(
+        "--minutes",
+        type=not_negative,
+        metavar="N",
+        help="begin no benchmark that would probably end later than N minutes after the start; with --resume, the same "
+        "command then measures the others. 0: build the networks and measure nothing",
+    )
     group.add_argument("--quick", action="store_true", help="make too few calls to rely on, but go all the way")
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -63,26 +78,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=Path("output/tables"),
         metavar="FOLDER",
-        help="write the report there (default: %(default)s)",
+        help="write the report to this folder (default: %(default)s)",
     )
     group.add_argument(
         "--work",
         type=path,
         default=Path("output/reproduce"),
         metavar="FOLDER",
-        help="export the networks there, where a later run finds them (default: %(default)s)",
+        help="export the networks to this folder, where a later run finds them (default: %(default)s)",
     )
-    group.add_argument("--resume", action="store_true", help="keep the timings that an earlier run left in --out")
+    group.add_argument(
+        "--resume", action="store_true", help="keep what an earlier run left in --out, and measure what is missing"
+    )
+    group.add_argument(
+        "--compare",
+        type=path,
+        metavar="FOLDER",
+        help="measure nothing: compare the ratios in --out with those of a second run, whose --out this is, and add "
+        "to the report which do not agree",
+    )
     group.add_argument("--render", action="store_true", help="only write the report again, from the values in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure or render; gives the exit status."""
     set_threads(arguments.threads)
-    from ppcls_ext.paper.reproduce import Plan, render, reproduce
+    from ppcls_ext.paper.reproduce import Plan, compare, render, reproduce
 
     if arguments.render:
         render(arguments.out)
+        return 0
+    if arguments.compare is not None:
+        compare(arguments.out, arguments.compare)
         return 0
     plan = Plan(
         tables=arguments.tables,
@@ -93,6 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
         runs=tuple(arguments.runs),
         quick=arguments.quick,
         resume=arguments.resume,
+        processes=arguments.processes,
+        minutes=arguments.minutes,
     )
     if arguments.today:
         from ppcls_ext.paper.today import compare_today

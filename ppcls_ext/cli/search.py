@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accuracy",
         choices=ACCURACIES,
         default=ACCURACIES[0],
+        metavar="HOW",
         help=f"judge networks by {listed(ACCURACIES)}, in this order of trust (default: %(default)s)",
     )
     group.add_argument(

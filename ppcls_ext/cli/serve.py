@@ -7,10 +7,12 @@ import ipaddress
 import os
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import batch, engine_names, path, port, positive, real, share, threads
+from ppcls_ext.cli.arguments import batch, engine_names, given, path, port, positive, real, share, threads
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.reading import Unreadable, read_text
 
+LONGEST_TOKEN = 1 << 16  # bytes of its file
 TOKEN = "PPLCNET_TOKEN"  # the environment variable
 
 NAME = "serve"
@@ -32,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         nargs="+",
+        type=given,
         required=True,
         metavar="FOLDER",
-        help="serve the models that export wrote there, by the folder's name or as NAME=FOLDER",
+        help="serve the models that export wrote to these folders, by the folder's name or as NAME=FOLDER",
     )
     group.add_argument("--engine", metavar="ENGINE", help=f"run them on {engine_names()} (default: the best installed)")
     group.add_argument("--threads", type=threads, metavar="N", help="use N CPU threads (default: every usable core)")
@@ -50,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threshold", type=share, metavar="SCORE", help="give boxes of at least this score (detection)")
     group = parser.add_argument_group("address")
-    group.add_argument("--host", default="127.0.0.1", metavar="HOST", help="listen there (default: %(default)s)")
+    group.add_argument(
+        "--host", default="127.0.0.1", metavar="HOST", help="listen at this address (default: %(default)s)"
+    )
     group.add_argument(
         "--port", type=port, default=8000, metavar="N", help="listen on this port, 0 for any (default: %(default)s)"
     )
@@ -58,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=path,
         metavar="FILE",
-        help=f"ask for the bearer token in its first line (default: ${TOKEN}, or none)",
+        help=f"ask for the bearer token that is the first line of this file (default: ${TOKEN}, or none)",
     )
     group = parser.add_argument_group("limits")
     group.add_argument(
@@ -66,27 +71,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=128,
         metavar="N",
-        help="answer 429 beyond N images waiting (default: %(default)s)",
+        help="answer 429 where N images of a model are waiting (default: %(default)s)",
     )
     group.add_argument(
-        "--deadline", type=real, default=5.0, metavar="SECONDS", help="answer 504 after that (default: %(default)s)"
+        "--deadline",
+        type=real,
+        default=5.0,
+        metavar="SECONDS",
+        help="answer 504 to what has no result after this time (default: %(default)s)",
     )
     group.add_argument(
-        "--max-mb", type=positive, default=16, metavar="N", help="answer 413 to larger bodies (default: %(default)s)"
+        "--max-mb",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="answer 413 to a body of more than N MB (default: %(default)s)",
     )
     group.add_argument(
         "--max-pixels",
         type=positive,
         default=2**26,
         metavar="N",
-        help="answer 413 to larger images (default: %(default)s)",
+        help="answer 413 to an image of more than N pixels (default: %(default)s)",
     )
     group.add_argument(
         "--drain",
         type=real,
         default=25.0,
         metavar="SECONDS",
-        help="wait at most that long to stop (default: %(default)s)",
+        help="after SIGTERM, finish for at most this long what was accepted (default: %(default)s)",
     )
 
 
@@ -133,7 +146,10 @@ def _token(file: Path | None) -> str | None:
         if token is None:
             return None
     else:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = read_text(file, LONGEST_TOKEN).splitlines()
+        except Unreadable as error:
+            raise UserError(f"serve --token-file {file}: {error}; give a file whose first line is the token") from error
         token, where = (lines[0].strip() if lines else ""), f"serve --token-file {file}"
     if not token or not token.isascii() or not token.isprintable():
         raise UserError(f"{where}: a token must be a line of plain ASCII characters")

@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seeds", type=seed, nargs="+", metavar="N", help="use these seeds instead of the study's")
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--output", type=path, metavar="FOLDER", help="write runs and report there (default: output/NAME_OF_THE_STUDY)"
+        "--output",
+        type=path,
+        metavar="FOLDER",
+        help="write runs and report to this folder (default: output/NAME_OF_THE_STUDY)",
     )
 
 

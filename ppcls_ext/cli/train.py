@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, given, positive, read_config
+from ppcls_ext.cli.arguments import add_config_arguments, given, positive, read_config, up_to
 from ppcls_ext.core.config import LATEST_STATE, Config, load_config, run_folder_path
+from ppcls_ext.core.display import show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
 from ppcls_ext.models.spec import SPECS
@@ -41,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train in this many processes of this machine, each with a batch of its own; their logs go to log/ in the "
         "run folder",
     )
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--profile",
+        type=up_to(1000),
+        metavar="N",
+        help="train N steps and show where their time goes; nothing is saved",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         overrides.append(f"Global.checkpoints={arguments.resume}")
     given = arguments.resume or arguments.config
+    if arguments.profile:
+        return _profile(arguments, read_config(given, overrides))
     if arguments.nproc > 1:
         return _run_processes(arguments, load_config(given, overrides))
     config = read_config(given, overrides)
@@ -76,3 +86,12 @@ def _run_processes(arguments: argparse.Namespace, config: Config) -> int:
         own += ["-o", override]
     command = [sys.executable, "-u", "-m", "ppcls_ext.cli", NAME, *own]
     return run_job(arguments.nproc, command, run_folder_path(config) / "log", f"pplcnet {NAME}: ")
+
+
+def _profile(arguments: argparse.Namespace, config: Config) -> int:
+    from ppcls_ext.training.profile import check_profilable, profile, tables
+
+    check_profilable(arguments.nproc, bool(arguments.resume))
+    for title, columns, rows in tables(profile(config, arguments.profile)):
+        show_table(title, columns, rows)
+    return 0

@@ -49,7 +49,7 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
 
     @override
     def found_names(self) -> tuple[str, ...] | None:
-        """Those of a split that has been read, or of the training split where their number has to be found."""
+        """Class names of a split that has been read, or of the training split where the number of classes is open."""
         read = self.splits_read()
         if not read and self.classes.fixed is not None:
             return None

@@ -99,11 +99,11 @@ def score_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 
 
 def best_first(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` largest scores, largest first, of equal ones the first; without sorting all of them."""
+    """Indices of the `count` largest scores, largest first, of equal ones the first; without sorting all of them."""
     least = np.partition(scores, -count)[-count]
-    unordered = bool(np.isnan(scores.max()))  # not a number among them is largest, and compares with none
-    places = np.arange(len(scores)) if unordered else np.flatnonzero(scores >= least)
-    return places[np.argsort(-scores[places], kind="stable")[:count]]
+    unordered = bool(np.isnan(scores.max()))  # NaN counts as the largest score, and no comparison with it holds
+    indices = np.arange(len(scores)) if unordered else np.flatnonzero(scores >= least)
+    return indices[np.argsort(-scores[indices], kind="stable")[:count]]
 
 
 def _shapes(outputs: Sequence[np.ndarray]) -> str:
@@ -159,7 +159,7 @@ def normalization_apart(ops: Any, where: str) -> tuple[list[Any], list[float], l
             f"{where}: Export.input: uint8 needs a list of ResizeImage and CropImage that ends with NormalizeImage "
             "(order '') and ToCHWImage"
         )
-    last = max(place for place, operation in enumerate(operations) if operation.name == "NormalizeImage")
+    last = max(index for index, operation in enumerate(operations) if operation.name == "NormalizeImage")
     unit = float(normalization.scale) * 255
     mean, std = ([float(v) / unit for v in values.reshape(-1)] for values in (normalization.mean, normalization.std))
     return [{operation.name: operation.arguments} for operation in operations[:last]], mean, std

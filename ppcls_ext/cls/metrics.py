@@ -10,6 +10,7 @@ import numpy as np
 from ppcls_ext.tasks.eval_report import write_confusion, write_metrics
 
 TOP = 5
+METRICS = ("top1", "top5", "loss")
 
 
 class Confusion:
@@ -50,7 +51,7 @@ class Confusion:
         self.loss += float((log_sum - shifted[np.arange(len(labels)), labels]).sum())
 
     def metrics(self) -> dict[str, float]:
-        """`top1`, `top5` (only where there are more than 5 classes; else it is 1 by definition), `loss`."""
+        """The values of `METRICS`; `top5` only with more than 5 classes, since else it is 1 by definition."""
         total = max(self.images, 1)
         metrics = {"top1": float(np.trace(self.matrix)) / total}
         if len(self.matrix) > TOP:

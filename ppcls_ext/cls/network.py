@@ -36,6 +36,8 @@ def build_losses(section: Any, where: str) -> list[tuple[float, Loss]]:
             # PaddleClas would train without smoothing, and not say so.
             raise UserError(f"{here}.epsilon: expected 0 to below 1, got {arguments['epsilon']}")
         losses.append((weight, operation.build(known, "loss")))
+    if losses and not any(weight for weight, _ in losses):
+        raise UserError(f"{where}: every weight is 0, so that nothing is learned; give one above 0")
     if not losses:
         raise UserError(f"{where}: give at least one loss, such as '- CELoss: {{weight: 1.0}}'")
     return losses

@@ -59,7 +59,7 @@ class InferSection(Section):
     """`Infer`: what PaddleClas's tools/infer.py reads, and the postprocessing that export writes down."""
 
     infer_imgs: str | list[str] | None = None
-    # images a run of `infer -c`, unless --batch says otherwise
+    # images that `infer -c` runs at once, unless --batch says otherwise
     batch_size: int = pydantic.Field(default=1, ge=1, le=65_536)
     transforms: list[Any] | None = None  # default: those of DataLoader.Eval
     PostProcess: TopkSection = TopkSection()

@@ -14,7 +14,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import ENDINGS
 from ppcls_ext.data.lists import check_class_name, class_file_beside, held_out, read_class_names, read_lines
 
-SHOWN_CLASSES = 20  # in a message
+SHOWN_CLASSES = 20  # a message names no more classes
 UNLABELLED = -1  # the label of an image that has none
 
 

@@ -21,7 +21,7 @@ from ppcls_ext.cls.inference import (
     normalization_apart,
     score_difference,
 )
-from ppcls_ext.cls.metrics import Confusion, write_report
+from ppcls_ext.cls.metrics import METRICS, Confusion, write_report
 from ppcls_ext.cls.network import build_losses, check_losses
 from ppcls_ext.cls.sections import InferSection
 from ppcls_ext.core import distributed
@@ -53,7 +53,7 @@ class Classification(Task):
     primary = "top1"
     public_needs_new_head = True
     inference = ClassificationInference
-    metric_names = ("top1", "top5", "loss")
+    metric_names = METRICS
     data: ClassificationData
 
     def __init__(self, config: Config) -> None:
@@ -139,7 +139,7 @@ class Classification(Task):
 
     @override
     def prepare(self) -> None:
-        """Load or run the teacher, where there is one."""
+        """See `Task`; loads the teacher where there is one, or runs it to fill the cache of its outputs."""
         if self.distillation is not None:
             self.distillation.prepare()
 
@@ -211,7 +211,7 @@ class Classification(Task):
             outputs=["scores"],
             recipe=recipe,
             samples=samples,
-            compare=score_difference,
+            difference=score_difference,
             tolerance=1e-3,
             remarks=self._remarks(transforms),
         )

@@ -99,17 +99,16 @@ class Global(Section):
     task: str = "classification"
     device: str = "auto"  # auto, cpu, gpu, gpu:1
     seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
-    output_dir: str = "./output/"  # run folders are made below it, named after the config file
+    output_dir: str = pydantic.Field("./output/", min_length=1)  # holds run folders, named after the config file
     epochs: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)
     iters: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # stop after so many steps; then `epochs` is not used
     least_steps: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)  # a small set gets up to ten times the epochs
     update_freq: int = pydantic.Field(default=1, ge=1, le=100_000)  # batches whose mean gradient makes a step
     freeze: tuple[str, ...] = ()  # names of layers or parameters that stay as they are, with `*` for anything
-    early_stop: int | None = pydantic.Field(
-        None, ge=1, le=MOST_EPOCHS
-    )  # end after so many evaluations without a better one
+    # The run ends after so many evaluations without a better one.
+    early_stop: int | None = pydantic.Field(None, ge=1, le=MOST_EPOCHS)
     eval_during_train: bool = True
-    eval_interval: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)  # epochs
+    eval_interval: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)  # epochs between evaluations
     save_interval: int = pydantic.Field(default=1, ge=1, le=MOST_EPOCHS)  # epochs between saves of the latest state
     print_batch_step: int = pydantic.Field(default=10, ge=1, le=MOST_STEPS)  # steps between log lines
     use_visualdl: bool = True
@@ -229,7 +228,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The same of the studies that come with the package."""
+    """Names (without .yaml, relative to configs/) of the studies that come with the package."""
     return {name: file for name, file in _shipped_files().items() if file.parent.name == STUDIES}
 
 
@@ -273,9 +272,14 @@ def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, 
     return {key: None for key in overruled if section.get(key) is not None}
 
 
+MOST_BASES = 30  # above each other
+
+
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
+    if len(chain) >= MOST_BASES:
+        raise UserError(f"config {path}: more than {MOST_BASES} _base_ above each other; give it fewer")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):
@@ -295,6 +299,8 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]
 def override(config: dict[str, Any], assignment: str) -> None:
     """Apply `Section.key=value` to `config` in place. Numbers index lists; the value is YAML.
 
+    A mapping takes the place of the whole that was there, whether or not it says so (`_replace_`, `_delete_`).
+
     Raises:
         UserError: no `=`, or a key that the config cannot have.
     """
@@ -302,7 +308,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
     if not equals or not key:
         raise UserError(f"-o {assignment}: expected key=value, such as Global.epochs=10")
     try:
-        value = _literal(parse_yaml(text))
+        value = merge(None, _literal(parse_yaml(text)))
     except YamlFault as error:
         raise UserError(f"-o {assignment}: '{one_line(text, SHOWN)}' is not a YAML value ({error.problem})") from error
     *parents, last = key.split(".")
@@ -311,7 +317,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
         if isinstance(node, list):
             index = _index(node, part, assignment)
             node = node[index]
-            if not is_digits(part):  # the name of an operation: go on in its arguments
+            if not is_digits(part):  # it names an operation of the list: the next part is a key of its arguments
                 node = _opened(node, part)
         elif isinstance(node, dict):
             node = _opened(node, part)
@@ -327,7 +333,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
 
 
 def _opened(node: dict[str, Any], part: str) -> Any:
-    """What a mapping has under a key; a new mapping there, if it has nothing."""
+    """The value that a mapping has under a key; where it has none, a new mapping is put there first."""
     if node.get(part) is None:
         node[part] = {}
     return node[part]
@@ -335,7 +341,7 @@ def _opened(node: dict[str, Any], part: str) -> Any:
 
 def _index(items: list[Any], part: str, assignment: str) -> int:
     names = [next(iter(item), "") if isinstance(item, dict) and len(item) == 1 else "" for item in items]
-    if part in names:  # transform lists: by the name of the operation
+    if part in names:  # an operation of a list may be given by its name
         return names.index(part)
     if is_digits(part) and int(part) < len(items):
         return int(part)

@@ -1,4 +1,4 @@
-"""Which processor this is, by the files of the system alone."""
+"""Which processor this is, read from files of the system alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cpu_model() -> str:
 
 
 def cpu_flags() -> list[str]:
-    """Those of `FLAGS_THAT_MATTER` that the processor has."""
+    """Which of `FLAGS_THAT_MATTER` the processor has."""
     flags = set(cpuinfo("flags").split())
     return [flag for flag in FLAGS_THAT_MATTER if flag in flags]
 
@@ -46,8 +46,8 @@ class OthersWatch:
             return None
         if first != "cpu" or len(numbers) < 5:
             return None
-        ticks = [int(number) for number in numbers[:8]]  # what follows are guests, which are counted in the first too
-        in_use = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # but for idle and waiting for disks
+        ticks = [int(number) for number in numbers[:8]]  # guests follow, which these include
+        in_use = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # neither idle nor waiting
         return time.monotonic(), in_use, sum(os.times()[:4])
 
     def cores(self) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from ppcls_ext.core.cgroups import cores_left
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.text import is_digits
@@ -12,21 +12,14 @@ from ppcls_ext.upstream.paddle import import_paddle_with_threads
 
 
 def usable_cores() -> int:
-    """Cores that this process may really use: its affinity, cut to the quota of its control group, and shared with
+    """Cores that this process may really use: its affinity, cut to the quotas of its control groups, and shared with
     the other processes of its job on this machine.
     """
     return max(1, _cores_of_the_machine() // int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
 
 
 def _cores_of_the_machine() -> int:
-    cores = len(usable_cpus())
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores  # no control group of version 2 here: nothing limits further
-    return cores
+    return int(min(len(usable_cpus()), max(1.0, cores_left())))
 
 
 def cpu_threads(threads: int | None = None) -> int:
@@ -35,7 +28,7 @@ def cpu_threads(threads: int | None = None) -> int:
         return threads
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
-        given = ""  # Paddle's launcher puts 1 there, where nothing is
+        given = ""  # Paddle's launcher writes 1 where the user gave no number, so nobody has asked for it
     return int(given) if is_digits(given) and int(given) > 0 else usable_cores()
 
 

@@ -47,7 +47,7 @@ def start(device: str) -> None:
         return
     if device == "cpu":
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
-    paddle.disable_signal_handler()  # prints a C++ trace when the launcher ends us because another process failed
+    paddle.disable_signal_handler()  # it prints a C++ trace when the launcher ends us since another process failed
     join_job()
     signal.signal(signal.SIGTERM, _end)
     if not is_main():
@@ -159,7 +159,7 @@ def synchronise(model: nn.Layer) -> None:
     from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
     _call(fused_allreduce_gradients, [p for p in model.parameters() if not p.stop_gradient], None)
-    # A SyncBatchNorm has the statistics of the global batch already.
+    # A SyncBatchNorm uses the statistics of the global batch already.
     norms = [n for n in batch_norms(model) if n.training and not isinstance(n, nn.SyncBatchNorm)]
     statistics = [s for norm in norms for s in (norm._mean, norm._variance)]
     if statistics:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-LONGEST_NAME = 100  # characters that are compared with known names
-MOST_NAMES = 2000  # known names that are compared
+LONGEST_NAME = 100  # characters; only so many of a name are compared with known names
+MOST_NAMES = 2000  # a name is compared with no more known names
 
 
 class UserError(Exception):

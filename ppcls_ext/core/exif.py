@@ -50,7 +50,7 @@ def orientation_of(path: str | Path) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether turning upright is by a quarter, so that width and height change places."""
+    """Whether turning an image upright turns it by a quarter, which exchanges width and height."""
     return orientation in (5, 6, 7, 8)
 
 

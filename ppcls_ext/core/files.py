@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.reading import kind_of_file
 from ppcls_ext.core.system import exchange
 
-_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}  # what else there is are devices
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # from file systems that have no fsync of folders
 
@@ -36,8 +36,7 @@ def regular_target(path: Path) -> Path:
     except ValueError as error:  # a NUL in the path
         raise UserError(f"{str(path)!r} is no path of a file ({error})") from error
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "device")
-        raise UserError(f"{path} is a {kind} and is not written over; give the path of a file")
+        raise UserError(f"{path} is a {kind_of_file(mode)} and is not written over; give the path of a file")
     return Path(os.path.realpath(path))
 
 

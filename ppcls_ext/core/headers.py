@@ -34,20 +34,20 @@ def image_size(data: np.ndarray) -> tuple[int, int] | None:
 
 
 def _jpeg(data: memoryview) -> tuple[int, int] | None:
-    place = 2
+    offset = 2
     for _ in range(MOST_MARKERS):
-        if place + 9 >= len(data) or data[place] != 0xFF:
+        if offset + 9 >= len(data) or data[offset] != 0xFF:
             return None
-        kind = data[place + 1]
+        kind = data[offset + 1]
         if kind == 0xFF:  # fill byte
-            place += 1
+            offset += 1
         elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length
-            place += 2
+            offset += 2
         elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack_from(">HH", data, place + 5)
+            height, width = struct.unpack_from(">HH", data, offset + 5)
             return width, height
         else:
-            place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+            offset += 2 + struct.unpack_from(">H", data, offset + 2)[0]
     return None
 
 
@@ -92,7 +92,8 @@ def _tiff(data: memoryview) -> tuple[int, int] | None:
     found: dict[int, int] = {}
     for place in range(first + 2, first + 2 + 12 * entries, 12):
         tag, kind = struct.unpack_from(f"{order}HH", data, place)
-        if tag in (256, 257):  # width, height; as 16 or 32 bits
+        # Width and height, as 16 or 32 bits; where a tag is there twice, libtiff takes the first.
+        if tag in (256, 257) and tag not in found:
             found[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, place + 8)[0]
     return (found[256], found[257]) if len(found) == 2 else None
 

@@ -9,12 +9,14 @@ import itertools
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ppcls_ext.core.bombs import MOST_CHUNKS, why_endless
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.reading import Unreadable, check_regular
@@ -35,7 +37,6 @@ _REDUCED = {
 _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -105,14 +106,17 @@ def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True, reducti
         upright: turn it by its EXIF orientation; False leaves it as it is stored.
         reduction: decode a JPEG at 1/2, 1/4 or 1/8 of its sides, rounded up. A decoder that cannot gives all of it.
     Raises:
-        BrokenImage: empty, truncated or not an image.
+        BrokenImage: empty, truncated, not an image, or made to take minutes.
     """
+    endless = why_endless(data)
+    if endless is not None:
+        raise BrokenImage(f"image {name}: {endless}, which would take long to decode; save it again in an image editor")
     is_rgb = _RGB != 0 and is_jpeg(data)
     flags = _REDUCED[reduction] | (_RGB if is_rgb else cv2.IMREAD_COLOR)
     if not upright:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image = None
-    if data.size and not is_cut_short(data):
+    if data.size and not is_damaged(data):
         with contextlib.suppress(cv2.error):  # it raises where a header asks for more than it allocates
             image = cv2.imdecode(data, flags)
     if image is None:
@@ -131,8 +135,9 @@ def read_rgb(path: str | Path, upright: bool = True) -> np.ndarray:
     return decode_rgb(data, path, upright)
 
 
-def is_cut_short(data: np.ndarray) -> bool:
-    """Whether the content of a JPEG or PNG file, uint8 [n], lacks a part of what it announces."""
+def is_damaged(data: np.ndarray) -> bool:
+    """Whether the content of a JPEG or PNG file, uint8 [n], lacks a part of what it announces, or a part of a PNG has
+    another checksum than it states."""
     if data[:8].tobytes() == PNG_MAGIC:
         return not _has_whole_chunks(data.data)
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing. Whole files have an end marker;
@@ -140,20 +145,27 @@ def is_cut_short(data: np.ndarray) -> bool:
     if not is_jpeg(data):
         return False
     half, end = len(data) // 2, b"\xff\xd9"
-    # Nearly always it is in the last bytes; all of a phone's photo is a millisecond of searching.
+    # The mark is nearly always in the last bytes, so they are searched first; a whole photo takes a millisecond.
     return end not in data[max(half, len(data) - 4096) :].tobytes() and end not in data[half:].tobytes()
 
 
 def _has_whole_chunks(data: memoryview) -> bool:
-    """Whether a PNG's chunks are all in the file, up to its last: OpenCV takes the memory that a length asks for."""
-    place = len(PNG_MAGIC)
+    """Whether a PNG's chunks are all in the file, up to its last, and those that are decoded have their checksums.
+
+    OpenCV takes the memory that a length asks for, and libpng writes a line of its own about a checksum on stderr.
+    """
+    offset = len(PNG_MAGIC)
     for _ in range(MOST_CHUNKS):
-        if place + 12 > len(data):
+        if offset + 12 > len(data):
             return False
-        length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
-        place += 12 + length
+        length, kind = int.from_bytes(data[offset : offset + 4], "big"), bytes(data[offset + 4 : offset + 8])
+        checked = data[offset + 4 : offset + 8 + length]
+        offset += 12 + length
+        # A small letter begins the kinds that a decoder may skip.
+        if kind[:1].isupper() and zlib.crc32(checked) != int.from_bytes(data[offset - 4 : offset], "big"):
+            return False
         if kind == b"IEND":
-            return place <= len(data)
+            return offset <= len(data)
     return False
 
 

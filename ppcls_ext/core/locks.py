@@ -78,8 +78,8 @@ def _holder(file: IO[bytes]) -> str:
     try:
         note: Any = json.loads(file.read(LONGEST_NOTE))
         return f"process {int(note['pid'])} on {str(note['host'])[:100]}, started {str(note['start'])[:40]},"
-    except (ValueError, KeyError, TypeError, RecursionError):  # it is just about to write it
-        return "another process"
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
+        return "another process"  # it is just about to write its note
 
 
 _HELD: weakref.WeakSet[FolderLock] = weakref.WeakSet()

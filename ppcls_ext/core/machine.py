@@ -1,4 +1,4 @@
-"""The machine under a measurement: what it is, what it can do, and what else it does meanwhile."""
+"""The machine under a measurement: what it is, and what else it does meanwhile."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from threadpoolctl import threadpool_limits
 
 from ppcls_ext.core.cpu import cpu_flags, cpu_model, cpuinfo
 from ppcls_ext.core.device import usable_cores
 
-PEAK_SIZES = (256, 512, 1024)  # sides of square matrices; which size runs fastest depends on the caches
-PEAK_SECONDS = 0.3  # each size is measured this long
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -56,24 +52,18 @@ class Watch:
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
         stolen = getattr(times, "steal", 0.0)
-        return time.monotonic(), sum(times[:8]) - idle - stolen, stolen  # beyond 8 are guests, counted in user
+        return (
+            time.monotonic(),
+            sum(times[:8]) - idle - stolen,
+            stolen,
+        )  # beyond 8: guests, part of user
 
     def interval(self, ours: float) -> Interval:
-        """Args: ours: seconds of processor time that the measured processes and this one have used meanwhile."""
+        """How busy the machine was with other things since this watch was made.
+
+        Args:
+            ours: seconds of processor time that the measured processes and this one have used meanwhile.
+        """
         (start, busy, stolen), (end, busy_now, stolen_now) = self._start, self._read()
         seconds = max(end - start, 1e-3)
         return Interval(max(0.0, busy_now - busy - ours) / seconds, (stolen_now - stolen) / seconds)
-
-
-def peak_gflops(threads: int) -> float:
-    """GFLOP/s that this machine shows on a float32 matrix product with so many threads: the best of many."""
-    rng = np.random.default_rng(0)
-    best = 0.0
-    with threadpool_limits(threads):
-        for size in PEAK_SIZES:
-            a, b = rng.standard_normal((2, size, size), dtype=np.float32)
-            end = time.perf_counter() + PEAK_SECONDS
-            while (start := time.perf_counter()) < end:
-                a @ b
-                best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
-    return best

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from ppcls_ext.core.cgroups import GROUPS, MEMBERSHIP, Group, groups_above
 
 
 class _GroupFiles(NamedTuple):
@@ -21,38 +22,19 @@ _VERSION_1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "tota
 _VERSION_2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
 
 
-def free_memory(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+def free_memory(membership: Path = MEMBERSHIP, groups: Path = GROUPS) -> int:
     """Bytes of memory that are free on the machine, or that the limits of its control groups leave to this process.
 
     Args:
-        membership: the file that says which control groups this process is in.
-        groups: where the files of all groups are.
+        membership, groups: see `ppcls_ext.core.cgroups`.
     """
-    return max(0, min([psutil.virtual_memory().available, *_left_by_groups(membership, groups)]))
+    left = [_left_by_group(group) for group in groups_above("memory", membership, groups)]
+    return max(0, min([psutil.virtual_memory().available, *(of for of in left if of is not None)]))
 
 
-def _left_by_groups(membership: Path, groups: Path) -> Iterator[int]:
-    """What each control group above this process leaves of its limit."""
-    try:
-        entries = [line.split(":", 2) for line in membership.read_text().splitlines()]
-    except OSError:  # no Linux
-        return
-    for _, controllers, path in entries:
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root, files = (groups / "memory", _VERSION_1) if controllers else (groups, _VERSION_2)
-        # A limit further up holds as well. A container may see its own group at the root, under another path.
-        folder = root / path.lstrip("/")
-        for place in [folder, *folder.parents]:
-            left = _left_by_group(place, files)
-            if left is not None:
-                yield left
-            if place == root:
-                break
-
-
-def _left_by_group(folder: Path, files: _GroupFiles) -> int | None:
+def _left_by_group(group: Group) -> int | None:
     """None where the group has no limit, or its files are not there."""
+    folder, files = group.folder, _VERSION_1 if group.version == 1 else _VERSION_2
     try:
         limit = (folder / files.limit).read_text().strip()
         if limit == "max":

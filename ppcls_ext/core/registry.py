@@ -104,7 +104,7 @@ def call_checked(
         return factory(**kwargs)
     except KeyError as error:  # a name that it looks up
         raise UserError(f"{where}: {error} is none of the values that it knows") from error
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, Warning) as error:  # PaddleClas raises one of what is deprecated
         raise UserError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
     except Exception as error:
         if type(error) is not Exception:  # a plain one is how PaddleClas's mixing of batches refuses a value

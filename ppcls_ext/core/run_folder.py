@@ -29,9 +29,11 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import append_line, atomic_write_text
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import cpu_model
+from ppcls_ext.core.reading import Unreadable, parsed_json, read_text
 from ppcls_ext.core.version import __version__
 from ppcls_ext.upstream.imports import quiet_import
 
+LARGEST_LOG = 1 << 30  # bytes
 PACKAGES = (
     "paddlepaddle",
     "paddleclas",
@@ -45,7 +47,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str | None]:
-    """The versions of `PACKAGES`; None of one that is not installed."""
+    """The version of each of `PACKAGES`; None for one that is not installed."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -115,9 +117,9 @@ class RunFolder:
             return
         try:
             for folder in (self.path, self.eval):
-                for unfinished in folder.glob(".*.tmp"):  # left by a process that was killed in the middle of a write
+                for unfinished in folder.glob(".*.tmp"):  # a process that was killed in the middle of a write left it
                     unfinished.unlink()
-            if not resuming:  # left by a run that ended before it saved anything
+            if not resuming:  # what is there is of a run that ended before it saved anything
                 (self.path / "log.jsonl").unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))
@@ -176,16 +178,27 @@ class RunFolder:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The events of a log.jsonl, oldest first.
 
-    Left out are a line cut short by a crash, and steps that a run had taken but not saved when it was killed: they are
-    taken again after the resume.
+    Left out are a line cut short by a crash, and steps and evaluations that a run had done but not saved when it was
+    killed: they are done again after the resume.
+    Raises:
+        UserError: a file that no run has written.
     """
     events: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if event["event"] == "resume":
-            events = [earlier for earlier in events if earlier["step"] <= event["step"]]
-        events.append(event)
+    try:
+        for line in read_text(path, LARGEST_LOG).splitlines():
+            try:
+                event = parsed_json(line)
+            except Unreadable:
+                continue
+            if event["event"] == "resume":
+                events = [earlier for earlier in events if _saved(earlier, event)]
+            events.append(event)
+    except (Unreadable, TypeError, KeyError) as error:
+        raise UserError(f"log {path}: not as a run writes it ({error}); remove it") from error
     return events
+
+
+def _saved(earlier: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
+    """Whether the state that a run was resumed from has what an event tells of."""
+    evaluated = earlier["epoch"] if earlier["event"] == "eval" else 0
+    return bool(earlier["step"] <= resume["step"] and evaluated <= resume["epoch"])

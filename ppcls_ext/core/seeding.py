@@ -11,7 +11,7 @@ import random
 import numpy as np
 import paddle
 
-# First part of a key: two different uses never share a stream.
+# The first part of every key says what it is for, so two different uses never share a stream.
 ORDER, SAMPLE, BATCH, STEP = range(4)
 
 

@@ -15,6 +15,11 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
+try:
+    import resource
+except ImportError:  # nor these limits
+    resource = None  # type: ignore[assignment]
+
 
 def usable_cpus() -> list[int]:
     """Numbers of the processors that this process may use; all of the machine's where that cannot be asked (macOS)."""
@@ -23,8 +28,18 @@ def usable_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def allow_open_files(count: int) -> None:
+    """Let this process have so many files and connections open, or as many as the system's administrator allows."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class NoLocks(OSError):
-    """This system, or the file system, has no file locks."""
+    """Raised where this operating system, or the file system, has no file locks."""
 
 
 def lock(file: IO[Any]) -> None:

@@ -47,7 +47,7 @@ def fault_of_name(name: str) -> str | None:
     return None
 
 
-SHOWN = 200  # characters of a value in a message
+SHOWN = 200  # characters; a message shows no more of a value
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import shown
 
 Rule = Callable[[Any, str], object]
-MOST = 1e6  # of numbers that have no rule of their own
+MOST = 1e6  # the largest number, where an argument has no rule of its own
 
 
 def _within(low: float, high: float, above: bool = False) -> Rule:
@@ -62,9 +62,21 @@ def _one_of(*values: str) -> Rule:
     return rule
 
 
+def _backend(value: Any, where: str) -> None:
+    """PaddleClas would warn of another one, and take OpenCV."""
+    if not isinstance(value, str) or value.lower() not in ("cv2", "pil"):
+        raise UserError(f"{where}: expected 'cv2' or 'pil', got {shown(value)}")
+
+
+def _interpolation(value: Any, where: str) -> None:
+    """A name, which PaddleClas looks up, or a number of OpenCV or Pillow."""
+    if not isinstance(value, str):
+        whole(value, where, 0, 5)
+
+
 _CHANCE = _within(0, 1)
 
-# By the name of the argument, whichever operation has it.
+# Rules by the name of an argument; they hold for every operation that has it.
 BY_KEY: Mapping[str, Rule] = {
     "size": _sides,
     "resize_short": _count(0, LARGEST_SIDE),
@@ -81,10 +93,12 @@ BY_KEY: Mapping[str, Rule] = {
     "length": _count(0, LARGEST_SIDE),
     "attempt": _count(1, 1000),
     "alpha": _within(-1, 100),
+    "backend": _backend,
+    "interpolation": _interpolation,
     "mixture_width": _count(1, 100),
     "padding": _each(_within(0, LARGEST_SIDE)),
 }
-# Of one operation.
+# Rules for an argument of one operation, in place of those above.
 BY_OPERATION: Mapping[tuple[str, str], Rule] = {
     ("RandCropImage", "scale"): _range(0, 1),
     ("RandCropImage", "ratio"): _range(0, 100),
@@ -110,7 +124,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any], where: str) -> None
 
 
 def _small(value: Any, where: str) -> None:
-    """No number in it is beyond what any operation has a use for."""
+    """Raise UserError for a value that holds a number beyond what any operation has a use for."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number(value, where, -MOST, MOST)
     parts = itertools.chain(value, value.values()) if isinstance(value, Mapping) else value

@@ -13,7 +13,7 @@ import numpy as np
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.images import BrokenImage, read_rgb
 
-SHOWN = 20  # findings of one kind that are shown; the rest is counted
+SHOWN = 20  # findings of one kind are shown; the others are only counted
 SMALL_CLASS = 10  # training images (or objects) below which a class is pointed out
 IMBALANCE = 20.0  # largest over smallest class, above which it is pointed out
 

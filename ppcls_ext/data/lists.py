@@ -12,7 +12,7 @@ from ppcls_ext.core.reading import Unreadable, decoded, read_regular
 from ppcls_ext.core.text import fault_of_name, is_digits
 
 CLASS_FILES = ("classes.txt", "labels.txt")  # looked for beside a list file
-LARGEST_FILE = 2**30  # bytes of a list; ImageNet's has 40 MB
+LARGEST_FILE = 2**30  # bytes that a list file may have; ImageNet's has 40 MB
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -30,6 +30,11 @@ def read_lines(path: Path, what: str) -> list[str]:
         if "\0" in line:
             raise UserError(f"{what} {path}, line {number}: it has a NUL character; no text file does")
     return lines
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names that a run folder keeps, one a line. Raises UserError for something else."""
+    return tuple(read_lines(path, "class names of the run"))
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

@@ -63,10 +63,10 @@ class Sampler(Section):
 class Workers(Section):
     """`DataLoader.<split>.loader`."""
 
-    # Processes that prepare batches; 0: the training process itself.
+    # Processes that prepare batches; with 0 the training process prepares them itself.
     num_workers: Annotated[int, pydantic.Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     use_shared_memory: bool = True
-    # Decoded images in memory: auto where all of them fit into half of what is free, true as many as fit, or false.
+    # Whether decoded images are kept in memory: `auto` if all fit into half of what is free, true as many as fit.
     cache: Setting = "auto"
 
     def count(self) -> int:

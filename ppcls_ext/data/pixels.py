@@ -22,7 +22,7 @@ class Normalization:
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> Normalization:
-        """That of `ppcls_ext.core.pixels.normalize`."""
+        """The normalisation that `ppcls_ext.core.pixels.normalize` does, with this mean and deviation."""
         return cls(lambda image: normalize(image, mean, std).transpose(1, 2, 0))
 
     def batch(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ from ppcls_ext.upstream.paddleclas import ppcls
 
 Transform = Callable[[Any], Any]
 
-# Test-time crop of the paper: short edge 256 for a 224 crop.
+# The paper tests on a crop of 224 pixels from an image whose short edge is 256.
 CROP_RATIO = 224 / 256
 
 # Operations of PaddleClas that give uint8 [H, W, 3] for uint8 [H, W, 3].

@@ -33,7 +33,7 @@ class Undecoded:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """That of the array that it stands for."""
+        """The shape of the array that it stands for, [height, width, 3]."""
         return self.height, self.width, 3
 
     def __getitem__(self, region: tuple[slice, slice, slice]) -> Undecoded:
@@ -53,7 +53,7 @@ class Undecoded:
         room = min(self.width / size[0], self.height / size[1])
         factor = next((f for f in REDUCTIONS if room >= f * LEFT_OVER), 1)
         decoded = decode_rgb(self.data, self.path, reduction=factor)
-        # What came counts: sides are rounded up, and some builds of OpenCV decode in full whatever they are asked for.
+        # The size of what was decoded counts: sides are rounded up, and some builds of OpenCV always decode in full.
         down, across = decoded.shape[0] / self.whole[0], decoded.shape[1] / self.whole[1]
         top = min(round(self.top * down), decoded.shape[0] - 1)
         left = min(round(self.left * across), decoded.shape[1] - 1)

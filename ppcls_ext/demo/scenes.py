@@ -12,7 +12,7 @@ from ppcls_ext.demo.steps import run_demo
 
 SEEDS = {"train": 0, "val": 1}
 SHOWN = 12  # predictions in the picture
-COLUMNS = 4  # the picture's, each row of which holds this many predictions
+COLUMNS = 4  # predictions in each row of the picture
 
 
 def canvas(rng: np.random.Generator, side: int) -> np.ndarray:

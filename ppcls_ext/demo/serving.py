@@ -24,8 +24,8 @@ MODEL = ROOT / "classification" / "inference"
 PICTURES = 12
 CLIENTS = 8
 LOADED_S = 5.0
-HOSTILE = 0.05  # share of the requests
-CLOSE = 1e-3  # between scores: batches add up in another order
+HOSTILE = 0.05  # share of the requests that are hostile
+CLOSE = 1e-3  # scores may differ by so much, since batches add up in another order
 PATIENCE_S = 60.0
 
 
@@ -53,7 +53,7 @@ def ask(address: str, image: bytes) -> dict[str, Any]:
     return found
 
 
-def compare(answer: dict[str, Any], result: Result, file: Path) -> None:
+def check_answer(answer: dict[str, Any], result: Result, file: Path) -> None:
     """Raise CheckFailed where an answer is not what the Predictor gives."""
     ours = {p["class"]: p["score"] for p in answer["predictions"]}
     theirs = {p["class"]: p["score"] for p in result.to_dict()["predictions"]}
@@ -64,7 +64,7 @@ def compare(answer: dict[str, Any], result: Result, file: Path) -> None:
 
 
 def run_demo(model: Path, files: Sequence[Path]) -> None:
-    """The demo itself.
+    """Serve the model, ask it, load it and stop it.
 
     Raises:
         CheckFailed: an answer differs, a request is lost, or the service does not end as it should.
@@ -74,7 +74,7 @@ def run_demo(model: Path, files: Sequence[Path]) -> None:
         say(f"1/3  {address} serves {model}; {len(files)} pictures ...")
         with Predictor(model, threads=1) as predict:
             for file, image in zip(files, images, strict=True):
-                compare(ask(address, image), predict(image), file)
+                check_answer(ask(address, image), predict(image), file)
         say("     each answer is what the Predictor gives")
 
         say(f"2/3  {CLIENTS} clients for {LOADED_S:g} s, 1 of {1 / HOSTILE:g} requests hostile ...")

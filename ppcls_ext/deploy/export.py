@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from paddle.static import InputSpec
 
 from ppcls_ext.core.config import Config
+from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write, atomic_write_bytes, put_folder_in_place, restore_folder
@@ -36,7 +38,8 @@ from ppcls_ext.upstream.onnx import paddle2onnx, quiet_converter
 from ppcls_ext.upstream.paddle import legacy_graph
 
 OPSET = 17  # version of ONNX's operators: the newest that paddle2onnx 2.1 writes in full and every engine reads
-ANY_BATCH_TRIED = (1, 3)  # batches that the check runs, where the batch is free
+MOST_AT_ONCE = 4  # engines that are checked at the same time, each in a process of some hundred megabytes
+ANY_BATCH_TRIED = (1, 3)  # the check runs batches of these sizes, where the batch is free
 
 # The outputs of these must equal dygraph's. OpenVINO is an extra: its row is reported, and does not fail an export.
 REQUIRED_ENGINES = ("native", "onednn", "onnxruntime")
@@ -45,7 +48,7 @@ REQUIRED_ENGINES = ("native", "onednn", "onnxruntime")
 # they have done so do they fuse the bias and the activation too: a graph that comes folded runs half as fast again.
 UNFOLDED = ("pdmodel",)
 
-# What `--formats` may be, and what is written for it.
+# The formats that are written for each value of `--formats`.
 CHOICES: dict[str, tuple[str, ...]] = {
     "both": ("json", "pdmodel"),
     "json": ("json",),
@@ -84,7 +87,7 @@ def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
         with legacy_graph(), quiet_import():
             graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
             paddle.jit.save(graph, str(prefix))
-    graph.forward.rollback()  # else the model keeps this trace, and would not show batch norms that are folded later
+    graph.forward.rollback()  # else the model keeps this trace, and would not show norms that are folded later
 
 
 def onnx_converter() -> Any:
@@ -109,7 +112,7 @@ def save_onnx(folder: Path) -> None:
         raise CannotTranslate(
             f"export: paddle2onnx cannot translate this network ({lines[0]}); use --formats both"
         ) from error
-    if not target.is_file():  # it reports some failures on stdout only
+    if not target.is_file():  # it reports some failures on stdout and raises nothing
         raise CannotTranslate("export: paddle2onnx wrote no file for this network; use --formats both")
 
 
@@ -219,7 +222,7 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     shutil.rmtree(work, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         if fold:
-            fold_branches(deployment.model)  # of the other form too, which shares its layers
+            fold_branches(deployment.model)  # this folds those of the other form too, since both share their layers
         for form, where in zip(forms, (work, Path(scratch)), strict=False):
             save_formats(form, where, [f for f in chosen if f in UNFOLDED])
         if fold:
@@ -285,14 +288,18 @@ def _save_and_check(
 def _check(
     folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
 ) -> list[Parity]:
-    """Run each format in `folder` on each engine that runs it."""
+    """Run each format in `folder` on each engine that runs it, as many at once as there are cores."""
     every = {name: engine_class(name) for name in ENGINES}
     kinds = {name: kind for name, kind in every.items() if kind.precision == FLOAT}
     pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
     checks = []
-    with bar(len(pairs), "check") as progress:
-        for model_format, engine in pairs:
-            checks.append(check_parity(folder, model_format, engine, batches, expected, deployment.compare))
+
+    def run(pair: tuple[str, str]) -> Parity:
+        return check_parity(folder, pair[0], pair[1], batches, expected, deployment.difference)
+
+    with bar(len(pairs), "check") as progress, ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE)) as pool:
+        for check in pool.map(run, pairs):
+            checks.append(check)
             progress.advance()
     return checks
 

@@ -21,9 +21,9 @@ from ppcls_ext.tasks.deployment import Deployment, Input
 # In this order, by what is installed and never by a timing: two runs with one seed must take the same one. Paddle's
 # oneDNN is always there, shares the threads of training, and was as fast as ONNX Runtime or faster.
 PREFERRED = ("onednn", "onnxruntime")
-PADDLE = "paddle"  # the name for no engine
+PADDLE = "paddle"  # stands where no engine runs the network, but Paddle itself
 TOLERANCE = 1e-3  # largest difference of an output from Paddle's, in units of the outputs' standard deviation
-TRIED = (2, 1)  # batches of the check; of more than one size, since the graph takes any
+TRIED = (2, 1)  # the check runs batches of these sizes: more than one, since the graph takes any
 
 
 class OnEngine(nn.Layer):
@@ -89,10 +89,10 @@ def _opened(model: nn.Layer, shape: Sequence[int], kind: type[Engine], folder: P
         outputs=["y"],
         recipe={},
         samples=lambda count: [np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)],
-        compare=lambda found, expected: float(np.abs(found[0] - expected[0]).max() / max(expected[0].std(), 1e-6)),
+        difference=lambda found, expected: float(np.abs(found[0] - expected[0]).max() / max(expected[0].std(), 1e-6)),
         tolerance=TOLERANCE,
     )
     save_formats(deployment, folder, ["json", "onnx"] if model_format == "onnx" else [model_format])
     engine = kind(folder, kernel_threads(), model_format)
     batches = [deployment.samples(count) for count in TRIED]
-    return engine, max(deployment.compare(engine(batch), dygraph_outputs(model, batch)) for batch in batches)
+    return engine, max(deployment.difference(engine(batch), dygraph_outputs(model, batch)) for batch in batches)

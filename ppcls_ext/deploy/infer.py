@@ -28,7 +28,7 @@ from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.processing import Decode
 from ppcls_ext.runtime.results import Result
 
-MOST_NAMED = 20  # images without a result that stderr names; a file of results names all of them
+MOST_NAMED = 20  # stderr names no more images without a result; a file of results names all of them
 
 
 def check_infer_flags(task: str, options: Iterable[str]) -> None:
@@ -172,14 +172,14 @@ def _infer_bulk(paths: Sequence[str], pipeline: Pipeline, sink: Sink, draw: Path
     named = 0
     try:
         with bar(len(paths), "infer", start) as progress:
-            for place, result in enumerate(pipeline.stream(islice(paths, start, None)), start=start + 1):
+            for number, result in enumerate(pipeline.stream(islice(paths, start, None)), start=start + 1):
                 sink.write(result)
                 if not result.ok and named < MOST_NAMED:
                     named += 1
                     say(f"skipped: {result.error}")
                 if draw is not None and result.ok:
-                    _draw(result, draw, place)
-                rate = (place - start) / max(time.monotonic() - begun, 1e-9)
+                    _draw(result, draw, number)
+                rate = (number - start) / max(time.monotonic() - begun, 1e-9)
                 progress.advance(values=f"{rate:.1f} images/s")
         sink.finish()
     finally:
@@ -196,9 +196,9 @@ def _say_choice(pipeline: Pipeline) -> None:
         say(f"auto: {pipeline.chosen.summary}")
 
 
-def _draw(result: Result, folder: Path, place: int) -> None:
-    """Write the pictures of a result, named after its image and the image's place in the list."""
-    result.write_pictures(folder, f"{place:04d}_{Path(result.source).stem}")
+def _draw(result: Result, folder: Path, number: int) -> None:
+    """Write the pictures of a result, named after its image and the image's number in the list."""
+    result.write_pictures(folder, f"{number:04d}_{Path(result.source).stem}")
 
 
 def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path | None, draw: Path | None) -> int:

@@ -41,7 +41,7 @@ def check_parity(
     engine: str,
     batches: Sequence[Arrays],
     expected: Sequence[Arrays],
-    compare: Callable[[Arrays, Arrays], float],
+    difference: Callable[[Arrays, Arrays], float],
 ) -> Parity:
     """Run `batches` through an engine and measure the worst difference from `expected`."""
     try:
@@ -56,4 +56,4 @@ def check_parity(
                 return Parity(model_format, engine, None, "it gives numbers that are not finite")
             if a.ndim != b.ndim:
                 return Parity(model_format, engine, None, f"it gives shape {list(a.shape)} instead of {list(b.shape)}")
-    return Parity(model_format, engine, max(compare(f, e) for f, e in zip(found, expected, strict=True)), "")
+    return Parity(model_format, engine, max(difference(f, e) for f, e in zip(found, expected, strict=True)), "")

@@ -31,7 +31,7 @@ def quantizer() -> Any:
     for package in ("openvino", "nncf"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"Export.int8 needs the package {package}: python -m pip install openvino nncf")
-    with contextlib.redirect_stdout(io.StringIO()):  # it greets
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a greeting
         return importlib.import_module("nncf")
 
 
@@ -47,7 +47,7 @@ def calibration_inputs(task: Task, folder: Path, count: int) -> list[np.ndarray]
     for k in drawn:
         if len(inputs) == count:
             break
-        with contextlib.suppress(BrokenImage):  # another one takes its place
+        with contextlib.suppress(BrokenImage):  # another image is taken instead
             inputs.append(inference.prepare(read_rgb(paths[k]))[0][None])
     if not inputs:
         raise UserError("Export.int8: no training image can be read to calibrate on; see pplcnet check-data")

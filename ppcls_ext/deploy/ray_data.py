@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.reading import Unreadable, parsed_json
 from ppcls_ext.core.system import try_lock
 from ppcls_ext.deploy.encoders import ParquetEncoder
 from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
@@ -37,12 +38,12 @@ LOCAL = "local"  # Ray's name for a cluster of this machine, which ends with the
 # Ray Data checkpoints by a column that it reads. The place in the list takes 8 bytes where a path takes a hundred, and
 # the results of many files are put in order by it.
 PLACE = "id"
-MOST_IN_BLOCK = 1024  # images: what an actor that dies has to do again
-BLOCKS_PER_ACTOR = 8  # of a short list, so that the actors end at nearly the same time
+MOST_IN_BLOCK = 1024  # images; a block is what is done again when an actor dies
+BLOCKS_PER_ACTOR = 8  # a short list is cut into at least so many, so that all actors end at nearly the same time
 # Processors that the actors leave to Ray's other tasks, which read the list and leave out what is done: they compute
 # hardly anything, but would wait for ever for a place. On this machine Ray is told of so many more than there are.
 SPARE_CPUS = 2
-MOST_RETRIES = 3  # of a block whose actors die: an image that kills its process must not do so for ever
+MOST_RETRIES = 3  # a block whose actors die is tried no more often: an image may kill every process that reads it
 
 # What is no result begins with an underscore, which readers of Parquet folders pass over.
 DONE_FOLDER = "_done"  # Ray's checkpoints
@@ -129,7 +130,7 @@ def _import_ray() -> Any:
     # Both are read when Ray starts. Its C++ part would call it an error on stderr that actors may start again.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as it will be; silences a warning about it
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default to be: silences its warning
     try:
         import pyarrow  # noqa: F401
         import ray
@@ -171,8 +172,8 @@ def _folder_of(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
 
 def _check_run(folder: Path, text: str, about: Mapping[str, Any]) -> None:
     try:
-        begun = json.loads(text)
-    except ValueError as error:
+        begun = parsed_json(text)
+    except Unreadable as error:
         raise UserError(f"{folder / RUN_FILE} is not as infer wrote it; delete {folder} and begin again") from error
     check_same(folder, begun if isinstance(begun, dict) else {}, about)
 

@@ -13,12 +13,13 @@ from typing import IO, Any, Protocol
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write, naming, regular_target
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.system import NoLocks, try_lock
 from ppcls_ext.deploy.encoders import Encoder
 from ppcls_ext.runtime.results import Result
 
-COMMIT_SECONDS = 2.0  # after a crash, what took so long is done again
-MOST_WAITING = 4096  # results in memory
+COMMIT_SECONDS = 2.0  # results are stored at least this often: a crash loses no more work
+MOST_WAITING = 4096  # so many results in memory are stored at once, however little time has passed
 
 
 class Sink(Protocol):
@@ -36,10 +37,10 @@ class Sink(Protocol):
         """Take the next result."""
 
     def finish(self) -> None:
-        """All results are there."""
+        """Note that the last result has come."""
 
     def close(self) -> None:
-        """Let go of what is open, whether all results are there or not."""
+        """Close what is open, whether all results have come or not."""
 
 
 class StandardOutput:
@@ -61,13 +62,13 @@ class StandardOutput:
             self.finish()
 
     def finish(self) -> None:
-        """Hand over what is there."""
+        """Write what has not been written yet."""
         sys.stdout.buffer.write(self._encoder.drain())
         sys.stdout.buffer.flush()
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Standard output stays open."""
+        """Do nothing, since standard output stays open."""
 
 
 class ResultsFile:
@@ -169,7 +170,7 @@ class ResultsFile:
         self._stored = time.monotonic()
 
     def finish(self) -> None:
-        """All results are there: put the file at its place."""
+        """Put the file at its place, since the last result has come."""
         self._store(self._encoder.drain())
         self._encoder.complete(self._part, self._target)
         self._progress.unlink(missing_ok=True)
@@ -191,14 +192,17 @@ def _locked(file: IO[bytes], path: Path) -> bool:
 
 
 def _read_progress(file: Path) -> Mapping[str, Any] | None:
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         return None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not as infer wrote it; delete it and begin again") from error
-    counts = [state.get(key) for key in ("done", "failed", "bytes")] if isinstance(state, dict) else [None]
-    if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(state.get("run"), dict):
+    try:
+        state = read_json(file)
+    except Unreadable as error:
+        raise UserError(f"{file} is not as infer wrote it ({error}); delete it and begin again") from error
+    run = state.get("run") if isinstance(state, dict) else None
+    if not isinstance(run, dict):
+        raise UserError(f"{file} is not as infer wrote it; delete it and begin again")
+    counts = [run.get("images"), *(state.get(key) for key in ("done", "failed", "bytes"))]
+    if not all(type(n) is int and n >= 0 for n in counts) or state["done"] > run["images"]:
         raise UserError(f"{file} is not as infer wrote it; delete it and begin again")
     return state
 

@@ -64,13 +64,12 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     identity = {
         "pplcnet": __version__,
         "paddlepaddle": paddle.__version__,
-        "formats": sorted(formats),
         "config": dump_config(config),
     }
     file = folder / MADE
     if file.is_file():
         made = json.loads(file.read_text(encoding="utf-8"))
-        if made["made_from"] == identity:
+        if made["made_from"] == identity and set(formats) <= set(made.get("formats", ())):
             return Built(**made["built"])
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -90,7 +89,8 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     save_formats(deployment, folder, [f for f in formats if f not in UNFOLDED])
     write_recipe(task, deployment, folder, formats, folded=True)
     built = Built(counted.params, counted.flops, summary._asdict())
-    atomic_write_text(file, json.dumps({"built": asdict(built), "made_from": identity}, indent=1) + "\n")
+    record = {"built": asdict(built), "made_from": identity, "formats": sorted(formats)}
+    atomic_write_text(file, json.dumps(record, indent=1) + "\n")
     return built
 
 

@@ -15,6 +15,7 @@ from paddle import nn
 
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.norms import batch_norms
+from ppcls_ext.models.hooks import run_hooked
 
 LEAST_NORMAL = np.float32(2.0**-126).view(np.uint32)  # bits below these, without the sign, are a denormal float32
 
@@ -72,14 +73,9 @@ def measure_activations(model: nn.Layer, *inputs: paddle.Tensor) -> list[Activat
         hooks.append(layers[name].register_forward_post_hook(after))
 
     layers = {name: layer for name, layer in model.named_sublayers() if not list(layer.children())}
-    try:
-        for name in layers:
-            look_at(name)
-        with paddle.no_grad():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for name in layers:
+        look_at(name)
+    run_hooked(model, inputs, hooks)
     return found
 
 

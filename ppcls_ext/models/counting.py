@@ -8,6 +8,7 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.norms import BATCH_NORMS
+from ppcls_ext.models.hooks import run_hooked
 
 # What `count` counts, in words: reports quote it next to every figure.
 RULE = (
@@ -55,11 +56,8 @@ def count(model: nn.Layer, *inputs: paddle.Tensor) -> Count:
     hooks = [layer.register_forward_post_hook(after) for layer, _ in modes if isinstance(layer, COUNTED)]
     model.eval()
     try:
-        with paddle.no_grad():
-            model(*inputs)
+        run_hooked(model, inputs, hooks)
     finally:
-        for hook in hooks:
-            hook.remove()
         for layer, training in modes:
             layer.training = training
     return Count(count_params(model), flops)

@@ -6,6 +6,7 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.norms import BATCH_NORMS
+from ppcls_ext.models.hooks import run_hooked
 from ppcls_ext.models.layers import BranchedConv
 from ppcls_ext.upstream.paddleclas import merge_branches
 
@@ -56,12 +57,7 @@ def fold_batch_norm(model: nn.Layer, *inputs: paddle.Tensor) -> int:
         for layer in model.sublayers(include_self=True)
         if isinstance(layer, (nn.Conv2D, *BATCH_NORMS))
     ]
-    try:
-        with paddle.no_grad():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(model, inputs, hooks)
 
     folded: dict[int, nn.Layer] = {}
     for norm, conv in pairs:

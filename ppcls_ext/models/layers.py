@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import paddle
 from paddle import ParamAttr, nn
@@ -68,6 +69,18 @@ class ConvBNLayer(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """From float32 [N, C, H, W] to [N, C', H / stride, W / stride]."""
         return self.act(self.bn(self.conv(x)))
+
+
+class Resize(nn.Layer):
+    """Bilinear resizing of maps, as `paddle.nn.functional.interpolate` does it."""
+
+    def __init__(self, align_corners: bool = False) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, x: paddle.Tensor, size: Sequence[int] | paddle.Tensor) -> paddle.Tensor:
+        """From float32 [N, C, H, W] to [N, C, *size]; `size` is a tensor where a graph with free sizes is traced."""
+        return nn.functional.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
 
 
 class BranchedConv(nn.Layer):

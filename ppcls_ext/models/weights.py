@@ -172,6 +172,8 @@ def load_into(
                 f"weights {source}: '{name}' is {weights[name].dtype}, but the model has numbers with fractions there; "
                 "give weights of float32 (float16, bfloat16 and float64 are read as that)"
             )
+        if name not in wrong and not np.isfinite(weights[name]).all():
+            raise UserError(f"weights {source}: '{name}' has numbers that are not finite; take other weights")
     # Paddle warns of every name that is left out: those keep what they have.
     model.set_state_dict({n: tensor if n in wrong else weights[n] for n, tensor in own.items()})
     return wrong

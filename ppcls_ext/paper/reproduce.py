@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.core.run_folder import RunFolder, environment
+from ppcls_ext.core.locks import FolderLock
+from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import onnx_converter
 from ppcls_ext.deploy.untrained import Network, build
-from ppcls_ext.models.spec import SPECS
+from ppcls_ext.paper.documents import RAW, identity_of, read_raw, read_run
 from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
-RAW = "reproduce.json"  # the measurements, which the report folder keeps
-
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
-# What `quick` measures instead of the procedures' values: enough to see that everything works.
+# With `quick` these replace the procedures' values: they suffice to see that everything works.
 QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 1}
 
 # The estimate adds the seconds that a subject takes beside being measured (its process, parity, warm-up) and those of
 # building a network.
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
+
+
+class Measured(NamedTuple):
+    """What is measured together, interleaved: a table at one input size on one engine."""
+
+    number: int
+    variant: Variant
+    engine: str
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        """What tells it from the others, as the document has it."""
+        return self.number, self.variant.name, self.engine
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,9 @@ class Plan:
         out: folder of the reports.
         work: folder that networks are exported to, and found in by the next run.
         runs: run folders to take accuracies from.
-        resume: keep the timings that an earlier run left in `out`, where they were made with the same settings.
+        resume: keep what an earlier run left in `out`, and measure only what is missing.
+        processes: that each network is run in, one after the other; None: as many as `Settings` says.
+        minutes: begin nothing that would probably end later than this after the start; None: measure everything.
     """
 
     tables: tuple[int, ...]
@@ -58,18 +72,28 @@ class Plan:
     runs: tuple[Path, ...] = ()
     quick: bool = False
     resume: bool = False
+    processes: int | None = None
+    minutes: float | None = None
 
     def settings(self, variant: Variant) -> Settings:
         """How latencies at a variant are measured."""
         values: dict[str, Any] = {"rounds": variant.rounds, "seconds": variant.seconds, "warmup": variant.warmup}
+        if self.processes is not None:
+            values["processes"] = self.processes
         return Settings(**(QUICK if self.quick else values))
 
-    def parts(self) -> Iterator[tuple[int, Variant, str]]:
-        """What is measured together, interleaved: a table at one input size on one engine."""
+    def parts(self) -> Iterator[Measured]:
+        """All that is to be measured."""
         for number in self.tables:
             for variant in procedure(number).variants:
                 for engine in self.engines:
-                    yield number, variant, engine
+                    yield Measured(number, variant, engine)
+
+    def seconds(self, part: Measured) -> float:
+        """About how long a part takes on a quiet machine."""
+        settings = self.settings(part.variant)
+        each = settings.seconds + OPENING_SECONDS * len(settings.shares())
+        return each * len(networks_of(part.number, part.variant))
 
 
 def networks_of(number: int, variant: Variant) -> list[Network]:
@@ -83,7 +107,8 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
 
     A network that cannot be built or run is a row with its reason.
     Raises:
-        UserError: an unknown table or engine, a run folder that is none, or a file in index of a folder.
+        UserError: an unknown table or engine, a run folder that is none, a file in place of a folder, or another
+            process that writes there.
     """
     if not plan.tables:
         raise UserError(f"--tables: none is given; the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
@@ -91,24 +116,24 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
         if number not in NUMBERS:
             raise UserError(f"--tables {number}: the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
     formats = formats_for(plan.engines)
-    document: dict[str, Any] = {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "environment": environment(),
-        "tables": list(plan.tables),
-        "engines": list(plan.engines),
-        "threads": plan.threads,
-        "quick": plan.quick,
-        "runs": [read_run(folder) for folder in plan.runs],
-        "networks": {},
-        "benchmarks": earlier_benchmarks(plan) if plan.resume else [],
-    }
+    started = time.monotonic()
     for flag, folder in (("--out", plan.out), ("--work", plan.work)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{flag} {folder}: this folder cannot be made ({error.strerror}); give another") from error
+    lock = FolderLock(plan.out, "report folder", "reproduce.lock")
+    lock.acquire()  # two would lose what the other has measured
+    try:
+        return _reproduced(plan, formats, benchmark, started)
+    finally:
+        lock.release()
+
+
+def _reproduced(plan: Plan, formats: Sequence[str], benchmark: Benchmark, started: float) -> dict[str, Any]:
+    document = begun_document(plan)
     done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
-    parts = [part for part in plan.parts() if (part[0], part[1].name, part[2]) not in done]
+    parts = [part for part in plan.parts() if part.key not in done]
     networks = {n.name: n for number, variant, _ in plan.parts() for n in networks_of(number, variant)}
     say(f"{len(networks)} networks, {len(parts)} benchmarks: {_estimate(plan, parts, networks)}")
     with bar(len(networks), "build") as progress:
@@ -116,14 +141,36 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
             document["networks"][network.name] = built_entry(network, plan.work, formats)
             progress.advance(1, network.name)
     save(plan.out, document)
-    for index, (number, variant, engine) in enumerate(parts, start=1):
+    left = measure(plan, document, parts, benchmark, started)
+    say(f"report: {plan.out / 'reproduce.html'}, reproduce.md, {RAW}")
+    if left:
+        say(f"{len(left)} benchmarks are left, which the same command with --resume measures")
+    return document
+
+
+def measure(
+    plan: Plan, document: dict[str, Any], parts: Sequence[Measured], benchmark: Benchmark, started: float
+) -> list[Measured]:
+    """Measure parts in their order and save after each; gives those that `plan.minutes` leave no time for.
+
+    Args:
+        started: when the command began, of `time.monotonic`, in seconds.
+    """
+    left, expected, taken = [], 0.0, 0.0
+    for index, part in enumerate(parts, start=1):
+        begin = time.monotonic()
+        pace = taken / expected if expected else 1.0  # of this machine, by what was measured so far
+        if plan.minutes is not None and begin - started + pace * plan.seconds(part) > 60 * plan.minutes:
+            left.append(part)  # a shorter one may still have time
+            continue
+        number, variant, engine = part
         say(f"{index}/{len(parts)}: Table {number} at {variant.name} on {engine}")
         ready = [n for n in networks_of(number, variant) if "failure" not in document["networks"][n.name]]
         report = measured_entry(ready, engine, plan, variant, benchmark)
         document["benchmarks"].append({"table": number, "variant": variant.name, "engine": engine, **report})
         save(plan.out, document)
-    say(f"report: {plan.out / 'reproduce.html'}, reproduce.md, {RAW}")
-    return document
+        expected, taken = expected + plan.seconds(part), taken + time.monotonic() - begin
+    return left
 
 
 def formats_for(engines: Sequence[str]) -> list[str]:
@@ -144,15 +191,14 @@ def formats_for(engines: Sequence[str]) -> list[str]:
     return [name for name in FLOAT_FORMATS if name in needed]
 
 
-def _estimate(plan: Plan, parts: Sequence[tuple[int, Variant, str]], networks: dict[str, Network]) -> str:
+def _estimate(plan: Plan, parts: Sequence[Measured], networks: dict[str, Network]) -> str:
     """How long it will take, in words."""
-    seconds = 0.0
-    for number, variant, _ in parts:
-        settings = plan.settings(variant)
-        each = settings.seconds + OPENING_SECONDS * len(settings.shares())
-        seconds += each * len(networks_of(number, variant))
     new = sum(not (plan.work / name).is_dir() for name in networks)
-    return f"about {(seconds + new * BUILDING_SECONDS) / 60:.0f} minutes on a quiet machine"
+    seconds = sum(plan.seconds(part) for part in parts) + new * BUILDING_SECONDS
+    words = f"about {seconds / 60:.0f} minutes on a quiet machine"
+    if plan.minutes is None:
+        return words
+    return f"{words}, of which {plan.minutes:g} are to be used"
 
 
 def built_entry(network: Network, work: Path, formats: Sequence[str]) -> dict[str, Any]:
@@ -196,104 +242,75 @@ def save(out: Path, document: dict[str, Any]) -> None:
 
 def render(out: Path) -> None:
     """Write the reports in `out` again from its raw values; nothing is measured. Raises UserError if there are none."""
-    write_reports(out, _read_raw(out))
+    write_reports(out, read_raw(out))
+
+
+def compare(out: Path, other: Path) -> None:
+    """Put beside the ratios in `out` those of the second run in `other`, and write the reports again.
+
+    Raises:
+        UserError: a folder has no values, or they have no ratio in common.
+    """
+    document, second = read_raw(out), read_raw(other)
+    document["second"] = second_run(document, second)
+    if not document["second"]["ratios"]:
+        raise UserError(f"--compare {other}: it has no ratio that {out} has, too; measure the same tables and engines")
+    save(out, document)
+    for _, line in repeat_lines(document, most=len(document["second"]["ratios"])):
+        say(line)
 
 
 # Keys of the environment in which an earlier benchmark must have been made to stand beside new ones.
 SAME = ("cpu", "usable_cores", "packages")
 
 
-def earlier_benchmarks(plan: Plan) -> list[dict[str, Any]]:
-    """The benchmarks of `plan.out` that this plan would make again: same machine, versions, settings and networks."""
-    if not (plan.out / RAW).is_file():
-        return []
-    old, now = _read_raw(plan.out), environment()
-    if old["threads"] != plan.threads or any(old["environment"].get(key) != now[key] for key in SAME):
-        return []
-    planned = {(number, variant.name, engine): variant for number, variant, engine in plan.parts()}
-    failed = {name for name, entry in old["networks"].items() if "failure" in entry}
-    kept = []
-    for earlier in old["benchmarks"]:
-        variant = planned.get((earlier["table"], earlier["variant"], earlier["engine"]))
-        if variant is None or "report" not in earlier:
-            continue
-        measured = {row["label"] for row in earlier["report"]["results"]}
-        # A row that came to the table since is in neither.
-        complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
-        if complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json"):
-            kept.append(earlier)
-    return kept
-
-
-# What the report is made from, and its type in JSON.
-PARTS = {
-    "created": str,
-    "environment": dict,
-    "tables": list,
-    "engines": list,
-    "threads": int,
-    "quick": bool,
-    "runs": list,
-    "networks": dict,
-    "benchmarks": list,
-}
-
-
-def _read_raw(out: Path) -> dict[str, Any]:
-    file = out / RAW
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); give another --out") from error
-    if not isinstance(document, dict) or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items()):
-        raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
-    return document
-
-
-# Keys of an `Arch` section that do not change the network.
-NEUTRAL = ("class_num", "pretrained", "use_ssld")
-
-
-def identity_of(config: Config) -> dict[str, Any]:
-    """What tells that a run is of a network, as plain data; two names of one PP-LCNet have the same."""
-    arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
-    if set(arch) == {"name"} and arch["name"] in SPECS:
-        arch = dataclasses.asdict(SPECS[arch["name"]])
-    plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.global_section.image_shape[1:]}))
-    return plain
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run's network and its last evaluation, as plain data; `metrics` is None where it has not been evaluated.
+def begun_document(plan: Plan) -> dict[str, Any]:
+    """The document to add to: a new one, or, of `plan.resume`, that of `plan.out` without what is to be made again.
 
     Raises:
-        UserError: not a run folder.
+        UserError: the earlier one is of another machine, other versions or another number of threads, or no document.
     """
-    if not folder.is_dir():
-        raise UserError(f"--runs {folder}: no such folder; give run folders of pplcnet train")
-    run = RunFolder(folder)
-    if not run.config.is_file() or not run.labels.is_file():
-        raise UserError(f"--runs {folder}: no run of pplcnet train in it; give its run folder")
-    config = load_config(folder)
-    metrics = read_metrics(run.eval / "metrics.json")
-    return {
-        "name": folder.resolve().name,
-        **identity_of(config),
-        "distilled": config.get("Distill") is not None,
-        "classes": len(run.labels.read_text(encoding="utf-8").splitlines()),
-        "images": None if metrics is None else metrics.pop("images"),
-        "metrics": metrics,
+    now: dict[str, Any] = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "tables": list(plan.tables),
+        "engines": list(plan.engines),
+        "threads": plan.threads,
+        "quick": plan.quick,
+        "runs": [read_run(folder) for folder in plan.runs],
+        "networks": {},
+        "benchmarks": [],
+    }
+    if not plan.resume or not (plan.out / RAW).is_file():
+        return now
+    old = read_raw(plan.out)
+    if old["quick"] != plan.quick:
+        return now
+    changed = [key for key in SAME if old["environment"].get(key) != now["environment"][key]]
+    changed += ["threads"] if old["threads"] != plan.threads else []
+    if changed:
+        raise UserError(
+            f"{plan.out / RAW}: it was measured under other conditions ({', '.join(changed)}); give another --out"
+        )
+    return now | {
+        "tables": sorted({*old["tables"], *plan.tables}),
+        "engines": list(dict.fromkeys([*old["engines"], *plan.engines])),
+        "runs": now["runs"] or old["runs"],
+        "networks": old["networks"],
+        "benchmarks": [b for b in old["benchmarks"] if is_kept(b, plan, old["networks"])],
     }
 
 
-def read_metrics(file: Path) -> dict[str, Any] | None:
-    """What `pplcnet eval` wrote; None where it has not. Raises UserError for something else."""
-    if not file.is_file():
-        return None
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); run pplcnet eval again") from error
-    if not isinstance(metrics, dict) or "images" not in metrics:
-        raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
-    return metrics
+def is_kept(earlier: dict[str, Any], plan: Plan, networks: dict[str, Any]) -> bool:
+    """Whether a benchmark is of another part than the plan's, or as the plan would make it: same settings and rows."""
+    planned = {part.key: part.variant for part in plan.parts()}
+    variant = planned.get((earlier["table"], earlier["variant"], earlier["engine"]))
+    if variant is None:
+        return True
+    if "report" not in earlier:
+        return False
+    failed = {name for name, entry in networks.items() if "failure" in entry}
+    measured = {row["label"] for row in earlier["report"]["results"]}
+    # A row that came to the table since is in neither.
+    complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
+    return complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json")

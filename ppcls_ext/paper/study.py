@@ -57,11 +57,11 @@ class Study:
             return rows
         found = []
         for row in rows:
-            seeds = [seed for seed in row.values if seed in self.values(plan.baseline)]
-            if row.variant != plan.baseline and seeds:
+            seeds = [seed for seed in row.values if seed in self.values(plan.reference)]
+            if row.variant != plan.reference and seeds:
                 ours, theirs = (
                     [right_answers(plan.run_folder(variant, seed)) for seed in seeds]
-                    for variant in (row.variant, plan.baseline)
+                    for variant in (row.variant, plan.reference)
                 )
                 row = replace(row, same_images=paired_difference(ours, theirs))
             found.append(row)
@@ -73,7 +73,7 @@ class Study:
             train(load_config(folder, [f"Global.checkpoints={folder}"]))
             return
         if folder.exists():
-            shutil.rmtree(folder)  # it ended before it had saved anything to go on from
+            shutil.rmtree(folder)  # that run ended before it had saved anything to go on from
         train(config)
 
     def _check_settings(self, variant: str, seed: int, config: Config) -> None:
@@ -115,11 +115,11 @@ class Study:
 
     def rows(self) -> list[VariantResult]:
         """The result of each variant, from the runs that are finished."""
-        plan, baseline = self.plan, self.values(self.plan.baseline)
+        plan, reference = self.plan, self.values(self.plan.reference)
         rows = []
         for variant in plan.variants:
-            values = baseline if variant == plan.baseline else self.values(variant)
-            rows.append(result_of(variant, values, baseline, plan.paper.get(variant), plan.paper.get(plan.baseline)))
+            values = reference if variant == plan.reference else self.values(variant)
+            rows.append(result_of(variant, values, reference, plan.paper.get(variant), plan.paper.get(plan.reference)))
         return rows
 
 

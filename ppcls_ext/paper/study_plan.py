@@ -45,7 +45,7 @@ class StudyPlan:
 
     Attributes:
         variants: name -> its own overrides.
-        baseline: the variant that the others are compared with.
+        reference: the variant that the others are compared with.
         paper: what the paper states for the variants, percent; empty where they are none of its rows.
         wanted: (variant, seed) -> the config of that run, in the order of the runs.
         metric: by which the variants are compared.
@@ -79,18 +79,18 @@ class StudyPlan:
         self.seeds = tuple(seeds or self.section.seeds)
         self.output = output or Path("output") / self.name
         self.paper: dict[str, float] = {}
-        variants, baseline = dict(self.section.variants), self.section.reference
+        variants, reference = dict(self.section.variants), self.section.reference
         if self.section.paper is not None:
             if variants or self.section.paper not in ABLATIONS:
                 raise UserError(f"study {file.name}: give either variants, or as paper one of the tables {ABLATIONS}")
             rows = table(self.section.paper).rows
             variants = {row.label: (f"Arch.name={row.arch}",) for row in rows}
-            baseline = baseline or next(row.label for row in rows if row.reference)
+            reference = reference or next(row.label for row in rows if row.reference)
             self.paper = {row.label: row.top1 for row in rows if row.top1 is not None}
-        if baseline not in variants:
-            known = nearest(str(baseline), variants)
-            raise UserError(f"study {file.name}: reference '{baseline}' is no variant; {known}")
-        self.variants, self.baseline = variants, str(baseline)
+        if reference not in variants:
+            known = nearest(str(reference), variants)
+            raise UserError(f"study {file.name}: reference '{reference}' is no variant; {known}")
+        self.variants, self.reference = variants, str(reference)
         slugs = {_slug(name) for name in variants}
         if len(slugs) < len(variants):
             raise UserError(f"study {file.name}: names of variants must differ in letters or digits")

@@ -26,7 +26,7 @@ class VariantResult:
     Attributes:
         values: by seed.
         spread: standard deviation over the seeds (n - 1).
-        difference: mean over the seeds that both have, of this variant minus the baseline.
+        difference: mean over the seeds that both have, of this variant minus the reference.
         p: of a paired t test of those differences, two-sided, not corrected for the number of variants.
         paper, paper_difference: what the paper states for it.
         same_images: the difference on the same images, with an interval; None where it was not asked for.
@@ -46,19 +46,19 @@ class VariantResult:
 def result_of(
     variant: str,
     values: Mapping[int, float],
-    baseline: Mapping[int, float],
+    reference: Mapping[int, float],
     paper: float | None = None,
-    paper_baseline: float | None = None,
+    paper_reference: float | None = None,
 ) -> VariantResult:
-    """The result of a variant, from its values and the baseline's by seed.
+    """The result of a variant, from its values and the reference's by seed.
 
     Args:
-        values: percent, by seed; the same mapping as `baseline` for the baseline itself.
-        paper, paper_baseline: what the paper states for the variant and for the baseline.
+        values: percent, by seed; the same mapping as `reference` for the reference itself.
+        paper, paper_reference: what the paper states for the variant and for the reference.
     """
     own = np.array(list(values.values()), np.float64)
-    seeds = [seed for seed in values if seed in baseline] if values is not baseline else []
-    differences = np.array([values[seed] - baseline[seed] for seed in seeds])
+    seeds = [seed for seed in values if seed in reference] if values is not reference else []
+    differences = np.array([values[seed] - reference[seed] for seed in seeds])
     p = None
     if len(differences) > 1 and differences.std() > 0:
         p = float(stats.ttest_1samp(differences, 0.0).pvalue)
@@ -70,7 +70,7 @@ def result_of(
         float(differences.mean()) if len(differences) else None,
         p,
         paper,
-        None if paper is None or paper_baseline is None or values is baseline else paper - paper_baseline,
+        None if paper is None or paper_reference is None or values is reference else paper - paper_reference,
     )
 
 
@@ -85,7 +85,7 @@ def conditions(plan: StudyPlan) -> list[str]:
         f"{plan.metric} of the last evaluation, percent; {epochs} epochs at {shape[2]} x {shape[1]} px; "
         f"seeds {', '.join(map(str, plan.seeds))}",
         f"difference and p (paired t test over the seeds, two-sided, not corrected for the number of variants) are "
-        f"to '{plan.baseline}'",
+        f"to '{plan.reference}'",
         *([SAME_IMAGES] if plan.section.same_images else []),
         f"pplcnet {here['pplcnet']}, PaddlePaddle {here['packages']['paddlepaddle']}, "
         f"PaddleClas {here['packages']['paddleclas']}, Python {here['python']}, {here['cpu']}",
@@ -116,7 +116,7 @@ def write_report(plan: StudyPlan, rows: Sequence[VariantResult]) -> None:
         "title": plan.section.title,
         "note": proxy,
         "metric": plan.metric,
-        "reference": plan.baseline,
+        "reference": plan.reference,
         "conditions": conditions(plan),
         "rows": [asdict(row) for row in rows],
     }

@@ -20,6 +20,7 @@ from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
@@ -88,7 +89,7 @@ def compare_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str,
     Raises:
         UserError: an unknown engine, a file of something else, or one that another machine or version wrote.
     """
-    formats_for(plan.engines)  # refuses an engine that cannot run
+    formats_for(plan.engines)  # this refuses an engine that cannot run
     formats = chosen_formats(None)  # all of them: a command for another engine finds the networks built
     plan.out.mkdir(parents=True, exist_ok=True)
     plan.work.mkdir(parents=True, exist_ok=True)
@@ -120,11 +121,11 @@ def _earlier(plan: Plan) -> dict[str, Any]:
     if not file.is_file():
         return {"environment": now, "quick": plan.quick, "networks": {}, "parts": []}
     try:
-        old = json.loads(file.read_text(encoding="utf-8"))
+        old = read_json(file)
         same = all(old["environment"].get(key) == now[key] for key in SAME)
         parts, networks = list(old["parts"]), dict(old["networks"])
         quick = bool(old["quick"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not a file that reproduce --today wrote; give another --out") from error
     if not same:
         raise UserError(f"{file}: it was measured on another machine or with other versions; give another --out")
@@ -286,6 +287,6 @@ def _draw(ax: Any, part: dict[str, Any]) -> None:
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_xlim()
-    ax.set_xlim(low, high * 1.35)  # room for the names
+    ax.set_xlim(low, high * 1.35)  # leaves room for the names
     ax.set_xticks([tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50) if low <= tick <= high])
     ax.grid(color="#ddd", linewidth=0.5)

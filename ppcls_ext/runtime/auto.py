@@ -73,7 +73,7 @@ def choose_fastest(
         raise UserError(f"exported model {exported.folder}: no engine here gives the outputs of the export ({reasons})")
     preferred = next(entry for entry in entries if entry.rounds or entry is decision.winner)
     others = watch.cores()
-    busy = others > BUSY_CORES
+    busy = others > BUSY_CORES and any(entry.rounds for entry in entries)  # a sole engine was not timed
     note = f"; other processes used {others:.1f} cores meanwhile, so that it is remembered for an hour" if busy else ""
     choice = EngineChoice(
         *decision.winner.name,

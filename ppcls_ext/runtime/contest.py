@@ -194,7 +194,7 @@ def compete(
     """
     entries = [Entry(name) for name in names]
     try:
-        with ThreadPoolExecutor(min(2, usable_cores())) as pool:
+        with ThreadPoolExecutor(max(1, min(len(entries), usable_cores()))) as pool:
             list(pool.map(lambda entry: _admit(entry, start, judge, batches, tolerance), entries))
         agreed = [entry for entry in entries if entry.runs]
         if len(agreed) > 1:

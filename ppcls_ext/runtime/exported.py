@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.reading import Unreadable, decoded, read_regular
+from ppcls_ext.core.reading import Unreadable, check_regular, decoded, read_regular
 from ppcls_ext.core.yaml_files import Limits, YamlFault, parse_yaml
 from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS, Engine
@@ -130,6 +130,7 @@ class Exported:
 def sha256(file: Path) -> str:
     """The checksum of a file, in hexadecimal digits. Raises OSError where it cannot be read."""
     digest = hashlib.sha256()
+    check_regular(file)
     with open(file, "rb") as stream:
         while part := stream.read(1 << 20):
             digest.update(part)
@@ -261,7 +262,7 @@ def _accepted(folder: Path, recipe: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _checksums(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
-    found = recipe.get("checksums") or {}
+    found = recipe.get("checksums", {})
     if not isinstance(found, dict) or len(found) > 100:
         raise _refused(folder, f"{RECIPE}: checksums must be files and their SHA-256, got {shown(found)}")
     for name, value in found.items():

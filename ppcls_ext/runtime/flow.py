@@ -139,9 +139,13 @@ class Flow:
         if image.work is None:
             self._settle(image, None, future)
         else:
-            image.work.done.add_done_callback(
-                lambda outcome: self._finisher.submit(self._settle, image, outcome, future)
-            )
+            image.work.done.add_done_callback(lambda outcome: self._settle_later(image, outcome, future))
+
+    def _settle_later(self, image: Image, outcome: Future[Outputs], future: Future[Result]) -> None:
+        try:
+            self._finisher.submit(self._settle, image, outcome, future)
+        except RuntimeError:  # the interpreter is ending, and has ended that thread first
+            self._settle(image, outcome, future)
 
     def _settle(self, image: Image, outcome: Future[Outputs] | None, future: Future[Result]) -> None:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 
 MOST_ENTRIES = 500  # the oldest go
 FORMAT = 1  # version of the file's layout
@@ -68,8 +69,8 @@ def _digest(key: Mapping[str, Any]) -> str:
 
 def _read() -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(cache_file())
+    except Unreadable:
         return {}
     entries = content.get("entries") if isinstance(content, dict) and content.get("format") == FORMAT else None
     if not isinstance(entries, dict):

@@ -20,8 +20,10 @@ from ppcls_ext.runtime.inference import Inference, build_inference
 from ppcls_ext.runtime.owner import Run
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.processing import Decode, Errors
+from ppcls_ext.upstream.glibc import keep_freed_memory
 
 MOST_DECODERS = 4  # threads; decoding of more images at once is bound by memory
+KEPT_BYTES = 2**28  # of freed memory that stays with the process: a few decoded photos of phones
 
 
 class Predictor(Pipeline):
@@ -81,6 +83,7 @@ class Predictor(Pipeline):
             raise UserError(f"exported model {self.exported.folder}: {error}") from error
         fixed = self.exported.batch
         self._selection = _Selection(self.exported, inference, self.threads, batch if fixed == -1 else fixed, choice)
+        keep_freed_memory(KEPT_BYTES, one_heap=True)
         shapes = self.exported.shapes(1, size)
         if choice is None and shapes is not None:
             self._selection.choose(shapes)

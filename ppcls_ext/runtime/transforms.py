@@ -13,6 +13,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry
+from ppcls_ext.core.text import shown
 
 LARGEST_SIDE = 16384  # pixels; a recipe that asks for more is not one of ours
 
@@ -151,12 +152,16 @@ class CropImage:
         return image[top : top + height, left : left + width, :]
 
 
+LARGEST_STATISTIC = 1000  # of means, deviations and scales, as in training
+ORDERS = ("chw", "hwc", "", None)
+
+
 class NormalizeImage:
     """`(image * scale - mean) / std`, float32.
 
     Args:
         scale: a number, or a quotient such as 1.0/255.0 as text.
-        order: chw, or anything else for channels last.
+        order: chw; hwc or nothing for channels last.
     """
 
     def __init__(
@@ -170,13 +175,17 @@ class NormalizeImage:
     ) -> None:
         if output_fp16 or channel_num != 3:
             raise ValueError("output_fp16 and channel_num are for other networks; leave them out")
+        if order not in ORDERS:
+            raise ValueError(f"order must be chw or hwc, got {shown(order)}")
         self.channels_last = order != "chw"
         self.scale = np.float32(1.0 / 255.0 if scale is None else fraction(scale))
+        if not 0 < self.scale <= LARGEST_STATISTIC:
+            raise ValueError(f"scale must be above 0 and up to {LARGEST_STATISTIC}, got {shown(scale)}")
         shape = (1, 1, 3) if self.channels_last else (3, 1, 1)
         self.mean = _statistic("mean", (0.485, 0.456, 0.406) if mean is None else mean).reshape(shape)
         self.std = _statistic("std", (0.229, 0.224, 0.225) if std is None else std).reshape(shape)
-        if not np.all(self.std):
-            raise ValueError("std must not be 0")
+        if not np.all(self.std > 0):
+            raise ValueError("std must be above 0")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Run it on [H, W, 3]."""
@@ -189,10 +198,12 @@ class NormalizeImage:
 
 def _statistic(key: str, values: Any) -> np.ndarray:
     numbers = isinstance(values, (list, tuple)) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
+        isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= LARGEST_STATISTIC for v in values
     )
     if not numbers or len(values) not in (1, 3):
-        raise ValueError(f"{key} must be a number for each channel, got {values!r}")
+        raise ValueError(
+            f"{key} must be a number for each channel, of at most {LARGEST_STATISTIC}, got {shown(values)}"
+        )
     return np.array([*values] * (3 // len(values)), np.float64).astype(np.float32)
 
 

@@ -93,7 +93,7 @@ def target_of(engine: str, threads: int) -> Target:
 
 def run_lean(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     """`run_benchmark` without comparing outputs with the native engine's: the weights are random."""
-    return run_benchmark(subjects, settings, compare=False)
+    return run_benchmark(subjects, settings, with_native=False)
 
 
 def calibrate(plan: Plan, benchmark: Benchmark = run_lean) -> Calibration:

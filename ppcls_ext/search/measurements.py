@@ -13,6 +13,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.models.block_kinds import BlockSpec
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
@@ -178,11 +179,9 @@ class Calibration:
 def read_calibration(path: Path) -> Calibration:
     """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"calibration {path}: it is no JSON; calibrate again with pplcnet search --calibrate"
-        ) from error
+        content = read_json(path)
+    except Unreadable as error:
+        raise UserError(f"calibration {path}: {error}; calibrate again with pplcnet search --calibrate") from error
     try:
         if content.pop("format") != FORMAT:
             raise ValueError("its format is another")

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import Headers, UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -19,6 +21,11 @@ from ppcls_ext.serve.limits import MEGABYTE, Limits, Refusal, busy
 from ppcls_ext.serve.model import Image
 
 LARGE = 2**16  # bytes
+# In a JSON body. A file is one value; so many numbers are an image of 590 x 590. Python holds its lock while it makes
+# them, and every other request waits: 0.4 s at most.
+MOST_VALUES = 2**20
+MOST_FIELDS = 100  # of a form, beside its files
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # as RFC 2046 has it
 JPEG_HINT = "send an image with its type, such as -H 'Content-Type: image/jpeg'"
 
 Parsed = TypeVar("Parsed")
@@ -80,8 +87,10 @@ def parsed_json(body: bytes) -> Any:
     """The content of a JSON body.
 
     Raises:
-        Refusal: 400, it is none.
+        Refusal: 400, it is none; 413, it has too many values.
     """
+    if body.count(b",") >= MOST_VALUES:
+        raise Refusal(413, f"more than {MOST_VALUES} values in the JSON; send files, or a binary tensor")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -147,12 +156,22 @@ class _InMemory(MultiPartParser):
 
 
 async def _of_form(headers: Headers, body: bytes, limits: Limits) -> list[Image]:
+    _, options = parse_options_header(headers["content-type"])
+    boundary = options.get(b"boundary", b"")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise Refusal(400, "form: its Content-Type has no boundary, or one that is none")
+    # Nothing else of the header: its charset names any codec of Python's, and some make text that no answer can hold.
+    headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="' + boundary + b'"')])
+
     async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
-    most = limits.images + 1  # one more, which `check_count` then refuses with its own words
+    async def parsed() -> FormData:
+        most = limits.images + 1  # one more, which `check_count` then refuses with its own words
+        return await _InMemory(headers, whole(), max_files=most, max_fields=MOST_FIELDS).parse()
+
     try:
-        form = await _InMemory(headers, whole(), max_files=most, max_fields=100).parse()
+        form = await (parsed() if len(body) < LARGE else asyncio.to_thread(lambda: asyncio.run(parsed())))
     except (MultiPartException, FormParserError, ValueError) as error:
         text = getattr(error, "message", str(error))
         raise Refusal(413 if "Too many" in text else 400, f"form: {' '.join(text.split())[:100]}") from None

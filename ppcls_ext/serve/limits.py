@@ -21,6 +21,7 @@ class Limits:
         deadline_s: from the acceptance of a request to its results.
         body_s: for reading a request's body.
         head_s: for reading a request's line and headers.
+        answer_s: for a client to take what was sent to it, of a picture the next part.
         stall_s: without any result while the network has work, after which the model counts as hung.
         drain_s: for the requests that are being answered when the service is stopped.
     """
@@ -33,6 +34,7 @@ class Limits:
     deadline_s: float = 5.0
     body_s: float = 10.0
     head_s: float = 10.0
+    answer_s: float = 10.0
     stall_s: float = 30.0
     drain_s: float = 25.0
 

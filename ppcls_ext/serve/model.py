@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import BrokenImage
 from ppcls_ext.runtime.inference import Inference
@@ -21,12 +22,12 @@ from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import MOST_DECODERS
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import source_name
+from ppcls_ext.serve.fitness import Fitness
 from ppcls_ext.serve.limits import Limits, Refusal, busy
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import Metrics
 from ppcls_ext.serve.options import Options
 
-PROBE_S = 1.0  # between two probes of a model that is not fit for work
 COMMON = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8")  # how files of common kinds begin
 GREY = np.full((64, 64, 3), 128, np.uint8)  # the image that a model is probed with
 
@@ -101,14 +102,13 @@ class Model:
         self.labels = tuple(predictor.inference.labels)
         self.palette = tuple(predictor.inference.palette)
         self.options = options or Options({}, type(predictor.inference))
-        self._predictor, self._limits, self._metrics, self._log = predictor, limits, metrics, log
+        self._predictor, self._limits, self._metrics = predictor, limits, metrics
         self._waiting: deque[_Job] = deque()
         self._running, self._most_running = 0, 2 * predictor.batch + MOST_DECODERS
         self._accepted = 0
         self._progress = time.monotonic()  # when the Predictor last gave something or began with nothing to do
-        self._fit = True
-        self._probing: asyncio.Task[None] | None = None
-        observe_batches(predictor.inference, metrics.batch_images.labels(name).observe)
+        self._fitness = Fitness(name, self.probe, log)
+        watch_batches(predictor.inference, metrics.batch_images.labels(name).observe)
         metrics.watch(
             name,
             {
@@ -126,7 +126,7 @@ class Model:
     @property
     def ready(self) -> bool:
         """Whether the model is fit for work."""
-        return self._fit and not self.hung
+        return self._fitness.good and not self.hung
 
     @contextlib.contextmanager
     def accept(self, images: int) -> Iterator[None]:
@@ -201,8 +201,7 @@ class Model:
 
     def close(self) -> None:
         """Stop probing."""
-        if self._probing is not None:
-            self._probing.cancel()
+        self._fitness.close()
 
     def about(self) -> dict[str, Any]:
         """What a page needs to know of it, JSON-able."""
@@ -243,7 +242,7 @@ class Model:
         self._progress = time.monotonic()
         error = future.exception()
         if error is not None and not isinstance(error, BrokenImage):
-            self._suspect(error)
+            self._fitness.suspect(error)
         if not job.done.done():
             if error is not None:
                 job.done.set_exception(error)
@@ -274,29 +273,17 @@ class Model:
         stages.labels(self.name, "wait").observe(max(0.0, waited))
         return result if job.image.name is None else replace(result, source=job.image.name)
 
-    def _suspect(self, error: BaseException) -> None:
-        """After a failure that is not the image's own: see whether the model still works."""
-        self._log("failure", model=self.name, text=" ".join(str(error).split())[:300])
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.get_running_loop().create_task(self._probe_until_fit())
 
-    async def _probe_until_fit(self) -> None:
-        while not await self.probe():
-            if self._fit:
-                self._log("not ready", model=self.name)
-            self._fit = False
-            await asyncio.sleep(PROBE_S)
-        if not self._fit:
-            self._log("ready again", model=self.name)
-        self._fit = True
-
-
-def observe_batches(inference: Inference, observe: Callable[[float], None]) -> None:
-    """Have a function called with the size of each batch that the network has run."""
+def watch_batches(inference: Inference, observe: Callable[[float], None]) -> None:
+    """Have a function called with the size of each batch that the network has run; refuse outputs that are not finite,
+    which no answer can hold, as a failure of the network.
+    """
     split = inference.split
 
-    def observed(outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
+    def watched(outputs: Sequence[np.ndarray], images: int) -> list[list[np.ndarray]]:
         observe(images)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise UserError("the network gave numbers that are not finite")
         return split(outputs, images)
 
-    inference.split = observed  # type: ignore[method-assign]
+    inference.split = watched  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ A model has one input, `image`, and one output, `result`. The input is either BY
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -23,6 +24,8 @@ from ppcls_ext.serve.model import Image
 HEADER = "inference-header-content-length"  # says how long the JSON is in a body with binary tensors
 VERSION = "1"  # every model has this one version: a folder is one version
 LARGEST_SIDE = 2**20
+MOST_AXES = 4
+LONGEST_TIMEOUT = 2**63 - 1  # microseconds; the protocol's numbers have 64 bits
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def _asked(body: bytes, length: int, limits: Limits) -> Asked:
     images = _images(tensor, _data(tensor, memoryview(body)[length:]), limits)
     parameters = _parameters(content, "request")
     timeout = parameters.get("timeout")
-    if timeout is not None and (type(timeout) is not int or timeout < 0):
+    if timeout is not None and (type(timeout) is not int or not 0 <= timeout <= LONGEST_TIMEOUT):
         raise Refusal(400, "parameter timeout must be a number of microseconds")
     request_id = content.get("id")
     if request_id is not None and not isinstance(request_id, str):
@@ -95,10 +98,10 @@ def write_answer(asked: Asked, name: str, results: Sequence[Mapping[str, Any]]) 
         answer["id"] = asked.id
     if not asked.binary:
         output["data"] = texts
-        return json.dumps(answer, ensure_ascii=False).encode(), {"Content-Type": "application/json"}
+        return json.dumps(answer).encode(), {"Content-Type": "application/json"}
     binary = b"".join(struct.pack("<I", len(data)) + data for data in (text.encode() for text in texts))
     output["parameters"] = {"binary_data_size": len(binary)}
-    head = json.dumps(answer, ensure_ascii=False).encode()
+    head = json.dumps(answer).encode()  # in ASCII, since the client's id may be text that UTF-8 cannot hold
     return head + binary, {
         "Content-Type": "application/octet-stream",
         "Inference-Header-Content-Length": str(len(head)),
@@ -158,7 +161,7 @@ def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[Image]
     shape = tensor.get("shape")
     if (
         not isinstance(shape, list)
-        or not 1 <= len(shape) <= 4
+        or not 1 <= len(shape) <= MOST_AXES
         or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in shape)
     ):
         raise Refusal(400, "shape of input image must be a list of positive sizes")
@@ -203,13 +206,23 @@ def _pixels(data: Any, shape: Sequence[int], limits: Limits) -> list[Image]:
     count = shape[0] if len(shape) == 4 else 1
     check_count(count, limits)
     if not isinstance(data, memoryview):
-        try:
-            numbers = np.asarray(data)
-        except (ValueError, OverflowError):  # rows of several lengths
-            numbers = np.zeros(0)
-        if numbers.dtype.kind not in "iu" or (numbers.size and not 0 <= numbers.min() <= numbers.max() <= 255):
-            raise Refusal(400, "data of input image must be numbers from 0 to 255")
-        data = memoryview(numbers.astype(np.uint8).tobytes())
+        data = memoryview(_numbers(data))
     if len(data) != math.prod(shape):
         raise Refusal(400, f"input image has {len(data)} bytes, its shape says {math.prod(shape)}")
     return [Image(array) for array in np.frombuffer(data, np.uint8).reshape(count, *shape[-3:])]
+
+
+def _numbers(data: Any) -> bytes:
+    """Nested or flat lists of numbers as bytes. NumPy would make room for the longest text at each place of a list."""
+    for _ in range(MOST_AXES - 1):
+        if not (isinstance(data, list) and data and all(isinstance(row, list) for row in data)):
+            break
+        if any(len(row) != len(data[0]) for row in data):
+            raise Refusal(400, "data of input image has rows of several lengths")
+        data = list(itertools.chain.from_iterable(data))
+    if not isinstance(data, list) or not all(type(number) is int for number in data):
+        raise Refusal(400, "data of input image must be numbers from 0 to 255")
+    try:
+        return bytes(data)
+    except ValueError:
+        raise Refusal(400, "data of input image must be numbers from 0 to 255") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.core.system import allow_open_files
 from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.runtime.inference import load_inference
 from ppcls_ext.runtime.predictor import Predictor
@@ -33,6 +35,7 @@ from ppcls_ext.serve.model import GREY, Model
 from ppcls_ext.serve.options import Options
 
 MOST_CONNECTIONS = 1024
+OTHER_FILES = 256  # that are open beside connections: those of models, libraries, the log
 LARGEST_HEAD = 2**14  # bytes of a request's line and headers
 KEEP_ALIVE_S = 30  # between two requests of a connection
 
@@ -67,6 +70,7 @@ def serve(
     for option in options:
         if not any(option in own for own in chosen.values()):
             raise UserError(f"serve --{option}: no model here has it")
+    allow_open_files(MOST_CONNECTIONS + OTHER_FILES)  # many systems give 1,024 unless they are asked
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_bound(host, port))
         metrics = Metrics()
@@ -82,6 +86,9 @@ def serve(
             task, own = predictor.exported.task, Options.of(predictor)
             models[name] = Model(name, predictor, task, limits, metrics, log, own)
         service = Service(models, limits, metrics, log, token)
+        # What is loaded stays for good: the garbage collector need not walk through it while requests wait.
+        gc.collect()
+        gc.freeze()
         run(build_server(service, limits), listener)
         if any(model.hung for model in models.values()):
             log("stopped", text="a model hangs")
@@ -115,11 +122,14 @@ def model_names(folders: Sequence[str]) -> dict[str, Path]:
 
 def build_server(service: Service, limits: Limits) -> Server:
     """A server that answers requests with a service."""
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [Forward(service.log)], False
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [Forward(service.log)], False
+    # It has a line for each broken form, which the answer says too.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         service.app(),
-        http=partial(PatientProtocol, head_s=limits.head_s),  # type: ignore[arg-type]
+        http=partial(PatientProtocol, head_s=limits.head_s, answer_s=limits.answer_s),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         log_level=logging.WARNING,
@@ -174,18 +184,31 @@ class PatientProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, whose patience with slow clients has an end.
 
     While no request of a connection is being answered, its client has `head_s` seconds, from its first byte, to send
-    the next head, or the rest of a body that was refused. uvicorn itself waits without end.
+    the next head, or the rest of a body that was refused; and `answer_s` seconds to take what is sent to it. uvicorn
+    itself waits without end.
     """
 
-    def __init__(self, *arguments: Any, head_s: float, **named: Any) -> None:
+    def __init__(self, *arguments: Any, head_s: float, answer_s: float, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._head_s = head_s
+        self._head_s, self._answer_s = head_s, answer_s
         self._timer: asyncio.TimerHandle | None = None
+        self._not_taken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that the next two are called for every byte that waits
         self._watch()
+
+    def pause_writing(self) -> None:
+        """Something that was sent waits for the client to take it."""
+        super().pause_writing()
+        self._not_taken = self.loop.call_later(self._answer_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Nothing waits any more."""
+        super().resume_writing()
+        self._taken()
 
     def data_received(self, data: bytes) -> None:
         """A client has sent something."""
@@ -201,6 +224,7 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._forget()
+        self._taken()
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -213,6 +237,11 @@ class PatientProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _taken(self) -> None:
+        if self._not_taken is not None:
+            self._not_taken.cancel()
+            self._not_taken = None
 
     def _lose_patience(self) -> None:
         self._timer = None

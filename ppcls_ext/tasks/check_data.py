@@ -14,7 +14,7 @@ from ppcls_ext.data.faults import SHOWN
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 
-SPEED_SECONDS = 15.0  # that each of the two passes of `show_speed` takes at most
+SPEED_SECONDS = 15.0  # each of the two passes of `show_speed` takes at most this long
 
 
 def check_data(config: Config, picture: Path | None = None, speed: bool = False) -> int:

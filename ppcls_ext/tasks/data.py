@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from ppcls_ext.core.config import LABELS, Config, Section, in_run_folder
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.data.lists import read_labels
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.tasks.classes import Classes, Names
 from ppcls_ext.tasks.splits import parse_splits
@@ -94,7 +95,7 @@ class TaskData(abc.ABC, Generic[L, T]):
 
     @abc.abstractmethod
     def make_eval_loader(self) -> Loader:
-        """See `eval_loader`. Raises UserError for wrong data."""
+        """Make the loader that `eval_loader` keeps. Raises UserError for wrong data."""
 
     def rooted(self, path: str) -> Path:
         """A path of the config: relative to `Global.data_root`, where that is given."""
@@ -114,4 +115,4 @@ class TaskData(abc.ABC, Generic[L, T]):
         file = self.config.path.parent / LABELS
         if not in_run_folder(self.config.path) or not file.is_file():
             return None
-        return Names(tuple(file.read_text(encoding="utf-8").splitlines()), f"the run folder's {LABELS}")
+        return Names(read_labels(file), f"the run folder's {LABELS}")

@@ -27,9 +27,9 @@ class Deployment(NamedTuple):
         outputs: their names, in order.
         recipe: pre- and postprocessing and labels, as plain data for `inference.yml`.
         samples: `samples(n)` gives realistic inputs of batch n, one array for each of `inputs`.
-        compare: measures how far outputs are from those of dygraph (same order, one list of arrays each);
+        difference: how far outputs are from those of dygraph (one list of arrays each, in the same order); it
             must be at most `tolerance`.
-        tolerance: the largest value of `compare` at which an export counts as equal to dygraph.
+        tolerance: the largest `difference` at which an export counts as equal to dygraph.
         also: another form of the same network on the same inputs, which is exported, checked and thrown away. It is for
             a `model` that hides most of what it computes (a class map hides its logits, and NMS gives nothing where
             nothing is found).
@@ -43,7 +43,7 @@ class Deployment(NamedTuple):
     outputs: Sequence[str]
     recipe: Mapping[str, Any]
     samples: Callable[[int], list[np.ndarray]]
-    compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
+    difference: Callable[[list[np.ndarray], list[np.ndarray]], float]
     tolerance: float
     also: Deployment | None = None
     onnx_is_also: bool = False

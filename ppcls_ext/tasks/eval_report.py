@@ -16,7 +16,7 @@ from ppcls_ext.core.files import atomic_write, atomic_write_text
 from ppcls_ext.core.text import is_digits, one_line
 
 PER_CLASS = "per_class.csv"
-LONGEST_NAME = 60  # characters of a class in a picture
+LONGEST_NAME = 60  # characters; a picture shows no more of a class's name
 SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
 COUNTED_CLASSES = 20  # a matrix of more classes has no numbers in its cells
 
@@ -80,10 +80,12 @@ def _draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title:
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if count <= SHOWN_CLASSES:
         shown = [one_line(name, LONGEST_NAME) for name in names]
-        axes.set_xticks(range(count), shown, rotation=45, ha="right", parse_math=False)  # a $ is a $
+        axes.set_xticks(
+            range(count), shown, rotation=45, ha="right", parse_math=False
+        )  # a $ in a name starts no formula
         axes.set_yticks(range(count), shown, parse_math=False)
     if count <= COUNTED_CLASSES:
-        # Counts that fit a cell; pixels come by the million and are shown in percent.
+        # Counts of images fit a cell; those of pixels run into millions, so cells show percent instead.
         large = counts.max(initial=0) >= 100_000
         for i, j in np.argwhere(counts):
             text = f"{matrix[i, j]:.1%}" if large else counts[i, j]

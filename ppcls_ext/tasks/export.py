@@ -23,7 +23,7 @@ class ExportSection(Section):
         input: uint8 takes pixels [N, H, W, 3] and normalises them in the graph; in segmentation it needs `size`.
         int8, bf16: also try 8-bit integers or bfloat16, which are kept where they are faster on this machine and the
             primary metric on the evaluation split falls by no more than `loss`.
-        loss: in points, of 100.
+        loss: the largest fall of the primary metric that is accepted, in points of 100.
         calibration: number of training images from which the ranges of the integers are taken.
     """
 

@@ -21,7 +21,7 @@ from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.export import ExportedModel, ExportSection
-from ppcls_ext.upstream.paddle import keep_freed_memory
+from ppcls_ext.upstream.glibc import keep_freed_memory
 
 
 class Task(abc.ABC):

@@ -37,7 +37,7 @@ class Average:
             for name, tensor in model.state_dict().items():
                 mean = self.tensors[name]
                 if mean.dtype in (paddle.float32, paddle.float64):
-                    mean.scale_(decay).add_(tensor.detach() * (1 - decay))
+                    mean.lerp_(tensor, 1 - decay)  # one pass over it
                 else:
                     mean.set_value(tensor)
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,9 @@ from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, 
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.system import NoLocks, lock, reserve
+from ppcls_ext.data.lists import read_labels
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import find_weights, head_names, load_into, read_weights
@@ -109,7 +112,7 @@ def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:
                 f"Distill.teacher {teacher}: a run of {config.global_section.task}; the teacher has to classify"
             )
         arch, weights = dict(config["Arch"]), folder / BEST_WEIGHTS
-        labels = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
+        labels = read_labels(folder / LABELS)
         arch.pop("pretrained", None)
     else:
         arch = dict(teacher)
@@ -197,10 +200,10 @@ class Cache:
         if not self._key_file.is_file():
             return 0
         try:
-            found = json.loads(self._key_file.read_text(encoding="utf-8"))
-            done = found.pop("done")
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise UserError(f"Distill.cache {self.folder}: key.json is damaged; remove the folder") from error
+            found = read_json(self._key_file)
+        except Unreadable as error:
+            raise UserError(f"Distill.cache {self.folder}: key.json is damaged ({error}); remove the folder") from error
+        done = found.get("done") if isinstance(found, dict) else None
         if type(done) is not int or not 0 <= done <= self.shape[0] * self.shape[1]:
             raise UserError(f"Distill.cache {self.folder}: key.json is damaged; remove the folder")
         for name, value in self.key.items():
@@ -280,7 +283,7 @@ class Cache:
         """The file, whose size and type must be those that the key states."""
         try:
             logits = np.lib.format.open_memmap(self._file, mode)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, tokenize.TokenError, OverflowError) as error:
             reason = " ".join(str(error).split())[:100]
             raise UserError(
                 f"Distill.cache {self.folder}: logits.npy cannot be read ({reason}); remove the folder"

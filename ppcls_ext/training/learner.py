@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import paddle
+from paddle.profiler import RecordEvent
 
 from ppcls_ext.core import distributed
 from ppcls_ext.core.config import parse
@@ -22,6 +23,8 @@ from ppcls_ext.training.precision import AMP, Precision
 
 class Learner:
     """A network and all that updates it, as the sections `Arch`, `Optimizer`, `AMP` and `EMA` say.
+
+    The parts of a step have names that Paddle's profiler shows, and `ppcls_ext.training.profile`.
 
     Args:
         schedule: of the learning rate.
@@ -69,11 +72,13 @@ class Learner:
         """
         steps = self._backward(batches, number)
         distributed.synchronise(self.model)
-        self.precision.step(self.optimizer)
+        with RecordEvent("optimizer"):
+            self.precision.step(self.optimizer)
         if not self.schedule.by_epoch:
             self.schedule.lr.step()
         if self.average is not None:
-            self.average.update(self.model, number + 1)
+            with RecordEvent("average"):
+                self.average.update(self.model, number + 1)
         return steps
 
     def _backward(self, batches: Sequence[Sequence[paddle.Tensor]], number: int) -> list[Step]:
@@ -82,9 +87,10 @@ class Learner:
         steps = []
         for index, batch in enumerate(batches):
             seed_paddle(self._seed, STEP, number, index, *own)
-            with self.precision.forward():
+            with RecordEvent("forward and loss"), self.precision.forward():
                 loss, step = distributed.over_all(self._task.step(self.model, batch))
-            self.precision.backward(loss * (counts[index] / sum(counts)))
+            with RecordEvent("gradients"):
+                self.precision.backward(loss * (counts[index] / sum(counts)))
             steps.append(step)
         return steps
 

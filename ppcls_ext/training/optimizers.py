@@ -225,7 +225,7 @@ NUMBERS = {
     "weight_decay": (0, 10),
     "beta1": _BELOW_1,
     "beta2": _BELOW_1,
-    "epsilon": (0, 1),
+    "epsilon": (1e-30, 1),  # 0 divides by it where a gradient is 0
     "rho": _BELOW_1,
     "clip_norm": (-MOST, MOST),  # more is said of them where they are used
     "clip_norm_global": (-MOST, MOST),

@@ -17,6 +17,7 @@ from paddle.base import unique_name
 from ppcls_ext.core.config import BEST_WEIGHTS, LATEST_STATE
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_bytes
+from ppcls_ext.core.reading import Unreadable, parsed_json
 from ppcls_ext.models.weights import Weights, read_safetensors
 from ppcls_ext.upstream.paddle import accumulator_names, restore_state
 
@@ -53,8 +54,8 @@ def read_state(path: Path) -> tuple[Weights, dict[str, Any]]:
             f"run's weights: -o Global.pretrained_model={path.parent / BEST_WEIGHTS}"
         )
     try:
-        info = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        info = parsed_json(text)
+    except Unreadable as error:
         raise UserError(f"training state {path}: damaged ({error})") from error
     if not isinstance(info, dict):
         raise UserError(f"training state {path}: damaged (it says nothing of a run)")

@@ -136,8 +136,12 @@ class Trainer:
         if self.position.stopped:
             say(f"stopped early: {self.position.stale} evaluations without a better {self.task.primary}")
         say(f"waiting for data took {self.waits.share_of_all():.1%} of the time of the steps")
-        self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
+        self.log_end()
         return metrics
+
+    def log_end(self) -> None:
+        """Say in the log that nothing is left to do."""
+        self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
 
     def _epoch(self, progress: Bar, interrupt: Interrupt) -> None:
         at = self.position
@@ -282,6 +286,7 @@ def _run(trainer: Trainer, config: Config) -> RunFolder:
             "stopped early" if trainer.position.stopped else f"is already trained to its {trainer.length.epochs} epochs"
         )
         say(f"{trainer.folder.path} {how}")
+        trainer.log_end()  # a kill may have come between the last state and this line
         return trainer.folder
     metrics = trainer.fit()
     best = trainer.position

@@ -27,6 +27,7 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import Interval
+from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.runtime.process import EngineFailed
 
 QUICK = Settings(rounds=4, processes=2, iterations=12, warmup=3)
@@ -83,8 +84,9 @@ def test_a_report_says_where_and_how_it_was_measured(report: dict[str, Any]) -> 
 
 @pytest.mark.slow
 def test_more_threads_than_cores_is_warned_of(exported: Path) -> None:
-    core = min(os.sched_getaffinity(0))
-    found = run_benchmark([Subject(exported, threads=2)], Settings(rounds=2, iterations=2, warmup=1, pin=(core,)))
+    core = usable_cpus()[0]
+    settings = Settings(rounds=2, processes=1, iterations=2, warmup=1, pin=(core,))
+    found = run_benchmark([Subject(exported, threads=2)], settings, with_native=False)
     assert any("2 threads on 1 usable cores" in warning for warning in found["warnings"])
 
 
@@ -98,7 +100,8 @@ def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkey
     monkeypatch.setattr("ppcls_ext.core.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
     for discarded in (0, 200):
         monkeypatch.setattr("ppcls_ext.bench.turns.DISCARDED", discarded)
-        run_benchmark([Subject(exported, "native")], Settings(rounds=2, processes=1, iterations=2, warmup=1))
+        settings = Settings(rounds=2, processes=1, iterations=2, warmup=1)
+        run_benchmark([Subject(exported, "native")], settings, with_native=False)
     assert used[1] > 3 * used[0]
 
 
@@ -176,7 +179,8 @@ def test_shapes_come_from_the_folder(exported: Path, tmp_path: Path) -> None:
     shutil.copy(exported / "legacy" / "inference.pdiparams", tmp_path)
     with pytest.raises(UserError, match="give --size"):
         input_shapes(Subject(tmp_path))
-    foreign = run_benchmark([Subject(tmp_path, "onednn", size=(48, 48))], Settings(rounds=2, iterations=2, warmup=1))
+    settings = Settings(rounds=2, processes=1, iterations=2, warmup=1)
+    foreign = run_benchmark([Subject(tmp_path, "onednn", size=(48, 48))], settings)
     assert foreign["results"][0]["failure"] is None  # a folder of another exporter runs too
 
 
@@ -235,9 +239,10 @@ def test_folders_of_one_name_are_told_apart_and_sweeps_in_sentences(tmp_path: Pa
 @pytest.mark.slow
 def test_the_command_writes_json_and_compares(exported: Path, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "report.json"
-    command = ["benchmark", "-m", str(exported), "--engine", "onednn", "openvino", "--rounds", "2", "--iterations", "4"]
-    assert main([*command, "--warmup", "1", "--json", str(file)]) == 0
-    assert main([*command, "--warmup", "1", "--compare", str(file)]) == 0
+    few = ["--rounds", "2", "--processes", "1", "--iterations", "4", "--warmup", "1"]
+    command = ["benchmark", "-m", str(exported), *few, "--engine"]
+    assert main([*command, "onednn", "openvino", "--json", str(file)]) == 0
+    assert main([*command, "onednn", "--compare", str(file)]) == 0
     shown = capsys.readouterr()
     assert "compared with the old report" in shown.out
     assert {r["engine"] for r in json.loads(file.read_text())["results"]} == {"onednn", "openvino"}

@@ -10,7 +10,6 @@ from ppcls_ext.bench.counters import operator_flops
 from ppcls_ext.bench.operators import operators, problem_flops, profile, read_verbose
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core import machine
 from ppcls_ext.runtime.process import EngineFailed
 
 
@@ -81,15 +80,6 @@ def test_a_profile_accounts_for_the_network(exported: Path, engine: str) -> None
     assert sum(op["share"] for op in found["operators"]) == pytest.approx(1)
     assert all(op["gflops"] > 0 for op in convolutions if op["ms"] > 0)
     assert found["latency_ms"] > 0
-
-
-def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three products of 2 GFLOP, which take 0.5, 0.25 and 0.5 seconds."""
-    ticks = iter([0, 0, 0.5, 0.5, 0.75, 0.75, 1.25, 9])
-    monkeypatch.setattr(machine, "PEAK_SIZES", (1000,))
-    monkeypatch.setattr(machine, "PEAK_SECONDS", 1)
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(ticks))
-    assert machine.peak_gflops(1) == pytest.approx(2 / 0.25)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ppcls_ext.bench import training
@@ -53,3 +54,12 @@ def test_the_command_measures(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["name"] for row in found["results"]] == ["pplcnet", "pplcnet, Global.fast_cpu=false"]
     assert all(row["images_per_s"] > 0 and row["peak_mb"] > 0 for row in found["results"])
+
+
+@pytest.mark.slow
+def test_it_compares_with_itself_on_other_threads_beside_busy_processes() -> None:
+    names = [c.name for c in training.contenders("PPLCNet_x0_25", 1, 2, 32, "/bin/false", other_threads=[2])]
+    assert names == ["pplcnet", "pplcnet, 2 threads"]
+    with training.busy_processes(1):
+        assert len(psutil.Process().children()) == 1
+    assert not psutil.Process().children()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,11 @@ from ppcls_ext.cli import infer
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.deploy import results_file
 from ppcls_ext.tasks.finding import load_task
 from tests.helpers.configs import overrides
 from tests.helpers.help import help_of
-from tests.helpers.processes import SECONDS, command
+from tests.helpers.processes import command, forked_to_its_end
 
 pytestmark = pytest.mark.slow
 
@@ -70,32 +70,32 @@ def test_infer_names_skips_and_counts_broken_files(
     assert len(rows) == 5 * 2
 
 
-KILLED = """
-import os, signal, sys
-from ppcls_ext.cli.main import main
-from ppcls_ext.deploy import results_file
-results_file.COMMIT_SECONDS = 0.0
-fsync, calls = os.fsync, 0
-def counted(file):
-    global calls
-    calls += 1
-    if calls == 12:  # the header takes four, and then each image two
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(file)
-os.fsync = counted
-main(sys.argv[1:])
-"""
+@contextlib.contextmanager
+def killed_after_a_few_images() -> Iterator[None]:
+    results_file.COMMIT_SECONDS = 0.0
+    fsync, calls = os.fsync, 0
+
+    def counted(file: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 12:  # the header takes four, and then each image two
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(file)
+
+    os.fsync = counted  # type: ignore[assignment]
+    yield
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_a_killed_run_is_resumed(
     form: str, exported: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
     saved, whole = tmp_path / "r", tmp_path / "whole"
     line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", form]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *line, "--save", str(saved)], timeout=SECONDS, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    errors = tmp_path / "stderr.txt"
+    status = forked_to_its_end([*line, "--save", saved], errors, killed_after_a_few_images())
+    assert status == -signal.SIGKILL, errors.read_text()
+    errors.unlink()
     assert "has 3 of 15 images of an interrupted run" in fails(*line, "--save", saved)
     assert "begun with other options" in fails(*line, "--save", saved, "--resume", "--topk", "1")
     fewer = ["infer", "-m", exported, "-i", data / "val/red", "--format", form, "--save", saved, "--resume"]
@@ -120,7 +120,7 @@ def test_shares_are_the_whole_list_once(exported: Path, data: Path, tmp_path: Pa
 
 def test_only_the_same_share_is_resumed(exported: Path, data: Path, tmp_path: Path, fails: Fails) -> None:
     line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--save", str(tmp_path / "r")]
-    subprocess.run([sys.executable, "-c", KILLED, *line, "--shard", "1/2"], timeout=SECONDS, check=False)
+    forked_to_its_end([*line, "--shard", "1/2"], tmp_path / "stderr.txt", killed_after_a_few_images())
     assert json.loads((tmp_path / "r.part.json").read_text())["run"]["shard"] == "1/2"
     for other in ("2/2", "1/3"):
         message = fails(*line, "--resume", "--shard", other, lines=2)

@@ -48,6 +48,8 @@ def test_replace_leaves_nothing_of_the_base(word: str, tmp_path: Path) -> None:
     config = load_config(tmp_path / "c.yaml")
     assert config["Optimizer"] == {"name": "Adam"}
     assert config["EMA"] == {}  # the base has no such section
+    config = load_config(tmp_path / "b.yaml", [f"Optimizer={{{word}: true, name: Adam}}"])
+    assert config["Optimizer"] == {"name": "Adam"}
 
 
 def test_several_bases_apply_in_order_and_from_their_own_folder(tmp_path: Path) -> None:
@@ -121,6 +123,13 @@ def test_a_loop_over_two_files_is_named(tmp_path: Path) -> None:
     lines(tmp_path / "b.yaml", "_base_: a.yaml")
     with pytest.raises(UserError, match=r"_base_ comes back to itself \(a.yaml -> b.yaml\)"):
         load_config(tmp_path / "a.yaml")
+
+
+def test_bases_above_each_other_are_bounded(tmp_path: Path) -> None:
+    for k in range(100):
+        lines(tmp_path / f"{k}.yaml", f"_base_: {k + 1}.yaml")
+    with pytest.raises(UserError, match="more than 30 _base_ above each other"):
+        load_config(tmp_path / "0.yaml")
 
 
 def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
@@ -349,128 +358,7 @@ def test_a_shipped_config_of_a_network_is_named_after_it() -> None:
         assert load_config(name)["Arch"]["name"] == name.partition("_ssld")[0]
 
 
-# A config of PaddleClas 2.4 (PPLCNet_x1_0.yaml and ResNet50.yaml differ from it in numbers only).
-PADDLECLAS = """
-Global:
-  checkpoints: null
-  pretrained_model: null
-  output_dir: ./output/
-  device: gpu
-  save_interval: 1
-  eval_during_train: True
-  eval_interval: 1
-  epochs: 360
-  print_batch_step: 10
-  use_visualdl: False
-  # used for static mode and model export
-  image_shape: [3, 224, 224]
-  save_inference_dir: ./inference
-  # training model under @to_static
-  to_static: False
-  use_dali: False
-Arch:
-  name: PPLCNet_x1_0
-  class_num: 1000
-Loss:
-  Train:
-    - CELoss:
-        weight: 1.0
-        epsilon: 0.1
-  Eval:
-    - CELoss:
-        weight: 1.0
-Optimizer:
-  name: Momentum
-  momentum: 0.9
-  lr:
-    name: Cosine
-    learning_rate: 0.8
-    warmup_epoch: 5
-  regularizer:
-    name: 'L2'
-    coeff: 0.00003
-DataLoader:
-  Train:
-    dataset:
-      name: ImageNetDataset
-      image_root: ./dataset/ILSVRC2012/
-      cls_label_path: ./dataset/ILSVRC2012/train_list.txt
-      transform_ops:
-        - DecodeImage:
-            to_rgb: True
-            channel_first: False
-        - RandCropImage:
-            size: 224
-        - RandFlipImage:
-            flip_code: 1
-        - NormalizeImage:
-            scale: 1.0/255.0
-            mean: [0.485, 0.456, 0.406]
-            std: [0.229, 0.224, 0.225]
-            order: ''
-    sampler:
-      name: DistributedBatchSampler
-      batch_size: 512
-      drop_last: False
-      shuffle: True
-    loader:
-      num_workers: 4
-      use_shared_memory: True
-  Eval:
-    dataset:
-      name: ImageNetDataset
-      image_root: ./dataset/ILSVRC2012/
-      cls_label_path: ./dataset/ILSVRC2012/val_list.txt
-      transform_ops:
-        - DecodeImage:
-            to_rgb: True
-            channel_first: False
-        - ResizeImage:
-            resize_short: 256
-        - CropImage:
-            size: 224
-        - NormalizeImage:
-            scale: 1.0/255.0
-            mean: [0.485, 0.456, 0.406]
-            std: [0.229, 0.224, 0.225]
-            order: ''
-    sampler:
-      name: DistributedBatchSampler
-      batch_size: 64
-      drop_last: False
-      shuffle: False
-    loader:
-      num_workers: 4
-      use_shared_memory: True
-Infer:
-  infer_imgs: docs/images/inference_deployment/whl_demo.jpg
-  batch_size: 10
-  transforms:
-    - DecodeImage:
-        to_rgb: True
-        channel_first: False
-    - ResizeImage:
-        resize_short: 256
-    - CropImage:
-        size: 224
-    - NormalizeImage:
-        scale: 1.0/255.0
-        mean: [0.485, 0.456, 0.406]
-        std: [0.229, 0.224, 0.225]
-        order: ''
-    - ToCHWImage:
-  PostProcess:
-    name: Topk
-    topk: 5
-    class_id_map_file: ppcls/utils/imagenet1k_label_list.txt
-Metric:
-  Train:
-    - TopkAcc:
-        topk: [1, 5]
-  Eval:
-    - TopkAcc:
-        topk: [1, 5]
-"""
+PADDLECLAS = (Path(__file__).parent / "paddleclas.yaml").read_text()
 
 
 @pytest.mark.slow

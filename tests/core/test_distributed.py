@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from ppcls_ext.training.trainer import train
 from tests.helpers.configs import config_of, write_config
 from tests.helpers.loaders import Draws, batches, stack
 from tests.helpers.processes import CUT_BATCHES, ROOT, SECONDS, launched, ran, wait_until
-from tests.helpers.runs import assert_same_curve, log_of
+from tests.helpers.runs import assert_same_curve, cut_alone, log_of
 from tests.helpers.sets import write_set
 
 
@@ -87,7 +86,7 @@ EPOCHS = 6
 def alone(odd: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("alone")
     config = settle(odd, output, "one", trained / "best.pdparams", 4, EPOCHS)
-    ran([sys.executable, str(CUT_BATCHES), "train", "-c", str(config)])
+    cut_alone(["train", "-c", str(config)], output / "stderr.txt")
     return output / "one"
 
 
@@ -171,7 +170,7 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_sav
     _, info = read_state(tmp_path / "run" / "latest.safetensors")
     assert info["position"]["epoch"] == 2
     resume = ["train", "--resume", str(tmp_path / "run"), "-o", "DataLoader.Train.sampler.batch_size=4"]
-    ran([sys.executable, str(CUT_BATCHES), *resume])
+    cut_alone(resume, tmp_path / "stderr.txt")
     assert_same_curve(tmp_path / "run", alone)
 
 

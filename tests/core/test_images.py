@@ -102,10 +102,16 @@ def broken(folder: Path, kind: str, image: np.ndarray) -> Path:
         path.write_text("<html>404 not found</html>\n" * 20)
     elif kind == "folder":
         path.mkdir()
+    elif kind == "changed png":
+        Image.fromarray(image).save(path, "PNG")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
     return path
 
 
-KINDS = ["missing", "empty", "text", "folder", *(f"truncated {e}" for e in ("jpg", "png", "bmp", "webp", "tiff"))]
+CUT = ("jpg", "png", "bmp", "webp", "tiff")
+KINDS = ["missing", "empty", "text", "folder", "changed png", *(f"truncated {ending}" for ending in CUT)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

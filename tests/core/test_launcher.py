@@ -55,6 +55,8 @@ def test_the_reason_of_one_process_is_that_of_the_job(
 def test_a_signal_reaches_the_processes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Slow: Paddle's launcher and two processes."""
     saves = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved', flush=True)));"
-    asks = f"{saves} time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM);"
-    assert run(tmp_path / "logs", f"{saves} {WAITS}", f"{asks} {WAITS}") == 128 + signal.SIGTERM
+    ready = tmp_path / "ready"  # is there once rank 0 is prepared for the signal
+    asks = f"while not os.path.exists({str(ready)!r}): time.sleep(0.02)\nos.kill({os.getpid()}, signal.SIGTERM);"
+    ranks = (f"{saves} open({str(ready)!r}, 'w').close(); {WAITS}", f"{saves}\n{asks} {WAITS}")
+    assert run(tmp_path / "logs", *ranks) == 128 + signal.SIGTERM
     assert capfd.readouterr().err.splitlines() == ["rank 0 begins", "saved"]

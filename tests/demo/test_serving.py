@@ -31,10 +31,10 @@ def test_another_answer_is_a_check_that_failed(exported: Path, data: Path) -> No
     with Predictor(exported, threads=1) as predict:
         result = predict(file)
     answer = result.to_dict()
-    serving.compare(answer, result, file)
+    serving.check_answer(answer, result, file)
     answer["predictions"][0]["score"] += 0.1
     with pytest.raises(CheckFailed, match="differ"):
-        serving.compare(answer, result, file)
+        serving.check_answer(answer, result, file)
 
 
 def test_a_missing_model_is_one_line(

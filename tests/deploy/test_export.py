@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tests.helpers.points import MIXED
 pytestmark = pytest.mark.slow
 
 Fails = Callable[..., str]
+Undo = Callable[[], None]
 
 
 def test_recipe_says_what_a_program_needs(exported: Path) -> None:
@@ -67,8 +68,19 @@ def test_openvino_refuses_the_format_on_which_paddle_would_not_use_it(exported: 
         open_engine("openvino", exported, model_format="json")
 
 
-def test_static_batch_and_a_single_format(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Slow: an export is checked on every engine."""
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Undo]:
+    """Every check passes, without a process for each engine, until what this gives is called."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "ppcls_ext.deploy.export.check_parity", lambda _, form, engine, *__: Parity(form, engine, 0.0, "")
+        )
+        yield patch.undo
+
+
+def test_static_batch_and_a_single_format(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], unchecked: Undo
+) -> None:
     transforms = "Infer.transforms=[{Padv2: {size: [48, 48]}}, {ResizeImage: {size: 48}}, {ToCHWImage: }]"
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'one'}", "Export.batch=2", transforms])
     folder = export(config, formats="json")
@@ -92,11 +104,14 @@ def test_a_network_of_every_block_kind_equals_itself_on_every_engine(trained: Pa
     assert max(differences.values()) <= recipe["checked"]["tolerance"]
 
 
-def test_a_mismatch_keeps_the_earlier_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow: two exports are checked on every engine."""
+def test_a_mismatch_keeps_the_earlier_export(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: Undo
+) -> None:
+    """Slow: an export is checked on two engines."""
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'inference'}"])
     folder = export(config, formats="json")
     before = (folder / "inference.pdiparams").read_bytes()
+    unchecked()
 
     def sabotage(model: object, *inputs: object) -> int:
         next(p for n, p in model.named_parameters() if n.endswith("fc.bias")).set_value(np.float32([9, 0, 0]))  # type: ignore[attr-defined]
@@ -180,7 +195,7 @@ def test_without_the_converter_onnx_is_left_out_or_one_line(
 
 
 def test_a_network_that_cannot_be_translated_is_exported_without_onnx(
-    trained: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch, unchecked: Undo
 ) -> None:
     class Refusing:
         @staticmethod
@@ -195,7 +210,7 @@ def test_a_network_that_cannot_be_translated_is_exported_without_onnx(
 
 
 def test_the_converter_leaves_stdout_to_results(
-    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], unchecked: Undo
 ) -> None:
     capfd.readouterr()
     export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}", "Export.batch=1"]), formats="onnx")

@@ -185,11 +185,12 @@ def test_each_image_has_a_row(form: str, tmp_path: Path) -> None:
 
 def interrupted(path: Path, results: Sequence[ClassResult], run: dict[str, Any] | None = RUN) -> None:
     """Leave what a run leaves that has written some results."""
-    sink = ResultsFile(path, encoder_of("csv"), run, False)
-    for result in results:
-        sink.write(result)
-    sink._store(sink._encoder.drain())
-    sink.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results_file, "MOST_WAITING", 1)  # each result is stored at once
+        sink = ResultsFile(path, encoder_of("csv"), run, False)
+        for result in results:
+            sink.write(result)
+        sink.close()
 
 
 def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
+import struct
 from typing import Any
 
 import numpy as np
@@ -220,3 +223,52 @@ IMAGES = [
     ]
 ]
 image_files = st.one_of(st.sampled_from(IMAGES).flatmap(damaged), st.binary(max_size=64))
+
+
+class _Call:
+    """What a pickle that executes code is made of."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self._made_of = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self._made_of
+
+
+# Parts of pickles: opcodes with arguments, names of functions that would do harm, and those that arrays need.
+PICKLE_PARTS = [
+    *(b"\x80\x02", b"\x80\x04", b"(", b")", b"}", b"]", b"N", b"\x88", b"K\x01", b"M\xff\xff", b"I5\n", b"L9L\n"),
+    *(b"X\x01\x00\x00\x00a", b"\x8c\x01a", b"U\x01a", b"S'a'\n", b"C\x01a", b"B\x01\x00\x00\x00a", b"F1.5\n"),
+    *(b"\x85", b"\x86", b"\x87", b"t", b"l", b"d", b"a", b"e", b"s", b"u", b"b", b"R", b"\x81", b"\x92", b"\x93", b"o"),
+    *(b"q\x00", b"h\x00", b"r\x00\x00\x00\x00", b"j\x00\x00\x00\x00", b"p0\n", b"g0\n", b"\x94", b"0", b"1", b"2"),
+    *(b"cos\nsystem\n", b"cbuiltins\neval\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"ios\nsystem\n"),
+    *(b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy._core.multiarray\nscalar\n", b"c_codecs\nencode\n"),
+    *(b"ccollections\nOrderedDict\n", b"P1\n", b"Q", b"\x82\x01", b"\x8a\x01\x05", b"\x8b\xff\xff\xff\x7f"),
+    *(b"\x8e" + b"\xff" * 8, b"\x95" + b"\xff" * 8, b"\x8d" + b"\xff" * 8, b"\x96" + b"\xff" * 8, b"\x97", b"\x98"),
+    *(b"T\x01\x00\x00\x00a", b"f4", b"O8", b"\x8f", b"\x90", b"."),
+]
+
+
+def pickles(content: Any) -> st.SearchStrategy[bytes]:
+    """Pickles of every protocol: damaged ones of `content`, such as call a function, and parts in any order."""
+    calls = [_Call(os.system, "exit 3"), _Call(eval, "1/0"), _Call(bytearray, 10**12), _Call(exec, "1/0")]
+    bombs = [pickle.dumps(value, protocol) for protocol in range(6) for call in calls for value in (call, {"a": call})]
+    whole = [pickle.dumps(content, protocol) for protocol in range(6)]
+    parts = st.lists(st.sampled_from(PICKLE_PARTS), max_size=30).map(b"".join)
+    return st.one_of(
+        st.sampled_from(whole).flatmap(damaged),
+        st.sampled_from(bombs),
+        st.sampled_from(bombs).flatmap(damaged),
+        parts.map(lambda data: data + b"."),
+        st.binary(max_size=64),
+    )
+
+
+def headers() -> st.SearchStrategy[bytes]:
+    """Files of safetensors whose header says odd things."""
+    entry = {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}
+    contents = st.one_of(
+        json_texts({"a": entry, "__metadata__": {"b": "c"}}), json_texts({"a": {**entry, "dtype": "BF16"}})
+    )
+    lengths = st.one_of(st.just(0), st.integers(-3, 3), st.sampled_from([2**31, 2**62]))
+    return st.builds(lambda text, off: struct.pack("<Q", max(0, len(text) + off)) + text + bytes(8), contents, lengths)

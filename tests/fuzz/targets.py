@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import given
@@ -21,9 +18,7 @@ from ppcls_ext.cls.network import build_losses
 from ppcls_ext.cls.splits import read_list
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import Config, dump_config, load_config, override
-from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import read_rgb
-from ppcls_ext.core.text import LONGEST_SHOWN, one_line
 from ppcls_ext.data.lists import check_class_name, read_class_names
 from ppcls_ext.data.transforms import build_transforms, resolve_sizes
 from ppcls_ext.runtime.engines.base import FORMATS
@@ -32,6 +27,9 @@ from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from seg.masks import Rules, read_mask
 from seg.splits import read_pairs
 from tests.fuzz import inputs
+from tests.fuzz.checks import folder, only_user_errors, written
+from tests.fuzz.service import SERVICE
+from tests.fuzz.stored import STORED
 from tests.helpers.configs import config_of
 
 CONFIG = config_of(Path("data"), Path("output"))
@@ -48,38 +46,6 @@ RECIPE_CONTENT = {
     "preprocess": {"transforms": [{"ResizeImage": {"size": [32, 32]}}]},
     "postprocess": {"topk": 2},
 }
-
-
-@functools.cache
-def folder() -> Path:
-    """Where inputs are written; removed at the end of the process."""
-    kept = tempfile.TemporaryDirectory(prefix="pplcnet-fuzz-")
-    _KEPT.append(kept)
-    return Path(kept.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def written(name: str, content: bytes) -> Path:
-    """A file with this content."""
-    path = folder() / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-@contextlib.contextmanager
-def only_user_errors() -> Iterator[None]:
-    """Lets UserError pass, if its text shows as one line that a terminal does not obey; any other error is a fault."""
-    try:
-        yield
-    except UserError as error:
-        shown = one_line(error)
-        assert shown.strip(), "an error without a text"
-        assert len(shown) <= LONGEST_SHOWN * 10 + 40
-        assert len(shown.splitlines()) == 1
-        shown.encode()
 
 
 def understand(config: Config) -> None:
@@ -208,10 +174,8 @@ def recipe(content: bytes) -> None:
         read_exported(written(f"exported/{RECIPE}", content).parent)
 
 
-TARGETS: dict[str, Callable[..., None]] = {
-    target.__name__: target
-    for target in (config_file, config_override, list_file, class_names, coco_json, mask_file, image_gate, recipe)
-}
+GIVEN = (config_file, config_override, list_file, class_names, coco_json, mask_file, image_gate, recipe)
+TARGETS: dict[str, Callable[..., None]] = {target.__name__: target for target in (*GIVEN, *STORED, *SERVICE)}
 
 
 def from_bytes(name: str) -> Callable[[bytes], object]:

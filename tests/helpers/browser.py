@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from ppcls_ext.core.pictures import save_image
 
-SECONDS = 30.0  # that the page may take for what must come
+SECONDS = 120.0  # that the page may take for what must come, on a busy machine too
 HEIGHT = 900
 PROGRAMS = (("chromium", "chromium-browser", "google-chrome", "chrome"), ("chromedriver", "chromium.chromedriver"))
 

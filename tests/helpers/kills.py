@@ -20,23 +20,28 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import det.demo
 import seg.demo
-from ppcls_ext.cli.main import main as pplcnet
+from ppcls_ext.bench.session import Subject as Timed
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import LATEST_STATE, RUN_CONFIG
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.deploy import export as exporting
 from ppcls_ext.deploy import results_file
 from ppcls_ext.paper import study  # noqa: F401  (imported before processes are forked)
 from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.search import calibrate as calibrating
+from ppcls_ext.search import report as _report  # noqa: F401  (imported before processes are forked)
+from ppcls_ext.search.measurements import read_calibration
 from ppcls_ext.training import distillation
 from tests.helpers.configs import config_of, overrides, write_config
 from tests.helpers.faults import fault_at, kill
-from tests.helpers.runs import read_state
+from tests.helpers.processes import forked
+from tests.helpers.runs import read_state, small_run
 from tests.helpers.sets import write_set
 
 
@@ -117,17 +122,8 @@ def prepare_seg(common: Path) -> None:
 
 
 def small_scenes(common: Path, place: Path, side: int) -> list[str]:
-    return [
-        f"Global.data_root={common}",
-        f"Global.output_dir={place}",
-        f"Global.image_shape=[3,{side},{side}]",
-        "Global.use_visualdl=false",
-        "Global.print_batch_step=1",
-        "Global.eval_interval=1",
-        "DataLoader.Train.sampler.batch_size=8",
-        "DataLoader.Train.loader.num_workers=0",
-        "DataLoader.Eval.loader.num_workers=0",
-    ]
+    often = ["Global.print_batch_step=1", "Global.eval_interval=1", "DataLoader.Train.sampler.batch_size=8"]
+    return [*small_run(common, place, side), *often]
 
 
 def det_command(common: Path, place: Path) -> list[str]:
@@ -220,6 +216,37 @@ def infer_command(common: Path, place: Path) -> list[str]:
     return [*line, "--threads", "1", "--format", "csv", "--save", str(place / "rows.csv"), "--resume"]
 
 
+def made_up(subjects: Sequence[Timed], settings: Settings) -> dict[str, Any]:
+    """A benchmark whose figures follow from the names: what is measured is not what is killed here."""
+    time.sleep(0.02)
+    rows = []
+    for subject in subjects:
+        ratio = 1 + int(hashlib.sha256(subject.name.encode()).hexdigest()[:4], 16) / 2**16
+        ratios = {"ratio": ratio, "low": ratio, "high": ratio}
+        rows.append({"label": subject.name, "failure": None, "ms": {"median": ratio}, "ratio_to_first": ratios})
+    return {"results": rows}
+
+
+def calibrate_command(_: Path, place: Path) -> list[str]:
+    calibrating.build = lambda *_: None  # type: ignore[assignment]
+    calibrating.calibrate.__defaults__ = (made_up,)
+    calibrating.check_accuracy = lambda *_: None  # the figures are no times  # type: ignore[assignment]
+    folders = ["--calibration", str(place / "found.json"), "--out", str(place / "out"), "--work", str(place / "work")]
+    return ["search", "--calibrate", "--quick", *folders]
+
+
+def calibrate_check(place: Path) -> None:
+    """At every moment the file is whole, if it is there."""
+    if (place / "found.json").exists():
+        read_calibration(place / "found.json")
+
+
+def calibrate_result(place: Path) -> dict[str, str]:
+    found = json.loads((place / "found.json").read_text())
+    assert len({one["arch"] for one in found["measured"]}) == len(found["measured"])
+    return {name: json.dumps(found[name]) for name in ("measured", "anchor_ms", "model", "accuracy")}
+
+
 SUBJECTS = {
     "cls": Subject(prepare_cls, cls_command, lambda place: run_result(place / "run"), run_check("run")),
     "det": Subject(prepare_det, det_command, lambda place: run_result(place / "demo"), run_check("demo")),
@@ -227,44 +254,37 @@ SUBJECTS = {
     "cache": Subject(prepare_cache, cache_command, cache_result, run_check("run")),
     "study": Subject(prepare_study, study_command, study_result),
     "export": Subject(prepare_export, export_command, export_result, export_check),
+    "calibrate": Subject(lambda _: None, calibrate_command, calibrate_result, calibrate_check),
     "infer": Subject(prepare_infer, infer_command, lambda place: {"rows": digest(place / "rows.csv")}),
 }
 GOOD_ENDS = (0, 2)  # 2: of `infer`, where an image has no result, or where all was written before the kill
 
 
-def forked(line: Sequence[str], write: int | None = None, after: bool = False) -> int:
-    """Start a command in a process of its own, killed at a step of a write if `write` numbers one; gives its id."""
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 1)
-        log = os.open(os.environ["KILLS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 2)
-        distillation.SAVE_SECONDS = results_file.COMMIT_SECONDS = 0.02  # so that there is more to interrupt
-        context = contextlib.nullcontext() if write is None else fault_at(write, kill, after)
-        with context:
-            status = pplcnet(line)
-    except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        os._exit(status)
+@contextlib.contextmanager
+def interruptible(write: int | None, after: bool) -> Iterator[None]:
+    """A process that saves often, and is killed at a step of a write if `write` numbers one."""
+    distillation.SAVE_SECONDS = results_file.COMMIT_SECONDS = 0.02
+    with contextlib.nullcontext() if write is None else fault_at(write, kill, after):
+        yield
+
+
+def started(line: Sequence[str], write: int | None = None, after: bool = False) -> int:
+    """Start a command in a process of its own; see `interruptible`. Gives its id."""
+    return forked(line, Path(os.environ["KILLS_LOG"]), interruptible(write, after))
 
 
 def finished(line: Sequence[str]) -> int:
     """Run a command to its end in a process of its own; gives its exit status."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(line), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(started(line), 0)[1])
 
 
 def kill_one(line: Sequence[str], rng: random.Random, seconds: float, writes: int) -> tuple[int, bool]:
     """Start a command and kill it at a random moment; gives its exit status, and whether a write was to be killed."""
     in_write = rng.random() < 0.5
     if in_write:
-        child = forked(line, rng.randint(1, writes), rng.random() < 0.5)
+        child = started(line, rng.randint(1, writes), rng.random() < 0.5)
     else:
-        child = forked(line)
+        child = started(line)
         deadline = time.monotonic() + rng.uniform(0, seconds)
         while time.monotonic() < deadline:
             found, status = os.waitpid(child, os.WNOHANG)
@@ -291,7 +311,7 @@ def soak(name: str, folder: Path, kills: int, seed: int, seconds: float = 1e9) -
     begun = time.monotonic()
     assert finished(subject.command(common, alone)) in GOOD_ENDS
     lasts, expected = time.monotonic() - begun, subject.result(alone)
-    writes = 12 if name in ("export", "infer") else 40
+    writes = 12 if name in ("export", "infer", "calibrate") else 40
     count = in_writes = runs = 0
     while count < kills and time.monotonic() < end:
         place = folder / "killed"

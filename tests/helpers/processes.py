@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +32,44 @@ def command(*arguments: str | Path, cwd: Path | None = None, check: bool = False
     done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, cwd=cwd, env=environment, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def forked(line: Sequence[str | Path], errors: Path, around: contextlib.AbstractContextManager[object]) -> int:
+    """Start `pplcnet ...` in a copy of this process; gives its id.
+
+    A copy has imported everything already, which takes longer than what most tests run in a process of its own. It
+    has a session of its own, so that a signal to its group reaches nobody else.
+    Args:
+        errors: its stderr is added to this file.
+        around: the command runs inside it.
+    """
+    from ppcls_ext.cli.main import main
+
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        os.setsid()
+        sys.stdout, sys.stderr = open(os.devnull, "w"), open(errors, "a", buffering=1)  # noqa: SIM115
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stderr.fileno(), 2)
+        with around:
+            status = main([str(part) for part in line])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def forked_to_its_end(
+    line: Sequence[str | Path], errors: Path, around: contextlib.AbstractContextManager[object] | None = None
+) -> int:
+    """Run `pplcnet ...` as `forked` does; gives its exit status, below zero the signal that ended it."""
+    child = forked(line, errors, around or contextlib.nullcontext())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def launched(processes: int, logs: Path, script: Path, *arguments: str | Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.state import read_state
 from tests.helpers.configs import overrides
-from tests.helpers.processes import CUT_BATCHES, launched, ran
+from tests.helpers.cut_batches import same_for_any_cut
+from tests.helpers.processes import CUT_BATCHES, forked_to_its_end, launched, ran
 
 
 def small_run(data: Path, output: Path, side: int) -> list[str]:
@@ -71,6 +71,11 @@ def assert_same_curve(folder: Path, other: Path) -> None:
         np.testing.assert_allclose(tensor, others[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+def cut_alone(arguments: Sequence[str], errors: Path) -> None:
+    """One process that does what a job of `cut_batches.py` does in several."""
+    assert forked_to_its_end(arguments, errors, same_for_any_cut()) == 0, errors.read_text()
+
+
 def trained_alone_and_in_two(config: str, folder: Path, changes: Sequence[str], batch: int) -> Path:
     """Asserts that two processes with half the batch train as one does; gives the run folder of the two.
 
@@ -83,8 +88,10 @@ def trained_alone_and_in_two(config: str, folder: Path, changes: Sequence[str], 
         own = [f"DataLoader.Train.sampler.batch_size={batch // processes}"]
         own.append(f"Global.output_dir={folder / str(processes)}")
         arguments = ["train", "-c", config, *overrides(*changes, *own)]
-        alone = [sys.executable, str(CUT_BATCHES), *arguments]
-        ran(alone if processes == 1 else launched(2, folder / "log", CUT_BATCHES, *arguments))
+        if processes == 1:
+            cut_alone(arguments, folder / "alone.txt")
+        else:
+            ran(launched(2, folder / "log", CUT_BATCHES, *arguments))
         runs.append(folder / str(processes) / Path(config).name)
     assert_same_curve(runs[1], runs[0])
     return runs[1]

@@ -15,20 +15,22 @@ from paddle import nn
 
 from ppcls_ext.core.config import load_config
 from ppcls_ext.models.factory import build_arch
-from ppcls_ext.models.kernels import (
+from ppcls_ext.models.kernels import speed_up
+from ppcls_ext.models.kernels.geometry import Geometry, Layout
+from ppcls_ext.models.kernels.layers import (
     FastBatchNorm2D,
     FastBiasConv2D,
     FastConvBNLayer,
     FastDenseConv2D,
     FastDepthwiseConv2D,
     FastHardswish,
-    Geometry,
-    Layout,
-    speed_up,
+    FastResize,
 )
-from ppcls_ext.models.lcnet import ConvBNLayer
+from ppcls_ext.models.layers import ConvBNLayer, Resize
 from ppcls_ext.models.weights import numpy_state
 from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.upstream.paddledet import ppdet
+from ppcls_ext.upstream.paddleseg import paddleseg
 
 # Channels, size, kernel, stride, padding, dilation: those of the networks, and everything that is unlike them.
 CASES = {
@@ -42,6 +44,9 @@ CASES = {
     "more padding than kernel": (2, (4, 4), 3, 1, 3, 1),
     "1x1": (4, (5, 5), 1, 1, 0, 1),
     "a plane of one": (4, (1, 1), 3, 1, 1, 1),
+    "SAME": (4, (9, 7), 5, 1, "SAME", 1),
+    "stride 2, long rows": (3, (7, 37), 3, 2, 1, 1),
+    "stride of rows alone": (3, (9, 6), 3, (2, 1), 1, 1),
 }
 
 
@@ -136,6 +141,52 @@ def test_gradients_of_convolution_norm_and_activation_are_those_in_double_precis
         assert np.abs(one - other).max() < 3e-6 * max(1.0, np.abs(other).max())
 
 
+SUITES = {
+    "PaddleSeg, with a bias before the norm": lambda: paddleseg("models.layers").ConvBNReLU(6, 4, 1),
+    "PaddleSeg, depthwise": lambda: paddleseg("models.layers").ConvBN(6, 6, 3, padding=2, dilation=2, groups=6),
+    "PaddleDetection": lambda: ppdet("modeling.layers").ConvNormLayer(6, 6, 5, 1, groups=6),
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_layers_of_the_suites_are_one_step_with_the_values_and_gradients_of_double_precision(
+    suite: str, training: bool
+) -> None:
+    layer = SUITES[suite]()
+    for name, tensor in layer.state_dict().items():
+        values = sample(*tensor.shape) + 0.5
+        tensor.set_value(np.abs(values) + 0.5 if "variance" in name else values)
+    layer.train() if training else layer.eval()
+    double = copy.deepcopy(layer).to(dtype="float64")
+    x = sample(4, 6, 13, 11)
+    assert type(speed_up(layer, 2)).__mro__[1].__name__ == "_Fused"
+    found, expected = outputs_and_gradients(layer, x), outputs_and_gradients(double, x.astype(np.float64))
+    for one, other in zip(found, expected, strict=True):
+        # Sums that are 0, as the gradient of a bias before a norm, are of numbers near 1.
+        assert np.abs(one - other).max() < 5e-6 * max(1.0, np.abs(other).max())
+    for one, other in zip(layer.state_dict().values(), double.state_dict().values(), strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [(12, 20), (3, 5), (7, 10), (1, 1), (6, 33)])
+def test_resizing_is_paddles(size: tuple[int, int], threads: int) -> None:
+    class Resizing(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.resize = Resize()
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return self.resize(x, list(size))
+
+    layer, x = Resizing(), sample(3, 2, 6, 10)
+    expected = outputs_and_gradients(layer, x)
+    assert type(speed_up(layer, threads).resize) is FastResize
+    for one, other in zip(outputs_and_gradients(layer, x), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_hooks_see_the_layers_that_are_fused_without_them() -> None:
     layer = speed_up(ConvBNLayer(4, 4, 1, 1, 1, "hardswish", 1.0), 1)
     seen: list[list[int]] = []
@@ -202,7 +253,7 @@ def test_only_what_wants_a_gradient_gets_one(frozen: bool) -> None:
 OTHERS = {
     "multiplier": (4, 8, 3, {"groups": 4}),
     "groups": (4, 4, 3, {"groups": 2, "stride": 2}),
-    "SAME": (4, 4, 3, {"padding": "SAME", "groups": 4}),
+    "SAME": (4, 4, 3, {"padding": "SAME", "groups": 4, "stride": 2}),
     "one-sided": (4, 4, 3, {"padding": [1, 2, 0, 1], "groups": 4}),
     "reflect": (4, 4, 3, {"padding": 1, "groups": 4, "padding_mode": "reflect"}),
     "NHWC": (4, 4, 3, {"groups": 4, "data_format": "NHWC"}),

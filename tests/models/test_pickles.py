@@ -74,18 +74,18 @@ def test_nothing_is_executed(place: str, protocol: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "opcodes",
+    ("opcodes", "reason"),
     [
-        b"(S'touch x'\nios\nsystem\n.",  # INST
-        b"(cos\nsystem\nS'touch x'\no.",  # OBJ
-        b"\x80\x02cos\nsystem\n)\x81.",  # NEWOBJ
-        b"\x80\x02\x82\x01.",  # EXT1
-        b"Pname\n.",  # PERSID
-        b"\x80\x05\x97.",  # NEXT_BUFFER
+        (b"(S'touch x'\nios\nsystem\n.", "it uses INST"),
+        (b"(cos\nsystem\nS'touch x'\no.", "it wants to run os.system"),  # OBJ
+        (b"\x80\x02cos\nsystem\n)\x81.", "it wants to run os.system"),  # NEWOBJ
+        (b"\x80\x02\x82\x01.", "it uses EXT1"),
+        (b"Pname\n.", "it uses PERSID"),
+        (b"\x80\x05\x97.", "it uses NEXT_BUFFER"),
     ],
 )
-def test_other_ways_to_run_something_are_refused(opcodes: bytes, tmp_path: Path) -> None:
-    assert "it uses " in refused(opcodes, tmp_path) or "it wants to run" in refused(opcodes, tmp_path)
+def test_other_ways_to_run_something_are_refused(opcodes: bytes, reason: str, tmp_path: Path) -> None:
+    assert reason in refused(opcodes, tmp_path)
 
 
 def test_a_key_of_nested_tuples_does_not_hang(tmp_path: Path) -> None:

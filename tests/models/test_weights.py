@@ -359,6 +359,14 @@ def test_numbers_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "w.pdparams")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    weights = numpy_state(network())
+    weights["conv1.conv.weight"] = np.full_like(weights["conv1.conv.weight"], value)
+    with pytest.raises(UserError, match=r"weights F: 'conv1.conv.weight' has numbers that are not finite"):
+        load_into(network(), weights, "F")
+
+
 def test_a_flipped_bit_of_a_state_is_found(tmp_path: Path) -> None:
     """In any of its bytes; a state without a checksum is read as before."""
     path = tmp_path / "s.safetensors"

@@ -15,19 +15,19 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.deploy.untrained import MADE, build
 from ppcls_ext.models.spec import SPECS, scale_name
+from ppcls_ext.paper import reproduce as reproducing
+from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_run
 from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.reproduce import (
     QUICK,
-    RAW,
     Plan,
-    earlier_benchmarks,
+    begun_document,
+    compare,
     formats_for,
-    identity_of,
     networks_of,
-    read_metrics,
-    read_run,
     render,
     reproduce,
 )
@@ -230,25 +230,102 @@ def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> No
         reproduce(plan_of(tmp_path, work, resume=True), nothing)
 
 
+@pytest.fixture
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is asked nothing, since asking starts a process."""
+    here = {"cpu": "a CPU", "usable_cores": 2, "packages": {}, "pplcnet": "1", "python": "3", "platform": "a system"}
+    monkeypatch.setattr(reproducing, "environment", lambda: here)
+
+
+def document_of(engine: str = "onednn", ratio: float = 2.0, **changes: Any) -> dict[str, Any]:
+    """What `reproduce` leaves of Table 8, without measuring."""
+    plan = plan_of(Path("nowhere"), Path("nowhere"), engines=(engine,))
+    subjects = [Subject(Path(name), engine, name) for name in TABLE_8]
+    report = FakeBenchmark()(subjects, plan.settings(TABLE_8_SIZE))
+    for row in report["results"]:
+        row["ratio_to_first"] = {"ratio": ratio, "low": ratio, "high": ratio}
+    document = begun_document(plan)
+    record = {"table": 8, "variant": TABLE_8_SIZE.name, "engine": engine, "report": report}
+    return document | {"benchmarks": [record]} | changes
+
+
+def written(folder: Path, document: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / RAW).write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_resumed_run_keeps_what_it_would_make_again_and_what_is_not_of_its_parts(tmp_path: Path) -> None:
+    document = document_of()
+    plan = plan_of(written(tmp_path, document), tmp_path, resume=True)
+    assert begun_document(plan)["benchmarks"] == document["benchmarks"]
+    others = plan_of(tmp_path, tmp_path, resume=True, tables=(7,), engines=("native",), processes=1)
+    begun = begun_document(others)
+    assert (begun["tables"], begun["engines"]) == ([7, 8], ["onednn", "native"])
+    assert begun["benchmarks"] == document["benchmarks"]
+    assert begun_document(plan_of(tmp_path, tmp_path, resume=True, processes=1))["benchmarks"] == []
+    document["benchmarks"][0]["report"]["results"].pop()  # a row came to the table since
+    written(tmp_path, document)
+    assert begun_document(plan)["benchmarks"] == []
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_run_is_not_resumed_under_other_conditions(tmp_path: Path) -> None:
+    document = document_of()
+    for changes, clue in (({"cpu": "another"}, "cpu"), ({"usable_cores": 4096}, "usable_cores")):
+        written(tmp_path, document | {"environment": document["environment"] | changes})
+        with pytest.raises(UserError, match=f"other conditions \\({clue}\\); give another --out"):
+            begun_document(plan_of(tmp_path, tmp_path, resume=True))
+    written(tmp_path, document)
+    with pytest.raises(UserError, match=r"other conditions \(threads\)"):
+        begun_document(plan_of(tmp_path, tmp_path, resume=True, threads=2))
+
+
 @pytest.mark.slow
-def test_timings_of_another_machine_or_without_a_new_row_are_not_kept(work: Path, tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, work, resume=True)
-    document = reproduce(plan, FakeBenchmark())
-    assert earlier_benchmarks(plan) == document["benchmarks"]
+def test_what_would_end_too_late_is_left_for_the_next_command(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table 8 takes about 69 seconds on an engine, here twice as long. Slow: three networks are built."""
+    now = [0.0]
+    monkeypatch.setattr(reproducing.time, "monotonic", lambda: now[0])
+    fake = FakeBenchmark()
 
-    def keeps(change: Callable[[dict[str, Any]], Any]) -> bool:
-        changed = json.loads(json.dumps(document))
-        change(changed)
-        (tmp_path / RAW).write_text(json.dumps(changed))
-        return bool(earlier_benchmarks(plan))
+    def slow(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        now[0] += 138
+        return fake(subjects, settings)
 
-    def forget_a_row(raw: dict[str, Any]) -> None:
-        raw["benchmarks"][0]["report"]["results"].pop()
+    def measured(**changes: Any) -> int:
+        before = len(fake.calls)
+        reproduce(plan_of(tmp_path, work, engines=("native", "onednn"), resume=True, **changes), slow)
+        return len(fake.calls) - before
 
-    assert keeps(lambda raw: raw)
-    assert not keeps(lambda raw: raw["environment"].update(cpu="another"))
-    assert not keeps(lambda raw: raw["environment"].update(usable_cores=4096))
-    assert not keeps(forget_a_row)
+    assert measured(minutes=0) == 0
+    assert measured(minutes=4) == 1  # the second would now be expected to take 138 seconds
+    assert "1 benchmarks are left, which the same command with --resume measures" in capsys.readouterr().err
+    assert measured(minutes=4) == 1
+    assert "are left" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_here")
+def test_two_do_not_write_one_report(tmp_path: Path) -> None:
+    first = FolderLock(tmp_path, "report folder", "reproduce.lock")
+    first.acquire()
+    with pytest.raises(UserError, match=r"report folder .*: process \d+ on .* is still writing there"):
+        reproduce(plan_of(tmp_path, tmp_path / "work"))
+    first.release()
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_second_run_is_compared_by_its_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = written(tmp_path / "first", document_of(ratio=2.0))
+    compare(first, written(tmp_path / "near", document_of(ratio=1.92)))
+    assert "all 2 ratios agree within 5%" in capsys.readouterr().err
+    compare(first, written(tmp_path / "far", document_of(ratio=1.8)))
+    assert "0 of 2 ratios agree within 5%, the others are up to 10.0% apart" in capsys.readouterr().err
+    assert "2.000 and 1.800" in (first / "reproduce.md").read_text()
+    with pytest.raises(UserError, match=r"it has no ratio that .* has, too"):
+        compare(first, written(tmp_path / "other", document_of("native")))
 
 
 def test_render_needs_values(tmp_path: Path, fails: Fails) -> None:

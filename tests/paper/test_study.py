@@ -206,7 +206,7 @@ def test_the_studies_of_the_paper_are_its_tables(number: int) -> None:
     study = StudyPlan(f"{STUDIES}/table{number}")
     rows = table(number).rows
     assert list(study.variants) == [row.label for row in rows]
-    assert study.baseline == next(row.label for row in rows if row.reference)
+    assert study.reference == next(row.label for row in rows if row.reference)
     archs = [config["Arch"]["name"] for (_, seed), config in study.wanted.items() if seed == 0]
     assert archs == [row.arch for row in rows]
     assert set(archs) <= set(SPECS)

@@ -96,6 +96,17 @@ def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
     assert choose()[1] > 0
 
 
+def test_a_sole_engine_is_remembered_for_good_however_busy_the_machine_is(
+    choose: Chooses, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "BUSY_CORES", -1.0)
+    monkeypatch.setattr(auto, "candidates", lambda exported: [Name("onednn", "pdmodel")])
+    sole, _ = choose()
+    assert sole.reason == "no other engine is left"
+    (entry,) = json.loads(cache.read_text())["entries"].values()
+    assert entry["until"] is None
+
+
 def test_another_version_of_an_engine_is_measured_again(choose: Chooses, monkeypatch: pytest.MonkeyPatch) -> None:
     choose()
     monkeypatch.setattr(auto, "version", lambda package: "99")

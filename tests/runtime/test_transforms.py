@@ -86,7 +86,11 @@ def test_what_only_paddleclas_has_is_named_and_built_by_it() -> None:
         ({"CropImage": {"size": -1}}, "number of pixels from 1 to"),
         ({"NormalizeImage": {"scale": "__import__('os')"}}, "not a number or a quotient"),
         ({"NormalizeImage": {"scale": "1/0"}}, "not a number or a quotient"),
-        ({"NormalizeImage": {"std": [0, 1, 1]}}, "std must not be 0"),
+        ({"NormalizeImage": {"std": [0, 1, 1]}}, "std must be above 0"),
+        ({"NormalizeImage": {"std": [-1, 1, 1]}}, "std must be above 0"),
+        ({"NormalizeImage": {"mean": [1e308, 0, 0]}}, "mean must be a number for each channel, of at most 1000"),
+        ({"NormalizeImage": {"scale": 0}}, "scale must be above 0"),
+        ({"NormalizeImage": {"order": "x"}}, "order must be chw or hwc"),
         ({"NormalizeImage": {"mean": [1, 2]}}, "mean must be a number for each channel"),
     ],
 )

@@ -32,7 +32,7 @@ from ppcls_ext.serve.server import _bound, build_server
 from tests.helpers.processes import wait_until
 
 UNLUCKY = 13  # the value of images that the network refuses
-SECONDS = 30.0  # that a test waits for what must come
+SECONDS = 120.0  # that a test waits for what must come, on a busy machine too
 
 
 class Grey(Inference):
@@ -59,12 +59,14 @@ class Grey(Inference):
 
 
 class Network:
-    """Notes each batch; waits for `go`; refuses images of the value `UNLUCKY`, and all while it is `broken`."""
+    """Notes each batch; waits for `go`; refuses images of the value `UNLUCKY`, and all while it is `broken`; gives what
+    is no number while it is `lost`.
+    """
 
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.begun = threading.Semaphore(0)
-        self.broken = False
+        self.broken = self.lost = False
         self.go = threading.Event()
         self.go.set()
 
@@ -77,7 +79,7 @@ class Network:
         self.batches.append(len(inputs[0]))
         if self.broken or (inputs[0] == UNLUCKY).any():
             raise RuntimeError("out of\nluck")
-        return [inputs[0]]
+        return [inputs[0] * np.float32(np.nan) if self.lost else inputs[0]]
 
 
 class Served:
@@ -153,10 +155,11 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def served(stack: ExitStack) -> Callable[..., Served]:
-    """Makes a service; limits are keyword arguments."""
+    """Makes a service that waits as long as a busy machine may take; limits are keyword arguments."""
 
     def make(names: str = "a", batch: int = 4, token: str | None = None, **limits: Any) -> Served:
-        return Served(stack, names, Limits(**limits), batch, token)
+        patient: dict[str, Any] = {"deadline_s": SECONDS, "body_s": SECONDS, "head_s": SECONDS, "answer_s": SECONDS}
+        return Served(stack, names, Limits(**{**patient, **limits}), batch, token)
 
     return make
 

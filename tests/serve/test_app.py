@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from ppcls_ext.serve import bodies
 from tests.helpers.processes import wait_until
 from tests.serve.conftest import SECONDS, UNLUCKY, Served, png, value_of
 
@@ -153,6 +154,12 @@ BAD: list[tuple[str, dict[str, Any], int]] = [
         400,
     ),
     ("a form without its boundary", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400),
+    (
+        "a boundary that is none",
+        {"content": b"x", "headers": {"Content-Type": 'multipart/form-data; boundary="\\""'}},
+        400,
+    ),
+    ("a file of a long name", {"files": [("x", ("a" * 9000, b""))]}, 400),
     ("a broken form", {"content": b"\0" * 99, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400),
 ]
 
@@ -168,6 +175,107 @@ def test_a_bad_request_is_an_error_of_one_line(
     assert set(answer.json()) == {"error"}
     assert value_of(client.post("/predict", content=png(8), headers=PNG).json()) == 8
     assert not [line for line in service.lines() if line["event"] != "request"]
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "undefined", "punycode", "idna", "hex", "nothing"])
+def test_a_form_chooses_no_codec(served: Serve, client_of: Connect, charset: str) -> None:
+    """Some of Python's make text that no answer can hold, others take their time."""
+    service = served()
+    content = (
+        b'--x\r\nContent-Disposition: form-data; name="i"; filename="+2AA-\\ud800\xff"\r\n\r\n'
+        + png(4)
+        + b"\r\n--x--\r\n"
+    )
+    kind = {"Content-Type": f"multipart/form-data; charset={charset}; boundary=x"}
+    (result,) = client_of(service).post("/predict", content=content, headers=kind).json()
+    assert value_of(result) == 4
+    assert result["source"] == "+2AA-\\ud800\u00ff"
+
+
+@pytest.mark.parametrize(
+    "name", ["na\u00efve.png", "\u5199\u771f.png", "a\u202egnp.exe", "\0", "a" * 200, "'\";<script>"]
+)
+def test_a_file_s_name_comes_back_as_it_was_sent(served: Serve, client_of: Connect, name: str) -> None:
+    service = served()
+    client = client_of(service)
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    content = f'--x\r\nContent-Disposition: form-data; name="i"; filename="{quoted}"\r\n\r\n'.encode() + png(4)
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    (result,) = client.post("/predict", content=content + b"\r\n--x--\r\n", headers=kind).json()
+    assert (value_of(result), result["source"]) == (4, name)
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_read(
+    served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python makes them without letting go of its lock: every other request would wait."""
+    monkeypatch.setattr(bodies, "MOST_VALUES", 1000)
+    client = client_of(served())
+    for body in (b"[" + b"[]," * 1000 + b"[]]", b"," * 1000):
+        for place in ("/predict", "/v2/models/a/infer"):
+            answer = client.post(place, content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 413
+            assert "values" in answer.json()["error"]
+
+
+def test_large_forms_are_parsed_beside_the_others(
+    served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "LARGE", 50)
+    client = client_of(served())
+    results = client.post("/predict", files=[("x", ("one.png", png(1))), ("x", ("two.png", png(2)))]).json()
+    assert [(value_of(result), result["source"]) for result in results] == [(1, "one.png"), (2, "two.png")]
+    broken = {"content": bytes(99), "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+    assert client.post("/predict", **broken).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("&".join(["x=1"] * 1500), 400),
+        ("&".join(["model=a"] * 1500), 400),
+        ("&" * 5000, 200),
+        ("=&" * 100, 400),
+        ("model=%ff%fe", 404),
+        ("model=%00", 404),
+        ("model=%F0%9F%98%80", 404),
+        ("model=a%0d%0aX:%20y", 404),
+        ("topk=\u0661".encode().decode("latin-1"), 400),
+    ],
+)
+def test_odd_parameters_are_errors_of_one_line(served: Serve, client_of: Connect, query: str, status: int) -> None:
+    service = served()
+    answer = client_of(service).post(f"/predict?{query}", content=png(1), headers=PNG)
+    assert answer.status_code == status
+    assert "x" not in {name for name in answer.headers if len(name) == 1}
+    assert not [line for line in service.lines() if line["event"] != "request"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("HEAD", "/", 200),
+        ("HEAD", "/v2", 200),
+        ("HEAD", "/metrics", 200),
+        ("HEAD", "/predict", 405),
+        ("HEAD", "/nothing", 404),
+        ("OPTIONS", "/predict", 405),
+        ("OPTIONS", "*", 404),
+        ("TRACE", "/v2", 405),
+        ("A" * 100, "/v2", 405),
+    ],
+)
+def test_other_methods_give_nothing_and_make_no_label(
+    served: Serve, client_of: Connect, method: str, path: str, status: int
+) -> None:
+    service = served()
+    client = client_of(service)
+    answer = client.request(method, path, headers={"Origin": "http://evil.example"})
+    assert answer.status_code == status
+    assert method != "HEAD" or answer.content == b""
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert "AAA" not in client.get("/metrics").text
+    assert all(len(line["method"]) <= 20 for line in service.lines())
 
 
 @pytest.mark.parametrize(
@@ -268,13 +376,14 @@ def test_a_deadline_drops_what_waits(served: Serve, client_of: Connect) -> None:
     assert sum(service.network.batches) < 20  # those that waited were never run
 
 
+@pytest.mark.parametrize("fault", ["broken", "lost"])
 def test_a_model_that_fails_is_not_ready_until_it_works_again(
-    served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch
+    served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr("ppcls_ext.serve.model.PROBE_S", 0.01)
+    monkeypatch.setattr("ppcls_ext.serve.fitness.PROBE_S", 0.01)
     service = served()
     client = client_of(service)
-    service.network.broken = True
+    setattr(service.network, fault, True)
     assert client.post("/predict", content=png(1), headers=PNG).status_code == 500
     wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
     assert client.get("/v2/models/a/ready").status_code == 503
@@ -282,7 +391,7 @@ def test_a_model_that_fails_is_not_ready_until_it_works_again(
     refused = client.post("/predict", content=png(1), headers=PNG)
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
     assert service.metric("pplcnet_model_ready", model="a") == 0
-    service.network.broken = False
+    setattr(service.network, fault, False)
     wait_until(lambda: client.get("/v2/health/ready").status_code == 200)
     assert client.post("/predict", content=png(1), headers=PNG).status_code == 200
     events = [line["event"] for line in service.lines() if line["event"] != "request"]

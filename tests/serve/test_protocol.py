@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from ppcls_ext.serve.limits import Limits, Refusal
+from ppcls_ext.serve.protocol import read_request
 from tests.serve.conftest import UNLUCKY, Served, png, value_of
 
 Serve = Callable[..., Served]
@@ -141,11 +145,18 @@ WRONG: list[tuple[str, dict[str, Any], int]] = [
     ("shared memory", {"json": asked(tensor(parameters={"shared_memory_region": "/dev/shm/x"}))}, 400),
     ("parameters of another kind", {"json": asked(tensor(parameters=[1]))}, 400),
     ("an id of another kind", {"json": asked(tensor(), id=5)}, 400),
+    ("an endless timeout", {"json": asked(tensor(), parameters={"timeout": 10**400})}, 400),
+    ("a timeout of truth", {"json": asked(tensor(), parameters={"timeout": True})}, 400),
     ("a negative timeout", {"json": asked(tensor(), parameters={"timeout": -5})}, 400),
     ("grey pixels", {"json": asked(tensor(datatype="UINT8", shape=[4, 4], data=[1] * 16))}, 400),
     ("pixels of four channels", {"json": asked(tensor(datatype="UINT8", shape=[2, 2, 4], data=[1] * 16))}, 400),
     ("pixels beyond a byte", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=[1, 2, 256]))}, 400),
     ("pixels of fractions", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=[0.5, 1, 2]))}, 400),
+    ("pixels below a byte", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=[1, 2, -1]))}, 400),
+    ("pixels of truth", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=[True, False, True]))}, 400),
+    ("pixels of texts", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=["1", "", ""]))}, 400),
+    ("pixels in an object", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data={"1": 1}))}, 400),
+    ("pixels of five axes", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=[[[[[1, 2, 3]]]]]))}, 400),
     ("ragged pixels", {"json": asked(tensor(datatype="UINT8", shape=[1, 1, 3], data=[[1], [2, 3]]))}, 400),
     ("too few pixels", {"json": asked(tensor(datatype="UINT8", shape=[2, 1, 3], data=[1, 2, 3]))}, 400),
     ("a length beyond the body", {"content": b"{}", "headers": {"Inference-Header-Content-Length": "3"}}, 400),
@@ -181,6 +192,27 @@ def test_what_is_not_of_the_protocol_is_an_error_of_one_line(
     assert set(answer.json()) == {"error"}
     assert client.post(INFER, json=asked(tensor())).status_code == 200
     assert not [line for line in service.lines() if line["event"] != "request"]
+
+
+def test_one_long_text_among_pixels_takes_no_memory_for_the_others() -> None:
+    """NumPy would make room for it at each place of the list: gigabytes for a megabyte."""
+    body = json.dumps(asked(tensor(datatype="UINT8", shape=[100, 100, 3], data=["a" * 10**6] + [""] * 29_999))).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal, match="numbers"):
+            asyncio.run(read_request(body, None, Limits()))
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("wish", [{}, {"parameters": {"binary_data_output": True}}], ids=["JSON", "binary"])
+def test_an_id_of_any_text_comes_back(served: Serve, client_of: Connect, wish: dict[str, Any]) -> None:
+    client = client_of(served())
+    for text in ("7\u00e4\u6f22", "\ud800", "\0\n", ""):
+        answer = client.post(INFER, content=json.dumps(asked(tensor(), id=text, **wish)))
+        length = int(answer.headers.get("inference-header-content-length", len(answer.content)))
+        assert json.loads(answer.content[:length])["id"] == text
 
 
 def test_too_many_pixels_are_refused(served: Serve, client_of: Connect) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -47,15 +50,20 @@ def test_answers_leave_at_once(served: Serve, monkeypatch: pytest.MonkeyPatch) -
     assert all(found)
 
 
+def received(client: socket.socket) -> bytes:
+    """What comes until the connection is closed."""
+    answer = b""
+    while part := client.recv(65536):
+        answer += part
+    return answer
+
+
 def said(place: tuple[str, int], *parts: bytes) -> bytes:
     """What a service answers to these bytes until it closes the connection."""
-    answer = b""
     with socket.create_connection(place, SECONDS) as client:
         for part in parts:
             client.sendall(part)
-        while part := client.recv(65536):
-            answer += part
-    return answer
+        return received(client)
 
 
 def status_of(answer: bytes) -> int:
@@ -76,6 +84,14 @@ def still_works(place: tuple[str, int]) -> bool:
         ([HEAD + b"X: " + b"a" * (2 * LARGEST_HEAD)], 400),
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n"], 400),
+        ([HEAD + b"Content-Length: +5\r\n\r\nabcde"], 400),
+        ([HEAD + b"Content-Length : 5\r\n\r\nabcde"], 400),
+        ([HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"], 400),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * (2 * LARGEST_HEAD)], 400),
+        ([HEAD + b"Host: y\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 99999999999\r\nConnection: close\r\n\r\n"], 413),
     ],
     ids=[
@@ -85,6 +101,14 @@ def still_works(place: tuple[str, int]) -> bool:
         "a long header",
         "a negative length",
         "two lengths",
+        "a length with a sign",
+        "a space before the colon",
+        "a length and chunks",
+        "two encodings",
+        "an unknown encoding",
+        "a negative chunk",
+        "a long chunk's head",
+        "two hosts",
         "a long body",
     ],
 )
@@ -95,22 +119,66 @@ def test_what_is_no_request_is_refused(served: Serve, parts: list[bytes], status
         assert still_works(place)
 
 
+def test_lines_of_the_libraries_are_lines_of_the_log(served: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    service = served()
+    with listening(service) as place:
+        assert status_of(said(place, b"\0\r\n\r\n")) == 400
+        logging.getLogger("asyncio").error("out of\nfiles")
+        form = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert httpx.post(f"http://127.0.0.1:{place[1]}/predict", content=b"--x{", headers=form).status_code == 400
+    texts = [line["text"] for line in service.lines() if line["event"] == "server"]
+    assert texts == ["Invalid HTTP request received.", "out of files"]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_slow_clients_are_not_waited_for(served: Serve) -> None:
-    with listening(served(head_s=0.2, body_s=0.2)) as place:
+    with listening(served(head_s=0.2)) as place:
         assert said(place) == b""
         assert said(place, HEAD) == b""
+    with listening(served(body_s=0.2)) as place:
         assert status_of(said(place, HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\nabc")) == 408
         assert still_works(place)
 
 
 def test_the_rest_of_a_refused_body_is_not_waited_for(served: Serve) -> None:
-    with listening(served(head_s=0.2, body_bytes=500)) as place:
+    with listening(served(head_s=1, body_bytes=500)) as place:
         assert status_of(said(place, HEAD + b"Content-Length: 1000\r\n\r\n", b"abc")) == 413
         assert still_works(place)
 
 
+def test_nothing_after_a_request_of_two_lengths_is_another_request(served: Serve) -> None:
+    """A proxy that goes by the other length takes what follows for a body, or for another client's request."""
+    service = served()
+    two = HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with listening(service) as place:
+        answer = said(place, two + b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status_of(answer), answer.count(b"HTTP/1.1 ")) == (400, 1)
+        assert b"connection: close" in answer.lower()
+    assert [line["path"] for line in service.lines() if line["event"] == "request"] == ["/predict"]
+
+
+def test_a_client_that_does_not_take_its_picture_is_let_go(served: Serve) -> None:
+    """Its picture of 6 MB is larger than what the system keeps for a connection."""
+    service = served(answer_s=0.2)
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    image = cv2.imencode(".jpg", noise)[1].tobytes()
+    with listening(service) as place:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(SECONDS)
+            client.connect(place)
+            head = HEAD + f"Accept: image/png\r\nContent-Length: {len(image)}\r\n\r\n".encode()
+            client.sendall(head + image)
+            wait_until(lambda: service.metric("pplcnet_requests_total", route="/predict", status="200") == 1)
+            answer = received(client)
+            (length,) = re.findall(rb"content-length: (\d+)", answer)
+            assert len(answer) < int(length)
+        assert still_works(place)
+    assert service.service._pictures._held == 0
+
+
 def test_a_connection_serves_many_requests(served: Serve) -> None:
-    with listening(served(head_s=0.2)) as place, httpx.Client(base_url=f"http://127.0.0.1:{place[1]}") as client:
+    with listening(served(head_s=1)) as place, httpx.Client(base_url=f"http://127.0.0.1:{place[1]}") as client:
         for k in range(20):
             assert value_of(client.post("/predict", content=png(k % 12), headers=PNG).json()) == k % 12
 
@@ -141,12 +209,17 @@ def test_clients_that_go_away_leave_nothing_behind(served: Serve) -> None:
 def test_what_was_accepted_is_answered_before_the_end(served: Serve) -> None:
     service = served(batch=2)
     service.network.go.clear()
-    with ThreadPoolExecutor(10) as clients:
+
+    def go_once_it_drains() -> None:
+        wait_until(lambda: service.service.draining)
+        service.network.go.set()
+
+    with ThreadPoolExecutor(11) as clients:
         with listening(service) as place:
             url = f"http://127.0.0.1:{place[1]}/predict"
             sent = [clients.submit(httpx.post, url, content=png(k), headers=PNG, timeout=SECONDS) for k in range(10)]
             wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 10)
-            threading.Timer(0.3, service.network.go.set).start()
+            clients.submit(go_once_it_drains)
         assert [value_of(one.result(SECONDS).json()) for one in sent] == list(range(10))
     events = [line["event"] for line in service.lines()]
     assert events.index("draining") < events.index("request")

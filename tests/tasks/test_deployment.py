@@ -38,7 +38,7 @@ def test_inputs_recipe_and_samples_are_of_pixels(network: nn.Layer) -> None:
         outputs=["y"],
         recipe={"preprocess": {"resize": [8, 12]}},
         samples=lambda count: [np.stack([normalize(image)] * count)],
-        compare=lambda ours, theirs: 0.0,
+        difference=lambda ours, theirs: 0.0,
         tolerance=0.0,
     )
     pixels = from_pixels(floats._replace(also=floats), IMAGENET_MEAN, IMAGENET_STD)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.optimizers import LR_NUMBERS
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.configs import config_of, write_config
-from tests.helpers.processes import ROOT, SECONDS, SIGNALS, command
+from tests.helpers.processes import ROOT, SECONDS, SIGNALS, command, forked_to_its_end
 from tests.helpers.runs import assert_same_run, log_of
 from tests.helpers.sets import write_set
+from tests.helpers.signals import send_signals
 
 pytestmark = pytest.mark.slow
 
@@ -78,59 +80,74 @@ def test_two_runs_agree_bit_for_bit_whatever_loads_their_data(
     assert_same_run(train(config).path, whole["plain"])
 
 
-def signalled(signals: str, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Train in a process that sends itself `signals` (see `signals.py`): 12 steps are an epoch."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SIGNALS": signals}
-    line = [sys.executable, str(SIGNALS), "train", "-c", str(config), *arguments]
+@contextlib.contextmanager
+def sending(signals: str) -> Iterator[None]:
+    """A process that trains and sends itself `signals` (see `signals.py`): 12 steps are an epoch."""
+    send_signals(signals)
+    yield
+
+
+def signalled(signals: str, config: Path, *arguments: str) -> tuple[int, str]:
+    """Train in a copy of this process that sends itself `signals`; its exit status, and what it says on stderr."""
+    errors = config.parent / "stderr.txt"
+    status = forked_to_its_end(["train", "-c", config, *arguments], errors, sending(signals))
+    return status, errors.read_text()
+
+
+def test_an_interrupted_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Slow: two processes of their own, as users start them."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SIGNALS": "0:15:SIGINT"}
+    line = [sys.executable, str(SIGNALS), "train", "-c", str(small(tmp_path / "run.yaml", data))]
     settings = {"capture_output": True, "text": True, "timeout": SECONDS, "env": environment}
-    return subprocess.run(line, start_new_session=True, check=False, **settings)
-
-
-@pytest.mark.parametrize("kind", ["plain", "ema"])
-def test_an_interrupted_run_resumes_exactly(kind: str, whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    """Slow: a run in a process of its own, and the one that resumes it."""
-    changes = {"EMA": {"decay": 0.9}} if kind == "ema" else {}
-    run = tmp_path / "output" / "run"
-    stopped = signalled("0:15:SIGINT", small(tmp_path / "run.yaml", data, **changes))
+    stopped = subprocess.run(line, start_new_session=True, check=False, **settings)
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
+    run = tmp_path / "output" / "run"
     assert log_of(run, "stop")[0]["step"] == 15
     done = command("train", "--resume", run, check=True)
     assert done.stderr.splitlines()[2].startswith("resuming ")  # after the two about the data: no warning before it
-    assert_same_run(run, whole[kind])
+    assert_same_run(run, whole["plain"])
+
+
+def test_an_interrupted_run_with_an_average_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    status, said = signalled("0:15:SIGINT", small(tmp_path / "run.yaml", data, EMA={"decay": 0.9}))
+    assert status == 130, said
+    run = tmp_path / "output" / "run"
+    assert log_of(run, "stop")[0]["step"] == 15
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole["ema"])
 
 
 def test_sigterm_to_a_whole_group_leaves_the_loaders_to_the_run(
     whole: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """Slow: a run in a process of its own, and the one that resumes it."""
     path = small(tmp_path / "run.yaml", data)
     run = tmp_path / "output" / "run"
-    stopped = signalled("0:15:SIGTERM", path, "-o", "DataLoader.Train.loader.num_workers=2")
-    assert stopped.returncode == 143, stopped.stderr
-    assert stopped.stderr.splitlines()[-1].startswith("stopping after this step")
+    status, said = signalled("0:15:SIGTERM", path, "-o", "DataLoader.Train.loader.num_workers=2")
+    assert status == 143, said
+    assert said.splitlines()[-1].startswith("stopping after this step")
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["plain"])
 
 
-# `pplcnet ...`, killed while it writes the file sys.argv[1] the sys.argv[2]-th time: the temporary file is there whole,
-# or half of it (sys.argv[3]), and not yet in its place.
-KILLED_IN_A_WRITE = """
-import os, signal, sys
-from ppcls_ext.cli.main import main
+@contextlib.contextmanager
+def killed_in_a_write(name: str, times: int, part: float) -> Iterator[None]:
+    """A process that is killed while it writes a file for the `times`-th time.
 
-name, times, part = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-replace = os.replace
-def replace_or_die(source, target):
-    global times
-    times -= os.path.basename(target) == name
-    if times == 0:
-        os.truncate(source, int(part * os.path.getsize(source)))
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-os.replace = replace_or_die
-main(sys.argv[4:])
-"""
+    The temporary file is there whole, or a `part` of it, and not yet in its place.
+    """
+    replace, left = os.replace, times
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        nonlocal left
+        left -= os.path.basename(target) == name
+        if left == 0:
+            os.truncate(source, int(part * os.path.getsize(source)))
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_or_die  # type: ignore[assignment]
+    yield
 
 
 @pytest.mark.parametrize(
@@ -140,13 +157,9 @@ main(sys.argv[4:])
 def test_a_run_killed_while_it_saves_resumes_exactly(
     name: str, times: int, part: float, whole: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """Slow: a run in a process of its own, and the one that resumes it."""
-    path = small(tmp_path / "run.yaml", data)
-    arguments = [name, str(times), str(part), "train", "-c", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-c", KILLED_IN_A_WRITE, *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    path, errors = small(tmp_path / "run.yaml", data), tmp_path / "stderr.txt"
+    status = forked_to_its_end(["train", "-c", path], errors, killed_in_a_write(name, times, part))
+    assert status == -signal.SIGKILL, errors.read_text()
     run = tmp_path / "output" / "run"
     assert len(list(run.glob(f".{name}.*.tmp"))) == 1
     train(load_config(run, [f"Global.checkpoints={run}"]))
@@ -157,10 +170,9 @@ def test_a_run_killed_while_it_saves_resumes_exactly(
 
 
 def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    """Slow: a run in a process of its own, and the one that resumes it."""
     path = small(tmp_path / "run.yaml", data)
     run = tmp_path / "output" / "run"
-    assert signalled("0:3:SIGKILL", path).returncode == -signal.SIGKILL
+    assert signalled("0:3:SIGKILL", path)[0] == -signal.SIGKILL
     assert len(log_of(run, "train")) == 2
     train(load_config(path))
     assert_same_run(run, whole["plain"])
@@ -168,9 +180,8 @@ def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path
 
 
 def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    """Slow: a run in a process of its own, and the one that resumes it."""
     run = tmp_path / "output" / "run"
-    assert signalled("0:20:SIGKILL", small(tmp_path / "run.yaml", data)).returncode == -signal.SIGKILL
+    assert signalled("0:20:SIGKILL", small(tmp_path / "run.yaml", data))[0] == -signal.SIGKILL
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["plain"])
 

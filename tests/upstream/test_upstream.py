@@ -223,26 +223,40 @@ def test_mkl_is_told_of_avx2_where_it_does_not_see_it(
 
 PAGE_FAULTS = """
 import resource, sys
-import paddle
-from ppcls_ext.upstream.paddle import keep_freed_memory
+import {module}
+from ppcls_ext.upstream.glibc import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        paddle.nn.functional.relu(x)
+        {call}
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-x = paddle.ones([64, 1024, 1024 // 4])
+{setup}
 faults()
 fresh = faults()
-keep_freed_memory()
+keep_freed_memory(2**28)
 faults()  # the heap grows to what is needed
 print(fresh, faults())
 """
 
 
 @pytest.mark.slow
-def test_freed_memory_is_used_again() -> None:
-    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    ("module", "setup", "call"),
+    [
+        ("paddle", "x = paddle.ones([64, 1024, 1024 // 4])", "paddle.nn.functional.relu(x)"),
+        (
+            "cv2, numpy",
+            "x = cv2.imencode('.jpg', numpy.zeros((3000, 4000, 3), numpy.uint8))[1]",
+            "cv2.imdecode(x, cv2.IMREAD_COLOR)",
+        ),
+    ],
+    ids=["Paddle", "OpenCV"],
+)
+def test_freed_memory_is_used_again(module: str, setup: str, call: str) -> None:
+    """Starts a process, whose C library is set up for good."""
+    program = PAGE_FAULTS.format(module=module, setup=setup, call=call)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     fresh, kept = map(int, done.stdout.split())
     assert kept < 0.01 * fresh

@@ -12,6 +12,7 @@ from ppcls_ext.paper.tables import procedure, table
 from ppcls_ext.paper.verdicts import Latency
 from ppcls_ext.search.pareto import pareto_front
 
+COLUMNS = 3  # panels beside each other, so that the figure can be read on a page
 FIGURE_TABLES = (3, 2)  # whose rows the paper's Figure 1 shows; of a network in both, the first one counts
 
 
@@ -73,8 +74,13 @@ def draw_figure(document: Document) -> str | None:
     families = list(dict.fromkeys(p.family for p, _ in panels[0][1]))
     families.sort(key=lambda family: family == "PP-LCNet")  # drawn last, on top
     with matplotlib.rc_context({"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained", facecolor="white")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        columns = min(COLUMNS, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(4.2 * columns, 4.2 * rows), layout="constrained", facecolor="white")
+        every = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        axes = every[: len(panels)]
+        for ax in every[len(panels) :]:
+            ax.set_axis_off()
         for ax, (title, points) in zip(axes, panels, strict=True):
             for k, family in enumerate(families):
                 line = sorted((ms, p.top1) for p, ms in points if p.family == family and ms is not None)
@@ -93,7 +99,8 @@ def draw_figure(document: Document) -> str | None:
             low, high = ax.get_xlim()
             ax.set_xticks([t for t in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100) if low <= t <= high])
             ax.grid(color="#ddd", linewidth=0.5)
-        axes[0].set_ylabel("ImageNet top-1 in the paper (%)")
+        for ax in axes[::columns]:
+            ax.set_ylabel("ImageNet top-1 in the paper (%)")
         axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})

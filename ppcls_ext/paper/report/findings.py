@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.repeat import repeat_lines
 from ppcls_ext.paper.report.cells import Document, Part, counts_of, measured_latencies
 from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.tables import procedure, table
 from ppcls_ext.paper.verdicts import Latency, Order, Pair, clearly_faster, compare_order, ratio_cell
 
-LISTED = 4  # items that a line of the summary names; the tables and the JSON have all
+LISTED = 4  # a line of the summary names no more items; the tables and the JSON have all
 
 
 class Agreement(NamedTuple):
@@ -99,7 +100,7 @@ def repeatability(document: Document) -> Iterator[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as text."""
+    """Names in one line, separated by commas."""
     return ", ".join(names) if names else "none"
 
 
@@ -181,6 +182,7 @@ def findings_of(document: Document, parts: Sequence[Part], agreements: Sequence[
     yield from order_findings(agreements)
     for line in repeatability(document):
         yield False, line
+    yield from repeat_lines(document, LISTED)
 
 
 def _rows_with(parts: Sequence[Part], kind: str, status: str) -> list[tuple[int, str]]:

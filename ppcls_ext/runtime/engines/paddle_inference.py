@@ -12,7 +12,8 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines.base import Engine, cannot_open
-from ppcls_ext.upstream.paddle import import_paddle_with_threads, keep_freed_memory
+from ppcls_ext.upstream.glibc import keep_freed_memory
+from ppcls_ext.upstream.paddle import import_paddle_with_threads
 from ppcls_ext.upstream.stdout import quiet_stdout
 
 # oneDNN keeps a compiled primitive for each input shape it has seen; unbounded, inputs of many sizes grow memory.

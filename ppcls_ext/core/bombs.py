@@ -1,0 +1,69 @@
+"""Files that state few pixels and yet take a decoder minutes: found before it has them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+# Of a JPEG whose decoder reads all of them: each takes as long as the image is large, however short it is. Encoders
+# write about 10.
+MOST_SCANS = 100
+MOST_SEGMENTS = 10_000  # of a JPEG, up to its last scan
+MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
+# Of a PNG: libpng inflates up to 8 MB of each, in 40 ms, and OpenCV has no use for them.
+MOST_COMPRESSED_TEXTS = 50
+
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # the next segment; 00 and D0 to D7 belong to the data of a scan
+_WITHOUT_LENGTH = (0x01, 0xD8)
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # frames whose decoder stops after the first scan, if that has all components
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)  # among the markers C0 to CF
+
+
+def why_endless(data: np.ndarray) -> str | None:
+    """Why a JPEG or PNG would take minutes to decode although it is small; None where nothing speaks for that.
+
+    Args:
+        data: the file's content, uint8 [n].
+    """
+    if data[:2].tobytes() == b"\xff\xd8" and _has_many_scans(data.data):
+        return f"a JPEG of more than {MOST_SCANS} scans"
+    if data[:4].tobytes() == b"\x89PNG" and _has_many_texts(data.data):
+        return f"a PNG of more than {MOST_COMPRESSED_TEXTS} compressed texts"
+    return None
+
+
+def _has_many_scans(data: memoryview) -> bool:
+    place, scans, components, sequential = 2, 0, 0, False
+    for _ in range(MOST_SEGMENTS):
+        found = _MARKER.search(data, place)
+        if found is None or found.end() + 8 > len(data):  # cut short
+            return False
+        place, kind = found.end(), data[found.end() - 1]
+        if kind == _END:
+            return False
+        if kind in _WITHOUT_LENGTH:
+            continue
+        if 0xC0 <= kind <= 0xCF and kind not in _NO_FRAMES:
+            sequential, components = kind in _SEQUENTIAL, data[place + 7]
+        elif kind == _START_OF_SCAN:
+            if scans == 0 and sequential and data[place + 2] >= components:
+                return False
+            scans += 1
+            if scans > MOST_SCANS:
+                return True
+        place += int.from_bytes(data[place : place + 2], "big")
+    return True
+
+
+def _has_many_texts(data: memoryview) -> bool:
+    place, texts = 8, 0
+    for _ in range(MOST_CHUNKS):
+        if place + 12 > len(data):
+            return False
+        texts += bytes(data[place + 4 : place + 8]) in (b"zTXt", b"iTXt")
+        if texts > MOST_COMPRESSED_TEXTS:
+            return True
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return False

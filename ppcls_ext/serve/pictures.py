@@ -1,0 +1,86 @@
+"""Results as pictures: drawn one at a time, and sent in parts, so that neither takes memory without bound."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ppcls_ext.runtime.results import Result
+from ppcls_ext.serve.limits import MEGABYTE, Refusal, busy
+
+MOST_BYTES = 256 * MEGABYTE  # of pictures that clients have not taken yet
+PART = 2**18  # bytes that are handed to a connection at once
+
+
+def wants_picture(accept: str) -> bool:
+    """Whether a client that accepts this is to get a picture rather than JSON."""
+    kinds = [kind.partition(";")[0].strip().lower() for kind in accept.split(",")]
+    return "image/png" in kinds and "application/json" not in kinds
+
+
+class Pictures:
+    """Draws results, and knows how many bytes of pictures wait for their clients."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._held = 0
+
+    async def answer(self, request: Request, result: Result) -> Response:
+        """The PNG of what was found.
+
+        Raises:
+            Refusal: 429, clients have too many pictures to take already.
+            ClientDisconnect: the client has gone before its turn.
+        """
+        async with self._turn:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            if self._held > MOST_BYTES:
+                raise busy("too many pictures are being sent already")
+            data = await asyncio.to_thread(_drawn, result)
+            self._held += len(data)
+        return _Held(self, data)
+
+    async def add_class_maps(self, found: Sequence[dict[str, Any]], outcomes: Sequence[Result | Refusal]) -> None:
+        """Add `mask` to the dictionaries of results: their map of classes, a PNG in base64."""
+        for result, outcome in zip(found, outcomes, strict=True):
+            if isinstance(outcome, Result):
+                async with self._turn:
+                    picture = await asyncio.to_thread(outcome.class_map)
+                if picture is not None:
+                    result["mask"] = base64.b64encode(picture).decode()
+
+    def let_go(self, size: int) -> None:
+        """So many bytes are sent, or will never be."""
+        self._held -= size
+
+
+class _Held(Response):
+    """A picture that counts until it is sent or its client has gone."""
+
+    def __init__(self, pictures: Pictures, data: bytes) -> None:
+        super().__init__(data, media_type="image/png")
+        self._pictures, self._size = pictures, len(data)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; each part waits until the client has taken the one before."""
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for place in range(0, self._size, PART):
+                more = place + PART < self._size
+                await send({"type": "http.response.body", "body": self.body[place : place + PART], "more_body": more})
+        finally:
+            self._pictures.let_go(self._size)
+
+
+def _drawn(result: Result) -> bytes:
+    done, data = cv2.imencode(".png", cv2.cvtColor(result.plot(), cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()

@@ -1,0 +1,95 @@
+"""A long training whose memory, open files and threads must stay as they are.
+
+    python -m tests.helpers.training_soak --minutes 60 --folder FOLDER
+
+Trains a tiny classifier on pictures that it makes, with workers, an evaluation and a state every epoch. After a tenth
+of the time everything has been in use once; from then on the median of each third is compared. Exit status 1: growth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from ppcls_ext.core.run_folder import read_log
+from tests.helpers.configs import config_of, write_config
+from tests.helpers.sets import write_set
+
+MOST_GROWTH = 0.02  # of the memory, from the first third to the last
+
+
+class Sample(NamedTuple):
+    """What a training and its workers use at a moment."""
+
+    megabytes: float  # resident, of the training process alone: workers share pages with it
+    files: int
+    threads: int
+    processes: int
+
+
+def sample(process: psutil.Process) -> Sample:
+    """The use of a process; files and threads are those of its workers, too."""
+    every = [process, *process.children(recursive=True)]
+    return Sample(
+        process.memory_info().rss / 2**20,
+        sum(one.num_fds() for one in every),
+        sum(one.num_threads() for one in every),
+        len(every),
+    )
+
+
+def soak(folder: Path, minutes: float, workers: int, seconds: float = 2.0) -> tuple[list[Sample], int]:
+    """Train for so long; gives a sample every few seconds, and how many steps there were."""
+    folder.mkdir(parents=True)
+    write_set(folder / "images", train=64, val=8)
+    config = config_of(folder / "images", folder)
+    config["Global"] |= {"epochs": 10_000_000, "image_shape": [3, 32, 32], "print_batch_step": 10}
+    for split in ("Train", "Eval"):
+        config["DataLoader"][split]["loader"] = {"num_workers": workers}
+    command = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(write_config(folder / "run.yaml", config))]
+    end, samples = time.monotonic() + 60 * minutes, []
+    with open(folder / "output.txt", "wb") as output:
+        training = subprocess.Popen(command, stdout=output, stderr=output)
+        process = psutil.Process(training.pid)
+        while time.monotonic() < end and training.poll() is None:
+            time.sleep(seconds)
+            try:
+                samples.append(sample(process))
+            except psutil.NoSuchProcess:  # a worker that ended meanwhile
+                continue
+        training.terminate()
+        training.wait()
+    events = read_log(next(folder.rglob("log.jsonl")))
+    return samples, max(event["step"] for event in events if event["event"] == "train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.helpers.training_soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--folder", type=Path, required=True)
+    given = parser.parse_args(argv)
+    samples, steps = soak(given.folder, given.minutes, given.workers)
+    kept = samples[len(samples) // 10 :]
+    third = len(kept) // 3
+    parts = [kept[:third], kept[third : 2 * third], kept[-third:]]
+    growth = False
+    for name in Sample._fields:
+        first, *rest = (statistics.median(getattr(one, name) for one in part) for part in parts)
+        growth |= rest[-1] > first * (1 + MOST_GROWTH if name == "megabytes" else 1)
+        print(f"{name}: {first:.1f} in the first third, {rest[0]:.1f}, {rest[1]:.1f} in the last")
+    print(f"{steps} steps in {given.minutes:g} minutes, {len(kept)} samples: {'growth' if growth else 'flat'}")
+    return 1 if growth else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
