@@ -235,7 +235,8 @@ class Search:
         }
         if wish.like is not None:
             scales.setdefault(wish.like, SPECS[wish.like].network().replace(input_size=size))
-        front = measured_front(candidates, scales, self.latency, self.bound, measuring, self._conditions(ranks))
+        conditions = self._conditions(ranks)
+        front = measured_front(candidates, scales, self.latency, self.bound, measuring, conditions, wish.like)
         page = write_front(front, candidates, self._resolved(), wish.out)
         for line in misses(front):
             say(f"the latency model was off: {line}")
