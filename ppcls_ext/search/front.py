@@ -188,7 +188,8 @@ def misses(front: Front) -> list[str]:
     if abs(front.pace - 1) > CLOSE:
         lines.append(f"all took {front.pace:.2f} times as long as predicted, in the median; the rest is beside that")
     return lines + [
-        f"{row.name}: {front.pace * row.predicted:.3f} ms predicted, {row.measured:.3f} measured ({front.off(row):+.0%})"
+        f"{row.name}: {front.pace * row.predicted:.3f} ms predicted, {row.measured:.3f} measured "
+        f"({front.off(row):+.0%})"
         for row in (*front.rows, *front.others)
         if abs(front.off(row)) > CLOSE
     ]
@@ -198,8 +199,8 @@ def _page(front: Front, candidates: int) -> str:
     lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
     lines += [
         f"The front of {candidates} networks, measured, and scales of PP-LCNet that took turns with them. Expected:",
-        "mean score of the right class, on images held out from training. Off: the prediction, at the median pace of all",
-        f"these networks. Bold: chosen, for at most {front.bound:.3g} ms.",
+        "mean score of the right class, on images held out from training. Off: the prediction, at the median pace of",
+        f"all these networks. Bold: chosen, for at most {front.bound:.3g} ms.",
         "",
         "| network | measured (ms) | predicted (ms) | off | expected | top-1 | params (k) | multiply-adds (M) |",
         "|---|---|---|---|---|---|---|---|",

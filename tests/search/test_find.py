@@ -146,18 +146,6 @@ def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     assert any("Zen score alone, which ranks networks badly" in line for line in front.conditions)
 
 
-def test_a_bound_that_is_a_network_s_is_what_that_network_was_measured_at(wish: Wish) -> None:
-    """The made-up engine takes a millisecond for all, and two for the first, which the model does not say."""
-    search = Search(replace(wish, accuracy="scores", candidates=4, latency=None, like="PPLCNet_x0_25"), benchmark)
-    front = search.run()
-    assert front.bound in (1.0, 2.0)
-    assert front.bound != search.bound
-    assert front.chosen.measured <= 1.02 * front.bound
-    assert front.pace == pytest.approx(1.0 / front.chosen.predicted, rel=0.9)
-    lines = fronts.misses(front)
-    assert lines[0].startswith(f"all took {front.pace:.2f} times as long as predicted")
-
-
 # Held-out images
 
 
