@@ -221,7 +221,7 @@ def _page(front: Front, candidates: int) -> str:
 
 
 def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
-    """Quality against latency of all candidates (predicted) and of the front (measured), as SVG."""
+    """Quality against latency of all candidates (predicted, at the pace of the front) and of the front, as SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -229,8 +229,8 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained", facecolor="white")
         ax = figure.subplots()
         ax.scatter(
-            [c.ms for c in candidates], [100 * c.expected for c in candidates],
-            c=[c.generation for c in candidates], cmap="Greys", vmin=-4, s=9, label="tried (predicted)",
+            [front.pace * c.ms for c in candidates], [100 * c.expected for c in candidates],
+            color="#999", s=9, label="tried (predicted)",
         )  # fmt: skip
         ax.plot(
             [row.measured for row in front.rows], [100 * (row.expected or 0) for row in front.rows],
@@ -245,8 +245,9 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
         )
         ax.axvline(front.bound, color="#999", linewidth=0.8, linestyle="--")
         ax.set(xlabel="latency of an image (ms)", ylabel="expected top-1 on held-out images (%)")
+        ax.margins(x=0.15)  # room for the names
         ax.grid(color="#ddd", linewidth=0.5)
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="best")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
