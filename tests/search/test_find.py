@@ -21,6 +21,7 @@ from ppcls_ext.models.network_spec import parse_spec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.search import find as finding
 from ppcls_ext.search import front as fronts
+from ppcls_ext.search import held_out
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.find import Search, Wish
@@ -47,6 +48,7 @@ def calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calibration:
     """One of this machine, whose model charges for work and calls."""
     monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(SPACES, "tiny", SPACE)
+    monkeypatch.setattr(held_out, "LEAST", 10)
     names = {name for spec in [SPACE.largest(), *SPACE.samples(50, 0)] for name in costs_of(spec)}
     prices = {name: 0.2 if name.endswith(".work") else 0.01 for name in names}
     target = target_of("onednn", 1)
@@ -153,17 +155,17 @@ def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wi
     task = make_task(load_config(wish.config, wish.overrides))
     held = make_task(load_config(wish.config, [*wish.overrides, *hold_out(task, tmp_path / "lists")]))
     fit, judged = held.data.train_split, held.data.eval_split
-    assert [list(judged.labels).count(k) for k in range(3)] == [18] * 3
-    assert [list(fit.labels).count(k) for k in range(3)] == [72] * 3
+    assert [list(judged.labels).count(k) for k in range(3)] == [6] * 3
+    assert [list(fit.labels).count(k) for k in range(3)] == [24] * 3
     assert set(fit.paths) | set(judged.paths) == {str(Path(p).resolve()) for p in task.data.train_split.paths}
     assert not set(fit.paths) & set(judged.paths)
     assert fit.class_names == judged.class_names == task.data.train_split.class_names
 
 
-def test_too_few_images_are_one_line(wish: Wish, tmp_path: Path) -> None:
-    few = write_images(tmp_path / "few", 20)
-    with pytest.raises(UserError, match="60 images are too few for a search, which holds out 20% of each class"):
-        Search(replace(wish, overrides=(*wish.overrides, f"Global.data_root={few}")), benchmark)
+def test_too_few_images_are_one_line(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "LEAST", 50)
+    with pytest.raises(UserError, match="90 images are too few for a search, which holds out 20% of each class"):
+        Search(wish, benchmark)
 
 
 # What cannot be searched for

@@ -12,8 +12,6 @@ from ppcls_ext.search.space import Space, StageSpace, block_choices
 
 SIDE = 32
 
-CHOICES = block_choices(kernels=(3, 5), acts=("hardswish", "relu"))
-
 
 def tiny_space(kinds: tuple[str, ...] = ("ds",), last_widths: tuple[int, ...] = (0, 16)) -> Space:
     """A few thousand networks of at most 16 channels for images of 32 x 32 pixels."""
@@ -32,7 +30,7 @@ def latency(spec: NetworkSpec) -> float:
     return 0.1 + spec.count(3).flops / 1e6
 
 
-def write_images(folder: Path, number: int = 90) -> Path:
+def write_images(folder: Path, number: int = 30) -> Path:
     """Images of three classes that differ in colour, in class folders; some of each are for evaluation."""
     rng = np.random.default_rng(0)
     for index, name in enumerate(("blue", "green", "red")):
