@@ -53,18 +53,17 @@ def right_answers(run: Path) -> np.ndarray:
 def paired_difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Paired:
     """By how many percent of the images `ours` is right more often, over the runs of both.
 
-    The interval is of a bootstrap over images and over runs: a draw takes an image from all runs of both networks, and
-    of each network as many runs as there are, some of them twice.
+    The interval is of a bootstrap over seeds and images: what is drawn comes with the answers of both networks.
 
     Args:
-        ours, theirs: `right_answers` of each run, of the same images.
+        ours, theirs: `right_answers` of each run, of the same seeds in the same order, and of the same images.
     """
     rng = np.random.default_rng(derive(0, PAIRS))
-    a, b = np.array(ours, np.float64), np.array(theirs, np.float64)
-    images = a.shape[1]
+    differences = np.array(ours, np.float64) - np.array(theirs, np.float64)
+    seeds, images = differences.shape
     draws = np.empty(BOOTSTRAP)
     for k in range(BOOTSTRAP):
-        runs = [one[rng.integers(len(one), size=len(one))].mean(axis=0) for one in (a, b)]
-        draws[k] = (runs[0] - runs[1])[rng.integers(images, size=images)].mean()
+        drawn = differences[rng.integers(seeds, size=seeds)].mean(axis=0)
+        draws[k] = drawn[rng.integers(images, size=images)].mean()
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Paired(*(100 * float(value) for value in (a.mean() - b.mean(), low, high)))
+    return Paired(*(100 * float(value) for value in (differences.mean(), low, high)))

@@ -55,13 +55,17 @@ class Study:
         plan = self.plan
         if not plan.section.same_images:
             return rows
-        right = {v: [right_answers(plan.run_folder(v, seed)) for seed in self.values(v)] for v in plan.variants}
-        return [
-            replace(row, same_images=paired_difference(right[row.variant], right[plan.reference]))
-            if row.variant != plan.reference and right[row.variant] and right[plan.reference]
-            else row
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            seeds = [seed for seed in row.values if seed in self.values(plan.reference)]
+            if row.variant != plan.reference and seeds:
+                ours, theirs = (
+                    [right_answers(plan.run_folder(variant, seed)) for seed in seeds]
+                    for variant in (row.variant, plan.reference)
+                )
+                row = replace(row, same_images=paired_difference(ours, theirs))
+            found.append(row)
+        return found
 
     def _train(self, variant: str, seed: int, config: Config) -> None:
         folder = self.plan.run_folder(variant, seed)

@@ -15,7 +15,7 @@ from ppcls_ext.core.run_folder import environment
 from ppcls_ext.paper.paired import Paired
 from ppcls_ext.paper.study_plan import StudyPlan
 
-SAME_IMAGES = "on the same images: of all runs together, with a bootstrap over images and runs"
+SAME_IMAGES = "on the same images: of all runs together, with a bootstrap over seeds and images"
 IMAGENET_VAL = 50000  # images on which the paper's tables are measured
 
 

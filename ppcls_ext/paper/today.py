@@ -26,6 +26,7 @@ from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
+from ppcls_ext.search.figures import TICKS, plain_ticks
 from ppcls_ext.search.pareto import pareto_front
 
 RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
@@ -265,8 +266,6 @@ def figure_of(document: dict[str, Any]) -> str:
 
 
 def _draw(ax: Any, part: dict[str, Any]) -> None:
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
-
     found = latencies_of(part)
     for (recipe, marker), colour in zip(MARKERS.items(), ("#666", "#28c", "#c82"), strict=True):
         points = [
@@ -284,9 +283,7 @@ def _draw(ax: Any, part: dict[str, Any]) -> None:
             ax.annotate(entry.label, (ms, top1), (4, -3), textcoords="offset points", fontsize=6, color=ours)
     ax.set(title=f"{part['engine']}, {_threads(part['threads'])}", xlabel="latency here (ms, log scale)", xscale="log")
     ax.set_ylabel("published ImageNet top-1 (%)")
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * 1.35)  # leaves room for the names
-    ax.set_xticks([tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50) if low <= tick <= high])
+    plain_ticks(ax.xaxis, TICKS)
     ax.grid(color="#ddd", linewidth=0.5)

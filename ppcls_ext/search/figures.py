@@ -15,6 +15,7 @@ from ppcls_ext.search.space import space_named
 
 STYLE = {"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 9}  # the same SVG for the same figures
 PLAIN = "plain"
+TICKS = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300)  # milliseconds
 
 
 def draw_predictions(calibration: Calibration) -> str:
@@ -44,9 +45,22 @@ def draw_predictions(calibration: Calibration) -> str:
         right.plot(measured, work, "s", color="#557", markersize=4)
         right.set(xscale="log", yscale="log", xlabel="measured (ms)", ylabel="multiply-adds (M)", title="multiply-adds")
         right.text(0.05, 0.84, _words(found["flops"]), transform=right.transAxes)
+        plain_ticks(left.yaxis, TICKS)
+        plain_ticks(right.yaxis, (1, 3, 10, 30, 100, 300, 1000, 3000))
         for ax in (left, right):
+            plain_ticks(ax.xaxis, TICKS)
             ax.grid(color="#ddd", linewidth=0.5)
         return _svg(figure)
+
+
+def plain_ticks(axis: Any, ticks: Sequence[float]) -> None:
+    """Label a logarithmic axis with plain numbers, those of `ticks` that are within its limits."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_title(calibration: Calibration) -> str:

@@ -43,6 +43,7 @@ CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and
     "scores": (40, 10),
 }
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
+GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
@@ -172,6 +173,8 @@ class Search:
         )  # fmt: skip
         candidates = evolution.run()
         ranks = self._ranks(candidates, scorer)
+        if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
+            say("warning: no network is judged much better than guessing, so their order says nothing; give --epochs")
         return self._finish(candidates, judge, supernet, ranks)
 
     def _quality(
@@ -232,7 +235,8 @@ class Search:
         }
         if wish.like is not None:
             scales.setdefault(wish.like, SPECS[wish.like].network().replace(input_size=size))
-        front = measured_front(candidates, scales, self.latency, self.bound, measuring, self._conditions(ranks))
+        conditions = self._conditions(ranks)
+        front = measured_front(candidates, scales, self.latency, self.bound, measuring, conditions, wish.like)
         page = write_front(front, candidates, self._resolved(), wish.out)
         for line in misses(front):
             say(f"the latency model was off: {line}")

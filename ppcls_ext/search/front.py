@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import dump_config
@@ -50,18 +52,13 @@ class Row:
     params: int
     flops: int
 
-    @property
-    def off(self) -> float:
-        """By which share of the measured latency the prediction was off."""
-        return self.predicted / self.measured - 1
-
 
 @dataclass(frozen=True)
 class Front:
     """What a search has found.
 
     Attributes:
-        bound: milliseconds.
+        bound: milliseconds: as asked for, or as measured of the network that is to be as fast.
         rows: the fastest first.
         others: scales of PP-LCNet that took turns with them.
         chosen: the best network whose measured latency meets the bound, or the fastest.
@@ -73,6 +70,15 @@ class Front:
     others: Sequence[Row]
     chosen: Row
     conditions: Sequence[str]
+
+    @property
+    def pace(self) -> float:
+        """How many times as long as predicted all networks took, in the median: the state that the machine was in."""
+        return float(np.median([row.measured / row.predicted for row in (*self.rows, *self.others)]))
+
+    def off(self, row: Row) -> float:
+        """By which share of the measured latency the prediction was off, at the pace of this machine."""
+        return self.pace * row.predicted / row.measured - 1
 
 
 def thinned(front: Sequence[Candidate]) -> list[Candidate]:
@@ -128,8 +134,14 @@ def measured_front(
     bound: float,
     measuring: Measuring,
     conditions: Sequence[str],
+    like: str | None = None,
 ) -> Front:
-    """Measure the front of some candidates beside scales of PP-LCNet, which may be candidates themselves."""
+    """Measure the front of some candidates beside scales of PP-LCNet, which may be candidates themselves.
+
+    Args:
+        like: the one of `scales` whose measured latency is the bound. It took turns with the others, so the bound holds
+            in whatever state the machine is.
+    """
     known, names = {c.arch: c for c in candidates}, {spec.text: name for name, spec in scales.items()}
     of_front = thinned(front_of(candidates))
     specs = dict(scales)
@@ -144,6 +156,7 @@ def measured_front(
     rows.sort(key=lambda row: row.measured)
     archs = {candidate.arch for candidate in of_front}
     front, others = [row for row in rows if row.arch in archs], [row for row in rows if row.arch not in archs]
+    bound = bound if like is None else found[like][0]
     fitting = [row for row in front if row.measured <= WITHIN * bound]
     chosen = max(fitting, key=lambda row: row.expected or 0.0) if fitting else front[0]
     return Front(bound, front, others, chosen, conditions)
@@ -171,10 +184,14 @@ def write_front(front: Front, candidates: Sequence[Candidate], config: Mapping[s
 
 def misses(front: Front) -> list[str]:
     """Where the latency model was off, a line each."""
-    return [
-        f"{row.name}: {row.predicted:.3f} ms predicted, {row.measured:.3f} measured ({row.off:+.0%})"
+    lines = []
+    if abs(front.pace - 1) > CLOSE:
+        lines.append(f"all took {front.pace:.2f} times as long as predicted, in the median; the rest is beside that")
+    return lines + [
+        f"{row.name}: {front.pace * row.predicted:.3f} ms predicted, {row.measured:.3f} measured "
+        f"({front.off(row):+.0%})"
         for row in (*front.rows, *front.others)
-        if abs(row.off) > CLOSE
+        if abs(front.off(row)) > CLOSE
     ]
 
 
@@ -182,27 +199,29 @@ def _page(front: Front, candidates: int) -> str:
     lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
     lines += [
         f"The front of {candidates} networks, measured, and scales of PP-LCNet that took turns with them. Expected:",
-        "mean score of the right class, on images held out from training. Bold: chosen.",
+        "mean score of the right class, on images held out from training. Off: the prediction, at the median pace of",
+        f"all these networks. Bold: chosen, for at most {front.bound:.3g} ms.",
         "",
-        "| network | measured (ms) | predicted | expected | top-1 | params (k) | multiply-adds (M) |",
-        "|---|---|---|---|---|---|---|",
+        "| network | measured (ms) | predicted (ms) | off | expected | top-1 | params (k) | multiply-adds (M) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted((*front.rows, *front.others), key=lambda row: row.measured):
         name = f"**{row.name}**" if row == front.chosen else row.name
         quality = ["not judged"] * 2 if row.expected is None else [f"{row.expected:.2%}", f"{row.top1:.2%}"]
-        cells = [name, f"{row.measured:.3f} [{row.low:.3f}, {row.high:.3f}]", f"{row.off:+.1%}", *quality]
-        lines.append("| " + " | ".join([*cells, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]) + " |")
+        cells = [name, f"{row.measured:.3f} [{row.low:.3f}, {row.high:.3f}]", f"{row.predicted:.3f}"]
+        cells += [f"{front.off(row):+.1%}", *quality, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "![Quality against latency](front.svg)", ""]
     lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
     off = misses(front)
-    lines += ["The latency model was off:", "", *(f"- {line}" for line in off)] if off else []
+    lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
     if front.chosen.measured > WITHIN * front.bound:
         lines += ["", f"No network of the front was measured within {front.bound:.3g} ms; the fastest is chosen."]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
-    """Quality against latency of all candidates (predicted) and of the front (measured), as SVG."""
+    """Quality against latency of all candidates (predicted, at the pace of the front) and of the front, as SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -210,8 +229,8 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained", facecolor="white")
         ax = figure.subplots()
         ax.scatter(
-            [c.ms for c in candidates], [100 * c.expected for c in candidates],
-            c=[c.generation for c in candidates], cmap="Greys", vmin=-4, s=9, label="tried (predicted)",
+            [front.pace * c.ms for c in candidates], [100 * c.expected for c in candidates],
+            color="#999", s=9, label="tried (predicted)",
         )  # fmt: skip
         ax.plot(
             [row.measured for row in front.rows], [100 * (row.expected or 0) for row in front.rows],
@@ -226,8 +245,9 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
         )
         ax.axvline(front.bound, color="#999", linewidth=0.8, linestyle="--")
         ax.set(xlabel="latency of an image (ms)", ylabel="expected top-1 on held-out images (%)")
+        ax.margins(x=0.15)  # room for the names
         ax.grid(color="#ddd", linewidth=0.5)
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="best")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

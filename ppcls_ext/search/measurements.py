@@ -27,6 +27,7 @@ Use = Literal["probe", "network", "unseen"]
 
 REPEATS = 6  # of a block in its probe: enough to stand out from the rest of the network
 PROBE_SIZE = 224
+ACT_NAMES = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "H-Swish", "gelu": "GELU"}
 DRAWN = 12  # times as many networks are drawn as are taken, so that the small ones are among them
 
 
@@ -71,7 +72,8 @@ def _change(plain: BlockSpec, block: BlockSpec) -> str | None:
     changed = [name for name, value in asdict(plain).items() if getattr(block, name) != value]
     if len(changed) > 1:
         return None
-    return "".join("SE" if name == "se" else f"{name} {getattr(block, name)}" for name in changed)
+    words = {"se": "SE", "kernel": f"{block.kernel}x{block.kernel}", "act": ACT_NAMES.get(block.act, block.act)}
+    return "".join(words.get(name, f"{name} {getattr(block, name)}") for name in changed)
 
 
 def _probe_network(space: Space, stage: int, block: BlockSpec) -> NetworkSpec:

@@ -171,11 +171,11 @@ def test_probes_say_what_a_change_in_a_block_costs(plan: Plan) -> None:
     found = calibrate(plan, engine(plan))
     costs = {(p.stage, p.width, p.change): (measured, by_model) for p, measured, by_model in block_costs(found)}
     changes = {change for _, _, change in costs}
-    assert changes == {"", "kernel 5", "SE", "act relu"}
+    assert changes == {"", "5x5", "SE", "ReLU"}
     for (_, _, change), (measured, by_model) in costs.items():
         if change == "SE":
             assert measured == pytest.approx(1e3 * PRICES["gate.calls"], rel=0.01)
-        if change == "act relu":
+        if change == "ReLU":
             assert measured < 0
         assert by_model == pytest.approx(measured, abs=2.0)
 

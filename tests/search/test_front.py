@@ -1,0 +1,104 @@
+"""The front of a search as it is measured, on an engine that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppcls_ext.bench.session import Subject
+from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.yaml_files import read_yaml
+from ppcls_ext.search import front as fronts
+from ppcls_ext.search.calibrate import Benchmark
+from ppcls_ext.search.evolution import Candidate
+from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, measured_front, misses, thinned, write_front
+from tests.search.tiny import latency, tiny_space
+
+SPECS = tiny_space().samples(4, seed=3)
+CANDIDATES = [Candidate(spec.text, latency(spec), 0.5 + latency(spec) / 10, 0.5, 0) for spec in SPECS]
+SCALE = tiny_space().largest()  # stands for a scale of PP-LCNet
+
+
+@pytest.fixture(autouse=True)
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fronts, "build", lambda network, work, formats: None)
+
+
+def engine(pace: float = 1.0, slow: str = "", dies: str = "") -> Benchmark:
+    """An engine that takes `pace` times as long as predicted, and for one network half as long again."""
+    known = {spec.name: latency(spec) for spec in SPECS} | {"scale": latency(SCALE)}
+
+    def run(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        ms = [pace * known[s.name] * (1.5 if s.name == slow else 1.0) for s in subjects]
+        rows = [
+            {
+                "failure": "crashed with SIGSEGV" if subject.name == dies else None,
+                "ms": {"median": value},
+                "ratio_to_first": {"ratio": value / ms[0], "low": value / ms[0], "high": value / ms[0]},
+            }
+            for subject, value in zip(subjects, ms, strict=True)
+        ]
+        return {"results": rows, "warnings": []}
+
+    return run
+
+
+def found(benchmark: Benchmark, bound: float = 10.0, like: str | None = None) -> Front:
+    measuring = Measuring("onednn", 1, 3, Path("nowhere"), benchmark)
+    return measured_front(CANDIDATES, {"scale": SCALE}, latency, bound, measuring, ["made up"], like)
+
+
+def test_the_best_network_within_the_bound_is_chosen() -> None:
+    slowest = max(latency(spec) for spec in SPECS)
+    assert found(engine()).chosen.measured == pytest.approx(slowest)
+    assert found(engine(), bound=0.9 * slowest).chosen.measured < 0.92 * slowest
+    none = found(engine(), bound=0.01)
+    assert none.chosen == min(none.rows, key=lambda row: row.measured)
+    assert [row.name for row in none.others] == ["scale"]
+
+
+def test_a_machine_that_is_slow_for_all_is_said_once_and_taken_out() -> None:
+    slow = max(SPECS, key=latency).name
+    front = found(engine(pace=2.0, slow=slow))
+    assert front.pace == pytest.approx(2.0)
+    general, *of_networks = misses(front)
+    assert general.startswith("all took 2.00 times as long as predicted")
+    assert [line.partition(":")[0] for line in of_networks] == [slow]
+    assert "(-33%)" in of_networks[0]
+    assert misses(found(engine())) == []
+
+
+def test_a_bound_that_is_a_network_s_holds_at_any_pace() -> None:
+    predicted = latency(SCALE)
+    for pace in (1.0, 3.0):
+        front = found(engine(pace), bound=predicted, like="scale")
+        assert front.bound == pytest.approx(pace * predicted)
+        assert front.chosen.arch == max(CANDIDATES, key=lambda c: c.ms).arch
+
+
+def test_a_network_that_does_not_run_is_one_line() -> None:
+    with pytest.raises(UserError, match=f"engine onednn does not run {SPECS[0].name}: crashed with SIGSEGV"):
+        found(engine(dies=SPECS[0].name))
+
+
+def test_a_long_front_is_thinned_to_its_ends_and_some_between() -> None:
+    front = [Candidate(str(k), k, k, k, 0) for k in range(50)]
+    kept = thinned(front)
+    assert len(kept) == MOST_MEASURED
+    assert (kept[0], kept[-1]) == (front[0], front[-1])
+
+
+def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Path) -> None:
+    config = {"Arch": {"name": "PPLCNet_x0_5", "class_num": 3}}
+    front = found(engine(pace=2.0), bound=0.01)
+    page = write_front(front, CANDIDATES, config, tmp_path).read_text()
+    assert f"| **{front.chosen.name}** |" in page
+    assert "| scale |" in page
+    assert "not judged" in page
+    assert "No network of the front was measured within 0.01 ms" in page
+    assert read_yaml(tmp_path / "chosen.yaml")["Arch"]["arch"] == front.chosen.arch
+    assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is
