@@ -38,6 +38,9 @@ class ImageList:
         return len(self.paths)
 
 
+WHOLE = re.compile(r"\s*[-+]?[0-9]+")  # int() also takes 1_0 and digits of other scripts
+
+
 def read_list(
     list_path: Path,
     image_root: Path,
@@ -68,7 +71,7 @@ def read_list(
             continue
         where = f"image list {list_path}, line {number}"
         parts = line.strip().rsplit(delimiter, 1)
-        if unlabelled and not (len(parts) == 2 and re.fullmatch(r"\s*[-+]?[0-9]+", parts[1])):
+        if unlabelled and not (len(parts) == 2 and WHOLE.fullmatch(parts[1])):
             paths.append(str(image_root / line.strip()))
             labels.append(UNLABELLED)
             continue
@@ -76,9 +79,11 @@ def read_list(
             raise UserError(f"{where}: expected 'path{delimiter or ' '}label', got '{line.strip()}'")
         name, label = parts
         try:
-            value = int(label)
-        except ValueError:
-            raise UserError(f"{where}: label '{label}' is not a whole number") from None
+            value = int(label) if WHOLE.fullmatch(label) else None
+        except ValueError:  # thousands of digits
+            value = None
+        if value is None:
+            raise UserError(f"{where}: label '{label}' is not a whole number")
         if not 0 <= value < most:
             raise UserError(f"{where}: label {value} is out of range, labels go from 0 to {most - 1}")
         paths.append(str(image_root / name.strip()))

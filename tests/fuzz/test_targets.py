@@ -64,6 +64,8 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("config_override", ([*CROP, "interpolation"], "99")),
     ("list_file", (b"a.png 1000000000", None, None)),
     ("list_file", ("a.png \u00b2".encode(), None, None)),
+    ("list_file", ("a.png \u0661".encode(), None, None)),
+    ("list_file", (b"a.png 1_0", None, None)),
     ("list_file", ("0 a\n\u00b2 b".encode(), None, None)),
     ("list_file", (b"a\0.png 1", None, None)),
     ("class_names", (["a\nb"],)),

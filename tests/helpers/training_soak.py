@@ -51,7 +51,7 @@ def soak(folder: Path, minutes: float, workers: int, seconds: float = 2.0) -> tu
     folder.mkdir(parents=True)
     write_set(folder / "images", train=64, val=8)
     config = config_of(folder / "images", folder)
-    config["Global"] |= {"epochs": 10_000_000, "image_shape": [3, 32, 32], "print_batch_step": 10}
+    config["Global"] |= {"epochs": 100_000, "image_shape": [3, 32, 32], "print_batch_step": 10}
     for split in ("Train", "Eval"):
         config["DataLoader"][split]["loader"] = {"num_workers": workers}
     command = [sys.executable, "-m", "ppcls_ext.cli", "train", "-c", str(write_config(folder / "run.yaml", config))]
@@ -68,7 +68,7 @@ def soak(folder: Path, minutes: float, workers: int, seconds: float = 2.0) -> tu
         training.terminate()
         training.wait()
     events = read_log(next(folder.rglob("log.jsonl")))
-    return samples, max(event["step"] for event in events if event["event"] == "train")
+    return samples, max((event["step"] for event in events), default=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     samples, steps = soak(given.folder, given.minutes, given.workers)
     kept = samples[len(samples) // 10 :]
+    if len(kept) < 9:
+        parser.error("the training was not long enough for samples; give more --minutes")
     third = len(kept) // 3
     parts = [kept[:third], kept[third : 2 * third], kept[-third:]]
     growth = False

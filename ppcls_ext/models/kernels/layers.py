@@ -21,7 +21,8 @@ def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
     """Let a network's convolutions, batch norms, biases of convolutions and H-Swishes run here; gives the network.
 
     Parameters and their names stay. What these kernels do not do (other dtypes and devices, a graph that is traced,
-    unusual convolutions) goes to Paddle as before.
+    unusual convolutions) goes to Paddle as before, by the name of its class: tracing of paddle 3.2.2 takes a `super()`
+    for that of another class where one layer calls another.
     """
     for layer in model.sublayers(include_self=True):
         fast = _replacement(layer)
@@ -62,6 +63,7 @@ class _Fused(nn.Layer):  # type: ignore[misc]
 
     threads: int
     parts: tuple[str, str, str | None]  # how the layer calls convolution, norm and activation
+    replaced: type[nn.Layer]
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it replaces."""
@@ -70,7 +72,7 @@ class _Fused(nn.Layer):  # type: ignore[misc]
         code = NO_ACTIVATION if act is None else activation_code(act)
         ready = isinstance(norm, FastBatchNorm2D) and code is not None
         if hooked or not ready or not _is_ours(x, conv.weight, norm.weight):
-            return super().forward(x)
+            return self.replaced.forward(self, x)
         if not isinstance(conv, (FastDepthwiseConv2D, FastDenseConv2D)) or not conv.takes(x):
             return norm.activated(conv(x), code)
         parameters = conv.weight, conv.bias, norm.weight, norm.bias
@@ -85,6 +87,7 @@ class FastConvBNLayer(_Fused, ConvBNLayer):
     """`ConvBNLayer` as one step."""
 
     parts = ("conv", "bn", "act")
+    replaced = ConvBNLayer
 
 
 # Layers of the suites that are a convolution and what follows it, by module and name.
@@ -98,7 +101,7 @@ _PARTS: dict[str, tuple[str, str, str | None]] = {
 @cache
 def _fused(kind: Any) -> type[nn.Layer] | None:
     parts = _PARTS.get(f"{kind.__module__}.{kind.__qualname__}")
-    return None if parts is None else type(f"Fast{kind.__name__}", (_Fused, kind), {"parts": parts})
+    return None if parts is None else type(f"Fast{kind.__name__}", (_Fused, kind), {"parts": parts, "replaced": kind})
 
 
 def activation_code(layer: nn.Layer) -> int | None:
@@ -125,7 +128,7 @@ class FastDepthwiseConv2D(nn.Conv2D):
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it replaces; float32 [N, C, H, W] on the CPU goes through our kernel."""
         if not self.takes(x):
-            return super().forward(x)
+            return nn.Conv2D.forward(self, x)
         out = Convolution.apply(x, self.weight, self.kernels(), self.threads)
         return out if self.bias is None else AddBias.apply(out, self.bias, self.threads)
 
@@ -151,7 +154,7 @@ class FastBiasConv2D(nn.Conv2D):
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it replaces; on the CPU our kernel adds the bias."""
         if x.ndim != 4 or not _is_ours(x, self.weight):
-            return super().forward(x)
+            return nn.Conv2D.forward(self, x)
         sizes = self._stride, self._padding, self._dilation, self._groups
         return AddBias.apply(functional.conv2d(x, self.weight, None, *sizes), self.bias, self.threads)
 
@@ -164,7 +167,7 @@ class FastBatchNorm2D(nn.BatchNorm2D):
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it replaces; on the CPU by our kernel."""
         fits = x.ndim == 4 and x.shape[1] == self._num_features and _is_ours(x, self.weight)
-        return self.activated(x, NO_ACTIVATION) if fits else super().forward(x)
+        return self.activated(x, NO_ACTIVATION) if fits else nn.BatchNorm2D.forward(self, x)
 
     def activated(self, x: Tensor, code: int) -> Tensor:
         """The norm of float32 [N, C, H, W], with an activation after it."""
@@ -179,7 +182,7 @@ class FastResize(Resize):
     def forward(self, x: Tensor, size: Any) -> Tensor:
         """As the layer that it replaces; numbers on the CPU by our kernel."""
         if self.align_corners or not isinstance(size, (list, tuple)) or not _is_ours(x):
-            return super().forward(x, size)
+            return Resize.forward(self, x, size)
         return Resized.apply(x, (int(size[0]), int(size[1])), self.threads)
 
 
@@ -190,4 +193,4 @@ class FastHardswish(nn.Hardswish):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it replaces; on the CPU by our kernel."""
-        return Hardswish.apply(x, self.threads) if _is_ours(x) else super().forward(x)
+        return Hardswish.apply(x, self.threads) if _is_ours(x) else nn.Hardswish.forward(self, x)
