@@ -18,7 +18,7 @@ from ppcls_ext.search.evolution import Candidate, Evolution, crossed, front_of, 
 from ppcls_ext.search.judge import Quality
 from ppcls_ext.search.space import space_named
 from ppcls_ext.training.interrupts import Stopped
-from tests.search.tiny import latency, tiny_space
+from tests.helpers.spaces import latency, tiny_space
 
 SPACE = tiny_space()
 BOUND = 0.5 * (latency(SPACE.smallest()) + latency(SPACE.largest()))

@@ -32,7 +32,7 @@ from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.space import SPACES
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.interrupts import Stopped
-from tests.search.tiny import SIDE, tiny_space, write_images
+from tests.helpers.spaces import SIDE, tiny_space, write_images
 
 SPACE = tiny_space()
 GOOD = Accuracy(0.01, 1.0, 0.99, 50)

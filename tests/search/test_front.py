@@ -16,7 +16,7 @@ from ppcls_ext.search import front as fronts
 from ppcls_ext.search.calibrate import Benchmark
 from ppcls_ext.search.evolution import Candidate
 from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, measured_front, misses, thinned, write_front
-from tests.search.tiny import latency, tiny_space
+from tests.helpers.spaces import latency, tiny_space
 
 SPECS = tiny_space().samples(4, seed=3)
 CANDIDATES = [Candidate(spec.text, latency(spec), 0.5 + latency(spec) / 10, 0.5, 0) for spec in SPECS]

@@ -9,7 +9,7 @@ from ppcls_ext.core.seeding import seed_all
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.weights import numpy_state
 from ppcls_ext.search.scores import SCORES, Scorer, rank_correlations, synflow
-from tests.search.tiny import SIDE, tiny_space
+from tests.helpers.spaces import SIDE, tiny_space
 
 SPACE = tiny_space()
 

@@ -19,7 +19,7 @@ from ppcls_ext.search.bound import space_around
 from ppcls_ext.search.judge import give_statistics
 from ppcls_ext.search.space import Space, space_named
 from ppcls_ext.search.supernet import Supernet
-from tests.search.tiny import SIDE, tiny_space
+from tests.helpers.spaces import SIDE, tiny_space
 
 EVERY_KIND = ("ds", "rep", "ir", "fused", "grouped")
 
