@@ -13,6 +13,7 @@ from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.text import SHOWN, one_line
 from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.models.weights import load_into, read_weights, save_weights

@@ -189,6 +189,15 @@ def test_what_cannot_be_found_is_one_line(wish: Wish, change: dict[str, Any], me
     assert "\n" not in str(raised.value)
 
 
+def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> None:
+    Search(wish, benchmark)
+    Search(wish, benchmark)  # the same goes on
+    with pytest.raises(
+        UserError, match=r"it is of a search with other settings \(now 'epochs: 3'\); give another --out"
+    ):
+        Search(replace(wish, epochs=3), benchmark)
+
+
 @pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])
 def test_images_that_no_network_is_for_are_one_line(wish: Wish, shape: str) -> None:
     with pytest.raises(UserError, match="a search needs square images with sides that 32 divides"):
