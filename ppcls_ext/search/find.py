@@ -145,10 +145,11 @@ class Search:
         config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False, eval_interval=interval)
         if self.wish.accuracy != "supernet":  # every network has other shapes
             config["Global"].update(pretrained_model=None)
-        atomic_write_text(
-            self.wish.out / "space.txt", f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}\n"
-        )
-        atomic_write_text(self.file, dump_config(config))
+        text = dump_config(config)
+        _check_same(self.file, text)
+        where = f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}"
+        atomic_write_text(self.wish.out / "space.txt", where + "\n")
+        atomic_write_text(self.file, text)
 
     # Running
 
@@ -312,6 +313,17 @@ def unknown_parts(model: LatencyModel, space: Space) -> list[str]:
 def _drawn(space: Space) -> list[NetworkSpec]:
     rng = random.Random(0)
     return [space.sample(rng) for _ in range(KINDS_DRAWN)]
+
+
+def _check_same(file: Path, text: str) -> None:
+    """Raise UserError where a file is there that says something else: what was trained by it is of no use."""
+    earlier = file.read_text(encoding="utf-8") if file.is_file() else text
+    changed = [line.strip() for line in text.splitlines() if line not in earlier.splitlines()]
+    if earlier != text:
+        raise UserError(
+            f"{file}: it is of a search with other settings (now '{one_line(changed[0] if changed else '', SHOWN)}'); "
+            "give another --out, or remove that folder"
+        )
 
 
 def _space_of(folder: Path, named: Space, size: int) -> tuple[Space, float]:
