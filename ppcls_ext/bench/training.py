@@ -166,16 +166,22 @@ def main(arguments: list[str] | None = None) -> None:
         "--other-threads", type=int, action="append", default=[], metavar="N", help="compare with itself on N threads"
     )
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="keep N cores busy with other processes")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="seconds of the processor, not of the clock, on a busy machine"
+    )
     parser.add_argument("--torch-compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     given = parser.parse_args(arguments)
     sizes = given.network, given.threads, given.batch, given.size
     taking_part = contenders(*sizes, given.torch_python, given.other_threads, given.torch_compile)
+    for contender in taking_part:
+        contender.settings["processor_time"] = given.processor_time
     with busy_processes(given.busy):
         measure(taking_part, given.rounds, given.steps)
     rows = report(taking_part, given.batch)
     here = machine()
     conditions = f"{given.network}, {given.threads} threads, {given.busy} busy processes"
+    conditions += ", seconds of processor time" * given.processor_time
     say(f"{here['cpu']}, {here['usable_cores']} usable cores; {conditions}")
     table = []
     for row in rows:

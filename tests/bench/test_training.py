@@ -50,7 +50,7 @@ def test_a_contender_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> No
 def test_the_command_measures(tmp_path: Path) -> None:
     """Two processes that import Paddle: 10 s."""
     small = ["--network", "PPLCNet_x0_25", "--batch", "2", "--size", "32", "--rounds", "2", "--steps", "1"]
-    training.main([*small, "--torch-python", "/bin/false", "--json", str(tmp_path / "found.json")])
+    training.main([*small, "--processor-time", "--torch-python", "/bin/false", "--json", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["name"] for row in found["results"]] == ["pplcnet", "pplcnet, Global.fast_cpu=false"]
     assert all(row["images_per_s"] > 0 and row["peak_mb"] > 0 for row in found["results"])
