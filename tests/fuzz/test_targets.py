@@ -70,6 +70,7 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("list_file", (b"a\0.png 1", None, None)),
     ("class_names", (["a\nb"],)),
     ("class_names", (["a\u2028b"],)),
+    ("class_names", (["a" * 1001],)),
     ("class_names", (["a\udcff"],)),
     ("coco_json", (b"[" * 100_000,)),
     ("coco_json", (COCO % (IMAGE.replace(b'"a"', b'"a\\ud800"'), b""),)),
