@@ -57,6 +57,8 @@ KEPT: list[tuple[str, tuple[object, ...]]] = [
     ("config_override", (["Global", "data_root"], '"a\\0"')),
     ("config_override", (["Optimizer", "regularizer"], "{name: [a], coeff: 1}")),
     ("config_override", (["Optimizer", "name"], "[a]")),
+    ("config_override", (["Global", "epochs"], "true")),
+    ("config_override", (["Global", "image_shape"], "[3, 32, true]")),
     ("config_override", (["Optimizer"], "{name: AdamW, epsilon: 0, lr: 0.1}")),
     ("config_override", (["Loss", "Train"], "[{MixCELoss: {weight: 1}}]")),
     ("config_override", (["Loss", "Train", "0", "CELoss", "weight"], "0")),
