@@ -17,16 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 import yaml
 
-from ppcls_ext.core.bounds import (
-    LARGEST_SEED,
-    LARGEST_SIDE,
-    MOST_BASES,
-    MOST_EPOCHS,
-    MOST_STEPS,
-    holds_flag,
-    mapping,
-    takes_flag,
-)
+from ppcls_ext.core import bounds
+from ppcls_ext.core.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_STEPS, mapping
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.text import SHOWN, is_digits, one_line, shown
 from ppcls_ext.core.yaml_files import YamlFault, fault_of_number, parse_yaml, read_yaml
@@ -51,7 +43,7 @@ class Section(pydantic.BaseModel):
     def _no_flag_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         """Pydantic would read true as 1."""
         field = cls.model_fields.get(info.field_name or "")
-        if holds_flag(value) and field is not None and not takes_flag(field.annotation):
+        if bounds.holds_flag(value) and field is not None and not bounds.takes_flag(field.annotation):
             raise ValueError("true and false are no values of it")
         return value
 
@@ -293,8 +285,8 @@ def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, 
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
-    if len(chain) >= MOST_BASES:
-        raise UserError(f"config {path}: more than {MOST_BASES} _base_ above each other; give it fewer")
+    if len(chain) >= bounds.MOST_BASES:
+        raise UserError(f"config {path}: more than {bounds.MOST_BASES} _base_ above each other; give it fewer")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):
