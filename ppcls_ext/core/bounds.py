@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import shown
@@ -12,6 +12,7 @@ MOST = 1e9  # of numbers that have no bound of their own
 MOST_CLASSES = 100_000  # the last layer of PP-LCNet has 128 million weights then
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 LARGEST_SIDE = 16_384  # pixels of an image that a network is given
+MOST_BASES = 30  # configs above each other
 MOST_EPOCHS = 100_000
 MOST_STEPS = 10**9
 
@@ -44,3 +45,17 @@ def whole(value: Any, where: str, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise UserError(f"{where}: expected a whole number from {low} to {high}, got {shown(value)}")
     return value
+
+
+def holds_flag(value: Any) -> bool:
+    """Whether a value, or an item of a list, is true or false."""
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_flag, value))
+    return isinstance(value, bool)
+
+
+def takes_flag(annotation: Any) -> bool:
+    """Whether a type, or a part of one, is that of true and false or of anything."""
+    return annotation in (bool, Any, object, list, dict) or any(
+        isinstance(part, bool) or takes_flag(part) for part in get_args(annotation)
+    )

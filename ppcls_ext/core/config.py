@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 import yaml
 
+from ppcls_ext.core import bounds
 from ppcls_ext.core.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_STEPS, mapping
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.text import SHOWN, is_digits, one_line, shown
@@ -36,6 +37,15 @@ class Section(pydantic.BaseModel):
     """Base of the typed parts of a config: immutable, unknown keys are errors, and numbers are finite."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Pydantic would read true as 1."""
+        field = cls.model_fields.get(info.field_name or "")
+        if bounds.holds_flag(value) and field is not None and not bounds.takes_flag(field.annotation):
+            raise ValueError("true and false are no values of it")
+        return value
 
 
 S = TypeVar("S", bound=Section)
@@ -116,7 +126,7 @@ class Global(Section):
     new_head: bool = False  # pretrained_model may have another number of classes
     checkpoints: str | None = None  # run folder or training state to resume
     image_shape: tuple[Literal[3], Side, Side] = (3, 224, 224)
-    save_inference_dir: str | None = None  # where export writes; default: `inference` in the run folder
+    save_inference_dir: str | None = pydantic.Field(None, min_length=1)  # None: `inference` in the run folder
     data_root: str | None = None  # dataset paths are taken relative to it
     check_seconds: float = pydantic.Field(default=10.0, ge=0, le=1e6)  # time for decoding images before training starts
     threads: int | None = pydantic.Field(None, ge=1, le=4096)  # threads of the CPU; default: every usable core
@@ -272,14 +282,11 @@ def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, 
     return {key: None for key in overruled if section.get(key) is not None}
 
 
-MOST_BASES = 30  # above each other
-
-
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
-    if len(chain) >= MOST_BASES:
-        raise UserError(f"config {path}: more than {MOST_BASES} _base_ above each other; give it fewer")
+    if len(chain) >= bounds.MOST_BASES:
+        raise UserError(f"config {path}: more than {bounds.MOST_BASES} _base_ above each other; give it fewer")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):

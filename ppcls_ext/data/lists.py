@@ -12,6 +12,7 @@ from ppcls_ext.core.reading import Unreadable, decoded, read_regular
 from ppcls_ext.core.text import fault_of_name, is_digits
 
 CLASS_FILES = ("classes.txt", "labels.txt")  # looked for beside a list file
+LONGEST_NAME = 1000  # characters of a class's name; it stands in tables and answers
 LARGEST_FILE = 2**30  # bytes that a list file may have; ImageNet's has 40 MB
 
 
@@ -49,7 +50,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if len(lines) > MOST_CLASSES:
         raise UserError(f"class names {path}: {len(lines)} names are more than {MOST_CLASSES}")
     for line in lines:
-        check_class_name(line, f"class names {path}: '{line}'")
+        check_class_name(line, f"class names {path}: '{line[:60]}'")
     split = [line.split(maxsplit=1) for line in lines]
     if all(len(parts) == 2 and is_digits(parts[0]) for parts in split):
         named = {int(number): name for number, name in split}
@@ -65,6 +66,8 @@ def check_class_name(name: str, what: str) -> None:
     Args:
         what: how the error begins.
     """
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{what} has {len(name)} characters, the name of a class at most {LONGEST_NAME}; shorten it")
     fault = fault_of_name(name)
     if fault is not None:
         raise UserError(f"{what} {fault}, which the name of a class cannot have; rename it")
