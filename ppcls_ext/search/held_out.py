@@ -30,7 +30,8 @@ def check_task(task: Task) -> None:
 def hold_out(task: Task, folder: Path) -> list[str]:
     """Write lists of the images to fit to and to judge by; gives the overrides with which a config takes them.
 
-    Of each class the same share is held out, by the seed of the config.
+    Of each class the same share is held out, by the seed of the config. Those to judge by are in a random order,
+    since of many a judge takes the first ones alone.
     Raises:
         UserError: images without labels, or too few of them.
     """
@@ -38,19 +39,21 @@ def hold_out(task: Task, folder: Path) -> list[str]:
     labels = np.asarray(split.labels)
     if (labels < 0).any():
         raise UserError(f"{split.source}: a search needs a label for every image; some have none")
-    held = _held(labels, task.global_section.seed)
+    seed = task.global_section.seed
+    held = _held(labels, seed)
     if held.sum() < LEAST:
         raise UserError(
             f"{split.source}: {len(labels)} images are too few for a search, which holds out {SHARE:.0%} of each class "
             f"and needs {LEAST} of them; take a scale that fits by pplcnet advise"
         )
+    to_judge_by = np.random.default_rng(derive(seed, HELD_OUT)).permutation(np.flatnonzero(held))
     root = Path("/")
     names = folder / "classes.txt"
     atomic_write_text(names, "".join(f"{name}\n" for name in split.class_names))
     given = [f"DataLoader.{part}.dataset.class_names={json.dumps(str(names.resolve()))}" for part in ("Train", "Eval")]
-    for part, chosen in (("Train", ~held), ("Eval", held)):
+    for part, chosen in (("Train", np.flatnonzero(~held)), ("Eval", to_judge_by)):
         file = folder / f"{part.lower()}_list.txt"
-        paths = [Path(split.paths[k]).resolve().relative_to(root) for k in np.flatnonzero(chosen)]
+        paths = [Path(split.paths[k]).resolve().relative_to(root) for k in chosen]
         lines = [f"{path} {label}\n" for path, label in zip(paths, labels[chosen], strict=True)]
         atomic_write_text(file, "".join(lines))
         where = f"DataLoader.{part}.dataset"

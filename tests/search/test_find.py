@@ -159,6 +159,7 @@ def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wi
     assert [list(fit.labels).count(k) for k in range(3)] == [24] * 3
     assert set(fit.paths) | set(judged.paths) == {str(Path(p).resolve()) for p in task.data.train_split.paths}
     assert not set(fit.paths) & set(judged.paths)
+    assert set(judged.labels[:6]) == {0, 1, 2}  # so that the first ones of many are of all classes
     assert fit.class_names == judged.class_names == task.data.train_split.class_names
 
 
