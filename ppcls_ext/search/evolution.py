@@ -12,6 +12,7 @@ from typing import Any
 from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import derive
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
@@ -156,11 +157,11 @@ class Evolution:
         if not self.file.is_file():
             return []
         try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
+            content = read_json(self.file)
             identity, found = content["identity"], [Candidate(**c) for c in content["candidates"]]
             for candidate in found:
                 _ = candidate.spec
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (Unreadable, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.file}: not a file that a search wrote ({error}); give another --out") from error
         for what, value in self.identity.items():
             if identity.get(what) != value:

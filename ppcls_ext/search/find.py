@@ -199,6 +199,7 @@ class Search:
             "accuracy": self.wish.accuracy,
             "seed": self.task.global_section.seed,
             "sizes": list(self.wish.sizes),
+            "supernet": None if self.wish.supernet is None else str(self.wish.supernet.resolve()),
         }
 
     def _supernet(self) -> Supernet:
