@@ -7,7 +7,6 @@ a command for another engine adds to what is there.
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
-from ppcls_ext.search.figures import TICKS, plain_ticks
+from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.search.pareto import pareto_front
 
 RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
@@ -252,7 +251,7 @@ def figure_of(document: dict[str, Any]) -> str:
     parts = [part for part in document["parts"] if "report" in part]
     columns = min(4, len(parts))
     rows = -(-len(parts) // columns)
-    with matplotlib.rc_context({"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 8}):
+    with matplotlib.rc_context({**STYLE, "font.size": 8}):
         figure = Figure(figsize=(4.4 * columns, 4.2 * rows), layout="constrained", facecolor="white")
         axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
         for ax in axes[len(parts) :]:
@@ -260,9 +259,7 @@ def figure_of(document: dict[str, Any]) -> str:
         for ax, part in zip(axes, parts, strict=False):
             _draw(ax, part)
         axes[0].legend(frameon=False, loc="lower right", title="recipe")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+        return svg_text(figure)
 
 
 def _draw(ax: Any, part: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.calibrate import Benchmark, network_of, run_lean
 from ppcls_ext.search.evolution import Candidate, front_of
-from ppcls_ext.search.figures import STYLE
+from ppcls_ext.search.figures import STYLE, svg_text
 from ppcls_ext.search.latency import CLOSE
 
 MOST_MEASURED = 9  # networks of a front; of a longer one those spread over it, and always the last
@@ -248,6 +247,4 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
         ax.margins(x=0.15)  # room for the names
         ax.grid(color="#ddd", linewidth=0.5)
         ax.legend(frameon=False, loc="best")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+        return svg_text(figure)

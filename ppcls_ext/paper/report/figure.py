@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.report.cells import Document, measured_latencies
 from ppcls_ext.paper.tables import procedure, table
 from ppcls_ext.paper.verdicts import Latency
+from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.search.pareto import pareto_front
 
 COLUMNS = 3  # panels beside each other, so that the figure can be read on a page
@@ -61,7 +61,6 @@ def draw_figure(document: Document) -> str | None:
     """The paper's Figure 1, top-1 against latency, beside the same with the latencies of each engine here, as SVG."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     by_engine = {engine: figure_points(document, engine) for engine in document["engines"]}
     panels = [
@@ -73,7 +72,7 @@ def draw_figure(document: Document) -> str | None:
         return None
     families = list(dict.fromkeys(p.family for p, _ in panels[0][1]))
     families.sort(key=lambda family: family == "PP-LCNet")  # drawn last, on top
-    with matplotlib.rc_context({"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 9}):
+    with matplotlib.rc_context(STYLE):
         columns = min(COLUMNS, len(panels))
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(4.2 * columns, 4.2 * rows), layout="constrained", facecolor="white")
@@ -94,14 +93,9 @@ def draw_figure(document: Document) -> str | None:
                 }
                 ax.plot(*(zip(*line, strict=True) if line else ((), ())), label=family, **style)
             ax.set(title=title, xlabel="latency (ms, log scale)", xscale="log")
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            low, high = ax.get_xlim()
-            ax.set_xticks([t for t in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100) if low <= t <= high])
+            plain_ticks(ax.xaxis, TICKS)
             ax.grid(color="#ddd", linewidth=0.5)
         for ax in axes[::columns]:
             ax.set_ylabel("ImageNet top-1 in the paper (%)")
         axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+        return svg_text(figure)
