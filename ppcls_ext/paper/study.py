@@ -55,15 +55,13 @@ class Study:
         plan = self.plan
         if not plan.section.same_images:
             return rows
+        theirs = {seed: right_answers(plan.run_folder(plan.reference, seed)) for seed in self.values(plan.reference)}
         found = []
         for row in rows:
-            seeds = [seed for seed in row.values if seed in self.values(plan.reference)]
+            seeds = [seed for seed in row.values if seed in theirs]
             if row.variant != plan.reference and seeds:
-                ours, theirs = (
-                    [right_answers(plan.run_folder(variant, seed)) for seed in seeds]
-                    for variant in (row.variant, plan.reference)
-                )
-                row = replace(row, same_images=paired_difference(ours, theirs))
+                ours = [right_answers(plan.run_folder(row.variant, seed)) for seed in seeds]
+                row = replace(row, same_images=paired_difference(ours, [theirs[seed] for seed in seeds]))
             found.append(row)
         return found
 

@@ -98,6 +98,10 @@ class StudyPlan:
         self.wanted = {(name, seed): self._config(name, seed) for seed in self.seeds for name in variants}
         first = next(iter(self.wanted.values()))
         self.metric = self.section.metric or load_task(first.global_section.task).primary
+        if self.section.same_images and first.global_section.task != "classification":
+            raise UserError(
+                f"study {file.name}: same_images compares classifiers, not {first.global_section.task}; leave it out"
+            )
 
     def _config(self, variant: str, seed: int) -> Config:
         given = [*self.section.overrides, *self.variants[variant], *self.overrides]
