@@ -60,7 +60,7 @@ class Profile:
         parts: of a step, by names of `PARTS`.
         operators: Paddle's, Paddle's calls of gradients, and kernels, by name; `REST` is what none of them took.
         problems: kernels with their sizes.
-        gflops, gbps: what this machine shows in a matrix product and in a copy with as many threads.
+        gflops, gbps: what this machine shows in multiply-adds on registers and in a copy, with as many threads.
     """
 
     steps: int
