@@ -90,13 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=path,
         metavar="FILE",
-        help="keep the measurements there, or search by them (default: a file of the user's cache folder)",
+        help="keep the measurements in this file, or search by it (default: one in the user's cache folder)",
     )
     group.add_argument(
         "--out",
         type=path,
         metavar="FOLDER",
-        help=f"write the report with its pictures there (default: {CALIBRATING}, for a search {SEARCHING})",
+        help=f"write the report with its pictures to this folder (default: {CALIBRATING}, for a search {SEARCHING})",
     )
     group.add_argument(
         "--work",
