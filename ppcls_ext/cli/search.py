@@ -80,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENGINE",
         help=f"run them on {engine_names(auto=False)} (default: %(default)s)",
     )
-    group.add_argument("--threads", type=threads, default=1, metavar="N", help="with N threads (default: %(default)s)")
+    group.add_argument(
+        "--threads", type=threads, default=1, metavar="N", help="run each with N threads (default: %(default)s)"
+    )
     group.add_argument(
         "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
     )
@@ -103,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=Path("output/search/networks"),
         metavar="FOLDER",
-        help="export the networks there, where a later run finds them (default: %(default)s)",
+        help="with --calibrate, export the networks to this folder for later runs (default: %(default)s)",
     )
 
 

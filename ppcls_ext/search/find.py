@@ -239,7 +239,9 @@ class Search:
         if wish.like is not None:
             scales.setdefault(wish.like, SPECS[wish.like].network().replace(input_size=size))
         conditions = self._conditions(ranks)
-        front = measured_front(candidates, scales, self.latency, self.bound, measuring, conditions, wish.like)
+        front = measured_front(
+            candidates, scales, self.latency, self.bound, measuring, conditions, wish.like, wish.accuracy == "scores"
+        )
         page = write_front(front, candidates, self._resolved(), wish.out)
         for line in misses(front):
             say(f"the latency model was off: {line}")

@@ -62,6 +62,7 @@ class Front:
         others: scales of PP-LCNet that took turns with them.
         chosen: the best network whose measured latency meets the bound, or the fastest.
         conditions: what was searched how, a line each.
+        by_score: no network was trained: `expected` of a row is its Zen score, and `top1` says nothing.
     """
 
     bound: float
@@ -69,6 +70,7 @@ class Front:
     others: Sequence[Row]
     chosen: Row
     conditions: Sequence[str]
+    by_score: bool = False
 
     @property
     def pace(self) -> float:
@@ -134,12 +136,14 @@ def measured_front(
     measuring: Measuring,
     conditions: Sequence[str],
     like: str | None = None,
+    by_score: bool = False,
 ) -> Front:
     """Measure the front of some candidates beside scales of PP-LCNet, which may be candidates themselves.
 
     Args:
         like: the one of `scales` whose measured latency is the bound. It took turns with the others, so the bound holds
             in whatever state the machine is.
+        by_score: see `Front`.
     """
     known, names = {c.arch: c for c in candidates}, {spec.text: name for name, spec in scales.items()}
     of_front = thinned(front_of(candidates))
@@ -158,7 +162,7 @@ def measured_front(
     bound = bound if like is None else found[like][0]
     fitting = [row for row in front if row.measured <= WITHIN * bound]
     chosen = max(fitting, key=lambda row: row.expected or 0.0) if fitting else front[0]
-    return Front(bound, front, others, chosen, conditions)
+    return Front(bound, front, others, chosen, conditions, by_score)
 
 
 # Files
@@ -196,17 +200,24 @@ def misses(front: Front) -> list[str]:
 
 def _page(front: Front, candidates: int) -> str:
     lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
+    heads = ["Zen score"] if front.by_score else ["expected", "top-1"]
+    expected = "mean score of the right class, on images held out from training"
+    columns = ["network", "measured (ms)", "predicted (ms)", "off", *heads, "params (k)", "multiply-adds (M)"]
     lines += [
-        f"The front of {candidates} networks, measured, and scales of PP-LCNet that took turns with them. Expected:",
-        "mean score of the right class, on images held out from training. Off: the prediction, at the median pace of",
-        f"all these networks. Bold: chosen, for at most {front.bound:.3g} ms.",
+        f"The front of {candidates} networks, measured, and scales of PP-LCNet that took turns with them."
+        + ("" if front.by_score else f" Expected: {expected}."),
+        "Off: the prediction, at the median pace of all these networks.",
+        f"Bold: chosen, for at most {front.bound:.3g} ms.",
         "",
-        "| network | measured (ms) | predicted (ms) | off | expected | top-1 | params (k) | multiply-adds (M) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
     ]
     for row in sorted((*front.rows, *front.others), key=lambda row: row.measured):
         name = f"**{row.name}**" if row == front.chosen else row.name
-        quality = ["not judged"] * 2 if row.expected is None else [f"{row.expected:.2%}", f"{row.top1:.2%}"]
+        if row.expected is None:
+            quality = ["not judged"] * len(heads)
+        else:
+            quality = [f"{row.expected:.2f}"] if front.by_score else [f"{row.expected:.2%}", f"{row.top1:.2%}"]
         cells = [name, f"{row.measured:.3f} [{row.low:.3f}, {row.high:.3f}]", f"{row.predicted:.3f}"]
         cells += [f"{front.off(row):+.1%}", *quality, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -224,26 +235,33 @@ def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
+    percent = 1 if front.by_score else 100
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.4), layout="constrained", facecolor="white")
         ax = figure.subplots()
         ax.scatter(
-            [front.pace * c.ms for c in candidates], [100 * c.expected for c in candidates],
+            [front.pace * c.ms for c in candidates], [percent * c.expected for c in candidates],
             color="#999", s=9, label="tried (predicted)",
         )  # fmt: skip
         ax.plot(
-            [row.measured for row in front.rows], [100 * (row.expected or 0) for row in front.rows],
+            [row.measured for row in front.rows], [percent * (row.expected or 0) for row in front.rows],
             "o-", color="#c22", markersize=5, linewidth=0.8, label="front (measured)",
         )  # fmt: skip
         for row in (*front.rows, *front.others):
             if row.name.startswith("PPLCNet") and row.expected is not None:
-                ax.plot(row.measured, 100 * row.expected, "s", color="#28c")
-                ax.annotate(row.name, (row.measured, 100 * row.expected), (5, -9), textcoords="offset points")
+                ax.plot(row.measured, percent * row.expected, "s", color="#28c")
+                ax.annotate(row.name, (row.measured, percent * row.expected), (5, -9), textcoords="offset points")
         ax.plot(
-            front.chosen.measured, 100 * (front.chosen.expected or 0), "*", color="#c22", markersize=13, label="chosen"
+            front.chosen.measured,
+            percent * (front.chosen.expected or 0),
+            "*",
+            color="#c22",
+            markersize=13,
+            label="chosen",
         )
         ax.axvline(front.bound, color="#999", linewidth=0.8, linestyle="--")
-        ax.set(xlabel="latency of an image (ms)", ylabel="expected top-1 on held-out images (%)")
+        quality = "Zen score" if front.by_score else "expected top-1 on held-out images (%)"
+        ax.set(xlabel="latency of an image (ms)", ylabel=quality)
         ax.margins(x=0.15)  # room for the names
         ax.grid(color="#ddd", linewidth=0.5)
         ax.legend(frameon=False, loc="best")

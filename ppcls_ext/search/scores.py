@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.core.seeding import seed_paddle
 from ppcls_ext.models.lcnet import PPLCNet
-from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec
+from ppcls_ext.models.network_spec import IMAGE_CHANNELS, LARGEST_STRIDE, NetworkSpec
 
 SCORED_IMAGES = 16
 DISTURBANCE = 0.01  # of inputs, for the Zen score
@@ -87,7 +87,7 @@ class Scorer:
         with paddle.utils.unique_name.guard():
             network = PPLCNet(spec, self.class_num)
         self._made_fast(network)
-        images = paddle.randn([SCORED_IMAGES, 3, spec.input_size, spec.input_size])
+        images = paddle.randn([SCORED_IMAGES, IMAGE_CHANNELS, spec.input_size, spec.input_size])
         return {name: SCORES[name](network, images) for name in names}
 
 

@@ -146,6 +146,9 @@ def test_short_trainings_judge_each_network_by_itself(wish: Wish) -> None:
 def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     front = Search(replace(wish, accuracy="scores", candidates=6), benchmark).run()
     assert any("Zen score alone, which ranks networks badly" in line for line in front.conditions)
+    page = (wish.out / "front.md").read_text()
+    assert "Zen score | params" in page
+    assert "top-1" not in page  # nothing was judged by images
 
 
 # Held-out images
