@@ -76,7 +76,7 @@ class PAN(nn.Layer):
     def _scaled(self, level: paddle.Tensor, factor: float) -> paddle.Tensor:
         if paddle.in_dynamic_mode():
             return self.resize(level, [int(side * factor) for side in level.shape[2:]])
-        return functional.interpolate(level, scale_factor=factor, mode="bilinear")  # for any size
+        return functional.interpolate(level, scale_factor=factor, mode="bilinear")  # a traced graph takes any size
 
 
 class PicoHeadGFL(_pico_head.PicoHead):  # type: ignore[name-defined]

@@ -225,7 +225,7 @@ def check_coco(
     folder = image_dir or find_image_dir(root, split, content)
     findings = Findings(path)
     class_of: dict[int, int] = {}
-    index_of = {name: index for index, name in reversed(list(enumerate(names)))}  # of the first of its name
+    index_of = {name: index for index, name in reversed(list(enumerate(names)))}  # the first of a name counts
     for number, name in categories.items():
         if name in index_of:
             class_of[number] = index_of[name]

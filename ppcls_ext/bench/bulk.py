@@ -33,7 +33,7 @@ def ways(model: Path, cores: int, with_ray: bool) -> dict[str, Way]:
         model: exported folder.
         cores: processes that share the list; what is compared has all of them.
     """
-    command = str(Path(sys.executable).with_name("pplcnet"))  # that of this environment, as users run it
+    command = str(Path(sys.executable).with_name("pplcnet"))  # users run the one of this environment
     infer = [command, "infer", "-m", str(model), "--format", "parquet"]
 
     def stream(images: Path, results: Path) -> Sequence[str]:

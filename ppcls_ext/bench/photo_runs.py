@@ -20,12 +20,12 @@ from ppcls_ext.runtime.exported import Exported
 from ppcls_ext.runtime.process import EngineFailed
 
 STREAM_BATCH = 8  # images at once, where the model takes any number
-STREAM_SECONDS = 0.5  # of a stream that is timed, at most; there are three for each number of threads
+STREAM_SECONDS = 0.5  # a timed stream takes no longer; there are three for each number of threads
 WARM_CALLS = 2  # no more calls to warm up: a photo of a phone takes a while
 LONG_SECONDS = 0.02  # a call that takes so long does not mind who has used the caches before
-LEAST_ROUNDS = 3  # of each process, however long a call takes
+LEAST_ROUNDS = 3  # each process has as many, however long a call takes
 
-PhotoSets = Mapping[str, Sequence[Path]]  # by their names
+PhotoSets = Mapping[str, Sequence[Path]]  # the photos of each set, by its name
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PhotoRun(Turns):
         self.shares: list[int] = []
         self.gists: list[np.ndarray] = []
         self.images_per_s: dict[int, float | None] = {}
-        self.seconds = 0.0  # of a call while it warmed up
+        self.seconds = 0.0  # a call took so long while it warmed up
 
     def begin(self, session: PhotoSession) -> None:
         """Go on in a process, which other sets of photos share; the first one also says how many calls a turn has."""

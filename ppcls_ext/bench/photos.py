@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 SIZES = ((500, 375), (4000, 3000))  # width, height: a picture of the web, and one of a phone
-EACH = 3  # so many photos of each size
+EACH = 3  # each size has so many photos
 QUALITY = 92  # JPEG quality, about what phones write
 CONTRAST = 45.0  # spread of the coarsest blobs: the standard deviation of their values
 DETAIL = 0.72  # blobs of half the size have this share of the contrast

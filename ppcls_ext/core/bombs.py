@@ -9,8 +9,8 @@ import numpy as np
 # Of a JPEG whose decoder reads all of them: each takes as long as the image is large, however short it is. Encoders
 # write about 10.
 MOST_SCANS = 100
-MOST_SEGMENTS = 10_000  # of a JPEG, up to its last scan
-MOST_CHUNKS = 200_000  # of a PNG; writers cut what is compressed into pieces of 8 KB and more
+MOST_SEGMENTS = 10_000  # a JPEG may have so many up to its last scan
+MOST_CHUNKS = 200_000  # a PNG may have so many; writers cut what is compressed into pieces of 8 KB and more
 # Of a PNG: libpng inflates up to 8 MB of each, in 40 ms, and OpenCV has no use for them.
 MOST_COMPRESSED_TEXTS = 50
 

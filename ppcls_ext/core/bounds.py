@@ -8,7 +8,7 @@ from typing import Any, get_args
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.text import shown
 
-MOST = 1e9  # of numbers that have no bound of their own
+MOST = 1e9  # bounds numbers that have no bound of their own
 MOST_CLASSES = 100_000  # the last layer of PP-LCNet has 128 million weights then
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 LARGEST_SIDE = 16_384  # pixels of an image that a network is given

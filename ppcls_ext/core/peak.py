@@ -19,7 +19,7 @@ PEAK_SECONDS = 0.3  # each product and each loop is measured this long
 # Lanes of a vector (SSE and NEON, AVX2, AVX-512): which is fastest depends on the processor. Two units of multiply-adds
 # that take 4 or 5 cycles each need 8 to 10 independent chains to be busy; 12 leave registers for the constants.
 LANES, CHAINS = (4, 8, 16), 12
-STEPS = 100_000  # of a loop between two looks at the clock: about 0.2 ms
+STEPS = 100_000  # a loop takes so many between two looks at the clock: about 0.2 ms
 
 COPIED_BYTES = 256 * 2**20  # far more than caches hold
 COPIES = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_JSON = 256 << 20  # bytes; reports and notes that this package writes have a few MB at most
-MOST_DIGITS = 18  # of an integer: it then fits every type that it may become
+MOST_DIGITS = 18  # an integer with no more fits every type that it may become
 
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}  # what else there is are devices
 

@@ -17,9 +17,9 @@ from ppcls_ext.core.images import BrokenImage, read_bytes
 from ppcls_ext.core.memory import free_memory
 from ppcls_ext.core.system import held_by_process
 
-Setting = bool | Literal["auto"]  # of `DataLoader.<split>.loader.cache`
+Setting = bool | Literal["auto"]  # what `DataLoader.<split>.loader.cache` may be
 
-SHARE = 0.5  # of the free memory that decoded images may take
+SHARE = 0.5  # decoded images may take this share of the free memory
 SIZED = 64  # images whose headers are read, to learn how large the set is
 MARGIN = 1.3  # of the memory that is set aside over what those headers make of the set; what is not used costs nothing
 

@@ -16,9 +16,9 @@ from typing import ClassVar
 from ppcls_ext.core.errors import nearest
 from ppcls_ext.core.registry import Registry
 
-DIVISOR = 8  # of every width: vector units work on so many channels
+DIVISOR = 8  # divides every width, since vector units work on so many channels
 ACTIVATIONS = ("hardswish", "relu", "relu6", "gelu")
-IDENTITY = "identity"  # of a convolution that no activation follows
+IDENTITY = "identity"  # what a convolution has that no activation follows
 SE_REDUCTION = 4
 
 

@@ -15,7 +15,7 @@ from ppcls_ext.models.block_kinds import IDENTITY
 from ppcls_ext.models.layers import ConvBNLayer
 
 STEM_WIDTH, LAST_WIDTH = 16, 2048
-LAYERS = 3  # of every block
+LAYERS = 3  # every block has so many
 
 
 class Stage(NamedTuple):

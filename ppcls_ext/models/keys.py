@@ -13,8 +13,8 @@ from ppcls_ext.core.bounds import number
 from ppcls_ext.core.registry import accepted_keys
 
 MOST_FORWARDED = 5  # factories that pass their arguments on to another
-LARGEST = 100_000.0  # of numbers among the arguments
-LARGEST_SCALE = 16.0  # of a network's width
+LARGEST = 100_000.0  # no number among the arguments may be larger
+LARGEST_SCALE = 16.0  # no network may be wider
 
 
 @functools.cache

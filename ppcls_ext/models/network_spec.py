@@ -35,7 +35,7 @@ STRIDES = (2, 1, 2, 2, 2, 2)  # of the stem and of the first block of each stage
 LARGEST_STRIDE = 32  # stride of the last map; where maps must lie on an image's grid, its sides are multiples of it
 STEM_KERNEL = 3
 IMAGE_CHANNELS = 3
-CLASSES = 1000  # of ImageNet, for counts that name no other number
+CLASSES = 1000  # ImageNet has so many; counts that name no other number are of these
 BATCH_NORM_WORK = 2  # multiply-adds of an element of a batch norm's output, as `models.counting.RULE` says
 
 Stages = tuple[tuple[BlockSpec, ...], ...]
@@ -245,7 +245,7 @@ def _stage_text(blocks: tuple[BlockSpec, ...]) -> str:
 _FIELDS = {"c": "width", "k": "kernel", "s": "start_kernel", "g": "groups", "e": "expansion"}
 _STEM = re.compile(r"stem(\d+)(?:-([a-z]+[0-9]?))??(?:-strides(\d+))?")
 _LAST = re.compile(r"last(\d+)(-norm)?(?:-drop(0(?:\.\d+)?))?")
-_MOST_BLOCKS = 100  # of one run: a slip of the finger must not build a network that fills the memory
+_MOST_BLOCKS = 100  # one run has no more: a slip of the finger must not fill the memory
 
 
 def parse_spec(text: str) -> NetworkSpec:

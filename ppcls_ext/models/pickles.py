@@ -21,7 +21,7 @@ MOST_ITEMS = 200_000  # on the stack at once, and in the memo
 MOST_DIMENSIONS = 32
 LONGEST_NAME = 1000  # characters of a key
 
-_CORES = ("numpy.core", "numpy._core")  # of NumPy 1 and 2
+_CORES = ("numpy.core", "numpy._core")  # NumPy 1 and 2 name it so
 _FUNCTIONS = {
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): "dtype",
@@ -246,7 +246,7 @@ def _finished(value: Any) -> Any:
 
 
 def _finished_item(value: Any) -> Any:
-    if isinstance(value, tuple):  # of a name and an array
+    if isinstance(value, tuple):  # it holds a name and an array
         return tuple(_finished(item) if isinstance(item, _Array) else item for item in value)
     return _finished(value) if isinstance(value, _Array) else value
 

@@ -159,7 +159,7 @@ def measure(
     left, expected, taken = [], 0.0, 0.0
     for index, part in enumerate(parts, start=1):
         begin = time.monotonic()
-        pace = taken / expected if expected else 1.0  # of this machine, by what was measured so far
+        pace = taken / expected if expected else 1.0  # this machine's, by what was measured so far
         if plan.minutes is not None and begin - started + pace * plan.seconds(part) > 60 * plan.minutes:
             left.append(part)  # a shorter one may still have time
             continue

@@ -31,7 +31,7 @@ from ppcls_ext.search.pareto import pareto_front
 RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"
 VARIANT = Variant("224x224", ("Export.batch=1",), rounds=30, seconds=2.0, warmup=10)
-MARKERS = {"plain": "o", "long": "s", "ssld": "^"}  # of the recipes in the figure
+MARKERS = {"plain": "o", "long": "s", "ssld": "^"}  # the figure marks each recipe by these
 
 
 @dataclass(frozen=True)

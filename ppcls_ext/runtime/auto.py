@@ -24,7 +24,7 @@ Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
 
 BUSY_CORES = 0.3  # used by other processes while engines were timed: engines suffer from that in different measure
-BUSY_SECONDS = 3600.0  # for which a choice that was made beside such processes is remembered
+BUSY_SECONDS = 3600.0  # a choice that was made beside such processes is remembered for so long
 
 
 def choose_fastest(

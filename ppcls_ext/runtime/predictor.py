@@ -23,7 +23,7 @@ from ppcls_ext.runtime.processing import Decode, Errors
 from ppcls_ext.upstream.glibc import keep_freed_memory
 
 MOST_DECODERS = 4  # threads; decoding of more images at once is bound by memory
-KEPT_BYTES = 2**28  # of freed memory that stays with the process: a few decoded photos of phones
+KEPT_BYTES = 2**28  # so much freed memory stays with the process: a few decoded photos of phones
 
 
 class Predictor(Pipeline):

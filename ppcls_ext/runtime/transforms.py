@@ -152,7 +152,7 @@ class CropImage:
         return image[top : top + height, left : left + width, :]
 
 
-LARGEST_STATISTIC = 1000  # of means, deviations and scales, as in training
+LARGEST_STATISTIC = 1000  # bounds means, deviations and scales, as in training
 ORDERS = ("chw", "hwc", "", None)
 
 

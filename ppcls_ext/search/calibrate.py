@@ -38,7 +38,7 @@ from ppcls_ext.search.space import Space
 
 GROUP = 9  # networks that take turns together, beside the anchor: their processes must fit into memory
 FITTED, UNSEEN = 40, 50  # networks to fit and to judge; of those to fit, some are the paper's
-PROBE_WEIGHT = 0.25  # of a probe in the fit: users ask for whole networks
+PROBE_WEIGHT = 0.25  # a probe counts less in the fit, since users ask for whole networks
 ANCHOR = LCNetSpec(scale=0.5).network()  # takes turns with every group, so that all groups are of one machine's state
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]

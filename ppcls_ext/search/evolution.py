@@ -22,10 +22,10 @@ from ppcls_ext.search.space import Space
 from ppcls_ext.training.interrupts import Interrupt, Stopped
 
 EVOLVE = 1_302  # the stream of random numbers
-LEAST_SHARE = 0.6  # of the bound: a network that is faster than this belongs to another search
-PARENTS = 0.25  # of all networks so far, beside those of the front
-MOST_STEPS = 3  # of a mutation
-TRIES = 200  # for each child that is wanted, before a generation makes do with fewer
+LEAST_SHARE = 0.6  # a network that is faster than this share of the bound belongs to another search
+PARENTS = 0.25  # this share of all networks so far may have children, and those of the front
+MOST_STEPS = 3  # a mutation takes one to so many
+TRIES = 200  # so many are made for each child, before a generation makes do with fewer
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.trainer import train_task
 
-Ranks = dict[str, tuple[float, float]]  # of each score its correlation, and p
+Ranks = dict[str, tuple[float, float]]  # the correlation of each score, and its p
 Accuracy = Literal["supernet", "short", "scores"]
 ACCURACIES: tuple[Accuracy, ...] = get_args(Accuracy)
 

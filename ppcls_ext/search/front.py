@@ -25,7 +25,7 @@ from ppcls_ext.search.figures import STYLE, svg_text
 from ppcls_ext.search.latency import CLOSE
 
 MOST_MEASURED = 9  # networks of a front; of a longer one those spread over it, and always the last
-WITHIN = 1.02  # of the bound: what a measurement may be off itself
+WITHIN = 1.02  # times the bound still meet it, since a measurement is off by as much
 MEASURING = Settings(rounds=30, processes=3, seconds=2.0, warmup=10, iterations=None)
 
 

@@ -13,7 +13,7 @@ from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.seeding import derive
 from ppcls_ext.tasks.task import Task
 
-SHARE = 0.2  # of the training images of each class
+SHARE = 0.2  # so many of the training images of each class are held out
 LEAST = 50  # images to judge by; of fewer, a network more right than another is chance
 HELD_OUT = 1_301  # the stream of random numbers
 

@@ -13,8 +13,8 @@ from paddle.nn import functional
 from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.tasks.task import Task
 
-NORM_IMAGES = 256  # from which the batch norms of a network that was cut out take their statistics
-JUDGED_IMAGES = 2000  # at most: they are kept in memory, and every network sees all of them
+NORM_IMAGES = 256  # the batch norms of a network that was cut out take their statistics from these
+JUDGED_IMAGES = 2000  # no more are used: they are kept in memory, and every network sees all of them
 
 
 class Quality(NamedTuple):

@@ -20,12 +20,12 @@ from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target
 from ppcls_ext.search.space import Space, with_width
 
-FORMAT = 1  # of the file
+FORMAT = 1  # a file of another one cannot be read
 
 # What a measured network is for: to see what one block costs, to fit, or to judge the fit.
 Use = Literal["probe", "network", "unseen"]
 
-REPEATS = 6  # of a block in its probe: enough to stand out from the rest of the network
+REPEATS = 6  # a probe repeats its block so often that it stands out from the rest of the network
 PROBE_SIZE = 224
 ACT_NAMES = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "H-Swish", "gelu": "GELU"}
 DRAWN = 12  # times as many networks are drawn as are taken, so that the small ones are among them

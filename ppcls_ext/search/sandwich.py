@@ -30,7 +30,7 @@ from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.task import Task
 
-RANDOM_NETWORKS = 2  # of a step, beside the largest and the smallest
+RANDOM_NETWORKS = 2  # each step trains so many beside the largest and the smallest
 LARGEST_DRAW = 2**31 - 1
 
 

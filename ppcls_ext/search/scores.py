@@ -16,7 +16,7 @@ from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.network_spec import IMAGE_CHANNELS, LARGEST_STRIDE, NetworkSpec
 
 SCORED_IMAGES = 16
-DISTURBANCE = 0.01  # of inputs, for the Zen score
+DISTURBANCE = 0.01  # the Zen score changes inputs by noise of this deviation
 
 
 def zen_score(network: PPLCNet, images: paddle.Tensor) -> float:

@@ -17,7 +17,7 @@ from ppcls_ext.models.spec import BASE_LAST_WIDTH, BASE_STEM_WIDTH, BLOCKS, SCAL
 
 BASE_WIDTHS = tuple(next(b.width for b in BLOCKS if b.stage == stage) for stage in STAGES)
 BASE_DEPTHS = tuple(sum(b.stage == stage for b in BLOCKS) for stage in STAGES)
-WEIGHED_WIDTH = 64  # of blocks that are compared by their weights
+WEIGHED_WIDTH = 64  # blocks are compared by the weights that they have at this width
 INPUT_SIZES = (128, 160, 192, 224, 256, 288)
 
 

@@ -24,7 +24,7 @@ LARGE = 2**16  # bytes
 # In a JSON body. A file is one value; so many numbers are an image of 590 x 590. Python holds its lock while it makes
 # them, and every other request waits: 0.4 s at most.
 MOST_VALUES = 2**20
-MOST_FIELDS = 100  # of a form, beside its files
+MOST_FIELDS = 100  # a form may have so many beside its files
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # as RFC 2046 has it
 JPEG_HINT = "send an image with its type, such as -H 'Content-Type: image/jpeg'"
 

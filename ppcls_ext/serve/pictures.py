@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.serve.limits import MEGABYTE, Refusal, busy
 
-MOST_BYTES = 256 * MEGABYTE  # of pictures that clients have not taken yet
+MOST_BYTES = 256 * MEGABYTE  # pictures that clients have not taken yet may have so many together
 PART = 2**18  # bytes that are handed to a connection at once
 
 

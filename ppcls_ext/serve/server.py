@@ -35,7 +35,7 @@ from ppcls_ext.serve.model import GREY, Model
 from ppcls_ext.serve.options import Options
 
 MOST_CONNECTIONS = 1024
-OTHER_FILES = 256  # that are open beside connections: those of models, libraries, the log
+OTHER_FILES = 256  # so many may be open beside connections: those of models, libraries, the log
 LARGEST_HEAD = 2**14  # bytes of a request's line and headers
 KEEP_ALIVE_S = 30  # between two requests of a connection
 

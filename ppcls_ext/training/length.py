@@ -13,7 +13,7 @@ MOST_LENGTHENING = (
     10  # times its epochs, at most, that a run on a small set is: each image is seen that much more often
 )
 FIRST_STEPS = 3  # whose time says little: kernels are compiled, workers start, memory is fetched
-MEASURED_STEPS = 20  # from which the time of the rest is told
+MEASURED_STEPS = 20  # the time of the rest is told from these
 MEASURED_SECONDS = 10.0  # likewise, whichever comes later
 
 

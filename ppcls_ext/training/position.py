@@ -35,7 +35,7 @@ class Position:
         Raises:
             UserError: values of other types, or that do not go together.
         """
-        default = asdict(cls())  # for what states of earlier versions do not have
+        default = asdict(cls())  # states of earlier versions do not have all values
         if not isinstance(values, Mapping) or not set(values) <= set(default):
             raise UserError("its position has other entries than a run's")
         values = {**default, **values}

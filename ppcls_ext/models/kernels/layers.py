@@ -53,7 +53,7 @@ def _replacement(layer: nn.Layer) -> type[nn.Layer] | None:
 
 
 def _is_ours(*tensors: Tensor) -> bool:
-    if not paddle.in_dynamic_mode() or paddle.get_device() != "cpu":  # where new tensors lie
+    if not paddle.in_dynamic_mode() or paddle.get_device() != "cpu":  # new tensors lie on this device
         return False
     return all(tensor.dtype == paddle.float32 and tensor.place.is_cpu_place() for tensor in tensors)
 

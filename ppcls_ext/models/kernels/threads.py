@@ -23,7 +23,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 PARTS_PER_THREAD = 8  # so that a thread that another process holds up leaves its share to the others
-LEAST_BYTES = 2**19  # of a part of the first array: each part is a call that holds the interpreter's lock for a while
+LEAST_BYTES = 2**19  # parts of the first array are no smaller, since each is a call that holds the interpreter's lock
 
 _paddles_threads = cache(kernel_threads)  # they stay what they were when Paddle was imported
 
