@@ -199,6 +199,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _saved(earlier: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
-    """Whether the state that a run was resumed from has what an event tells of."""
+    """Whether the state that a run was resumed from has what an event tells of; its end is told again."""
+    if earlier["event"] == "end":
+        return False
     evaluated = earlier["epoch"] if earlier["event"] == "eval" else 0
     return bool(earlier["step"] <= resume["step"] and evaluated <= resume["epoch"])

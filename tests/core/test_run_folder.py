@@ -39,6 +39,11 @@ def test_an_evaluation_that_is_made_again_counts_once(tmp_path: Path) -> None:
     assert read_log(file) == [train(2), resume, evaluated(1, 2)]
 
 
+def test_a_run_that_is_resumed_after_its_end_has_one_end(tmp_path: Path) -> None:
+    resume, end = {"event": "resume", "epoch": 1, "step": 2}, {"event": "end", "step": 2}
+    assert read_log(written(tmp_path, train(2), end, resume, end)) == [train(2), resume, end]
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read_log(written(tmp_path, train(1), after='{"event": "tra')) == [train(1)]
 
