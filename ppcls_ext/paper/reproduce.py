@@ -292,12 +292,15 @@ def begun_document(plan: Plan) -> dict[str, Any]:
         raise UserError(
             f"{plan.out / RAW}: it was measured under other conditions ({', '.join(changed)}); give another --out"
         )
+    kept = [b for b in old["benchmarks"] if is_kept(b, plan, old["networks"])]
+    if "second" in old and all("report" not in b or b in kept for b in old["benchmarks"]):  # its ratios still hold
+        now["second"] = old["second"]
     return now | {
         "tables": sorted({*old["tables"], *plan.tables}),
         "engines": list(dict.fromkeys([*old["engines"], *plan.engines])),
         "runs": now["runs"] or old["runs"],
         "networks": old["networks"],
-        "benchmarks": [b for b in old["benchmarks"] if is_kept(b, plan, old["networks"])],
+        "benchmarks": kept,
     }
 
 

@@ -324,6 +324,8 @@ def test_a_second_run_is_compared_by_its_ratios(tmp_path: Path, capsys: pytest.C
     compare(first, written(tmp_path / "far", document_of(ratio=1.8)))
     assert "0 of 2 ratios agree within 5%, the others are up to 10.0% apart" in capsys.readouterr().err
     assert "2.000 and 1.800" in (first / "reproduce.md").read_text()
+    assert len(begun_document(plan_of(first, tmp_path, resume=True))["second"]["ratios"]) == 2
+    assert "second" not in begun_document(plan_of(first, tmp_path, resume=True, processes=1))  # made again
     with pytest.raises(UserError, match=r"it has no ratio that .* has, too"):
         compare(first, written(tmp_path / "other", document_of("native")))
 
