@@ -27,7 +27,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _is_report(content: Any) -> bool:
-    """Whether `compare` finds what it reads of a report."""
+    """Whether `compare_reports` finds what it reads of a report."""
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in CONDITIONS):
         return False
     results = content.get("results")

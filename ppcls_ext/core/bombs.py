@@ -35,35 +35,35 @@ def why_endless(data: np.ndarray) -> str | None:
 
 
 def _has_many_scans(data: memoryview) -> bool:
-    place, scans, components, sequential = 2, 0, 0, False
+    offset, scans, components, sequential = 2, 0, 0, False
     for _ in range(MOST_SEGMENTS):
-        found = _MARKER.search(data, place)
+        found = _MARKER.search(data, offset)
         if found is None or found.end() + 8 > len(data):  # cut short
             return False
-        place, kind = found.end(), data[found.end() - 1]
+        offset, kind = found.end(), data[found.end() - 1]
         if kind == _END:
             return False
         if kind in _WITHOUT_LENGTH:
             continue
         if 0xC0 <= kind <= 0xCF and kind not in _NO_FRAMES:
-            sequential, components = kind in _SEQUENTIAL, data[place + 7]
+            sequential, components = kind in _SEQUENTIAL, data[offset + 7]
         elif kind == _START_OF_SCAN:
-            if scans == 0 and sequential and data[place + 2] >= components:
+            if scans == 0 and sequential and data[offset + 2] >= components:
                 return False
             scans += 1
             if scans > MOST_SCANS:
                 return True
-        place += int.from_bytes(data[place : place + 2], "big")
+        offset += int.from_bytes(data[offset : offset + 2], "big")
     return True
 
 
 def _has_many_texts(data: memoryview) -> bool:
-    place, texts = 8, 0
+    offset, texts = 8, 0
     for _ in range(MOST_CHUNKS):
-        if place + 12 > len(data):
+        if offset + 12 > len(data):
             return False
-        texts += bytes(data[place + 4 : place + 8]) in (b"zTXt", b"iTXt")
+        texts += bytes(data[offset + 4 : offset + 8]) in (b"zTXt", b"iTXt")
         if texts > MOST_COMPRESSED_TEXTS:
             return True
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
     return False

@@ -29,9 +29,9 @@ def groups_above(controller: str, membership: Path = MEMBERSHIP, groups: Path = 
         root, version = (groups / controller, 1) if controllers else (groups, 2)
         # A limit further up holds as well. A container may see its own group at the root, under another path.
         folder = root / path.lstrip("/")
-        for place in [folder, *folder.parents]:
-            yield Group(place, version)
-            if place == root:
+        for above in [folder, *folder.parents]:
+            yield Group(above, version)
+            if above == root:
                 break
 
 

@@ -90,11 +90,11 @@ def _tiff(data: memoryview) -> tuple[int, int] | None:
     (first,) = struct.unpack_from(f"{order}I", data, 4)
     (entries,) = struct.unpack_from(f"{order}H", data, first)
     found: dict[int, int] = {}
-    for place in range(first + 2, first + 2 + 12 * entries, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", data, place)
+    for offset in range(first + 2, first + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", data, offset)
         # Width and height, as 16 or 32 bits; where a tag is there twice, libtiff takes the first.
         if tag in (256, 257) and tag not in found:
-            found[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, place + 8)[0]
+            found[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, offset + 8)[0]
     return (found[256], found[257]) if len(found) == 2 else None
 
 

@@ -30,7 +30,7 @@ MEASURING = Settings(rounds=30, processes=3, seconds=2.0, warmup=10, iterations=
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredNetwork:
     """A network of the front, or one that it is compared with.
 
     Attributes:
@@ -66,9 +66,9 @@ class Front:
     """
 
     bound: float
-    rows: Sequence[Row]
-    others: Sequence[Row]
-    chosen: Row
+    rows: Sequence[MeasuredNetwork]
+    others: Sequence[MeasuredNetwork]
+    chosen: MeasuredNetwork
     conditions: Sequence[str]
     by_score: bool = False
 
@@ -77,7 +77,7 @@ class Front:
         """How many times as long as predicted all networks took, in the median: the state that the machine was in."""
         return float(np.median([row.measured / row.predicted for row in (*self.rows, *self.others)]))
 
-    def off(self, row: Row) -> float:
+    def off(self, row: MeasuredNetwork) -> float:
         """By which share of the measured latency the prediction was off, at the pace of this machine."""
         return self.pace * row.predicted / row.measured - 1
 
@@ -155,7 +155,9 @@ def measured_front(
         judged, count = known.get(spec.text), spec.count(measuring.class_num)
         expected, top1 = (None, None) if judged is None else (judged.expected, judged.top1)
         ms, low, high = found[name]
-        rows.append(Row(name, spec.text, latency(spec), ms, low, high, expected, top1, count.params, count.flops))
+        rows.append(
+            MeasuredNetwork(name, spec.text, latency(spec), ms, low, high, expected, top1, count.params, count.flops)
+        )
     rows.sort(key=lambda row: row.measured)
     archs = {candidate.arch for candidate in of_front}
     front, others = [row for row in rows if row.arch in archs], [row for row in rows if row.arch not in archs]

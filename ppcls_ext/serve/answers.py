@@ -54,10 +54,10 @@ def guarded(endpoint: Endpoint, log: Log) -> Endpoint:
         except ClientDisconnect:
             return Response(status_code=GONE)
         except Exception as error:  # a defect of ours: the client learns no details, the log does
-            place = error.__traceback__
-            while place is not None and place.tb_next is not None:
-                place = place.tb_next
-            where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            where = "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
             log("defect", kind=type(error).__name__, text=" ".join(str(error).split())[:300], where=where)
             return refused(Refusal(500, "the service failed; its log says why"))
 

@@ -58,11 +58,11 @@ class Service:
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.ready),
         ]
-        for place in (v2, f"{v2}/versions/{{version}}"):
+        for prefix in (v2, f"{v2}/versions/{{version}}"):
             routes += [
-                ("GET", place, self.about_model),
-                ("GET", f"{place}/ready", self.model_ready),
-                ("POST", f"{place}/infer", self.infer),
+                ("GET", prefix, self.about_model),
+                ("GET", f"{prefix}/ready", self.model_ready),
+                ("POST", f"{prefix}/infer", self.infer),
             ]
         starlette = Starlette(
             routes=[Route(path, guarded(endpoint, self.log), methods=[method]) for method, path, endpoint in routes],

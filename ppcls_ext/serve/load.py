@@ -105,16 +105,16 @@ class _Shared:
 
     def request(self, body: bytes, kind: str = "application/octet-stream") -> bytes:
         """The bytes of a request."""
-        place = urlsplit(self.address)
-        head = f"POST {place.path.rstrip('/') or '/predict'}{'?' * bool(place.query)}{place.query} HTTP/1.1\r\n"
-        head += f"Host: {place.netloc}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        url = urlsplit(self.address)
+        head = f"POST {url.path.rstrip('/') or '/predict'}{'?' * bool(url.query)}{url.query} HTTP/1.1\r\n"
+        head += f"Host: {url.netloc}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         head += "" if self.token is None else f"Authorization: Bearer {self.token}\r\n"
         return head.encode() + b"\r\n" + body
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A new connection."""
-        place = urlsplit(self.address)
-        return await asyncio.open_connection(place.hostname, place.port or 80)
+        url = urlsplit(self.address)
+        return await asyncio.open_connection(url.hostname, url.port or 80)
 
 
 async def _client(shared: _Shared, number: int) -> None:

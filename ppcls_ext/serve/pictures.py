@@ -73,9 +73,9 @@ class _Held(Response):
         """Send it; each part waits until the client has taken the one before."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for place in range(0, self._size, PART):
-                more = place + PART < self._size
-                await send({"type": "http.response.body", "body": self.body[place : place + PART], "more_body": more})
+            for start in range(0, self._size, PART):
+                more = start + PART < self._size
+                await send({"type": "http.response.body", "body": self.body[start : start + PART], "more_body": more})
         finally:
             self._pictures.let_go(self._size)
 

@@ -178,16 +178,16 @@ def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[Image]
 
 def _split(data: memoryview) -> list[bytes]:
     """Elements of a binary BYTES tensor: each has its length before it, 4 bytes, the lowest first."""
-    elements, place = [], 0
-    while place < len(data):
-        if place + 4 > len(data):
+    elements, offset = [], 0
+    while offset < len(data):
+        if offset + 4 > len(data):
             raise Refusal(400, "input image: its last element is cut short")
-        (size,) = struct.unpack_from("<I", data, place)
-        place += 4
-        if size > len(data) - place:
+        (size,) = struct.unpack_from("<I", data, offset)
+        offset += 4
+        if size > len(data) - offset:
             raise Refusal(400, "input image: an element is longer than the data")
-        elements.append(bytes(data[place : place + size]))
-        place += size
+        elements.append(bytes(data[offset : offset + size]))
+        offset += size
     return elements
 
 

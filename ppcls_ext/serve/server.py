@@ -110,8 +110,8 @@ def model_names(folders: Sequence[str]) -> dict[str, Path]:
         name, separator, rest = text.partition("=")
         folder = Path(rest if separator and not Path(text).is_dir() else text)
         if not separator or Path(text).is_dir():
-            place = folder.resolve()
-            name = place.parent.name if place.name == "inference" else place.name
+            path = folder.resolve()
+            name = path.parent.name if path.name == "inference" else path.name
         if not _NAME.fullmatch(name):
             raise UserError(f"model {text}: '{name}' cannot be a name in an address; give NAME=FOLDER")
         if name in found:
