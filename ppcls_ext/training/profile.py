@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
@@ -241,7 +242,7 @@ def _row(name: str, cost: Cost, found: Profile) -> Row:
         _share(cost, found),
         f"{cost.bytes / cost.seconds / 1e9:.1f}" if cost.bytes else "",
         f"{cost.flops / cost.seconds / 1e9:.1f}" if cost.flops else "",
-        "" if limit != limit else f"{limit:.0%}",
+        "" if math.isnan(limit) else f"{limit:.0%}",
     )
 
 
