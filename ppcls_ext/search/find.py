@@ -22,7 +22,7 @@ from ppcls_ext.search.bound import bounded_space, space_around
 from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import Candidate, Evolution
 from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
-from ppcls_ext.search.held_out import check_task, hold_out
+from ppcls_ext.search.held_out import check_task, check_unseen, hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.sandwich import SandwichTask
@@ -117,6 +117,8 @@ class Search:
         else:
             self.space, self.scale = _space_of(wish.supernet, named, size)
         overrides = hold_out(self.user_task, wish.out)
+        if wish.supernet is not None:
+            check_unseen(wish.supernet, wish.out)
         self.file = wish.out / "supernet.yaml"
         self._write_config(load_config(wish.config, [*wish.overrides, *overrides, *self._length()]))
         self.task = make_task(load_config(self.file))

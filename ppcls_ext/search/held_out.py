@@ -10,7 +10,9 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_text
 from ppcls_ext.core.seeding import derive
+from ppcls_ext.data.lists import LARGEST_FILE
 from ppcls_ext.tasks.task import Task
 
 SHARE = 0.2  # so many of the training images of each class are held out
@@ -64,6 +66,21 @@ def hold_out(task: Task, folder: Path) -> list[str]:
             f"{where}.delimiter=null",
         ]
     return given
+
+
+def check_unseen(supernet: Path, folder: Path) -> None:
+    """Raise UserError where the supernet in one search's folder was trained on images that another's would judge by."""
+    file = supernet / "train_list.txt"
+    try:
+        trained = set(read_text(file, LARGEST_FILE).splitlines())
+    except Unreadable as error:
+        raise UserError(f"--supernet {supernet}: {file.name}: {error}; give the folder of a search") from error
+    judged_by = set(read_text(folder / "eval_list.txt", LARGEST_FILE).splitlines())
+    if trained & judged_by:
+        raise UserError(
+            f"--supernet {supernet}: it was trained on {len(trained & judged_by)} of the images that this search would "
+            "judge by; give the data and the Global.seed of that search"
+        )
 
 
 def _held(labels: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:

@@ -166,6 +166,18 @@ def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wi
     assert fit.class_names == judged.class_names == task.data.train_split.class_names
 
 
+def test_a_supernet_judges_no_images_that_it_has_seen(wish: Wish, tmp_path: Path) -> None:
+    task = make_task(load_config(wish.config, wish.overrides))
+    other = make_task(load_config(wish.config, [*wish.overrides, "Global.seed=1"]))
+    for folder, of in (("one", task), ("same", task), ("other", other)):
+        hold_out(of, tmp_path / folder)
+    held_out.check_unseen(tmp_path / "one", tmp_path / "same")
+    with pytest.raises(UserError, match=r"trained on \d+ of the images that this search would judge by; give the data"):
+        held_out.check_unseen(tmp_path / "one", tmp_path / "other")
+    with pytest.raises(UserError, match=r"nowhere: train_list.txt: No such file or directory; give the folder"):
+        held_out.check_unseen(Path("nowhere"), tmp_path / "one")
+
+
 def test_too_few_images_are_one_line(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "LEAST", 50)
     with pytest.raises(UserError, match="90 images are too few for a search, which holds out 20% of each class"):
