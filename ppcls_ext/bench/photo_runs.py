@@ -14,7 +14,7 @@ from ppcls_ext.bench.end_to_end_worker import PADDLECLAS, PREDICTOR, SCRIPT
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.turns import DISCARDED, LEAST_CALLS, TimedProcess, Turns, failing, take_turns
 from ppcls_ext.core.device import usable_cores
-from ppcls_ext.core.display import bar
+from ppcls_ext.core.display import bar, say
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.exported import Exported
 from ppcls_ext.runtime.process import EngineFailed
@@ -104,7 +104,8 @@ class PhotoRun(Turns):
         seconds = min(STREAM_SECONDS, self.settings.seconds / 10)
         try:
             rates = [session("stream", files=self.files, batch=batch, seconds=seconds) for _ in range(3)]
-        except EngineFailed:  # its calls have failed too, and its row says why
+        except EngineFailed as failed:  # calls may work where batches do not, so the row has only no figure
+            say(f"{self.name}: streams of batch {batch} on {threads} threads failed: {failed}")
             return
         self.images_per_s[threads] = float(np.median(rates))
 

@@ -41,9 +41,8 @@ class Contender:
     def turn(self, steps: int) -> list[float]:
         """Seconds of so many steps, in the process of this contender. Raises UserError if it has died."""
         if self.process is None:
-            source = Path(
-                training_worker.__file__
-            ).read_text()  # its text is handed over, since Python would look for modules beside a file
+            # Its text is handed over, since Python would look for modules beside a file.
+            source = Path(training_worker.__file__).read_text()
             command = [self.python, "-c", source, json.dumps(self.settings)]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]

@@ -28,7 +28,7 @@ def why_endless(data: np.ndarray) -> str | None:
         data: the file's content, uint8 [n].
     """
     if data[:2].tobytes() == b"\xff\xd8" and _has_many_scans(data.data):
-        return f"a JPEG of more than {MOST_SCANS} scans"
+        return f"a JPEG of more than {MOST_SCANS} scans, or {MOST_SEGMENTS} segments"
     if data[:4].tobytes() == b"\x89PNG" and _has_many_texts(data.data):
         return f"a PNG of more than {MOST_COMPRESSED_TEXTS} compressed texts"
     return None

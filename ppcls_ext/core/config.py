@@ -77,8 +77,9 @@ def parse(kind: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         if first["type"] == "missing":
             raise UserError(f"{at}: this key is missing") from error
         hint = "; write it as a list, such as [a, b]" if first["type"] in ("tuple_type", "list_type") else ""
+        fault = first["msg"].removeprefix("Value error, ")  # which pydantic puts before the words of a ValueError
         got = shown(first["input"])
-        raise UserError(f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}, got {got}{hint}") from error
+        raise UserError(f"{at}: {fault[0].lower()}{fault[1:]}, got {got}{hint}") from error
 
 
 def _not_zero(value: int) -> int:

@@ -52,11 +52,8 @@ class Watch:
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
         stolen = getattr(times, "steal", 0.0)
-        return (
-            time.monotonic(),
-            sum(times[:8]) - idle - stolen,
-            stolen,
-        )  # beyond 8: guests, part of user
+        busy = sum(times[:8]) - idle - stolen  # guests follow, which these include
+        return time.monotonic(), busy, stolen
 
     def interval(self, ours: float) -> Interval:
         """How busy the machine was with other things since this watch was made.

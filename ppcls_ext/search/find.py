@@ -14,6 +14,7 @@ from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.text import SHOWN, one_line
+from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.models.weights import load_into, read_weights, save_weights
@@ -142,7 +143,7 @@ class Search:
         """The config of the supernet, or of short trainings; a scale of PP-LCNet stands in it for the networks."""
         config.pop("Expect", None)
         near = LCNetSpec(scale=self.scale).network()
-        config["Arch"] = {"name": "LCNetSearched", "arch": near.text, "class_num": self.class_num}
+        config["Arch"] = {"name": SEARCHED, "arch": near.text, "class_num": self.class_num}
         interval = max(1, config.global_section.epochs // EVALUATIONS)
         config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False, eval_interval=interval)
         if self.wish.accuracy != "supernet":  # every network has other shapes

@@ -80,7 +80,7 @@ def _draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title:
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if count <= SHOWN_CLASSES:
         shown = [one_line(name, LONGEST_NAME) for name in names]
-        # A $ in a name starts no formula.
+        # Without parse_math, a $ in a name starts no formula.
         axes.set_xticks(range(count), shown, rotation=45, ha="right", parse_math=False)
         axes.set_yticks(range(count), shown, parse_math=False)
     if count <= COUNTED_CLASSES:

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from ppcls_ext.bench.end_to_end import _engines_of
-from ppcls_ext.bench.photo_runs import photo_subjects
+from ppcls_ext.bench.end_to_end_worker import PREDICTOR
+from ppcls_ext.bench.photo_runs import PhotoRun, PhotoSubject, photo_subjects
 from ppcls_ext.bench.photos import draw_photo
 from ppcls_ext.bench.scripts import agreement
+from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.runtime.process import EngineFailed
 
 Fails = Callable[..., str]
 
@@ -64,6 +67,17 @@ def test_subjects_are_what_the_folder_and_the_machine_allow(exported: Path) -> N
 )
 def test_flags_that_do_not_fit_are_one_line(exported: Path, fails: Fails, given: list[str], clue: str) -> None:
     assert clue in fails("benchmark", "-m", exported, *given)
+
+
+def test_a_stream_that_fails_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def dies(command: str, **_: object) -> float:
+        raise EngineFailed("crashed with SIGSEGV")
+
+    run = PhotoRun(PhotoSubject(PREDICTOR, Path("model"), "onednn", "exact"), [], Settings())
+    run.stream(dies, 2, 8)  # type: ignore[arg-type]
+    assert (run.images_per_s, run.failure) == ({}, None)
+    expected = "Predictor, onednn, exact: streams of batch 8 on 2 threads failed: crashed with SIGSEGV"
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_photos_are_as_hard_to_decode_as_those_of_cameras() -> None:

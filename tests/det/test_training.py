@@ -141,7 +141,8 @@ def test_coco_results_score_as_the_evaluation_did(run: RunFolder, data: Path, tm
     reference.accumulate()
     reference.summarize()
     written = json.loads((run.eval / "metrics.json").read_text())
-    assert written["AP"] == pytest.approx(reference.stats[0], abs=2e-3)  # boxes are rounded to 0.01 px
+    # Boxes are rounded to 0.01 px, which may take one over one of ten IoU thresholds: a tenth of one of 24 objects.
+    assert written["AP"] == pytest.approx(reference.stats[0], abs=5e-3)
 
 
 def test_resume_equals_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:

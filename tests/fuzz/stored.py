@@ -183,9 +183,11 @@ def reproduced(content: bytes) -> None:
         compare_runs(read_raw(written(f"paper/{RAW}", content).parent), PAPER)
 
 
-LOG = [{"event": "train", "step": 1}, {"event": "resume", "step": 1}, {"event": "eval", "step": 2, "top1": 0.5}]
-
-
+LOG = [
+    {"event": "train", "epoch": 1, "step": 1},
+    {"event": "eval", "epoch": 1, "step": 1, "top1": 0.5},
+    {"event": "resume", "epoch": 1, "step": 1},
+]
 WHOLE_LOG = "\n".join(map(json.dumps, LOG)).encode()
 
 

@@ -111,7 +111,7 @@ def test_what_was_accepted_is_answered_though_the_core_is_busy(
 def test_a_request_whose_body_comes_while_it_drains_is_answered(
     service: tuple[subprocess.Popen[str], str],
 ) -> None:
-    """Slow: it starts processes. The health is answered after the head before it is read."""
+    """Slow: it starts processes. Once the health is answered, the head that was sent before has been read."""
     server, url = service
 
     def slow_body() -> Iterator[bytes]:

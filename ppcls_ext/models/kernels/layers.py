@@ -69,7 +69,7 @@ class _Fused(nn.Layer):  # type: ignore[misc]
         conv, norm, act = _parts(self)
         hooked = any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in (conv, norm, act) if layer)
         code = NO_ACTIVATION if act is None else activation_code(act)
-        ready = isinstance(norm, FastBatchNorm2D) and code is not None
+        ready = isinstance(conv, nn.Conv2D) and isinstance(norm, FastBatchNorm2D) and code is not None
         if hooked or not ready or not _is_ours(x, conv.weight, norm.weight):
             # Not by the layer's own forward, which Paddle's tracing does not find from here.
             out = conv(x) if norm is None else norm(conv(x))
