@@ -245,7 +245,7 @@ def render(out: Path) -> None:
     write_reports(out, read_raw(out))
 
 
-def compare(out: Path, other: Path) -> None:
+def add_second_run(out: Path, other: Path) -> None:
     """Put beside the ratios in `out` those of the second run in `other`, and write the reports again.
 
     Raises:

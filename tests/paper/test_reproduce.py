@@ -25,8 +25,8 @@ from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.reproduce import (
     QUICK,
     Plan,
+    add_second_run,
     begun_document,
-    compare,
     formats_for,
     networks_of,
     render,
@@ -329,15 +329,15 @@ def test_two_do_not_write_one_report(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_here")
 def test_a_second_run_is_compared_by_its_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = written(tmp_path / "first", document_of(ratio=2.0))
-    compare(first, written(tmp_path / "near", document_of(ratio=1.92)))
+    add_second_run(first, written(tmp_path / "near", document_of(ratio=1.92)))
     assert "all 2 ratios agree within 5%" in capsys.readouterr().err
-    compare(first, written(tmp_path / "far", document_of(ratio=1.8)))
+    add_second_run(first, written(tmp_path / "far", document_of(ratio=1.8)))
     assert "0 of 2 ratios agree within 5%, the others are up to 10.0% apart" in capsys.readouterr().err
     assert "2.000 and 1.800" in (first / "reproduce.md").read_text()
     assert len(begun_document(plan_of(first, tmp_path, resume=True))["second"]["ratios"]) == 2
     assert "second" not in begun_document(plan_of(first, tmp_path, resume=True, processes=1))  # made again
     with pytest.raises(UserError, match=r"it has no ratio that .* has, too"):
-        compare(first, written(tmp_path / "other", document_of("native")))
+        add_second_run(first, written(tmp_path / "other", document_of("native")))
 
 
 FOREIGN = {
