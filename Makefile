@@ -9,6 +9,9 @@ PIP := -m pip --disable-pip-version-check -qq
 DEPS := $(VENV)/.lock-installed
 READY := $(VENV)/.ready
 
+# A worker that has nothing left to do takes tests of the others; tests/conftest.py says how many there are.
+WORKERS := -n auto --dist worksteal
+
 # Sets $$py to a Python that fits: $(PYTHON), or, where nobody named one, whichever the PATH has.
 CANDIDATES := $(if $(filter file,$(origin PYTHON)),$(PYTHON) python3.12 python3.11 python3.10,$(PYTHON))
 PICK_PYTHON = py=; for p in $(CANDIDATES); do \
@@ -40,8 +43,8 @@ demo-all: $(READY) ## the three demos, one after the other
 demo-serve: $(READY) ## the classification demo's model over HTTP (after `make demo`)
 	@$(BIN)/python -m ppcls_ext.demo.serving
 
-test: lint ## lint, types and all tests (ARGS="-k name" is given to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: lint ## lint, types and all tests, one on each core (ARGS="-k name" is given to pytest)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-fast: lint ## lint, types and the tests that neither train nor start a process
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -12,10 +12,19 @@ import pytest
 
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.cli.main import main
+from ppcls_ext.core.device import usable_cores
 from ppcls_ext.training.trainer import Trainer
 from tests.helpers.configs import config_of, overrides, write_config
 from tests.helpers.exports import classifier, detector, segmenter
 from tests.helpers.sets import write_set
+
+MOST_WORKERS = 4
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: a worker for each core that this process may use, each of which takes a gigabyte or two."""
+    return min(usable_cores(), MOST_WORKERS)
 
 
 @pytest.fixture(scope="session", autouse=True)

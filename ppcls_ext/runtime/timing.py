@@ -50,10 +50,13 @@ def ratio_interval(
     """
     logs = np.log(np.median(samples, 1) / np.median(first, 1))
     rng = np.random.default_rng(seed)
-    processes = np.split(logs, np.cumsum(shares or [len(logs)])[:-1])
-    means = []
-    for _ in range(RESAMPLES):
-        drawn = (processes[k] for k in rng.integers(0, len(processes), len(processes)))
-        means.append(np.concatenate([rng.choice(process, len(process)) for process in drawn]).mean())
+    if len(shares or ()) < 2:
+        means = rng.choice(logs, (RESAMPLES, len(logs))).mean(1)  # the draws of the loop below, a hundred times as fast
+    else:
+        means = np.empty(RESAMPLES)
+        processes = np.split(logs, np.cumsum(shares)[:-1])
+        for number in range(RESAMPLES):
+            drawn = (processes[k] for k in rng.integers(0, len(processes), len(processes)))
+            means[number] = np.concatenate([rng.choice(process, len(process)) for process in drawn]).mean()
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return {"ratio": float(np.exp(logs.mean())), "low": float(np.exp(low)), "high": float(np.exp(high))}
