@@ -35,7 +35,7 @@ from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.upstream.imports import quiet_import
 from ppcls_ext.upstream.onnx import paddle2onnx, quiet_converter
-from ppcls_ext.upstream.paddle import legacy_graph
+from ppcls_ext.upstream.paddle import legacy_graph, methods_converted_once
 
 OPSET = 17  # version of ONNX's operators: the newest that paddle2onnx 2.1 writes in full and every engine reads
 MOST_AT_ONCE = 4  # engines that are checked at the same time, each in a process of some hundred megabytes
@@ -81,10 +81,10 @@ def save_graph(deployment: Deployment, prefix: Path, model_format: str) -> None:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if model_format == "json":
         graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
-        with quiet_import():
+        with methods_converted_once(), quiet_import():
             paddle.jit.save(graph, str(prefix))
     else:
-        with legacy_graph(), quiet_import():
+        with legacy_graph(), methods_converted_once(), quiet_import():
             graph = paddle.jit.to_static(deployment.model, input_spec=spec, full_graph=True)
             paddle.jit.save(graph, str(prefix))
     graph.forward.rollback()  # else the model keeps this trace, and would not show norms that are folded later

@@ -194,6 +194,32 @@ def accumulator_names(optimizer: Any) -> set[str]:
 
 
 @contextlib.contextmanager
+def methods_converted_once() -> Iterator[None]:
+    """Inside, `paddle.jit.to_static` rewrites a method once, however many layers call it.
+
+    paddle 3.2.2 keeps what it has rewritten by bound methods (`FunctionCache` of `jit/dy2static/program_translator.py`),
+    which are gone after the call, so that it reads, rewrites and imports the same `forward` again for each of the blocks
+    of a network. Can go when it looks methods up by their function.
+    """
+    from paddle.jit.dy2static.program_translator import FunctionCache
+
+    convert = FunctionCache.convert_with_cache
+    known: dict[Any, Any] = {}
+
+    def once(self: Any, function: Any) -> Any:
+        key = getattr(function, "__func__", function)
+        if key not in known:
+            known[key] = convert(self, function)
+        return known[key]
+
+    FunctionCache.convert_with_cache = once
+    try:
+        yield
+    finally:
+        FunctionCache.convert_with_cache = convert
+
+
+@contextlib.contextmanager
 def legacy_graph() -> Iterator[None]:
     """`with legacy_graph(): paddle.jit.save(...)` writes the format before PIR (.pdmodel).
 
