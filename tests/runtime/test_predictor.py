@@ -118,14 +118,18 @@ def times():
         found[task] = int(fields[11]) + int(fields[12])
     return found
 
-engine = open_engine(sys.argv[2], Path(sys.argv[1]), int(sys.argv[3]))
+threads = int(sys.argv[3])
+engine = open_engine(sys.argv[2], Path(sys.argv[1]), threads)
 inputs = [np.zeros((128, 3, 48, 48), np.float32)]
 engine(inputs)
-before, spent = times(), {}
-while sum(spent.values()) < 100:  # ticks of the clock, 1 s
-    engine(inputs)
-    spent = {task: ticks - before.get(task, 0) for task, ticks in times().items()}
-print(len(spent), sum(ticks > 0.15 * sum(spent.values()) for ticks in spent.values()))
+if sys.argv[2] == "openvino":
+    before, spent = times(), [0]
+    while sum(spent) < 100 or sum(ticks > 15 for ticks in spent) < threads:  # ticks of the clock: 10 ms
+        engine(inputs)
+        spent = [ticks - before.get(task, 0) for task, ticks in times().items()]
+    print(sum(ticks > 15 for ticks in spent))
+else:
+    print(len(times()))
 """
 
 
@@ -134,21 +138,23 @@ print(len(spent), sum(ticks > 0.15 * sum(spent.values()) for ticks in spent.valu
 @pytest.mark.skipif(usable_cores() < 2, reason="engines take no more threads than there are cores")
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_threads_reach_every_engine(exported: Path, engine: str) -> None:
-    """Each runs in a process of its own, since an engine's threads stay; each works for a second."""
+    """Each runs in a process of its own, since an engine's threads stay.
+
+    Paddle's OpenVINO has its threads from the start, and lets as many of them work: for a second at least, and until
+    each of them has had its part, which may last where another process keeps a core busy. Of the others, those that
+    work and those that wait for work are told apart by nothing: there is one more.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    there, working = [], []
+    counted = []
     for threads in ("1", "2"):
         line = [sys.executable, "-c", THREADS, str(exported), engine, threads]
         done = subprocess.run(
             line, capture_output=True, text=True, timeout=SECONDS, env=environment, cwd=ROOT, check=True
         )
-        found = done.stdout.split()
-        there.append(int(found[0]))
-        working.append(int(found[1]))
-    if engine == "openvino":  # Paddle's OpenVINO has its threads from the start, and lets as many of them work
-        assert working == [1, 2]
-    else:  # those that work and those that wait for work are told apart by nothing: there is one more
-        assert there[1] - there[0] == 1
+        counted.append(int(done.stdout))
+    assert counted[1] - counted[0] == 1
+    if engine == "openvino":
+        assert counted[0] == 1
 
 
 def _in_child(predict: Predictor, file: str, pipe: Any) -> None:
