@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -79,43 +81,74 @@ def images(tmp_path: Path) -> Path:
     return write_set(tmp_path / "images", train=4, val=3)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` has filled; all workers have the same, and the first that needs it makes it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    folder = factory.getbasetemp().parent / name
+    with open(f"{folder}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.getsize(lock.name):
+            shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed
+            folder.mkdir()
+            make(folder)
+            lock.write("made")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only: 96 training and 15 evaluation images of three classes."""
-    return write_set(tmp_path_factory.mktemp("data") / "images")
+    return made_once(tmp_path_factory, "data", lambda folder: write_set(folder / "images")) / "images"
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only: 36 training and 9 evaluation images of the same classes, for what need not learn."""
+    return made_once(tmp_path_factory, "few", lambda folder: write_set(folder / "images", train=12, val=3)) / "images"
 
 
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of `easy.yaml`, trained on `data` without a stop, with VisualDL. Read only."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = config_of(data, folder / "output")
-    config["Global"] |= {"use_visualdl": True, "epochs": 14}
-    config["DataLoader"]["Train"]["sampler"]["batch_size"] = 16
-    config["Optimizer"]["lr"]["learning_rate"] = 0.02
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert main(["train", "-c", str(write_config(folder / "easy.yaml", config))]) == 0
-    return folder / "output" / "easy"
+
+    def make(folder: Path) -> None:
+        config = config_of(data, folder / "output")
+        config["Global"] |= {"use_visualdl": True, "epochs": 14}
+        config["DataLoader"]["Train"]["sampler"]["batch_size"] = 16
+        config["Optimizer"]["lr"]["learning_rate"] = 0.02
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert main(["train", "-c", str(write_config(folder / "easy.yaml", config))]) == 0
+
+    return made_once(tmp_path_factory, "trained", make) / "output" / "easy"
 
 
 @pytest.fixture(scope="session")
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`trained` exported in both formats. Read only."""
-    folder = tmp_path_factory.mktemp("exported") / "inference"
-    assert main(["export", "-c", str(trained), *overrides(f"Global.save_inference_dir={folder}")]) == 0
-    return folder
+    """`trained` exported in all formats. Read only."""
+
+    def make(folder: Path) -> None:
+        place = overrides(f"Global.save_inference_dir={folder / 'inference'}")
+        assert main(["export", "-c", str(trained), *place]) == 0
+
+    return made_once(tmp_path_factory, "exported", make) / "inference"
 
 
 @pytest.fixture(scope="session")
 def exports(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An untrained export of each task, by its name. Read only."""
-    folder = tmp_path_factory.mktemp("exports")
-    return {
-        "classification": classifier(folder / "cls", data),
-        "detection": detector(folder / "det"),
-        "segmentation": segmenter(folder / "seg"),
-    }
+
+    def make(folder: Path) -> None:
+        classifier(folder / "cls", data)
+        detector(folder / "det")
+        segmenter(folder / "seg")
+
+    folder = made_once(tmp_path_factory, "exports", make)
+    names = {"classification": "cls", "detection": "det", "segmentation": "seg"}
+    return {task: folder / name / "inference" for task, name in names.items()}
 
 
 @pytest.fixture

@@ -30,7 +30,10 @@ Fails = Callable[..., str]
 
 
 def student(path: Path, data: Path, teacher: Any, *, epochs: int = 3, **distill: Any) -> Path:
-    """A config that distils from `teacher`, written to `path`; its run goes to `path`'s folder. 12 steps an epoch."""
+    """A config that distils from `teacher`, written to `path`; its run goes to `path`'s folder.
+
+    On `few`, an epoch has 5 steps, the last of them half full.
+    """
     config = config_of(data, path.parent / "output")
     config["Global"] |= {"epochs": epochs, "image_shape": [3, 32, 32], "seed": 3}
     config["Distill"] = {"teacher": str(teacher) if isinstance(teacher, Path) else teacher, **distill}
@@ -81,14 +84,14 @@ def test_a_student_learns_from_the_teacher_without_a_label(trained: Path, data: 
 LIST = {"name": "ImageNetDataset", "image_root": "."}
 
 
-def test_a_label_is_needed_where_the_ground_truth_counts(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_a_label_is_needed_where_the_ground_truth_counts(trained: Path, few: Path, tmp_path: Path) -> None:
     (tmp_path / "paths.txt").write_text("train/red/00.png\n")
     overrides = [f"DataLoader.Train.dataset.{k}={v}" for k, v in LIST.items()]
     overrides += [f"DataLoader.Train.dataset.cls_label_path={tmp_path / 'paths.txt'}"]
-    config = load_config(student(tmp_path / "run.yaml", data, trained, ground_truth=0.5), overrides)
+    config = load_config(student(tmp_path / "run.yaml", few, trained, ground_truth=0.5), overrides)
     with pytest.raises(UserError, match=r"paths\.txt, line 1: expected 'path label'"):
         train(config)
-    config = load_config(student(tmp_path / "run.yaml", data, trained), overrides)
+    config = load_config(student(tmp_path / "run.yaml", few, trained), overrides)
     with pytest.raises(UserError, match="no line has a label, so the classes are unknown"):
         train(config)
 
@@ -103,8 +106,8 @@ def step_losses(config: Path, *overrides: str) -> dict[str, float]:
     return {n: float(v) for n, v in task.step(model, next(loader.epoch())).losses.items()}
 
 
-def test_the_ground_truth_term_is_weighted_and_off_by_default(trained: Path, data: Path, tmp_path: Path) -> None:
-    path = student(tmp_path / "run.yaml", data, trained)
+def test_the_ground_truth_term_is_weighted_and_off_by_default(trained: Path, few: Path, tmp_path: Path) -> None:
+    path = student(tmp_path / "run.yaml", few, trained)
     soft = step_losses(path)
     assert set(soft) == {"DistillLoss", "loss"}
     both = step_losses(path, "Distill.ground_truth=0.25", "Distill.weight=2.0")
@@ -115,10 +118,10 @@ def test_the_ground_truth_term_is_weighted_and_off_by_default(trained: Path, dat
 
 
 @pytest.fixture(scope="module")
-def cached(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def cached(trained: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A student's run that has filled a cache of two epochs, and the cache."""
     folder = tmp_path_factory.mktemp("cached")
-    path = student(folder / "run.yaml", data, trained, cache=str(folder / "cache"), cache_epochs=2)
+    path = student(folder / "run.yaml", few, trained, cache=str(folder / "cache"), cache_epochs=2)
     return train(load_config(path)).path, folder / "cache"
 
 
@@ -153,12 +156,12 @@ def crops(task: Classification, epoch: int) -> tuple[list[int], list[bytes]]:
 
 
 def test_students_of_other_seeds_share_a_cache_and_do_not_run_the_teacher(
-    cached: tuple[Path, Path], data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached: tuple[Path, Path], few: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, folder = cached
     before = (folder / "logits.npy").read_bytes()
     monkeypatch.setattr("ppcls_ext.training.distillation.Teacher.logits", lambda *_: pytest.fail("the teacher was run"))
-    path = student(tmp_path / "run.yaml", data, trained, epochs=2, cache=str(folder), cache_epochs=2)
+    path = student(tmp_path / "run.yaml", few, trained, epochs=2, cache=str(folder), cache_epochs=2)
     train(load_config(path, ["Global.seed=4", "Arch.name=PPLCNet_x0_35"]))
     assert (folder / "logits.npy").read_bytes() == before
 
@@ -172,29 +175,29 @@ def test_students_of_other_seeds_share_a_cache_and_do_not_run_the_teacher(
     ],
 )
 def test_a_cache_of_something_else_is_refused(
-    change: str, named: str, cached: tuple[Path, Path], data: Path, trained: Path, tmp_path: Path
+    change: str, named: str, cached: tuple[Path, Path], few: Path, trained: Path, tmp_path: Path
 ) -> None:
-    path = student(tmp_path / "run.yaml", data, trained, cache=str(cached[1]), cache_epochs=2)
+    path = student(tmp_path / "run.yaml", few, trained, cache=str(cached[1]), cache_epochs=2)
     with pytest.raises(UserError, match=rf"cache.* made with another {named}.*another folder"):
         train(load_config(path, [change]))
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(trained: Path, data: Path, tmp_path: Path, fails: Fails) -> None:
+def test_a_cache_that_cannot_be_written_is_one_line(trained: Path, few: Path, tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "file").touch()
-    config = student(tmp_path / "run.yaml", data, str(trained), cache=str(tmp_path / "file"))
+    config = student(tmp_path / "run.yaml", few, str(trained), cache=str(tmp_path / "file"))
     assert "Distill.cache" in fails("train", "-c", config, lines=None)
 
 
-def test_mixed_batches_cannot_be_cached(cached: tuple[Path, Path], data: Path, trained: Path, tmp_path: Path) -> None:
-    path = student(tmp_path / "run.yaml", data, trained, cache=str(cached[1]), cache_epochs=2)
+def test_mixed_batches_cannot_be_cached(cached: tuple[Path, Path], few: Path, trained: Path, tmp_path: Path) -> None:
+    path = student(tmp_path / "run.yaml", few, trained, cache=str(cached[1]), cache_epochs=2)
     with pytest.raises(UserError, match="mixed batches"):
         train(load_config(path, ["DataLoader.Train.dataset.batch_transform_ops=[{MixupOperator: {alpha: 0.2}}]"]))
 
 
 def test_a_cache_goes_on_where_it_was_stopped(
-    cached: tuple[Path, Path], data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached: tuple[Path, Path], few: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = student(tmp_path / "run.yaml", data, trained, cache=str(tmp_path / "cache"), cache_epochs=2)
+    path = student(tmp_path / "run.yaml", few, trained, cache=str(tmp_path / "cache"), cache_epochs=2)
     from ppcls_ext.training.distillation import Teacher
 
     logits, calls = Teacher.logits, 0
@@ -202,46 +205,46 @@ def test_a_cache_goes_on_where_it_was_stopped(
     def counted(self: Teacher, images: paddle.Tensor) -> paddle.Tensor:
         nonlocal calls
         calls += 1
-        if calls == 17:  # there are 2 x 12 batches
+        if calls == 8:  # there are 2 x 5 batches
             raise KeyboardInterrupt
         return logits(self, images)
 
     monkeypatch.setattr(Teacher, "logits", counted)
     with pytest.raises(KeyboardInterrupt):
         train(load_config(path))
-    assert json.loads((tmp_path / "cache" / "key.json").read_text())["done"] == 16 * 8
+    assert json.loads((tmp_path / "cache" / "key.json").read_text())["done"] == 36 + 2 * 8
     train(load_config(path))
-    assert calls == 17 + 8  # nothing twice
+    assert calls == 8 + 3  # nothing twice
     assert (tmp_path / "cache" / "logits.npy").read_bytes() == (cached[1] / "logits.npy").read_bytes()
 
 
 @pytest.mark.parametrize("with_cache", [False, True])
 def test_a_stopped_student_resumes_exactly(
-    with_cache: bool, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with_cache: bool, few: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"cache": str(tmp_path / "cache"), "cache_epochs": 2} if with_cache else {"ground_truth": 0.5}
-    whole = train(load_config(student(tmp_path / "whole" / "run.yaml", data, trained, **settings))).path
+    whole = train(load_config(student(tmp_path / "whole" / "run.yaml", few, trained, **settings))).path
     taken, take = 0, Classification.step
 
     def stop_in(*arguments: Any) -> Any:
         nonlocal taken
         taken += 1
-        if taken == 20:
+        if taken == 8:
             os.kill(os.getpid(), signal.SIGTERM)
         return take(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(Classification, "step", stop_in)
         with pytest.raises(Stopped):
-            train(load_config(student(tmp_path / "run.yaml", data, trained, **settings)))
+            train(load_config(student(tmp_path / "run.yaml", few, trained, **settings)))
     run = tmp_path / "output" / "run"
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole)
     assert not any("teacher" in name for name in read_weights(run / "latest.safetensors"))
 
 
-def test_resuming_with_another_teacher_is_refused(data: Path, trained: Path, tmp_path: Path) -> None:
-    run = train(load_config(student(tmp_path / "run.yaml", data, trained, epochs=2))).path
+def test_resuming_with_another_teacher_is_refused(few: Path, trained: Path, tmp_path: Path) -> None:
+    run = train(load_config(student(tmp_path / "run.yaml", few, trained, epochs=2))).path
     weights = read_weights(trained / "best")
     weights["fc.bias"] = weights["fc.bias"] + 1
     save_weights(tmp_path / "other.pdparams", weights)
@@ -250,25 +253,25 @@ def test_resuming_with_another_teacher_is_refused(data: Path, trained: Path, tmp
         train(load_config(run, [f"Global.checkpoints={run}", teacher]))
 
 
-def test_any_network_of_paddleclas_teaches(data: Path, tmp_path: Path) -> None:
+def test_any_network_of_paddleclas_teaches(few: Path, tmp_path: Path) -> None:
     from ppcls_ext.models.factory import build_arch
 
     save_weights(tmp_path / "teacher.pdparams", numpy_state(build_arch({"name": "ResNet18_vd"}, 3)))
     teacher = {"name": "ResNet18_vd", "pretrained": str(tmp_path / "teacher")}
-    run = train(load_config(student(tmp_path / "run.yaml", data, teacher, epochs=2), ["Global.iters=14"])).path
+    run = train(load_config(student(tmp_path / "run.yaml", few, teacher, epochs=2), ["Global.iters=7"])).path
     assert np.isfinite(log_of(run, "train")[-1]["loss"])
     train(load_config(run, [f"Global.checkpoints={run}"]))  # the run's config has the absolute path
 
 
-def test_a_teacher_of_other_classes_is_one_line(trained: Path, data: Path, tmp_path: Path, fails: Fails) -> None:
+def test_a_teacher_of_other_classes_is_one_line(trained: Path, few: Path, tmp_path: Path, fails: Fails) -> None:
     weights = read_weights(trained / "best")
     wider = {"fc.weight": np.zeros((1280, 7), "float32"), "fc.bias": np.zeros(7, "float32")}
     save_weights(tmp_path / "wide.pdparams", {**weights, **wider})
     teacher = {"name": "PPLCNet_x0_25", "pretrained": str(tmp_path / "wide")}
-    message = fails("train", "-c", student(tmp_path / "run.yaml", data, teacher), lines=None)
+    message = fails("train", "-c", student(tmp_path / "run.yaml", few, teacher), lines=None)
     assert "it has 7 classes, the student 3" in message
     teacher = {"name": "PPLCNet_x0_5", "pretrained": str(trained / "best.pdparams")}
-    message = fails("train", "-c", student(tmp_path / "run.yaml", data, teacher), lines=None)
+    message = fails("train", "-c", student(tmp_path / "run.yaml", few, teacher), lines=None)
     assert "Distill.teacher" in message
     assert "PPLCNet 0.25x with 3 classes, but the model is PPLCNet 0.5x" in message
 
@@ -284,8 +287,8 @@ def test_a_teacher_of_other_classes_is_one_line(trained: Path, data: Path, tmp_p
     ],
 )
 def test_a_teacher_that_is_not_there_is_one_line(
-    teacher: Any, clue: str, data: Path, tmp_path: Path, fails: Fails
+    teacher: Any, clue: str, few: Path, tmp_path: Path, fails: Fails
 ) -> None:
-    message = fails("train", "-c", student(tmp_path / "run.yaml", data, teacher), lines=None)
+    message = fails("train", "-c", student(tmp_path / "run.yaml", few, teacher), lines=None)
     assert clue in message
     assert not (tmp_path / "output").exists()

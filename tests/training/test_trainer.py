@@ -33,7 +33,10 @@ Fails = Callable[..., str]
 
 
 def small(path: Path, data: Path, **changes: Any) -> Path:
-    """A config of three epochs at 32 px, written to `path`; its run goes to `path`'s folder."""
+    """A config of three epochs at 32 px, written to `path`; its run goes to `path`'s folder.
+
+    On `few`, an epoch has 5 steps, the last of them half full.
+    """
     config = config_of(data, path.parent / "output")
     config["Global"] |= {"epochs": 3, "image_shape": [3, 32, 32], **changes.pop("Global", {})}
     config.update(changes)
@@ -42,12 +45,12 @@ def small(path: Path, data: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole(few: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs that were never stopped, without and with an average of the weights."""
     runs = {}
     for name, changes in (("plain", {}), ("ema", {"EMA": {"decay": 0.9}})):
         folder = tmp_path_factory.mktemp(name)
-        runs[name] = train(load_config(small(folder / "run.yaml", data, **changes))).path
+        runs[name] = train(load_config(small(folder / "run.yaml", few, **changes))).path
     return runs
 
 
@@ -74,15 +77,15 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
 
 
 def test_two_runs_agree_bit_for_bit_whatever_loads_their_data(
-    whole: dict[str, Path], data: Path, tmp_path: Path
+    whole: dict[str, Path], few: Path, tmp_path: Path
 ) -> None:
-    config = load_config(small(tmp_path / "run.yaml", data), ["DataLoader.Train.loader.num_workers=2"])
+    config = load_config(small(tmp_path / "run.yaml", few), ["DataLoader.Train.loader.num_workers=2"])
     assert_same_run(train(config).path, whole["plain"])
 
 
 @contextlib.contextmanager
 def sending(signals: str) -> Iterator[None]:
-    """A process that trains and sends itself `signals` (see `signals.py`): 12 steps are an epoch."""
+    """A process that trains and sends itself `signals` (see `signals.py`)."""
     send_signals(signals)
     yield
 
@@ -94,36 +97,36 @@ def signalled(signals: str, config: Path, *arguments: str) -> tuple[int, str]:
     return status, errors.read_text()
 
 
-def test_an_interrupted_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_exactly(whole: dict[str, Path], few: Path, tmp_path: Path) -> None:
     """Slow: two processes of their own, as users start them."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SIGNALS": "0:15:SIGINT"}
-    line = [sys.executable, str(SIGNALS), "train", "-c", str(small(tmp_path / "run.yaml", data))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SIGNALS": "0:7:SIGINT"}
+    line = [sys.executable, str(SIGNALS), "train", "-c", str(small(tmp_path / "run.yaml", few))]
     settings = {"capture_output": True, "text": True, "timeout": SECONDS, "env": environment}
     stopped = subprocess.run(line, start_new_session=True, check=False, **settings)
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     run = tmp_path / "output" / "run"
-    assert log_of(run, "stop")[0]["step"] == 15
+    assert log_of(run, "stop")[0]["step"] == 7
     done = command("train", "--resume", run, check=True)
     assert done.stderr.splitlines()[2].startswith("resuming ")  # after the two about the data: no warning before it
     assert_same_run(run, whole["plain"])
 
 
-def test_an_interrupted_run_with_an_average_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    status, said = signalled("0:15:SIGINT", small(tmp_path / "run.yaml", data, EMA={"decay": 0.9}))
+def test_an_interrupted_run_with_an_average_resumes_exactly(whole: dict[str, Path], few: Path, tmp_path: Path) -> None:
+    status, said = signalled("0:7:SIGINT", small(tmp_path / "run.yaml", few, EMA={"decay": 0.9}))
     assert status == 130, said
     run = tmp_path / "output" / "run"
-    assert log_of(run, "stop")[0]["step"] == 15
+    assert log_of(run, "stop")[0]["step"] == 7
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["ema"])
 
 
 def test_sigterm_to_a_whole_group_leaves_the_loaders_to_the_run(
-    whole: dict[str, Path], data: Path, tmp_path: Path
+    whole: dict[str, Path], few: Path, tmp_path: Path
 ) -> None:
-    path = small(tmp_path / "run.yaml", data)
+    path = small(tmp_path / "run.yaml", few)
     run = tmp_path / "output" / "run"
-    status, said = signalled("0:15:SIGTERM", path, "-o", "DataLoader.Train.loader.num_workers=2")
+    status, said = signalled("0:7:SIGTERM", path, "-o", "DataLoader.Train.loader.num_workers=2")
     assert status == 143, said
     assert said.splitlines()[-1].startswith("stopping after this step")
     train(load_config(run, [f"Global.checkpoints={run}"]))
@@ -155,9 +158,9 @@ def killed_in_a_write(name: str, times: int, part: float) -> Iterator[None]:
     [("latest.safetensors", 2, 0.5), ("latest.safetensors", 3, 1.0), ("last.pdparams", 2, 0.5)],
 )
 def test_a_run_killed_while_it_saves_resumes_exactly(
-    name: str, times: int, part: float, whole: dict[str, Path], data: Path, tmp_path: Path
+    name: str, times: int, part: float, whole: dict[str, Path], few: Path, tmp_path: Path
 ) -> None:
-    path, errors = small(tmp_path / "run.yaml", data), tmp_path / "stderr.txt"
+    path, errors = small(tmp_path / "run.yaml", few), tmp_path / "stderr.txt"
     status = forked_to_its_end(["train", "-c", path], errors, killed_in_a_write(name, times, part))
     assert status == -signal.SIGKILL, errors.read_text()
     run = tmp_path / "output" / "run"
@@ -166,40 +169,40 @@ def test_a_run_killed_while_it_saves_resumes_exactly(
     assert_same_run(run, whole["plain"])
     assert not list(run.rglob("*.tmp"))
     steps = [e["step"] for e in read_log(run / "log.jsonl") if e["event"] == "train"]
-    assert steps == list(range(1, 37))  # each once, though some were taken twice
+    assert steps == list(range(1, 16))  # each once, though some were taken twice
 
 
-def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    path = small(tmp_path / "run.yaml", data)
+def test_a_run_killed_before_it_saved_anything_starts_anew(whole: dict[str, Path], few: Path, tmp_path: Path) -> None:
+    path = small(tmp_path / "run.yaml", few)
     run = tmp_path / "output" / "run"
     assert signalled("0:3:SIGKILL", path)[0] == -signal.SIGKILL
     assert len(log_of(run, "train")) == 2
     train(load_config(path))
     assert_same_run(run, whole["plain"])
-    assert [e["step"] for e in log_of(run, "train")] == list(range(1, 37))
+    assert [e["step"] for e in log_of(run, "train")] == list(range(1, 16))
 
 
-def test_a_killed_run_resumes_exactly(whole: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_exactly(whole: dict[str, Path], few: Path, tmp_path: Path) -> None:
     run = tmp_path / "output" / "run"
-    assert signalled("0:20:SIGKILL", small(tmp_path / "run.yaml", data))[0] == -signal.SIGKILL
+    assert signalled("0:9:SIGKILL", small(tmp_path / "run.yaml", few))[0] == -signal.SIGKILL
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole["plain"])
 
 
 @pytest.fixture(scope="module")
-def by_epoch(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_epoch(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run whose rate changes after each epoch."""
-    return train(load_config(small(tmp_path_factory.mktemp("by") / "run.yaml", data), BY_EPOCH)).path
+    return train(load_config(small(tmp_path_factory.mktemp("by") / "run.yaml", few), BY_EPOCH)).path
 
 
 BY_EPOCH = ["Optimizer.lr={name: Piecewise, decay_epochs: [1, 2], values: [0.02, 0.01, 0.005], by_epoch: true}"]
 
 
-@pytest.mark.parametrize("step", [1, 12, 13, 35, 36])
+@pytest.mark.parametrize("step", [1, 5, 6, 14, 15])
 def test_a_run_stopped_right_after_any_step_resumes_exactly(
-    step: int, by_epoch: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, by_epoch: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 36 steps, 12 an epoch: after the last of an epoch, the rate and the evaluation are left to do."""
+    """Of 15 steps, 5 an epoch: after the last of an epoch, the rate and the evaluation are left to do."""
     taken = 0
     take = Classification.step
 
@@ -210,7 +213,7 @@ def test_a_run_stopped_right_after_any_step_resumes_exactly(
             os.kill(os.getpid(), signal.SIGTERM)
         return take(*arguments)
 
-    config = load_config(small(tmp_path / "run.yaml", data), BY_EPOCH)
+    config = load_config(small(tmp_path / "run.yaml", few), BY_EPOCH)
     with monkeypatch.context() as patched:
         patched.setattr(Classification, "step", stop_in)
         with pytest.raises(Stopped) as stopped:
@@ -223,18 +226,18 @@ def test_a_run_stopped_right_after_any_step_resumes_exactly(
     assert (run / "eval" / "metrics.json").read_text() == (by_epoch / "eval" / "metrics.json").read_text()
 
 
-def test_a_config_of_the_name_that_run_folders_use_is_not_overwritten(data: Path, tmp_path: Path) -> None:
-    path = small(tmp_path / "mine" / "config.yaml", data, Global={"iters": 1})
+def test_a_config_of_the_name_that_run_folders_use_is_not_overwritten(few: Path, tmp_path: Path) -> None:
+    path = small(tmp_path / "mine" / "config.yaml", few, Global={"iters": 1})
     text = path.read_text()
     run = train(load_config(path, ["Optimizer.lr=0.01"])).path
     assert run == tmp_path / "mine" / "output" / "config"
     assert path.read_text() == text
 
 
-def test_a_run_of_steps_ends_within_an_epoch(data: Path, tmp_path: Path) -> None:
-    run = train(load_config(small(tmp_path / "run.yaml", data, Global={"iters": 14}))).path
-    assert log_of(run, "end")[0]["step"] == 14
-    assert log_of(run, "eval")[-1]["step"] == 14
+def test_a_run_of_steps_ends_within_an_epoch(few: Path, tmp_path: Path) -> None:
+    run = train(load_config(small(tmp_path / "run.yaml", few, Global={"iters": 7}))).path
+    assert log_of(run, "end")[0]["step"] == 7
+    assert log_of(run, "eval")[-1]["step"] == 7
 
 
 def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -> None:
@@ -260,29 +263,29 @@ def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
 STILL = ["Global.freeze=['*.bn']", "Arch.dropout_prob=0.0"]  # nothing depends on what else is in a batch
 
 
-def test_accumulated_batches_train_as_a_large_one(data: Path, tmp_path: Path) -> None:
-    """96 images: batches of 40, 40, 16, or four times ten of which the last group is ten and six."""
+def test_accumulated_batches_train_as_a_large_one(few: Path, tmp_path: Path) -> None:
+    """36 images: batches of 20 and 16, or of five in groups of four, of which the last ends with a single image."""
     runs = []
-    for name, batch, freq in (("large", 40, 1), ("parts", 10, 4)):
+    for name, batch, freq in (("large", 20, 1), ("parts", 5, 4)):
         overrides = [*STILL, f"DataLoader.Train.sampler.batch_size={batch}", f"Global.update_freq={freq}"]
-        overrides += ["Optimizer.lr.base_batch_size=20"]
-        runs.append(train(load_config(small(tmp_path / name / "run.yaml", data), overrides)).path)
+        overrides += ["Optimizer.lr.base_batch_size=10"]
+        runs.append(train(load_config(small(tmp_path / name / "run.yaml", few), overrides)).path)
     large, parts = (read_weights(run / "last") for run in runs)
     for name, weight in large.items():
         np.testing.assert_allclose(parts[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
     steps = [[(e["step"], e["lr"]) for e in log_of(run, "train")] for run in runs]
     assert steps[0] == steps[1]  # the schedule counts steps, and is for the batch of both
-    assert [s for s, _ in steps[0]] == list(range(1, 10))
+    assert [s for s, _ in steps[0]] == list(range(1, 7))
     losses = [[e["loss"] for e in log_of(run, "train")] for run in runs]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
-def test_accumulation_resumes_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulation_resumes_exactly(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change = {"Global": {"update_freq": 2}}
-    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", data, **change))).path
-    stopped_in_step(19, monkeypatch, load_config(small(tmp_path / "run.yaml", data, **change)))
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", few, **change))).path
+    stopped_in_step(8, monkeypatch, load_config(small(tmp_path / "run.yaml", few, **change)))
     run = tmp_path / "output" / "run"
-    assert log_of(run, "stop")[0]["step"] == 10  # both of its batches are done
+    assert log_of(run, "stop")[0]["step"] == 5  # both of its batches are done
     with pytest.raises(UserError, match="update_freq 2, this config has None"):
         train(load_config(run, [f"Global.checkpoints={run}", "Global.update_freq=1"]))
     train(load_config(run, [f"Global.checkpoints={run}"]))
@@ -307,31 +310,31 @@ def stopped_in_step(call: int, monkeypatch: pytest.MonkeyPatch, config: Config) 
 
 
 def test_training_stops_when_nothing_gets_better_and_a_resume_agrees(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the head is frozen and the rate is next to nothing: the first evaluation stays the best."""
     overrides = ["Global.freeze=[conv1, 'blocks*', last_conv]", "Optimizer.lr=1e-12", "Optimizer.regularizer=null"]
     overrides += ["Global.epochs=9", "Global.early_stop=2"]
-    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", data), overrides)).path
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", few), overrides)).path
     assert [e["epoch"] for e in log_of(whole, "eval")] == [1, 2, 3]
-    assert log_of(whole, "end")[0]["step"] == 36
+    assert log_of(whole, "end")[0]["step"] == 15
     assert (whole / "eval" / "metrics.json").is_file()  # that of the last evaluation
     before = (whole / "latest.safetensors").read_bytes()
     train(load_config(whole, [f"Global.checkpoints={whole}"]))
     assert (whole / "latest.safetensors").read_bytes() == before
-    stopped_in_step(30, monkeypatch, load_config(small(tmp_path / "run.yaml", data), overrides))
+    stopped_in_step(12, monkeypatch, load_config(small(tmp_path / "run.yaml", few), overrides))
     run = tmp_path / "output" / "run"
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole)
     with pytest.raises(UserError, match="early_stop: it needs evaluation"):
-        train(load_config(small(tmp_path / "a.yaml", data), [*overrides, "Global.eval_during_train=false"]))
+        train(load_config(small(tmp_path / "a.yaml", few), [*overrides, "Global.eval_during_train=false"]))
 
 
-def test_frozen_layers_and_their_statistics_stay(data: Path, tmp_path: Path) -> None:
+def test_frozen_layers_and_their_statistics_stay(few: Path, tmp_path: Path) -> None:
     """Also after an evaluation, which puts the network into eval mode and back."""
-    whole = train(load_config(small(tmp_path / "a.yaml", data, Global={"epochs": 2}))).path
+    whole = train(load_config(small(tmp_path / "a.yaml", few, Global={"epochs": 2}))).path
     frozen = [f"Global.pretrained_model={whole / 'last'}", "Global.freeze=[conv1, blocks2, 'blocks3.*.dw_conv']"]
-    run = train(load_config(small(tmp_path / "b.yaml", data, Global={"epochs": 2}), frozen)).path
+    run = train(load_config(small(tmp_path / "b.yaml", few, Global={"epochs": 2}), frozen)).path
     before, after = read_weights(whole / "last"), read_weights(run / "last")
     for name in before:
         inside = name.startswith(("conv1.", "blocks2.")) or (name.startswith("blocks3.") and ".dw_conv." in name)
@@ -381,12 +384,12 @@ def test_wrong_data_is_found_before_the_first_step(
 
 
 @pytest.mark.parametrize("average", [{}, {"EMA": {"decay": 0.5}}])
-def test_a_run_without_evaluation_leaves_its_last_weights(average: dict[str, Any], data: Path, tmp_path: Path) -> None:
+def test_a_run_without_evaluation_leaves_its_last_weights(average: dict[str, Any], few: Path, tmp_path: Path) -> None:
     """They are what a run that evaluates would have saved, and what other commands read from the run folder."""
     kept = {}
     for name, evaluates in (("with", True), ("without", False)):
         settings = {"epochs": 2, "eval_during_train": evaluates}
-        file = small(tmp_path / name / "run.yaml", data, Global=settings, **average)
+        file = small(tmp_path / name / "run.yaml", few, Global=settings, **average)
         run = train(load_config(file)).path
         kept[name] = read_weights(run / "last")
     assert not (run / "best.pdparams").exists()
@@ -396,10 +399,10 @@ def test_a_run_without_evaluation_leaves_its_last_weights(average: dict[str, Any
 
 
 def test_the_weights_that_a_stopped_run_started_from_are_not_taken_for_its_own(
-    whole: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+    whole: dict[str, Path], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     start = whole["plain"] / "best.pdparams"
-    config = load_config(small(tmp_path / "run.yaml", data), [f"Global.pretrained_model={start}"])
+    config = load_config(small(tmp_path / "run.yaml", few), [f"Global.pretrained_model={start}"])
     stopped_in_step(3, monkeypatch, config)
     run = tmp_path / "output" / "run"
     message = fails("export", "-c", run)
@@ -409,10 +412,10 @@ def test_the_weights_that_a_stopped_run_started_from_are_not_taken_for_its_own(
 
 
 def test_divergence_is_said_and_nothing_saved_is_lost(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LR_NUMBERS, "learning_rate", (0, 1e31))  # no config may have such a rate
-    config = load_config(small(tmp_path / "run.yaml", data), ["Optimizer.lr.learning_rate=1.0e+30"])
+    config = load_config(small(tmp_path / "run.yaml", few), ["Optimizer.lr.learning_rate=1.0e+30"])
     with pytest.raises(CheckFailed, match="diverged"):
         train(config)
 
