@@ -50,7 +50,7 @@ def ratio_interval(
     """
     logs = np.log(np.median(samples, 1) / np.median(first, 1))
     rng = np.random.default_rng(seed)
-    if len(shares or ()) < 2:
+    if shares is None or len(shares) < 2:
         means = rng.choice(logs, (RESAMPLES, len(logs))).mean(1)  # the draws of the loop below, a hundred times as fast
     else:
         means = np.empty(RESAMPLES)
