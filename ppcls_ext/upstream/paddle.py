@@ -197,9 +197,9 @@ def accumulator_names(optimizer: Any) -> set[str]:
 def methods_converted_once() -> Iterator[None]:
     """Inside, `paddle.jit.to_static` rewrites a method once, however many layers call it.
 
-    paddle 3.2.2 keeps what it has rewritten by bound methods (`FunctionCache` of `jit/dy2static/program_translator.py`),
-    which are gone after the call, so that it reads, rewrites and imports the same `forward` again for each of the blocks
-    of a network. Can go when it looks methods up by their function.
+    paddle 3.2.2 keeps what it has rewritten by bound methods (`jit/dy2static/program_translator.py`, `FunctionCache`),
+    which are gone after the call, so that it reads, rewrites and imports the same `forward` again for each block of a
+    network. Can go when it looks methods up by their function.
     """
     from paddle.jit.dy2static.program_translator import FunctionCache
 

@@ -18,7 +18,7 @@ from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.factory import download_weights
 from ppcls_ext.upstream.imports import RepairingFinder, quiet_import
-from ppcls_ext.upstream.paddle import let_mkl_use_avx2
+from ppcls_ext.upstream.paddle import let_mkl_use_avx2, methods_converted_once
 from ppcls_ext.upstream.paddleclas import give_ppcls_a_logger, parameter_names_may_repeat, ppcls
 from tests.helpers.processes import ROOT, SECONDS
 
@@ -191,6 +191,31 @@ def test_repeated_parameter_names_are_allowed_only_inside() -> None:
     assert inside.weight.name == "test_upstream_w"
     with pytest.raises(ValueError, match="test_upstream_w"):
         build()
+
+
+def test_a_method_of_many_layers_is_rewritten_once_for_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import paddle
+    from paddle.jit.dy2static.program_translator import FunctionCache
+
+    class Half(paddle.nn.Layer):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return x * 0.5
+
+    rewritten: list[str] = []
+    rewrite = FunctionCache._convert
+    monkeypatch.setattr(
+        FunctionCache,
+        "_convert",
+        lambda self, method: (rewritten.append(method.__qualname__), rewrite(self, method))[1],
+    )
+    network = paddle.nn.Sequential(Half(), Half(), Half())
+    with methods_converted_once():
+        graph = paddle.jit.to_static(
+            network, input_spec=[paddle.static.InputSpec([1], "float32", "x")], full_graph=True
+        )
+        paddle.jit.save(graph, str(tmp_path / "eighth"))
+    assert [name for name in rewritten if name.endswith("Half.forward")] == [Half.forward.__qualname__]
+    assert float(paddle.jit.load(str(tmp_path / "eighth"))(paddle.ones([1]))) == 0.125
 
 
 def test_weights_are_fetched_but_not_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
