@@ -34,7 +34,7 @@ def test_train_eval_export_infer_from_another_folder(tmp_path: Path) -> None:
 
     evaluated = json.loads(command("eval", "-c", run, "--json", cwd=tmp_path, check=True).stdout)
     assert evaluated["images"] == 12
-    command("export", "-c", run, "-o", "Export.batch=1", cwd=tmp_path, check=True)
+    command("export", "-c", run, "-o", "Export.batch=1", "--formats", "json", cwd=tmp_path, check=True)
 
     photos = [str(f) for f in sorted((data / "val").rglob("*.png"))]
     shown = ("--format", "json", "--topk", "1")

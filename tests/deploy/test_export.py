@@ -28,6 +28,7 @@ from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.process import EngineProcess
 from tests.helpers.configs import overrides
+from tests.helpers.exports import checked_on
 from tests.helpers.points import MIXED
 
 pytestmark = pytest.mark.slow
@@ -107,7 +108,6 @@ def test_a_network_of_every_block_kind_equals_itself_on_every_engine(trained: Pa
 def test_a_mismatch_keeps_the_earlier_export(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: Undo
 ) -> None:
-    """Slow: an export is checked on two engines."""
     config = load_config(trained, [f"Global.save_inference_dir={tmp_path / 'inference'}"])
     folder = export(config, formats="json")
     before = (folder / "inference.pdiparams").read_bytes()
@@ -118,7 +118,7 @@ def test_a_mismatch_keeps_the_earlier_export(
         return 0
 
     monkeypatch.setattr("ppcls_ext.deploy.export.fold_batch_norm", sabotage)
-    with pytest.raises(CheckFailed, match="json on native: differs from dygraph") as caught:
+    with checked_on("native"), pytest.raises(CheckFailed, match="json on native: differs from dygraph") as caught:
         export(config, formats="json")
     assert "try --no-fold" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -165,7 +165,7 @@ def test_a_folder_of_something_else_is_left_alone(trained: Path, tmp_path: Path,
     assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
 
 
-def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_path: Path) -> None:
+def test_onnx_runs_on_its_engines_where_they_are_installed(trained: Path, tmp_path: Path, unchecked: Undo) -> None:
     folder = export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}"]), formats="onnx")
     recipe = read_yaml(folder / "inference.yml")
     assert set(recipe["formats"]) == {"json", "onnx"}

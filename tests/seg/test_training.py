@@ -26,6 +26,7 @@ from ppcls_ext.training.trainer import Stopped, Trainer, train
 from seg.demo import make_scenes
 from seg.metrics import PixelConfusion
 from seg.task import Segmentation
+from tests.helpers.exports import checked_on
 from tests.helpers.runs import assert_only_the_backbone_stayed, log_of, small_run, trained_alone_and_in_two
 
 pytestmark = pytest.mark.slow
@@ -94,6 +95,7 @@ def test_drawn_classes_are_those_that_were_counted(run: RunFolder, data: Path, t
 
 @pytest.fixture(scope="module")
 def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In all formats, checked on every engine, each in its process."""
     folder = tmp_path_factory.mktemp("exported") / "any_size"
     return export(load_config(run.path, [f"Global.save_inference_dir={folder}"]))
 
@@ -125,9 +127,9 @@ def test_the_exported_model_gives_the_classes_of_the_weights(
 
 
 def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFolder, data: Path, tmp_path: Path) -> None:
-    """Slow: an export is checked on every engine, each in its process."""
     options = [f"Global.save_inference_dir={tmp_path / 'fixed'}", "Export={argmax: false, size: [64, 64], batch: 1}"]
-    folder = export(load_config(run.path, options), formats="json")
+    with checked_on("native"):
+        folder = export(load_config(run.path, options), formats="json")
     results = tmp_path / "areas.csv"
     infer([str(data / "images/val")], open_exported(folder, "native", 1, {}), form="csv", save=results)
     header, *rows = results.read_text().splitlines()
@@ -139,8 +141,6 @@ def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFold
 def test_an_export_with_other_logits_fails_though_its_classes_are_the_same(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slow: an export is checked on every engine, each in its process."""
-
     def double_logits(deployed: nn.Layer, *_: object) -> None:
         classifier = deployed.network.head.decoder.conv
         for parameter in classifier.parameters():
@@ -148,7 +148,7 @@ def test_an_export_with_other_logits_fails_though_its_classes_are_the_same(
 
     monkeypatch.setattr("ppcls_ext.deploy.export.fold_batch_norm", double_logits)
     config = load_config(run.path, [f"Global.save_inference_dir={tmp_path / 'other'}", "Export.size=[64, 64]"])
-    with pytest.raises(CheckFailed, match="json on native: differs from dygraph"):
+    with checked_on("native"), pytest.raises(CheckFailed, match="json on native: differs from dygraph"):
         export(config, formats="json")
     assert not (tmp_path / "other").exists()
 
