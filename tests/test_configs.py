@@ -55,7 +55,8 @@ def test_config_trains_a_step(name: str, lists: Path, teacher: Path) -> None:
             small.append(f"DataLoader.{split}.dataset.image_root=.")
             small.append(f"DataLoader.{split}.dataset.cls_label_path={SPLIT_LISTS[split]}")
     if "_ssld" in name:
-        small += [f"Distill.teacher.pretrained={teacher}", "Optimizer.lr.learning_rate=0.4"]  # a fine-tune has little
+        small += [f"Distill.teacher.pretrained={teacher}", "Distill.engine=paddle"]
+        small += ["Optimizer.lr.learning_rate=0.4"]  # a fine-tune has little
     config = load_config(f"configs/{name}.yaml", small)
     task = Classification(config)
     loader = task.train_loader()

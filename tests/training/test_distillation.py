@@ -32,11 +32,12 @@ Fails = Callable[..., str]
 def student(path: Path, data: Path, teacher: Any, *, epochs: int = 3, **distill: Any) -> Path:
     """A config that distils from `teacher`, written to `path`; its run goes to `path`'s folder.
 
-    On `few`, an epoch has 5 steps, the last of them half full.
+    On `few`, an epoch has 5 steps, the last of them half full. To prepare another engine takes longer than such a run.
     """
     config = config_of(data, path.parent / "output")
     config["Global"] |= {"epochs": epochs, "image_shape": [3, 32, 32], "seed": 3}
-    config["Distill"] = {"teacher": str(teacher) if isinstance(teacher, Path) else teacher, **distill}
+    config["Distill"] = {"teacher": str(teacher) if isinstance(teacher, Path) else teacher, "engine": "paddle"}
+    config["Distill"] |= distill
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_config(path, config)
 
@@ -66,7 +67,7 @@ def test_a_student_learns_from_the_teacher_without_a_label(trained: Path, data: 
     """The training list has only paths, and class names are not those of folders."""
     files = sorted((data / "train").rglob("*.png"))
     (tmp_path / "paths.txt").write_text("".join(f"{f.relative_to(data)}\n" for f in files))
-    path = student(tmp_path / "run.yaml", data, trained, epochs=6)
+    path = student(tmp_path / "run.yaml", data, trained, epochs=6, engine="auto")
     unlabelled = ["Arch.class_num=3", "Infer.PostProcess.class_id_map_file=" + str(trained / "labels.txt")]
     unlabelled += [f"DataLoader.Train.dataset.{k}={v}" for k, v in LIST.items()]
     unlabelled += [f"DataLoader.Train.dataset.cls_label_path={tmp_path / 'paths.txt'}"]
@@ -222,7 +223,9 @@ def test_a_cache_goes_on_where_it_was_stopped(
 def test_a_stopped_student_resumes_exactly(
     with_cache: bool, few: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"cache": str(tmp_path / "cache"), "cache_epochs": 2} if with_cache else {"ground_truth": 0.5}
+    settings = (
+        {"cache": str(tmp_path / "cache"), "cache_epochs": 2} if with_cache else {"ground_truth": 0.5, "engine": "auto"}
+    )
     whole = train(load_config(student(tmp_path / "whole" / "run.yaml", few, trained, **settings))).path
     taken, take = 0, Classification.step
 
@@ -258,7 +261,9 @@ def test_any_network_of_paddleclas_teaches(few: Path, tmp_path: Path) -> None:
 
     save_weights(tmp_path / "teacher.pdparams", numpy_state(build_arch({"name": "ResNet18_vd"}, 3)))
     teacher = {"name": "ResNet18_vd", "pretrained": str(tmp_path / "teacher")}
-    run = train(load_config(student(tmp_path / "run.yaml", few, teacher, epochs=2), ["Global.iters=7"])).path
+    run = train(
+        load_config(student(tmp_path / "run.yaml", few, teacher, epochs=2, engine="auto"), ["Global.iters=7"])
+    ).path
     assert np.isfinite(log_of(run, "train")[-1]["loss"])
     train(load_config(run, [f"Global.checkpoints={run}"]))  # the run's config has the absolute path
 
