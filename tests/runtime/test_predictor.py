@@ -120,7 +120,7 @@ def times():
 
 threads = int(sys.argv[3])
 engine = open_engine(sys.argv[2], Path(sys.argv[1]), threads)
-inputs = [np.zeros((128, 3, 48, 48), np.float32)]
+inputs = [np.zeros((128 if sys.argv[2] == "openvino" else 16, 3, 48, 48), np.float32)]
 engine(inputs)
 if sys.argv[2] == "openvino":
     before, spent = times(), [0]
