@@ -62,7 +62,9 @@ def small(data: Path, output: Path, *overrides: str) -> Config:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     output = tmp_path_factory.mktemp("run")
-    return train(small(data, output, "Global.epochs=24", "Global.eval_interval=24", "Global.print_batch_step=8"))
+    # A rate at which so few epochs settle.
+    settings = ["Optimizer.lr.learning_rate=0.24", "Global.epochs=16", "Global.eval_interval=16"]
+    return train(small(data, output, *settings, "Global.print_batch_step=8"))
 
 
 def test_training_reduces_the_loss_and_finds_digits(run: RunFolder) -> None:
