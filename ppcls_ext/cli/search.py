@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.cli.arguments import (
@@ -38,6 +39,9 @@ EXAMPLES = (
 )
 ACCURACIES = ("supernet", "short", "scores")  # those of `ppcls_ext.search.find`, which imports Paddle
 CALIBRATING, SEARCHING = Path("output/search"), Path("output/search/found")
+WORK = CALIBRATING / "networks"
+OF_CALIBRATING = ("quick", "work")
+OF_SEARCHING = ("config", "override", "latency", "like", "accuracy", "epochs", "candidates", "supernet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--accuracy",
         choices=ACCURACIES,
-        default=ACCURACIES[0],
         metavar="HOW",
-        help=f"judge networks by {listed(ACCURACIES)}, in this order of trust (default: %(default)s)",
+        help=f"judge networks by {listed(ACCURACIES)}, in this order of trust (default: {ACCURACIES[0]})",
     )
     group.add_argument(
         "--epochs",
@@ -86,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
     )
-    group.add_argument("--quick", action="store_true", help="measure too little to rely on, but go all the way")
+    group.add_argument("--quick", action="store_true", help="with --calibrate, measure too little to rely on")
     group = parser.add_argument_group("output")
     group.add_argument(
         "--calibration",
@@ -103,26 +106,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--work",
         type=path,
-        default=Path("output/search/networks"),
         metavar="FOLDER",
-        help="with --calibrate, export the networks to this folder for later runs (default: %(default)s)",
+        help=f"with --calibrate, export the networks to this folder for later runs (default: {WORK})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate or search; gives the exit status."""
-    looks_for = [flag for flag in ("config", "latency", "like", "supernet") if getattr(arguments, flag) is not None]
     if arguments.calibrate:
-        if looks_for:
-            raise UserError(f"--calibrate measures networks for every later search: leave --{looks_for[0]} out")
+        _refuse(arguments, OF_SEARCHING, "--calibrate measures networks for every later search")
         return _calibrate(arguments)
     if arguments.config is None:
         raise UserError(
             "say what to do: --calibrate measures networks, -c CONFIG with --latency or --like searches one"
         )
+    _refuse(arguments, OF_CALIBRATING, "only --calibrate has a use for it")
     if (arguments.latency is None) == (arguments.like is None):
         raise UserError("give either --latency MS or --like NETWORK, which the network has to be as fast as")
+    how = arguments.accuracy or ACCURACIES[0]
+    if how != "supernet":
+        _refuse(arguments, ("supernet",), f"--accuracy {how} has no use for one")
+    if how == "scores":
+        _refuse(arguments, ("epochs",), "--accuracy scores trains nothing")
+    if arguments.supernet is not None:
+        _refuse(arguments, ("epochs",), "the supernet of --supernet is trained already")
     return _search(arguments)
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Raise UserError for the first flag of `names` that is given, since it would do nothing."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False, []):
+            raise UserError(f"{reason}: leave --{name} out")
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
@@ -135,7 +150,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     space = space_named(arguments.space)
     default = calibration_file(arguments.engine, arguments.threads, space.name)
     file = arguments.calibration or default
-    plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work, arguments.quick)
+    plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
     found = calibrate(plan)
     page = write_report(found, arguments.out or CALIBRATING)
     out.print(f"{page}: the report; {file}: the calibration", markup=False)
@@ -156,7 +171,7 @@ def _search(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         threads=arguments.threads,
         space=arguments.space,
-        accuracy=arguments.accuracy,
+        accuracy=arguments.accuracy or ACCURACIES[0],
         epochs=arguments.epochs,
         candidates=arguments.candidates,
         calibration=arguments.calibration,

@@ -239,6 +239,19 @@ def test_another_task_is_one_line(wish: Wish, calibration: Calibration) -> None:
         (["-c", "my_images"], "give either --latency MS or --like NETWORK"),
         (["-c", "my_images", "--latency", "1", "--like", "PPLCNet_x0_5"], "give either --latency MS or --like NETWORK"),
         (["--calibrate", "--latency", "1"], "leave --latency out"),
+        (["--calibrate", "-o", "Global.seed=1"], "leave --override out"),
+        (["--calibrate", "--candidates", "9"], "leave --candidates out"),
+        (["-c", "my_images", "--latency", "1", "--quick"], "only --calibrate has a use for it: leave --quick out"),
+        (["-c", "my_images", "--latency", "1", "--work", "x"], "only --calibrate has a use for it: leave --work out"),
+        (
+            ["-c", "my_images", "--latency", "1", "--accuracy", "scores", "--epochs", "9"],
+            "trains nothing: leave --epochs",
+        ),
+        (["-c", "my_images", "--latency", "1", "--accuracy", "short", "--supernet", "x"], "leave --supernet out"),
+        (
+            ["-c", "my_images", "--latency", "1", "--supernet", "x", "--epochs", "9"],
+            "trained already: leave --epochs out",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(
