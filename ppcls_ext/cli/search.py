@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from ppcls_ext.cli.arguments import (
     DEFAULT_ENGINE,
@@ -37,7 +38,8 @@ EXAMPLES = (
     "pplcnet search --calibrate --engine onednn",
     "pplcnet search -c my_images -o Global.data_root=FOLDER --like PPLCNet_x0_5 --engine onednn --epochs 30",
 )
-ACCURACIES = ("supernet", "short", "scores")  # those of `ppcls_ext.search.find`, which imports Paddle
+# Those of `ppcls_ext.search.find`, which imports Paddle.
+ACCURACIES: tuple[Literal["supernet", "short", "scores"], ...] = ("supernet", "short", "scores")
 CALIBRATING, SEARCHING = Path("output/search"), Path("output/search/found")
 WORK = CALIBRATING / "networks"
 OF_CALIBRATING = ("quick", "work")

@@ -13,7 +13,9 @@ from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_text
 from ppcls_ext.core.text import SHOWN, one_line
+from ppcls_ext.data.lists import LARGEST_FILE
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
@@ -23,7 +25,7 @@ from ppcls_ext.search.bound import bounded_space, space_around
 from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import Candidate, Evolution
 from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
-from ppcls_ext.search.held_out import check_task, check_unseen, hold_out
+from ppcls_ext.search.held_out import HeldOut, check_task, hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.sandwich import SandwichTask
@@ -117,11 +119,11 @@ class Search:
             self.space, self.scale = bounded_space(named, self.latency, self.bound, size)
         else:
             self.space, self.scale = _space_of(wish.supernet, named, size)
-        overrides = hold_out(self.user_task, wish.out)
+        held = hold_out(self.user_task, wish.out)
         if wish.supernet is not None:
-            check_unseen(wish.supernet, wish.out)
+            held.check_unseen(wish.supernet)
         self.file = wish.out / "supernet.yaml"
-        self._write_config(load_config(wish.config, [*wish.overrides, *overrides, *self._length()]))
+        self._write_config(load_config(wish.config, [*wish.overrides, *held.overrides, *self._length()]), held)
         self.task = make_task(load_config(self.file))
 
     def latency(self, spec: NetworkSpec) -> float:
@@ -139,8 +141,11 @@ class Search:
     def _length(self) -> list[str]:
         return [] if self.wish.epochs is None else [f"Global.epochs={self.wish.epochs}"]
 
-    def _write_config(self, config: Config) -> None:
-        """The config of the supernet, or of short trainings; a scale of PP-LCNet stands in it for the networks."""
+    def _write_config(self, config: Config, held: HeldOut) -> None:
+        """The config of the supernet, or of short trainings; a scale of PP-LCNet stands in it for the networks.
+
+        Nothing is written where the folder is of another search.
+        """
         config.pop("Expect", None)
         near = LCNetSpec(scale=self.scale).network()
         config["Arch"] = {"name": SEARCHED, "arch": near.text, "class_num": self.class_num}
@@ -149,7 +154,10 @@ class Search:
         if self.wish.accuracy != "supernet":  # every network has other shapes
             config["Global"].update(pretrained_model=None)
         text = dump_config(config)
-        _check_same(self.file, text)
+        if self.file.is_file():  # it is written last
+            _check_same(self.file, text)
+            held.check_same()
+        held.write()
         where = f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}"
         atomic_write_text(self.wish.out / "space.txt", where + "\n")
         atomic_write_text(self.file, text)
@@ -322,8 +330,11 @@ def _drawn(space: Space) -> list[NetworkSpec]:
 
 
 def _check_same(file: Path, text: str) -> None:
-    """Raise UserError where a file is there that says something else: what was trained by it is of no use."""
-    earlier = file.read_text(encoding="utf-8") if file.is_file() else text
+    """Raise UserError where a file says something else: what was trained by it is of no use."""
+    try:
+        earlier = read_text(file, LARGEST_FILE)
+    except Unreadable as error:
+        raise UserError(f"{file}: {error}; give another --out") from error
     changed = [line.strip() for line in text.splitlines() if line not in earlier.splitlines()]
     if earlier != text:
         raise UserError(

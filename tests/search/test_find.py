@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -156,7 +157,9 @@ def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
 
 def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wish: Wish, tmp_path: Path) -> None:
     task = make_task(load_config(wish.config, wish.overrides))
-    held = make_task(load_config(wish.config, [*wish.overrides, *hold_out(task, tmp_path / "lists")]))
+    lists = hold_out(task, tmp_path / "lists")
+    lists.write()
+    held = make_task(load_config(wish.config, [*wish.overrides, *lists.overrides]))
     fit, judged = held.data.train_split, held.data.eval_split
     assert [list(judged.labels).count(k) for k in range(3)] == [6] * 3
     assert [list(fit.labels).count(k) for k in range(3)] == [24] * 3
@@ -169,13 +172,29 @@ def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wi
 def test_a_supernet_judges_no_images_that_it_has_seen(wish: Wish, tmp_path: Path) -> None:
     task = make_task(load_config(wish.config, wish.overrides))
     other = make_task(load_config(wish.config, [*wish.overrides, "Global.seed=1"]))
-    for folder, of in (("one", task), ("same", task), ("other", other)):
-        hold_out(of, tmp_path / folder)
-    held_out.check_unseen(tmp_path / "one", tmp_path / "same")
+    hold_out(task, tmp_path / "one").write()
+    hold_out(task, tmp_path / "same").check_unseen(tmp_path / "one")
     with pytest.raises(UserError, match=r"trained on \d+ of the images that this search would judge by; give the data"):
-        held_out.check_unseen(tmp_path / "one", tmp_path / "other")
+        hold_out(other, tmp_path / "other").check_unseen(tmp_path / "one")
     with pytest.raises(UserError, match=r"nowhere: train_list.txt: No such file or directory; give the folder"):
-        held_out.check_unseen(Path("nowhere"), tmp_path / "one")
+        hold_out(task, tmp_path / "one").check_unseen(Path("nowhere"))
+
+
+def test_an_image_that_is_listed_twice_is_not_both_fitted_to_and_judged_by(
+    images: Path, calibration: Calibration, tmp_path: Path
+) -> None:
+    listed = [f"{path} {label}" for label, name in enumerate(("blue", "green", "red"))
+              for path in sorted((images / "train" / name).iterdir())]  # fmt: skip
+    (tmp_path / "train_list.txt").write_text("\n".join([*listed, *listed[::2]]) + "\n")
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\n")
+    data = [f"DataLoader.{part}.dataset={{name: ImageNetDataset, image_root: /, cls_label_path: "
+            f"{tmp_path / 'train_list.txt'}, transform_ops: []}}" for part in ("Train", "Eval")]  # fmt: skip
+    task = make_task(load_config("my_images", [*data, f"Global.image_shape=[3,{SIDE},{SIDE}]"]))
+    train, judged = ([line for file, text in hold_out(task, tmp_path / "out").texts.items() if file.name == name
+                      for line in text.splitlines()] for name in (held_out.TRAIN_LIST, held_out.EVAL_LIST))  # fmt: skip
+    assert len(set(judged)) == len(judged) == 18
+    assert not set(train) & set(judged)
+    assert len(train) > len(set(train)) == 72
 
 
 def test_too_few_images_are_one_line(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +231,28 @@ def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> N
         UserError, match=r"it is of a search with other settings \(now 'epochs: 3'\); give another --out"
     ):
         Search(replace(wish, epochs=3), benchmark)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"Global.seed=1"}, "other settings"), ({"DataLoader.Train.sampler.batch_size=16"}, "other settings")],
+)
+def test_what_is_refused_leaves_the_folder_as_it_was(wish: Wish, change: set[str], message: str) -> None:
+    Search(wish, benchmark)
+    before = {file: file.read_bytes() for file in wish.out.iterdir()}
+    with pytest.raises(UserError, match=message):
+        Search(replace(wish, overrides=(*wish.overrides, *change)), benchmark)
+    assert {file: file.read_bytes() for file in wish.out.iterdir()} == before
+
+
+def test_a_folder_of_a_search_on_other_images_is_left_alone(wish: Wish, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(images, own)
+    on_own = replace(wish, overrides=(*wish.overrides, f"Global.data_root={own}"))
+    Search(on_own, benchmark)
+    next((own / "train" / "blue").iterdir()).unlink()
+    with pytest.raises(UserError, match=r"train_list.txt: it is of a search on other images, .*; give another --out"):
+        Search(on_own, benchmark)
 
 
 @pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])
