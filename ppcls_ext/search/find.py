@@ -48,6 +48,7 @@ CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and
 }
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
 GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
+SPACE_FILE = "space.txt"  # name of the space, scale of PP-LCNet that it is around, side of the images
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
@@ -153,13 +154,14 @@ class Search:
         config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False, eval_interval=interval)
         if self.wish.accuracy != "supernet":  # every network has other shapes
             config["Global"].update(pretrained_model=None)
-        text = dump_config(config)
+        text, where = dump_config(config), self.wish.out / SPACE_FILE
+        space = f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}\n"
         if self.file.is_file():  # it is written last
+            _check_space(where, space)
             _check_same(self.file, text)
             held.check_same()
         held.write()
-        where = f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}"
-        atomic_write_text(self.wish.out / "space.txt", where + "\n")
+        atomic_write_text(where, space)
         atomic_write_text(self.file, text)
 
     # Running
@@ -177,34 +179,33 @@ class Search:
         set_device(self.task.global_section.device)
         judge = Judge(self.task)
         scorer = Scorer(self.class_num, self.task.global_section.seed, self.task.made_fast)
-        supernet = self._supernet() if wish.accuracy == "supernet" else None
-        quality, score = self._quality(judge, scorer, supernet)
         population, generations = wish.sizes
         evolution = Evolution(
-            self.space, self.latency, self.bound, quality, wish.out / "candidates.json", self._identity(),
-            self.task.global_section.seed, population, generations, score,
+            self.space, self.latency, self.bound, wish.out / "candidates.json", self._identity(),
+            self.model.fingerprint, self.task.global_section.seed, population, generations,
+            scorer if wish.accuracy == "short" else None,
         )  # fmt: skip
-        candidates = evolution.run()
+        evolution.check()
+        supernet = self._supernet() if wish.accuracy == "supernet" else None
+        candidates = evolution.run(self._quality(judge, scorer, supernet))
         ranks = self._ranks(candidates, scorer)
         if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
             say("warning: no network is judged much better than guessing, so their order says nothing; give --epochs")
         return self._finish(candidates, judge, supernet, ranks)
 
-    def _quality(
-        self, judge: Judge, scorer: Scorer, supernet: Supernet | None
-    ) -> tuple[Callable[[NetworkSpec], Quality], Callable[[NetworkSpec], float] | None]:
-        """What judges networks, and what drops the worst before they are judged."""
+    def _quality(self, judge: Judge, scorer: Scorer, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
+        """What judges networks."""
         if supernet is not None:
-            return lambda spec: judge.quality(self.task.made_fast(supernet.cut(spec).network)), None
+            return lambda spec: judge.quality(self.task.made_fast(supernet.cut(spec).network))
         if self.wish.accuracy == "short":
-            return ShortTraining(load_config(self.file), self.wish.out / "short", judge), scorer
-        return lambda spec: Quality(scorer(spec), 0.0), None
+            return ShortTraining(load_config(self.file), self.wish.out / "short", judge)
+        return lambda spec: Quality(scorer(spec), 0.0)
 
     def _identity(self) -> dict[str, Any]:
-        """What candidates depend on, beside the data."""
+        """What candidates depend on, beside the data and the calibration."""
         return {
             "space": f"{self.space.name} around {self.scale:g}x at {self.space.input_sizes[0]} px",
-            "bound": round(self.bound, 6),
+            "bound": round(self.bound, 6) if self.wish.like is None else self.wish.like,
             "engine": self.wish.engine,
             "threads": self.wish.threads,
             "accuracy": self.wish.accuracy,
@@ -329,12 +330,28 @@ def _drawn(space: Space) -> list[NetworkSpec]:
     return [space.sample(rng) for _ in range(KINDS_DRAWN)]
 
 
-def _check_same(file: Path, text: str) -> None:
-    """Raise UserError where a file says something else: what was trained by it is of no use."""
+def _check_space(file: Path, text: str) -> None:
+    """Raise UserError where a search in the folder has a space around another scale of PP-LCNet."""
+    earlier = _text_of(file).split()
+    (name, scale, size), now = earlier if len(earlier) == 3 else text.split(), text.split()
+    if (name, size) == (now[0], now[2]) and scale != now[1]:
+        raise UserError(
+            f"{file.parent}: it is of a search around PP-LCNet {scale}x, and by this latency and calibration it would "
+            f"be around {now[1]}x; give another --out, with --supernet {file.parent} if its supernet is to be used"
+        )
+
+
+def _text_of(file: Path) -> str:
+    """A text that a search wrote. Raises UserError."""
     try:
-        earlier = read_text(file, LARGEST_FILE)
+        return read_text(file, LARGEST_FILE)
     except Unreadable as error:
         raise UserError(f"{file}: {error}; give another --out") from error
+
+
+def _check_same(file: Path, text: str) -> None:
+    """Raise UserError where a file says something else: what was trained by it is of no use."""
+    earlier = _text_of(file)
     changed = [line.strip() for line in text.splitlines() if line not in earlier.splitlines()]
     if earlier != text:
         raise UserError(
@@ -345,11 +362,10 @@ def _check_same(file: Path, text: str) -> None:
 
 def _space_of(folder: Path, named: Space, size: int) -> tuple[Space, float]:
     """The space that an earlier search has trained a supernet for."""
-    file = folder / "space.txt"
     try:
-        name, scale, of_size = file.read_text(encoding="utf-8").split()
+        name, scale, of_size = read_text(folder / SPACE_FILE, LARGEST_FILE).split()
         around = float(scale), int(of_size)
-    except (OSError, ValueError) as error:
+    except (Unreadable, ValueError) as error:
         raise UserError(f"--supernet {folder}: not the folder of a search; give that of one with --out") from error
     if (name, around[1]) != (named.name, size) or not (folder / "supernet" / LAST_WEIGHTS).is_file():
         raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +90,11 @@ class LatencyModel:
     def predict(self, spec: NetworkSpec, class_num: int = CLASSES) -> float:
         """Milliseconds of a call with one image of the spec's input size."""
         return sum(self.prices.get(name, 0.0) * value for name, value in costs_of(spec, class_num).items())
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that another one has where any latency is predicted otherwise."""
+        return hashlib.sha256(json.dumps(dict(self.prices), sort_keys=True).encode()).hexdigest()[:16]
 
     def unknown(self, spec: NetworkSpec) -> list[str]:
         """Kinds of operations of a network that no network of the calibration had."""

@@ -18,7 +18,7 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.models.network_spec import parse_spec
+from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.search import find as finding
 from ppcls_ext.search import front as fronts
@@ -30,6 +30,7 @@ from ppcls_ext.search.held_out import hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import Accuracy, LatencyModel
 from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.scores import Scorer
 from ppcls_ext.search.space import SPACES
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.interrupts import Stopped
@@ -150,6 +151,40 @@ def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     page = (wish.out / "front.md").read_text()
     assert "Zen score | params" in page
     assert "top-1" not in page  # nothing was judged by images
+
+
+def test_a_calibration_made_in_between_predicts_anew_and_keeps_what_was_judged(
+    wish: Wish, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_scores = replace(wish, accuracy="scores", candidates=6)
+    Search(by_scores, benchmark).run()
+    earlier = {c["arch"]: c for c in json.loads((wish.out / "candidates.json").read_text())["candidates"]}
+    scored: list[str] = []
+    score = Scorer.__call__
+
+    def seen(self: Scorer, spec: NetworkSpec, name: str = "zen") -> float:
+        scored.append(spec.text)
+        return score(self, spec, name)
+
+    monkeypatch.setattr(Scorer, "__call__", seen)
+    assert calibration.model is not None
+    prices = {name: 0.98 * price for name, price in calibration.model.prices.items()}
+    faster = replace(calibration, model=LatencyModel(calibration.target, prices))
+    faster.save(tmp_path / "cache" / "latency" / "onednn-1-tiny.json")
+    Search(by_scores, benchmark).run()
+    assert faster.model is not None
+    for candidate in json.loads((wish.out / "candidates.json").read_text())["candidates"]:
+        assert candidate["ms"] == faster.model.predict(parse_spec(candidate["arch"]), 3)
+        if candidate["arch"] in earlier:
+            assert candidate["expected"] == earlier[candidate["arch"]]["expected"]
+    assert not set(scored) & set(earlier)
+
+
+def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wish) -> None:
+    Search(wish, benchmark)
+    (wish.out / "space.txt").write_text(f"tiny 0.5 {SIDE}\n")
+    with pytest.raises(UserError, match=r"around PP-LCNet 0.5x, and by this .*; give another --out, with --supernet"):
+        Search(wish, benchmark)
 
 
 # Held-out images
