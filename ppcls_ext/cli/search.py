@@ -21,7 +21,7 @@ from ppcls_ext.cli.arguments import (
     up_to,
 )
 from ppcls_ext.core.device import set_threads
-from ppcls_ext.core.display import out
+from ppcls_ext.core.display import out, say
 from ppcls_ext.core.errors import UserError
 
 NAME = "search"
@@ -150,13 +150,16 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from ppcls_ext.search.space import space_named
 
     space = space_named(arguments.space)
-    default = calibration_file(arguments.engine, arguments.threads, space.name)
+    default = calibration_file(arguments.engine, arguments.threads, space.name, arguments.quick)
     file = arguments.calibration or default
     plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
     found = calibrate(plan)
     page = write_report(found, arguments.out or CALIBRATING)
     out.print(f"{page}: the report; {file}: the calibration", markup=False)
-    check_accuracy(found, file)
+    if arguments.quick:
+        say(f"warning: {found.doubt}")
+    else:
+        check_accuracy(found, file)
     return 0
 
 

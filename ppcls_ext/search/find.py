@@ -49,6 +49,7 @@ CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
 GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
 SPACE_FILE = "space.txt"  # name of the space, scale of PP-LCNet that it is around, side of the images
+NOTHING_LEARNED = "warning: no network is judged much better than guessing, so their order says nothing; give --epochs"
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
@@ -105,7 +106,7 @@ class Search:
         given.pop("Expect", None)  # what the config promises is of another network
         self.user_task = make_task(given)
         check_task(self.user_task)
-        self.model = _latency_model(wish)
+        self.model, self.doubt = _latency_model(wish)
         self.class_num = self.user_task.class_num
         size = _side(self.user_task)
         named = space_named(wish.space)
@@ -176,6 +177,8 @@ class Search:
         wish = self.wish
         around = f"around PP-LCNet {self.scale:g}x; {self.space.size:.1e} networks"
         say(f"at most {self.bound:.3g} ms predicted, {around}")
+        if self.doubt:
+            say(f"warning: {self.doubt}")
         set_device(self.task.global_section.device)
         judge = Judge(self.task)
         scorer = Scorer(self.class_num, self.task.global_section.seed, self.task.made_fast)
@@ -189,9 +192,7 @@ class Search:
         supernet = self._supernet() if wish.accuracy == "supernet" else None
         candidates = evolution.run(self._quality(judge, scorer, supernet))
         ranks = self._ranks(candidates, scorer)
-        if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
-            say("warning: no network is judged much better than guessing, so their order says nothing; give --epochs")
-        return self._finish(candidates, judge, supernet, ranks)
+        return self._finish(candidates, judge, supernet, self._conditions(candidates, ranks))
 
     def _quality(self, judge: Judge, scorer: Scorer, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
         """What judges networks."""
@@ -214,12 +215,14 @@ class Search:
             "supernet": None if self.wish.supernet is None else str(self.wish.supernet.resolve()),
         }
 
+    @property
+    def _supernet_run(self) -> Path:
+        return (self.wish.supernet or self.wish.out) / "supernet"
+
     def _supernet(self) -> Supernet:
         """The trained supernet: that of an earlier search, or one that is trained now, or on."""
-        if self.wish.supernet is not None:
-            run = self.wish.supernet / "supernet"
-        else:
-            run = self.wish.out / "supernet"
+        run = self._supernet_run
+        if self.wish.supernet is None:
             going_on = (run / LATEST_STATE).is_file()
             task = make_task(load_config(run, [f"Global.checkpoints={run}"])) if going_on else self.task
             train_task(SandwichTask(task, self.space))
@@ -239,7 +242,7 @@ class Search:
         candidates: list[Candidate],
         judge: Judge,
         supernet: Supernet | None,
-        ranks: Ranks,
+        conditions: list[str],
     ) -> Front:
         wish, size = self.wish, self.space.input_sizes[0]
         measuring = Measuring(wish.engine, wish.threads, self.class_num, wish.out / "networks", self.benchmark)
@@ -250,7 +253,6 @@ class Search:
         }
         if wish.like is not None:
             scales.setdefault(wish.like, SPECS[wish.like].network().replace(input_size=size))
-        conditions = self._conditions(ranks)
         front = measured_front(
             candidates, scales, self.latency, self.bound, measuring, conditions, wish.like, wish.accuracy == "scores"
         )
@@ -272,40 +274,50 @@ class Search:
     def _resolved(self) -> Config:
         return self.user_task.resolved()
 
-    def _conditions(self, ranks: Ranks) -> list[str]:
-        wish = self.wish
-        section = self.task.global_section
-        length = f"{section.iters} steps" if section.iters else f"{section.epochs} epochs"
+    def _conditions(self, candidates: list[Candidate], ranks: Ranks) -> list[str]:
+        """What was searched how, and why it may be wrong, a line each."""
+        wish, target = self.wish, self.model.target
         judged = {
-            "supernet": f"a supernet of {length}, whose networks share weights",
-            "short": f"a training of {length} of each network",
+            "supernet": "a supernet of {length}, whose networks share weights",
+            "short": "a training of {length} of each network",
             "scores": "the Zen score alone, which ranks networks badly",
-        }[wish.accuracy]
-        target = self.model.target
+        }[wish.accuracy].format(length=self._trained(candidates))
         lines = [
             f"{self.space.name} around PP-LCNet {self.scale:g}x at {self.space.input_sizes[0]} px, {self.class_num} "
             f"classes; at most {self.bound:.3g} ms" + (f", as {wish.like}" if wish.like else ""),
-            f"judged by {judged}; seed {section.seed}",
+            f"judged by {judged}; seed {self.task.global_section.seed}",
             f"{target.cpu[0]}, {target.engine}, {target.threads} thread{'s' * (target.threads != 1)}; "
             + ", ".join(f"{name} {version}" for name, version in target.versions.items()),
         ]
+        if self.doubt:
+            lines.append(f"warning: {self.doubt}")
+        if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
+            lines.append(NOTHING_LEARNED)
+            say(NOTHING_LEARNED)
         if ranks:
             words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
             lines.append(f"rank correlation with what the judge says, of the networks drawn at random: {words}")
         return lines
 
+    def _trained(self, candidates: list[Candidate]) -> str:
+        """How long what judges was trained, as its run folder says: a small set is given more epochs."""
+        if self.wish.accuracy == "scores":
+            return ""
+        short = self.wish.out / "short" / candidates[0].spec.name
+        section = load_config(short if self.wish.accuracy == "short" else self._supernet_run).global_section
+        return f"{section.iters} steps" if section.iters else f"{section.epochs} epochs"
 
-def _latency_model(wish: Wish) -> LatencyModel:
-    """The model of this machine, engine and number of threads."""
+
+def _latency_model(wish: Wish) -> tuple[LatencyModel, str]:
+    """The model of this machine, engine and number of threads, and why it may be off; empty where it was accepted."""
     files = [] if wish.calibration is None else [wish.calibration]
-    found = {c.target.engine: c.model for c in own_calibrations(wish.threads, files)}
-    model = found.get(wish.engine)
-    if model is None:
-        raise UserError(
-            f"no calibration of {wish.engine} with {wish.threads} threads; make one: pplcnet search --calibrate "
-            f"--engine {wish.engine} --threads {wish.threads}"
-        )
-    return model
+    for calibration in own_calibrations(wish.threads, files, wish.space):
+        if calibration.target.engine == wish.engine and calibration.model is not None:
+            return calibration.model, calibration.doubt
+    raise UserError(
+        f"no calibration of {wish.engine} with {wish.threads} threads; make one: pplcnet search --calibrate "
+        f"--engine {wish.engine} --threads {wish.threads}"
+    )
 
 
 def _side(task: Task) -> int:

@@ -119,11 +119,14 @@ def fit(target: Target, specs: Sequence[NetworkSpec], ms: Sequence[float], weigh
 
 # What a latency model has to reach on networks that it has not seen, before anything is decided by it.
 MOST_MEDIAN, LEAST_CLOSE, LEAST_SPEARMAN = 0.05, 0.90, 0.97
+LEAST_JUDGED = 20  # networks; fewer may be close by chance
 
 
 def shortfalls(found: Accuracy) -> list[str]:
     """Where a model is less accurate than it has to be, in words; empty where it is accepted."""
     missed = []
+    if found.n < LEAST_JUDGED:
+        missed.append(f"only {found.n} networks judged it, fewer than {LEAST_JUDGED}")
     if not found.median <= MOST_MEDIAN:
         missed.append(f"its median error is {found.median:.1%}, more than {MOST_MEDIAN:.0%}")
     if not found.close >= LEAST_CLOSE:

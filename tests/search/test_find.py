@@ -83,7 +83,7 @@ def benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]
     ratio = {"ratio": 0.5, "low": 0.4, "high": 0.6}
     rows = [{"failure": None, "ms": {"median": 2.0}, "ratio_to_first": {**ratio, "ratio": 0.5 + 0.5 * (k == 0)}}
             for k, _ in enumerate(subjects)]  # fmt: skip
-    return {"results": rows}
+    return {"results": rows, "warnings": []}
 
 
 @pytest.mark.slow
@@ -294,6 +294,22 @@ def test_a_folder_of_a_search_on_other_images_is_left_alone(wish: Wish, images: 
 def test_images_that_no_network_is_for_are_one_line(wish: Wish, shape: str) -> None:
     with pytest.raises(UserError, match="a search needs square images with sides that 32 divides"):
         Search(replace(wish, overrides=(*wish.overrides, f"Global.image_shape={shape}")), benchmark)
+
+
+def test_a_calibration_that_was_not_accepted_is_said_in_the_log_and_in_the_front(
+    wish: Wish, calibration: Calibration, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cache" / "latency" / "onednn-1-tiny.json"
+    replace(calibration, accuracy={"model": Accuracy(0.071, 0.95, 0.98, 50)}).save(file)
+    doubt = "warning: the calibration of onednn with 1 thread was not accepted: its median error is 7.1%, more than 5%"
+    by_scores = replace(wish, accuracy="scores", candidates=6)
+    front = Search(by_scores, benchmark).run()
+    assert capsys.readouterr().err.splitlines().count(doubt) == 1
+    assert doubt in front.conditions
+    assert doubt in json.loads((wish.out / "front.json").read_text())["conditions"]
+    assert f"- {doubt}\n" in (wish.out / "front.md").read_text()
+    calibration.save(file)
+    assert not any("warning" in line for line in Search(by_scores, benchmark).run().conditions)
 
 
 def test_a_calibration_of_another_machine_is_one_line(wish: Wish, calibration: Calibration, tmp_path: Path) -> None:
