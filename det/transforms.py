@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
+from ppcls_ext.core.bounds import LARGEST_SIDE
 from ppcls_ext.core.operations import read_operations
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
@@ -225,10 +226,13 @@ class BatchRandomResize:
             not isinstance(sides, (list, tuple))
             or len(sides) != 2
             or not all(
-                isinstance(side, int) and side >= LARGEST_STRIDE and side % LARGEST_STRIDE == 0 for side in sides
+                isinstance(side, int) and LARGEST_STRIDE <= side <= LARGEST_SIDE and side % LARGEST_STRIDE == 0
+                for side in sides
             )
         ):
-            raise ValueError(f"target_size: sides must be multiples of {LARGEST_STRIDE}, got {given!r}")
+            raise ValueError(
+                f"target_size: sides must be multiples of {LARGEST_STRIDE}, up to {LARGEST_SIDE}, got {given!r}"
+            )
         return sides[0], sides[1]
 
     def __call__(self, rng: np.random.Generator) -> tuple[tuple[int, int], str]:

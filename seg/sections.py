@@ -57,7 +57,8 @@ class AugmentSection(Section):
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> AugmentSection:
         low, high, step = self.scale
-        if not (0 < low <= high <= LARGEST_FACTOR and step > 0 and (high - low) / step <= MOST_STEPS):
+        in_bounds = 0 < low <= high <= LARGEST_FACTOR and 0 < step <= LARGEST_FACTOR
+        if not (in_bounds and (high - low) / step <= MOST_STEPS):
             raise ValueError(
                 f"scale must be least, largest, step, all above 0, up to {LARGEST_FACTOR} in at most {MOST_STEPS} steps"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import ENDINGS
-from ppcls_ext.data.lists import class_file_beside, held_out, read_class_names, read_lines
+from ppcls_ext.data.lists import class_file_beside, held_out, joining, read_class_names, read_lines
 from seg import cityscapes
 
 MASK_END = "_mask"  # a mask may be called like its image, or with this after the name
@@ -55,6 +55,7 @@ def read_pairs(list_path: Path, root: Path, delimiter: str | None = None) -> Pai
     Raises:
         UserError: no such file, a line that is not `image mask` (with its number), or no line at all.
     """
+    join = joining(root)
     images, masks, lines = [], [], []
     for number, line in enumerate(read_lines(list_path, "mask list"), start=1):
         if not line.strip():
@@ -65,8 +66,8 @@ def read_pairs(list_path: Path, root: Path, delimiter: str | None = None) -> Pai
                 f"mask list {list_path}, line {number}: expected 'image mask', got '{line.strip()}' "
                 "(names with spaces need a tab between the two)"
             )
-        images.append(str(root / parts[0].strip()))
-        masks.append(str(root / parts[1].strip()))
+        images.append(join(parts[0].strip()))
+        masks.append(join(parts[1].strip()))
         lines.append(number)
     if not images:
         raise UserError(f"mask list {list_path}: no lines, the split is empty")

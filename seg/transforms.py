@@ -25,7 +25,7 @@ def crop_and_flip(
     with `IGNORE`. All of it is one affine map, so it costs the same at every scale of every image.
     """
     low, high, step = settings.scale
-    factors = np.arange(low, high + step / 2, step)
+    factors = low + step * np.arange(int((high - low) / step * (1 + 1e-9)) + 1)  # the margin is for rounding
     factor = float(factors[rng.integers(len(factors))])
     height, width = size
     scaled = round(image.shape[0] * factor), round(image.shape[1] * factor)

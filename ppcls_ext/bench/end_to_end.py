@@ -36,8 +36,8 @@ from ppcls_ext.runtime.exported import Exported, read_exported
 
 
 def rows_of(runs: Sequence[PhotoRun], seed: int) -> list[dict[str, Any]]:
-    """A row of the report for each subject: its times, and how many times as fast as each baseline it is."""
-    baselines = [run for run in runs if run.subject.kind != PREDICTOR and run.failure is None]
+    """A row of the report for each subject: its times, and how many times as fast as each reference it is."""
+    references = [run for run in runs if run.subject.kind != PREDICTOR and run.failure is None]
     exact = next((run for run in runs if run.subject.decode == "exact" and run.failure is None), None)
     rows = []
     for run in runs:
@@ -49,9 +49,9 @@ def rows_of(runs: Sequence[PhotoRun], seed: int) -> list[dict[str, Any]]:
             row["rounds"] = len(run.turns)
             row["ms"] = summary(run.samples)
             row["times_as_fast_as"] = {
-                base.subject.kind: ratio_interval(base.samples, run.samples, seed, run.shares)
-                for base in baselines
-                if base is not run
+                reference.subject.kind: ratio_interval(reference.samples, run.samples, seed, run.shares)
+                for reference in references
+                if reference is not run
             }
             if exact is not None:
                 pairs = zip(run.gists, exact.gists, strict=True)

@@ -37,7 +37,7 @@ class PhotoWorker(Worker):
             self.call, self.gist = Predictor(folder, engine, **options), gist
             self.streaming = functools.cache(lambda batch: Predictor(folder, engine, batch=batch, **options))
         else:
-            self.call = self._baseline(kind, Path(folder), threads)
+            self.call = self._reference(kind, Path(folder), threads)
 
     def use(self, files: Sequence[str]) -> list[np.ndarray]:
         """Turn these photos into results from now on; gives the gist of the result of each."""
@@ -46,7 +46,7 @@ class PhotoWorker(Worker):
         return [np.array(self.gist(self.call(file))) for file in files]
 
     @staticmethod
-    def _baseline(kind: str, folder: Path, threads: int) -> Script:
+    def _reference(kind: str, folder: Path, threads: int) -> Script:
         recipe = read_exported(folder).recipe
         if kind == SCRIPT:
             return make_script(folder, recipe, threads)

@@ -50,7 +50,7 @@ class PhotoSubject:
 
 
 def photo_subjects(exported: Exported, engines: Sequence[str]) -> list[PhotoSubject]:
-    """What can be measured with an export here: the baselines first, then a Predictor on each engine.
+    """What can be measured with an export here: the references first, then a Predictor on each engine.
 
     Args:
         engines: none: each that is installed, has its format in the folder, and is of float32 or accepted.

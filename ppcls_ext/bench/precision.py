@@ -44,14 +44,14 @@ class Speed:
 
     Attributes:
         ratio, low, high: the mean over rounds and its 95 % interval.
-        baseline: that float32 engine.
+        reference: that float32 engine.
         n: timed calls of the candidate.
     """
 
     ratio: float
     low: float
     high: float
-    baseline: str
+    reference: str
     n: int
 
     @property
@@ -152,7 +152,7 @@ def judge(task: Task, folder: Path, asked: Sequence[str]) -> list[Verdict]:
             continue
         try:
             if exact is None:
-                exact = _primary(task, folder, speed.baseline)
+                exact = _primary(task, folder, speed.reference)
             verdicts.append(_by_loss(task, engine, precision, speed, exact, _primary(task, folder, engine)))
         except EngineFailed as failed:
             verdicts.append(Verdict(engine, precision, f"it cannot be evaluated: {failed}", speed))
@@ -187,10 +187,10 @@ def _slowest_lead(row: Mapping[str, Any], exact: Sequence[Mapping[str, Any]]) ->
     return max((_speed(row, one) for one in exact), key=lambda speed: speed.ratio)
 
 
-def _speed(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Speed:
-    ours, theirs = (np.array([[turn["median"]] for turn in each["rounds"]]) for each in (row, baseline))
+def _speed(row: Mapping[str, Any], reference: Mapping[str, Any]) -> Speed:
+    ours, theirs = (np.array([[turn["median"]] for turn in each["rounds"]]) for each in (row, reference))
     interval = ratio_interval(ours, theirs, SETTINGS.seed, SETTINGS.shares())
-    return Speed(interval["ratio"], interval["low"], interval["high"], baseline["engine"], row["n"])
+    return Speed(interval["ratio"], interval["low"], interval["high"], reference["engine"], row["n"])
 
 
 def _runnable(folder: Path) -> list[str]:
@@ -208,7 +208,7 @@ def _primary(task: Task, folder: Path, engine: str) -> float:
 
 
 def _not_faster(speed: Speed, precision: str) -> str:
-    reason = f"not faster than {speed.baseline} on this machine ({_times(speed)})"
+    reason = f"not faster than {speed.reference} on this machine ({_times(speed)})"
     flags = WANTED_FLAGS[precision]
     if set(flags) & set(machine()["flags"]):
         return reason
@@ -234,7 +234,7 @@ def line(verdict: Verdict, metric: str) -> str:
     if verdict.reason or verdict.speed is None or verdict.exact is None or verdict.reduced is None:
         return f"{verdict.precision} on {verdict.engine}: not kept: {verdict.reason}"
     return (
-        f"{verdict.precision} on {verdict.engine}: kept: faster than {verdict.speed.baseline} on this machine "
+        f"{verdict.precision} on {verdict.engine}: kept: faster than {verdict.speed.reference} on this machine "
         f"({_times(verdict.speed)}), {metric} {POINTS * verdict.reduced:.2f} instead of {POINTS * verdict.exact:.2f}"
     )
 
@@ -249,7 +249,7 @@ def _figures(task: Task, verdict: Verdict) -> dict[str, Any]:
         "precision": verdict.precision,
         "ratio": round(speed.ratio, 4),
         "interval": [round(speed.low, 4), round(speed.high, 4)],
-        "to": speed.baseline,
+        "to": speed.reference,
         "calls": speed.n,
         "metric": task.primary,
         "float32": verdict.exact,
@@ -259,5 +259,5 @@ def _figures(task: Task, verdict: Verdict) -> dict[str, Any]:
         "calibration": task.export.calibration if verdict.precision == "int8" else None,
         "cpu": here["cpu"],
         "flags": here["flags"],
-        "versions": versions([verdict.engine, speed.baseline]),
+        "versions": versions([verdict.engine, speed.reference]),
     }

@@ -103,13 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure or render; gives the exit status."""
     set_threads(arguments.threads)
-    from ppcls_ext.paper.reproduce import Plan, compare, render, reproduce
+    from ppcls_ext.paper.reproduce import Plan, add_second_run, render, reproduce
 
     if arguments.render:
         render(arguments.out)
         return 0
     if arguments.compare is not None:
-        compare(arguments.out, arguments.compare)
+        add_second_run(arguments.out, arguments.compare)
         return 0
     plan = Plan(
         tables=arguments.tables,
@@ -124,9 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
         minutes=arguments.minutes,
     )
     if arguments.today:
-        from ppcls_ext.paper.today import compare_today
+        from ppcls_ext.paper.today import reproduce_today
 
-        compare_today(plan)
+        reproduce_today(plan)
     else:
         reproduce(plan)
     return 0

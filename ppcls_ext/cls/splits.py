@@ -12,7 +12,14 @@ import numpy as np
 from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import ENDINGS
-from ppcls_ext.data.lists import check_class_name, class_file_beside, held_out, read_class_names, read_lines
+from ppcls_ext.data.lists import (
+    check_class_name,
+    class_file_beside,
+    held_out,
+    joining,
+    read_class_names,
+    read_lines,
+)
 
 SHOWN_CLASSES = 20  # a message names no more classes
 UNLABELLED = -1  # the label of an image that has none
@@ -65,28 +72,24 @@ def read_list(
     if count is None and class_names is not None:
         count = len(class_names)
     most = MOST_CLASSES if count is None else count
+    join = joining(image_root)
+    values: dict[str, int] = {}  # of the labels that were checked, by their text
     paths, labels = [], []
     for number, line in enumerate(read_lines(list_path, "image list"), start=1):
-        if not line.strip():
+        text = line.strip()
+        if not text:
             continue
-        where = f"image list {list_path}, line {number}"
-        parts = line.strip().rsplit(delimiter, 1)
-        if unlabelled and not (len(parts) == 2 and WHOLE.fullmatch(parts[1])):
-            paths.append(str(image_root / line.strip()))
-            labels.append(UNLABELLED)
-            continue
-        if len(parts) != 2:
-            raise UserError(f"{where}: expected 'path{delimiter or ' '}label', got '{line.strip()}'")
-        name, label = parts
-        try:
-            value = int(label) if WHOLE.fullmatch(label) else None
-        except ValueError:  # thousands of digits
-            value = None
-        if value is None:
-            raise UserError(f"{where}: label '{label}' is not a whole number")
-        if not 0 <= value < most:
-            raise UserError(f"{where}: label {value} is out of range, labels go from 0 to {most - 1}")
-        paths.append(str(image_root / name.strip()))
+        name, label = text, ""
+        parts = text.rsplit(delimiter, 1)
+        if len(parts) == 2:
+            name, label = parts
+        if label in values:
+            value = values[label]
+        elif unlabelled and not (len(parts) == 2 and WHOLE.fullmatch(label)):
+            name, value = text, UNLABELLED
+        else:
+            value = values[label] = _checked_label(parts, most, delimiter, f"image list {list_path}, line {number}")
+        paths.append(join(name.strip()))
         labels.append(value)
     if not paths:
         raise UserError(f"image list {list_path}: no lines, the split is empty")
@@ -98,6 +101,22 @@ def read_list(
         )
     names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
     return ImageList(paths, np.array(labels, np.int64), names, str(list_path))
+
+
+def _checked_label(parts: Sequence[str], most: int, delimiter: str | None, where: str) -> int:
+    """The label of a line that was parted into path and label. Raises UserError, which begins with `where`."""
+    if len(parts) != 2:
+        raise UserError(f"{where}: expected 'path{delimiter or ' '}label', got '{parts[0]}'")
+    label = parts[1]
+    try:
+        value = int(label) if WHOLE.fullmatch(label) else None
+    except ValueError:  # thousands of digits
+        value = None
+    if value is None:
+        raise UserError(f"{where}: label '{label}' is not a whole number")
+    if not 0 <= value < most:
+        raise UserError(f"{where}: label {value} is out of range, labels go from 0 to {most - 1}")
+    return value
 
 
 def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageList:

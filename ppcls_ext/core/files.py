@@ -1,4 +1,4 @@
-"""The one place that writes files: a crash leaves the old one or the new one, never a part, and what is there stays.
+"""The one module that writes files: a crash leaves the old one or the new one, never a part, and what is there stays.
 
 Every write of the project is one of these: `atomic_write` makes a file anew, `append_line` adds to one,
 `put_in_place` and `put_folder_in_place` move what was written elsewhere. The steps that they are made of (`fill`,
@@ -98,39 +98,39 @@ def append_line(path: Path, line: str, durable: bool) -> None:
 
 
 def put_in_place(source: Path, target: Path) -> None:
-    """Move a file that was written and synced to its place in one step, over what is there."""
+    """Move a file that was written and synced to `target` in one step, over what is there."""
     rename(source, target)
     sync(target.parent)
 
 
-def put_folder_in_place(new: Path, place: Path) -> None:
-    """Move a folder of files to its place; an earlier folder there is whole until the new one is, and then goes.
+def put_folder_in_place(source: Path, target: Path) -> None:
+    """Move a folder of files to `target`; an earlier folder there is whole until the new one is, and then goes.
 
     Where the file system can exchange two folders there is one at every moment. Elsewhere a kill between two renames
     leaves none: `restore_folder` brings the earlier one back.
     """
-    sync_tree(new)
-    if not place.exists():
-        rename(new, place)
-    elif exchange(new, place):
-        shutil.rmtree(new, ignore_errors=True)
+    sync_tree(source)
+    if not target.exists():
+        rename(source, target)
+    elif exchange(source, target):
+        shutil.rmtree(source, ignore_errors=True)
     else:
-        old = _earlier(place)
+        old = _earlier(target)
         shutil.rmtree(old, ignore_errors=True)
-        rename(place, old)
-        rename(new, place)
+        rename(target, old)
+        rename(source, target)
         shutil.rmtree(old, ignore_errors=True)
-    sync(place.parent)
+    sync(target.parent)
 
 
-def restore_folder(place: Path) -> None:
-    """Bring back the folder that a kill in the middle of `put_folder_in_place` has left beside its place, if any."""
-    if _earlier(place).is_dir() and not place.exists():
-        rename(_earlier(place), place)
+def restore_folder(target: Path) -> None:
+    """Bring back the folder that a kill in the middle of `put_folder_in_place` has left beside `target`, if any."""
+    if _earlier(target).is_dir() and not target.exists():
+        rename(_earlier(target), target)
 
 
-def _earlier(place: Path) -> Path:
-    return place.with_name(f".{place.name}.old")
+def _earlier(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def fill(temporary: Path, write: Callable[[Path], object]) -> None:
@@ -167,7 +167,7 @@ def rename(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """`with naming(path): ...` gives errors of the system the place that they are about, and a full disk a way out."""
+    """`with naming(path): ...` gives errors of the system the path that they are about, and a full disk a way out."""
     try:
         yield
     except OSError as error:

@@ -188,7 +188,7 @@ def write_parity(
 def export(config: Config, formats: str | None = None, fold: bool = True) -> Path:
     """Export the weights of a config or run folder; gives the folder written.
 
-    The export is made beside its place and moved there when its check has passed; one that fails is kept as
+    The export is made beside that folder and moved there when its check has passed; one that fails is kept as
     `<folder>.rejected`, and an earlier export stays as it was.
 
     Args:
@@ -201,8 +201,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     chosen = chosen_formats(formats)
     task = make_task(config)
     folder = Path(config.global_section.save_inference_dir or RunFolder.of(config).path / "inference")
-    place = Path(os.path.realpath(folder))  # a symlink keeps pointing where it did
-    restore_folder(place)
+    target = Path(os.path.realpath(folder))  # a symlink keeps pointing where it did
+    restore_folder(target)
     if (folder.exists() and not folder.is_dir()) or (
         folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())
     ):
@@ -218,7 +218,7 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     batches = [deployment.samples(n) for n in (ANY_BATCH_TRIED if fixed == -1 else (fixed,))]
     expected = [[dygraph_outputs(form.model, batch) for batch in batches] for form in forms]
 
-    work = place.with_name(f".{place.name}.partial")
+    work = target.with_name(f".{target.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="pplcnet-") as scratch:
         if fold:
@@ -246,13 +246,13 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     for check in checks:
         say(_line(check, deployment.tolerance))
     if failed:
-        rejected = place.with_name(f"{place.name}.rejected")
+        rejected = target.with_name(f"{target.name}.rejected")
         shutil.rmtree(rejected, ignore_errors=True)
         work.rename(rejected)
         raise CheckFailed(
             f"export: {_line(failed[0], deployment.tolerance)}; {_way_out(failed, checks)}; kept as {rejected}"
         )
-    put_folder_in_place(work, place)
+    put_folder_in_place(work, target)
     for remark in deployment.remarks:
         say(remark)
     say(f"exported to {folder}")

@@ -113,7 +113,7 @@ def infer(
         options: of the postprocessing; a run is resumed with the same only.
         shard: the share of the images to predict on; a run is resumed with the same only.
     Raises:
-        UserError: nothing to predict on; a place that cannot be written; nothing that can be resumed.
+        UserError: nothing to predict on; a file that cannot be written; nothing that can be resumed.
     """
     inference = pipeline.inference
     if form not in inference.forms:

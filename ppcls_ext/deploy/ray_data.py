@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     import pyarrow
 
 LOCAL = "local"  # Ray's name for a cluster of this machine, which ends with the command
-# Ray Data checkpoints by a column that it reads. The place in the list takes 8 bytes where a path takes a hundred, and
-# the results of many files are put in order by it.
-PLACE = "id"
+# Ray Data checkpoints by a column that it reads. An image's id is its index in the list: it takes 8 bytes where a path
+# takes a hundred, and the results of many files are put in order by it.
+ID_COLUMN = "id"
 MOST_IN_BLOCK = 1024  # images; a block is what is done again when an actor dies
 BLOCKS_PER_ACTOR = 8  # a short list is cut into at least so many, so that all actors end at nearly the same time
 # Processors that the actors leave to Ray's other tasks, which read the list and leave out what is done: they compute
-# hardly anything, but would wait for ever for a place. On this machine Ray is told of so many more than there are.
+# hardly anything, but would wait for ever for a processor. On this machine Ray is told of so many more than there are.
 SPARE_CPUS = 2
 MOST_RETRIES = 3  # a block whose actors die is tried no more often: an image may kill every process that reads it
 
@@ -72,7 +72,7 @@ class RayRun:
 
 
 class PredictBlock:
-    """A Predictor in an actor: from a block of places in the list to a block of results."""
+    """A Predictor in an actor: from a block of ids to a block of results."""
 
     def __init__(self, start: str | None, model: str, arguments: Mapping[str, Any], paths: Any) -> None:
         """
@@ -88,18 +88,18 @@ class PredictBlock:
         self._predictor = Predictor(model, errors="keep", **arguments)
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
-        """Results of the images of a block, in the columns of a Parquet file of `infer`, with their places."""
+        """Results of the images of a block, in the columns of a Parquet file of `infer`, with their ids."""
         import pyarrow
 
         encoder = ParquetEncoder(self._predictor.inference)
-        places = block[PLACE].to_pylist()
-        images = (os.fsdecode(self._paths[place].as_py()) for place in places)
+        ids = block[ID_COLUMN].to_pylist()
+        images = (os.fsdecode(self._paths[image_id].as_py()) for image_id in ids)
         of_rows: list[int] = []
-        for place, result in zip(places, self._predictor.stream(images), strict=True):
+        for image_id, result in zip(ids, self._predictor.stream(images), strict=True):
             encoder.add(result)
-            of_rows += [place] * (encoder.waiting - len(of_rows))
+            of_rows += [image_id] * (encoder.waiting - len(of_rows))
         rows = pyarrow.Table.from_batches([encoder.batch()])
-        return rows.add_column(0, PLACE, pyarrow.array(of_rows, pyarrow.int64()))
+        return rows.add_column(0, ID_COLUMN, pyarrow.array(of_rows, pyarrow.int64()))
 
 
 def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = None) -> int:
@@ -207,7 +207,7 @@ def _predict(ray: Any, paths: Sequence[str], run: RayRun, engine: str) -> None:
     context.target_max_block_size = None  # all rows of an image stay in one block, so that it is done or is not
     folder = str(run.folder.absolute())
     context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
-        PLACE, os.path.join(folder, DONE_FOLDER), delete_checkpoint_on_success=False
+        ID_COLUMN, os.path.join(folder, DONE_FOLDER), delete_checkpoint_on_success=False
     )
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     start = os.getcwd() if any(not os.path.isabs(path) for path in paths) else None

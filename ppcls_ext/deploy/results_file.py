@@ -129,7 +129,7 @@ class ResultsFile:
     def _opened(self) -> IO[bytes]:
         """The part, opened for appending and locked."""
         file = open(self._part, "ab")  # noqa: SIM115  closed in close
-        # Between opening and locking, another process may have finished it and put it at its place.
+        # Between opening and locking, another process may have finished it and moved it to its path.
         if not _locked(file, self._part) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
             file.close()
             raise UserError(f"{self._part}: another process is writing it; wait for it, or give another file")
@@ -170,7 +170,7 @@ class ResultsFile:
         self._stored = time.monotonic()
 
     def finish(self) -> None:
-        """Put the file at its place, since the last result has come."""
+        """Move the file to its path, since the last result has come."""
         self._store(self._encoder.drain())
         self._encoder.complete(self._part, self._target)
         self._progress.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from ppcls_ext.core.errors import UserError
 class Shard:
     """Share `index` of `count`, counted from 1. Every image is in exactly one of the shares.
 
-    The share of an image depends on its name alone (see `ppcls_ext.core.images.named_images`), not on its place in the
+    The share of an image depends on its name alone (see `ppcls_ext.core.images.named_images`), not on its index in the
     list: jobs of one array start at different times, and an image that came or went in between must not move the others
     to shares that are done already. Shares are therefore equal only on average.
     """

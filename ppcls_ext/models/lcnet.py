@@ -55,7 +55,7 @@ class PPLCNet(nn.Layer):
         stages: list[list[nn.Layer]] = [[] for _ in STAGES]
         reached, dilation = STRIDES[0], 1  # nominal stride so far, and the dilation that replaces later strides
         self.feature_channels: dict[int, int] = {}
-        for stage, position, block, in_channels, stride in network.places():
+        for stage, position, block, in_channels, stride in network.placed_blocks():
             used_dilation, held = dilation, False
             if position == 0 and STRIDES[stage + 1] == 2:
                 reached *= 2

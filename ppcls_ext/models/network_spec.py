@@ -41,7 +41,7 @@ BATCH_NORM_WORK = 2  # multiply-adds of an element of a batch norm's output, as 
 Stages = tuple[tuple[BlockSpec, ...], ...]
 
 
-class Place(NamedTuple):
+class PlacedBlock(NamedTuple):
     """A block where it stands in its network."""
 
     stage: int  # 0 to 4
@@ -101,17 +101,17 @@ class NetworkSpec:
         size = self.input_size
         if isinstance(size, bool) or not isinstance(size, int) or size <= 0 or size % LARGEST_STRIDE:
             raise ValueError(f"input size must be a positive multiple of {LARGEST_STRIDE}, got {size!r}")
-        for place in self.places():
-            _check_place(place)
+        for placed in self.placed_blocks():
+            _check_placed(placed)
 
     # Structure
 
-    def places(self) -> Iterator[Place]:
+    def placed_blocks(self) -> Iterator[PlacedBlock]:
         """Every block with its input channels and its stride, from the stem to the head."""
         channels = self.stem
         for stage, blocks in enumerate(self.stages):
             for index, block in enumerate(blocks):
-                yield Place(stage, index, block, channels, 1 if index else self.strides[stage + 1])
+                yield PlacedBlock(stage, index, block, channels, 1 if index else self.strides[stage + 1])
                 channels = block.width
 
     @property
@@ -144,9 +144,9 @@ class NetworkSpec:
         """
         size = _halved(self.input_size if input_size is None else input_size, self.strides[0])
         params, flops = _count_parts((self.stem_conv(),), size * self.strides[0], folded)
-        for place in self.places():
-            more_params, more_flops = _count_block(place.block, place.in_channels, place.stride, size, folded)
-            params, flops, size = params + more_params, flops + more_flops, _halved(size, place.stride)
+        for placed in self.placed_blocks():
+            more_params, more_flops = _count_block(placed.block, placed.in_channels, placed.stride, size, folded)
+            params, flops, size = params + more_params, flops + more_flops, _halved(size, placed.stride)
         if class_num:
             last = self.out_channels * self.last_width
             norm = BATCH_NORM_WORK * self.last_width if self.last_norm else 0
@@ -222,15 +222,15 @@ def _count_block(block: BlockSpec, in_channels: int, stride: int, size: int, fol
 
 
 @functools.lru_cache(maxsize=65536)
-def _check_place(place: Place) -> None:
-    parts = parts_of(place.block, place.in_channels, place.stride)
+def _check_placed(placed: PlacedBlock) -> None:
+    parts = parts_of(placed.block, placed.in_channels, placed.stride)
     made = 1
     for part in parts:
         made *= part.stride if isinstance(part, Conv) else 1
-    if made != place.stride:
+    if made != placed.stride:
         raise ValueError(
-            f"block {place.position} of {STAGES[place.stage]} must halve the map, but has no spatial convolution: "
-            f"give it a kernel, got '{place.block.text}'"
+            f"block {placed.position} of {STAGES[placed.stage]} must halve the map, but has no spatial convolution: "
+            f"give it a kernel, got '{placed.block.text}'"
         )
 
 

@@ -5,58 +5,192 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ppcls_ext.bench.changes import is_row
+import pydantic
+
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.data.lists import read_labels
 from ppcls_ext.models.spec import SPECS
+from ppcls_ext.paper.tables import NUMBERS
 
 RAW = "reproduce.json"  # the measurements, which the report folder keeps
 
-# What the report is made from, and its type in JSON.
-PARTS = {
-    "created": str,
-    "environment": dict,
-    "tables": list,
-    "engines": list,
-    "threads": int,
-    "quick": bool,
-    "runs": list,
-    "networks": dict,
-    "benchmarks": list,
-}
+_Positive = Annotated[float, pydantic.Field(gt=0)]
 
 
-def read_raw(out: Path) -> dict[str, Any]:
-    """What `reproduce` left in a folder. Raises UserError for anything else."""
+def _utf8(text: str) -> str:
+    """JSON may hold halves of characters (surrogates), which no report can be written with."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("not a text of UTF-8")
+    return text
+
+
+_Text = Annotated[str, pydantic.AfterValidator(_utf8)]
+_Scalar = _Text | int | float | bool | None
+
+
+class _Checked(pydantic.BaseModel):
+    """What is read of a part of the document; other keys may stand beside. Numbers are finite, and no text is one."""
+
+    model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Environment(_Checked):
+    """`environment`."""
+
+    command: _Text
+    pplcnet: _Text
+    python: _Text
+    packages: dict[_Text, _Text | None]
+    cpu: _Text
+    platform: _Text
+
+
+class _Milliseconds(_Checked):
+    """`ms` of a row, milliseconds."""
+
+    median: _Positive
+
+
+class _Ratio(_Checked):
+    """`ratio_to_first` of a row, with its interval."""
+
+    ratio: _Positive
+    low: float
+    high: float
+
+
+class _Row(_Checked):
+    """A row of a benchmark: a failure, or a latency and a ratio (None: to nothing)."""
+
+    label: _Text
+    failure: _Text | None
+    warnings: list[_Text]
+    ms: _Milliseconds | None = None
+    ratio_to_first: _Ratio | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _measured(self) -> _Row:
+        if self.failure is None and (self.ms is None or "ratio_to_first" not in self.model_fields_set):
+            raise ValueError("neither a failure nor a latency with a ratio")
+        return self
+
+
+class _Report(_Checked):
+    """`report` of a benchmark."""
+
+    command: _Text
+    created: _Text
+    results: list[_Row]
+    warnings: list[_Text]
+    machine: dict[_Text, _Scalar | list[_Text]]
+    versions: dict[_Text, _Text | None]
+
+
+class _Benchmark(_Checked):
+    """A table at an input size on an engine: its report, or why there is none."""
+
+    table: int
+    variant: _Text
+    engine: _Text
+    report: _Report | None = None
+    failure: _Text | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _either(self) -> _Benchmark:
+        if self.report is None and ("report" in self.model_fields_set or self.failure is None):
+            raise ValueError("neither a report nor a failure")
+        return self
+
+
+class _Network(_Checked):
+    """An entry of `networks`: its counts, or why it could not be built."""
+
+    failure: _Text = ""
+    params: int | None = None
+    flops: int | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _either(self) -> _Network:
+        if not self.failure and (self.params is None or self.flops is None):
+            raise ValueError("neither counts nor a failure")
+        return self
+
+
+class _Run(_Checked):
+    """An entry of `runs`, as `read_run` gives it."""
+
+    name: _Text
+    distilled: bool
+    arch: dict[_Text, Any]
+    input: list[int]
+    classes: int
+    images: int | None
+    metrics: dict[_Text, Any] | None
+
+    @pydantic.model_validator(mode="after")
+    def _evaluated(self) -> _Run:
+        if self.metrics is not None and self.images is None:
+            raise ValueError("metrics without a number of images")
+        return self
+
+
+class _Repeated(_Checked):
+    """A ratio in both runs, see `ppcls_ext.paper.repeat.Repeated`."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    table: int
+    variant: _Text
+    engine: _Text
+    label: _Text
+    first: _Positive
+    second: _Positive
+
+
+class _SecondRun(_Checked):
+    """What is kept of a second run, see `ppcls_ext.paper.repeat.second_run`."""
+
+    measured: list[_Text]
+    cpu: _Text
+    ratios: list[_Repeated]
+
+
+class _Document(_Checked):
+    """What reports are made from."""
+
+    created: _Text
+    environment: _Environment
+    tables: list[Annotated[int, pydantic.Field(ge=min(NUMBERS), le=max(NUMBERS))]]
+    engines: Annotated[list[_Text], pydantic.Field(min_length=1)]
+    threads: int
+    quick: bool
+    runs: list[_Run]
+    networks: dict[_Text, _Network]
+    benchmarks: list[_Benchmark]
+    second: _SecondRun | None = None
+
+
+def read_raw(out: Path, flag: str = "--out") -> dict[str, Any]:
+    """What `reproduce` left in a folder, which `flag` has named. Raises UserError for anything else."""
     file = out / RAW
     try:
         document = read_json(file)
     except Unreadable as error:
-        raise UserError(f"{file}: cannot be read ({error}); give another --out") from error
-    if (
-        not isinstance(document, dict)
-        or any(not isinstance(document.get(key), kind) for key, kind in PARTS.items())
-        or not all(map(_is_benchmark, document["benchmarks"]))
-    ):
-        raise UserError(f"{file}: not a file that reproduce wrote; give another --out")
-    return document
-
-
-def _is_benchmark(found: Any) -> bool:
-    if not isinstance(found, dict):
-        return False
-    kinds = {"table": int, "variant": str, "engine": str}
-    if any(type(found.get(key)) is not kind for key, kind in kinds.items()):
-        return False
-    if "report" not in found:
-        return isinstance(found.get("failure"), str)
-    rows = found["report"].get("results") if isinstance(found["report"], dict) else None
-    return isinstance(rows, list) and all(map(is_row, rows))
+        raise UserError(f"{file}: cannot be read ({error}); give another {flag}") from error
+    try:
+        _Document.model_validate(document)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        reason = f"{at}: {first['msg']}" if at else first["msg"]
+        raise UserError(f"{file}: not a file that reproduce wrote ({reason}); give another {flag}") from error
+    found: dict[str, Any] = document
+    return found
 
 
 # Keys of an `Arch` section that do not change the network.
@@ -103,6 +237,6 @@ def read_metrics(file: Path) -> dict[str, Any] | None:
         metrics = read_json(file)
     except Unreadable as error:
         raise UserError(f"{file}: cannot be read ({error}); run pplcnet eval again") from error
-    if not isinstance(metrics, dict) or "images" not in metrics:
+    if not isinstance(metrics, dict) or type(metrics.get("images")) is not int:
         raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
     return metrics

@@ -41,7 +41,7 @@ def ratios_of(document: Mapping[str, Any]) -> Iterator[tuple[Key, str, str, floa
                 yield key, rows[0]["label"], row["label"], row["ratio_to_first"]["ratio"]
 
 
-def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Repeated]:
+def repeated_ratios(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Repeated]:
     """The ratios that both documents have, to the same reference, in the order of the first."""
     other = {(key, reference, label): ratio for key, reference, label, ratio in ratios_of(second)}
     return [
@@ -58,7 +58,7 @@ def second_run(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return {
         "measured": list(dict.fromkeys([times[0], times[-1]])) if times else [],
         "cpu": second["environment"]["cpu"],
-        "ratios": [repeated._asdict() for repeated in compare_runs(first, second)],
+        "ratios": [repeated._asdict() for repeated in repeated_ratios(first, second)],
     }
 
 

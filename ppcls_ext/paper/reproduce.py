@@ -245,13 +245,13 @@ def render(out: Path) -> None:
     write_reports(out, read_raw(out))
 
 
-def compare(out: Path, other: Path) -> None:
+def add_second_run(out: Path, other: Path) -> None:
     """Put beside the ratios in `out` those of the second run in `other`, and write the reports again.
 
     Raises:
-        UserError: a folder has no values, or they have no ratio in common.
+        UserError: what a folder holds is nothing that `reproduce` wrote, or they have no ratio in common.
     """
-    document, second = read_raw(out), read_raw(other)
+    document, second = read_raw(out), read_raw(other, "--compare")
     document["second"] = second_run(document, second)
     if not document["second"]["ratios"]:
         raise UserError(f"--compare {other}: it has no ratio that {out} has, too; measure the same tables and engines")
@@ -316,4 +316,4 @@ def is_kept(earlier: dict[str, Any], plan: Plan, networks: dict[str, Any]) -> bo
     measured = {row["label"] for row in earlier["report"]["results"]}
     # A row that came to the table since is in neither.
     complete = all(network.name in measured | failed for network in networks_of(earlier["table"], variant))
-    return complete and earlier["report"]["settings"] == plan.settings(variant).model_dump(mode="json")
+    return complete and earlier["report"].get("settings") == plan.settings(variant).model_dump(mode="json")

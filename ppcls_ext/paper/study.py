@@ -51,19 +51,37 @@ class Study:
         return rows
 
     def _on_the_same_images(self, rows: list[VariantResult]) -> list[VariantResult]:
-        """The rows with differences image by image, where the study asks for them."""
+        """The rows with differences image by image, where the study asks for them.
+
+        Raises:
+            UserError: runs that are evaluated on sets of different sizes.
+        """
         plan = self.plan
         if not plan.section.same_images:
             return rows
         theirs = {seed: right_answers(plan.run_folder(plan.reference, seed)) for seed in self.values(plan.reference)}
+        images = {(plan.reference, seed): len(answers) for seed, answers in theirs.items()}
         found = []
         for row in rows:
             seeds = [seed for seed in row.values if seed in theirs]
             if row.variant != plan.reference and seeds:
                 ours = [right_answers(plan.run_folder(row.variant, seed)) for seed in seeds]
+                images |= {(row.variant, seed): len(answers) for seed, answers in zip(seeds, ours, strict=True)}
+                self._check_sizes(images)
                 row = replace(row, same_images=paired_difference(ours, [theirs[seed] for seed in seeds]))
             found.append(row)
         return found
+
+    def _check_sizes(self, images: Mapping[tuple[str, int], int]) -> None:
+        """Raise UserError unless all runs (variant, seed) were evaluated on as many images."""
+        (first, count), *others = images.items()
+        for run, other in others:
+            if other != count:
+                raise UserError(
+                    f"study {self.plan.output}: same_images needs one evaluation set, but {run[0]}, seed {run[1]} is "
+                    f"evaluated on {other} images and {first[0]}, seed {first[1]} on {count}; give all variants the "
+                    "same, or leave same_images out"
+                )
 
     def _train(self, variant: str, seed: int, config: Config) -> None:
         folder = self.plan.run_folder(variant, seed)

@@ -81,7 +81,7 @@ def comparison() -> Comparison:
     return Comparison(data["title"], " ".join(data["conditions"].split()), data["sources"], tuple(rows))
 
 
-def compare_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+def reproduce_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
     """Measure what is not yet there, and write today.json, .md and .svg into `plan.out` after every part.
 
     Of `plan`, tables, runs and resume do not count. Parts of an earlier command are kept where the machine and the

@@ -163,8 +163,8 @@ def clearly_faster(a: Latency, b: Latency) -> bool:
     return a.high < b.low
 
 
-def compare_order(rows: Sequence[tuple[str, float, Latency]]) -> Order:
-    """Compare the order of latencies: (label, the paper's, ours) for each network."""
+def order_of(rows: Sequence[tuple[str, float, Latency]]) -> Order:
+    """How far the orders of latencies agree: (label, the paper's, ours) for each network."""
     pairs = same = 0
     turned = []
     for (a, paper_a, here_a), (b, paper_b, here_b) in itertools.combinations(sorted(rows, key=lambda row: row[1]), 2):

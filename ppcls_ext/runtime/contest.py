@@ -181,6 +181,11 @@ def compete(
 ) -> tuple[list[Entry], Decision | None]:
     """Let engines open the model, compare their outputs, and time those that agree, interleaved.
 
+    All that agree are open at the same time until each leaves: in every round all take a turn, so that what changes the
+    machine's speed changes all alike. With a cap, engines of two groups would be timed under different conditions, or
+    be opened and warmed up again for each turn. No more than `names` are open, which today is at most seven (engines of
+    float32 times the formats that each runs), in a process of some hundred megabytes each.
+
     Args:
         names: the preferred one first; where several are as fast, the first of these that agrees is taken.
         start: opens the model with an engine; raises EngineFailed.

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from ppcls_ext.core.errors import UserError
@@ -47,7 +48,12 @@ class Flow:
     def submit(self, item: Any, channels: Channels | None, inference: Inference | None) -> Future[Result]:
         """A Future of the result for an image, which `inference` makes where it is not the pipeline's own."""
         future: Future[Result] = Future()
-        self._decode(self._start, item, channels, future, inference)
+        self._owner.announce()
+        try:
+            self._decode(self._start, item, channels, future, inference)
+        except UserError:
+            self._owner.arrive()
+            raise
         return future
 
     def plain_stream(self, items: Iterator[Any], channels: Channels | None) -> Iterator[Result]:
@@ -114,32 +120,37 @@ class Flow:
 
     def _start(self, item: Any, channels: Channels | None, future: Future[Result], inference: Inference | None) -> None:
         """Decode an image of `submit` and hand it to the network."""
-        if not future.set_running_or_notify_cancel():
-            return
-        self._room.acquire()
-        future.add_done_callback(lambda _: self._room.release())
-        image = self._processing.prepared(item, channels)
+        try:
+            if not future.set_running_or_notify_cancel():
+                return
+            self._room.acquire()
+            future.add_done_callback(lambda _: self._room.release())
+            image = self._processing.prepared(item, channels)
+        finally:
+            self._owner.arrive()
         image.inference = inference
-        self._settle_when_run(image, future)
-        if image.work is not None:
+        if image.work is None:
+            self._settle(image, None, future)
+        elif self._owner.idle:
+            # Nothing else is to be done: each thread that a lone image passes through would only add to its time.
+            image.work.done.add_done_callback(lambda outcome: self._settle(image, outcome, future))
+            self._owner.call([image.work])
+        else:
+            image.work.done.add_done_callback(lambda outcome: self._settle_later(image, outcome, future))
             self._owner.put(image.work)
 
     def _launch(self, batch: list[Image], running: deque[Future[Result]]) -> None:
         """Hand a batch to the network and its postprocessing to the finisher; empties it."""
         for image in batch:
             running.append(Future())
-            self._settle_when_run(image, running[-1])
+            if image.work is None:
+                self._settle(image, None, running[-1])
+            else:
+                image.work.done.add_done_callback(partial(self._settle_later, image, future=running[-1]))
         works = [image.work for image in batch if image.work is not None]
         if works:
             self._owner.put_batch(works)
         batch.clear()
-
-    def _settle_when_run(self, image: Image, future: Future[Result]) -> None:
-        """Have a Future set once the network is done with an image; at once if the image has no inputs for it."""
-        if image.work is None:
-            self._settle(image, None, future)
-        else:
-            image.work.done.add_done_callback(lambda outcome: self._settle_later(image, outcome, future))
 
     def _settle_later(self, image: Image, outcome: Future[Outputs], future: Future[Result]) -> None:
         try:

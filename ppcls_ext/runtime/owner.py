@@ -74,12 +74,29 @@ class EngineOwner:
         self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
         self._handing = threading.Lock()  # held while the queue is added to: nothing may come after its end
         self._closed = False
+        self._coming = 0  # images that are announced and have not come yet
+        self._run_s = 0.0  # how long the last batch ran
         self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(open_run, opened), daemon=True)
         self._thread.name = f"{THREAD_NAMES}-engine"
         self._thread.start()
         opened.result()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no image waits or is announced; one may be running."""
+        return self._coming == 0 and self._waiting is None and self._queue.empty()
+
+    def announce(self) -> None:
+        """Say that an image is on its way: it is worth to wait for others. `arrive` must follow; any thread may."""
+        with self._handing:
+            self._coming += 1
+
+    def arrive(self) -> None:
+        """An image that was announced is about to be handed over, or will never be."""
+        with self._handing:
+            self._coming -= 1
 
     def call(self, images: Sequence[Work]) -> None:
         """Hand over images, as `put` or `put_batch` does, whose outcomes are waited for at once; any thread may.
@@ -132,12 +149,18 @@ class EngineOwner:
         self._engine = None
 
     def _next(self) -> list[Work]:
-        """The next images to run together; none at the end."""
+        """The next images to run together; none at the end.
+
+        They wait for others while more are on their way than are here: then half of the images are decoded while the
+        other half runs. No longer than the last batch ran, since an image may be large or broken.
+        """
         images = self._waiting or self._queue.get()
         self._waiting = None
+        latest = time.perf_counter() + self._run_s
         while 0 < len(images) < self._batch:
+            patience = latest - time.perf_counter() if len(images) < self._coming else 0.0
             try:
-                more = self._queue.get_nowait()
+                more = self._queue.get(patience > 0, patience if patience > 0 else None)
             except queue.Empty:
                 break
             if not more:
@@ -154,7 +177,8 @@ class EngineOwner:
         try:
             start = time.perf_counter()
             outputs = run(stack([image.inputs for image in images], self._batch if self._fixed else len(images)))
-            ms = (time.perf_counter() - start) * 1e3
+            self._run_s = time.perf_counter() - start
+            ms = self._run_s * 1e3
             parts = self._split(outputs, len(images))
         except Exception as error:
             if len(images) > 1:

@@ -31,9 +31,9 @@ def costs_of(spec: NetworkSpec, class_num: int = CLASSES) -> dict[str, float]:
     stem = spec.stem_conv()
     _add(total, _conv_costs(stem, size))
     size = _after(size, stem.stride)
-    for place in spec.places():
-        _add(total, _block_costs(place.block, place.in_channels, place.stride, size))
-        size = _after(size, place.stride)
+    for placed in spec.placed_blocks():
+        _add(total, _block_costs(placed.block, placed.in_channels, placed.stride, size))
+        size = _after(size, placed.stride)
     _add(total, dict(_head_costs(spec, size, class_num)))
     return total
 

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ppcls_ext.serve.limits import Refusal
 from ppcls_ext.serve.log import Log
@@ -16,13 +17,29 @@ from ppcls_ext.serve.log import Log
 GONE = 499  # the client went away before the answer; other servers log this number too
 NOTES = "pplcnet.notes"  # key of a request's scope: what its line of the log says beside the usual
 
+PART = 2**18  # bytes that are handed to a connection at once
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class PartedResponse(Response):
+    """An answer that is sent in parts, each once the client has taken the one before.
+
+    So a client that is slow but goes on taking is not cut off, however large its answer is.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, max(1, len(self.body)), PART):
+            more = start + PART < len(self.body)
+            await send({"type": "http.response.body", "body": self.body[start : start + PART], "more_body": more})
 
 
 def as_json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    return Response(text, status, {"Content-Type": "application/json", **(headers or {})})
+    return PartedResponse(text, status, {"Content-Type": "application/json", **(headers or {})})
 
 
 def refused(refusal: Refusal) -> Response:

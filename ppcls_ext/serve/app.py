@@ -19,7 +19,7 @@ from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.serve import protocol
-from ppcls_ext.serve.answers import NOTES, Endpoint, as_json, guarded, health, no_such_place
+from ppcls_ext.serve.answers import NOTES, Endpoint, PartedResponse, as_json, guarded, health, no_such_place
 from ppcls_ext.serve.bodies import Bodies, images_of
 from ppcls_ext.serve.gate import Gate
 from ppcls_ext.serve.limits import Limits, Refusal
@@ -121,7 +121,7 @@ class Service:
                     request, model, asked.images, seconds if asked.seconds is None else min(seconds, asked.seconds)
                 )
         content, headers = protocol.write_answer(asked, model.name, _dicts(model, asked.images, outcomes))
-        return Response(content, headers=headers)
+        return PartedResponse(content, headers=headers)
 
     async def predict(self, request: Request) -> Response:
         """POST /predict"""

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ppcls_ext.runtime.results import Result
+from ppcls_ext.serve.answers import PartedResponse
 from ppcls_ext.serve.limits import MEGABYTE, Refusal, busy
 
 MOST_BYTES = 256 * MEGABYTE  # pictures that clients have not taken yet may have so many together
-PART = 2**18  # bytes that are handed to a connection at once
 
 
 def wants_picture(accept: str) -> bool:
@@ -62,7 +62,7 @@ class Pictures:
         self._held -= size
 
 
-class _Held(Response):
+class _Held(PartedResponse):
     """A picture that counts until it is sent or its client has gone."""
 
     def __init__(self, pictures: Pictures, data: bytes) -> None:
@@ -70,12 +70,9 @@ class _Held(Response):
         self._pictures, self._size = pictures, len(data)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; each part waits until the client has taken the one before."""
+        """Send it."""
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for start in range(0, self._size, PART):
-                more = start + PART < self._size
-                await send({"type": "http.response.body", "body": self.body[start : start + PART], "more_body": more})
+            await super().__call__(scope, receive, send)
         finally:
             self._pictures.let_go(self._size)
 

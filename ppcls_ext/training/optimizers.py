@@ -137,7 +137,7 @@ def build_schedule(
             raise UserError("Optimizer.lr.base_batch_size: needs a whole number, and learning_rate beside it")
         scaled = settings[key] * batch_size / base_batch
         note = f"learning rate {scaled:.4g}: {settings[key]:g} for a batch of {base_batch}, scaled to {batch_size}"
-        settings[key] = number(scaled, "Optimizer.lr.learning_rate, scaled to the batch", *_RATE)
+        settings[key] = number(scaled, "Optimizer.lr.learning_rate, scaled to the batch", *_RATE, above=True)
     warmup = settings.get("warmup_epoch", 0)
     if warmup and warmup >= epochs:
         length_by = f" that Global.iters={last_step} makes" if last_step else ""
@@ -230,6 +230,7 @@ NUMBERS = {
     "clip_norm": (-MOST, MOST),  # more is said of them where they are used
     "clip_norm_global": (-MOST, MOST),
 }
+ABOVE = ("learning_rate",)  # more than the least value: 0 would train nothing, while a schedule may start or end there
 LISTS = {"decay_epochs": (0, MOST_EPOCHS), "milestones": (0, MOST_EPOCHS), "values": _RATE}
 FLAGS = ("use_nesterov", "multi_precision", "one_dim_param_no_weight_decay", "by_epoch")
 
@@ -240,12 +241,14 @@ def _check_numbers(settings: Mapping[str, Any], where: str, bounds: Mapping[str,
         if key in FLAGS and not isinstance(value, bool):
             raise UserError(f"{here}: expected true or false, got {shown(value)}")
         if key in bounds and value is not None:
-            number(value, here, *bounds[key])
+            number(value, here, *bounds[key], above=key in ABOVE)
         elif key in LISTS:
             if not isinstance(value, (list, tuple)):
                 raise UserError(f"{here}: expected a list of numbers, got {shown(value)}")
             for part in value:
                 number(part, here, *LISTS[key])
+            if key == "values" and value and not any(value):
+                raise UserError(f"{here}: expected a learning rate above 0 among them, got {shown(value)}")
 
 
 def _section(section: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Any]:

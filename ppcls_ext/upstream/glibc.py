@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 
 # By which users set what is set here, see mallopt(3).
 VARIABLES = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 TUNABLES = "GLIBC_TUNABLES"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _LARGEST = 2**31 - 1  # what mallopt takes
+
+_lock = threading.Lock()
+_kept = 0  # bytes that callers have asked for so far, the most of them; -1 is all
 
 
 def keep_freed_memory(most: int | None = None, one_heap: bool = False) -> None:
@@ -20,6 +24,9 @@ def keep_freed_memory(most: int | None = None, one_heap: bool = False) -> None:
     photo of 12 megapixels. Here the C library keeps what was freed, for the rest of the process. Where the environment
     sets up the C library, that stands. Can go when both cache memory by themselves.
 
+    Of several callers in a process the one that asks for most is served, in whatever order they come: a `Predictor` on
+    another engine must not take from Paddle's what it keeps.
+
     Args:
         most: bytes at the end of the heap that are kept; more goes back to the system. None keeps all.
         one_heap: threads that come later have no heaps of their own, of which each holds 64 MB at most and gives back
@@ -28,8 +35,11 @@ def keep_freed_memory(most: int | None = None, one_heap: bool = False) -> None:
     tuned = any(name in os.environ for name in VARIABLES) or "glibc.malloc" in os.environ.get(TUNABLES, "")
     if tuned or platform.libc_ver()[0] != "glibc":
         return
+    global _kept
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_MAX, 0)  # no blocks in mappings of their own, which are always given back
-    mallopt(_M_TRIM_THRESHOLD, -1 if most is None else min(most, _LARGEST))
-    if one_heap:
-        mallopt(_M_ARENA_MAX, 1)
+    with _lock:
+        _kept = -1 if most is None or _kept < 0 else max(_kept, min(most, _LARGEST))
+        mallopt(_M_MMAP_MAX, 0)  # no blocks in mappings of their own, which are always given back
+        mallopt(_M_TRIM_THRESHOLD, _kept)
+        if one_heap:
+            mallopt(_M_ARENA_MAX, 1)

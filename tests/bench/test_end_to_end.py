@@ -24,7 +24,7 @@ Fails = Callable[..., str]
 
 
 @pytest.mark.slow
-def test_the_report_compares_with_the_baselines(exported: Path, tmp_path: Path) -> None:
+def test_the_report_compares_with_the_references(exported: Path, tmp_path: Path) -> None:
     """Starts a process for each of four subjects, three times."""
     photo = tmp_path / "photo.jpg"
     cv2.imwrite(str(photo), draw_photo(400, 300, np.random.default_rng(0)))

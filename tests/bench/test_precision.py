@@ -26,8 +26,8 @@ from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.upstream.stdout import quiet_stdout
 from tests.helpers.configs import config_of, write_config
 
-FAST = Speed(ratio=0.6, low=0.55, high=0.65, baseline="onednn", n=100)
-UNSURE = Speed(ratio=0.97, low=0.93, high=1.01, baseline="onednn", n=100)
+FAST = Speed(ratio=0.6, low=0.55, high=0.65, reference="onednn", n=100)
+UNSURE = Speed(ratio=0.97, low=0.93, high=1.01, reference="onednn", n=100)
 EXTRAS = [name for name in ("nncf", "openvino", "paddle2onnx") if importlib.util.find_spec(name) is None]
 
 Gate = Callable[..., list[Verdict]]

@@ -289,8 +289,17 @@ def test_an_unknown_key_is_an_error_before_the_first_step(
         ("Optimizer={name: SGD, weight_decay: -1, lr: 1}", "Optimizer.weight_decay: expected a number from 0 to 10"),
         ("Optimizer.regularizer.coeff=-1", "Optimizer.regularizer.coeff: expected a number from 0 to 10"),
         ("Optimizer.use_nesterov=3", "Optimizer.use_nesterov: expected true or false"),
-        ("Optimizer.lr=5", "Optimizer.lr.learning_rate: expected a number from 0 to 4, got 5"),
-        ("Optimizer.lr.learning_rate=5", "Optimizer.lr.learning_rate: expected a number from 0 to 4, got 5"),
+        ("Optimizer.lr=5", "Optimizer.lr.learning_rate: expected a number above 0 and up to 4, got 5"),
+        ("Optimizer.lr.learning_rate=5", "Optimizer.lr.learning_rate: expected a number above 0 and up to 4, got 5"),
+        ("Optimizer.lr=0", "Optimizer.lr.learning_rate: expected a number above 0 and up to 4, got 0"),
+        (
+            "Optimizer.lr.learning_rate=0.0",
+            "Optimizer.lr.learning_rate: expected a number above 0 and up to 4, got 0.0",
+        ),
+        (
+            "Optimizer.lr={name: Piecewise, decay_epochs: [1], values: [0, 0.0]}",
+            r"Optimizer.lr.values: expected a learning rate above 0 among them, got \[0, 0.0\]",
+        ),
         (
             "Optimizer.lr={learning_rate: 4, base_batch_size: 1}",
             "learning_rate, scaled to the batch: expected a number",

@@ -92,23 +92,23 @@ def test_a_kill_while_a_folder_is_replaced_leaves_a_whole_one(
     number: int, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow: a process is forked off."""
-    place, new = folder_of(tmp_path / "place", "old"), folder_of(tmp_path / "new", "new")
+    target, source = folder_of(tmp_path / "target", "old"), folder_of(tmp_path / "source", "new")
     if not exchanges:
         monkeypatch.setattr(files, "exchange", lambda *_: False)
-    killed(lambda: put_folder_in_place(new, place), number, after=number % 2 == 0)
-    restore_folder(place)
-    found = {(place / name).read_text() for name in ("one", "two")}
+    killed(lambda: put_folder_in_place(source, target), number, after=number % 2 == 0)
+    restore_folder(target)
+    found = {(target / name).read_text() for name in ("one", "two")}
     assert found in ({"old"}, {"new"})
 
 
 def test_folders_are_exchanged_in_one_step(tmp_path: Path) -> None:
-    place, new = folder_of(tmp_path / "place", "old"), folder_of(tmp_path / "new", "new")
-    assert exchange(new, place)
-    assert (place / "one").read_text() == "new"
-    put_folder_in_place(new, place)
-    assert (place / "one").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [place]
-    assert not exchange(tmp_path / "nothing", place)
+    target, source = folder_of(tmp_path / "target", "old"), folder_of(tmp_path / "source", "new")
+    assert exchange(source, target)
+    assert (target / "one").read_text() == "new"
+    put_folder_in_place(source, target)
+    assert (target / "one").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+    assert not exchange(tmp_path / "nothing", target)
 
 
 def test_what_is_no_regular_file_is_neither_replaced_nor_waited_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ppcls_ext.cls.splits import UNLABELLED, find_split, read_list, scan_folder
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.data.lists import read_class_names, read_lines
+from ppcls_ext.data.lists import joining, read_class_names, read_lines
 from tests.helpers.sets import CLASSES, write_split
 
 
@@ -75,6 +75,22 @@ def test_without_any_label_the_classes_must_be_given(tmp_path: Path) -> None:
     assert read_list(path, tmp_path, count=3, unlabelled=True).class_names == ("0", "1", "2")
     with pytest.raises(UserError, match="no line has a label, so the classes are unknown"):
         read_list(path, tmp_path, unlabelled=True)
+
+
+NAMES = ["a.png", "a b/c.png", "", ".", "..", "./a", "../a", "a/./b", "a/../b", "a//b", "a/", "a/.", ".a", "a/.b", "/a"]
+
+
+@pytest.mark.parametrize("root", ["/data", "/", ".", "", "x/..", "//host/y", "a b/"])
+def test_joining_gives_the_paths_that_pathlib_gives(root: str) -> None:
+    join = joining(Path(root))
+    assert [join(name) for name in NAMES] == [str(Path(root) / name) for name in NAMES]
+
+
+def test_a_label_is_refused_after_it_was_read_in_another_form(tmp_path: Path) -> None:
+    images = read_list(lines(tmp_path / "l.txt", "1.jpg 1", "2.jpg +1", "3.jpg 01", "4.jpg 1"), tmp_path)
+    assert images.labels.tolist() == [1, 1, 1, 1]
+    with pytest.raises(UserError, match=r"line 3: label '1_0' is not a whole number"):
+        read_list(lines(tmp_path / "w.txt", "1.jpg 1", "2.jpg 10", "3.jpg 1_0"), tmp_path)
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:

@@ -242,7 +242,9 @@ def test_wrong_values_of_a_transform_are_refused(operation: str, text: str) -> N
         build_ops([yaml.safe_load(operation)], TRANSFORMS, "ops")
 
 
-@pytest.mark.parametrize("size", ["many", 320, [], [100], [0], ["320"], [[320]], [[320, 100]]])
+@pytest.mark.parametrize(
+    "size", ["many", 320, [], [100], [0], ["320"], [[320]], [[320, 100]], [32 * 10**28], [[320, 16416]], [1e30]]
+)
 def test_wrong_sizes_of_a_batch_are_refused(size: Any) -> None:
     with pytest.raises(UserError, match="target_size: "):
         build_ops([{"BatchRandomResize": {"target_size": size}}], BATCH_TRANSFORMS, "ops", image_shape=(3, 320, 320))

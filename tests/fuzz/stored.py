@@ -21,7 +21,8 @@ from ppcls_ext.deploy.encoders import JsonLinesEncoder
 from ppcls_ext.deploy.results_file import ResultsFile
 from ppcls_ext.models.weights import describe, read_weights
 from ppcls_ext.paper.documents import RAW, read_raw
-from ppcls_ext.paper.repeat import compare_runs
+from ppcls_ext.paper.repeat import repeat_lines, second_run
+from ppcls_ext.paper.report.page import view_of
 from ppcls_ext.runtime.choice import Candidate, EngineChoice
 from ppcls_ext.runtime.memory import recall, remember
 from ppcls_ext.search.measurements import read_calibration
@@ -166,21 +167,33 @@ def benchmark_report(content: bytes) -> None:
         compare_reports(read_report(written("report.json", content)), REPORT)
 
 
+RUNS = {"command": "pplcnet", "created": "2021", "warnings": []}
 PAPER: dict[str, Any] = {
     "created": "2021",
-    "environment": {"cpu": "a"},
+    "environment": {"command": "a", "pplcnet": "1", "python": "3", "packages": {}, "cpu": "a", "platform": "b"},
     "tables": [8],
     "engines": ["onednn"],
     "threads": 1,
+    "quick": False,
+    "runs": [
+        {"name": "a", "distilled": False, "arch": {}, "input": [1], "classes": 2, "images": None, "metrics": None}
+    ],
+    "networks": {"a": {"params": 1, "flops": 1}, "b": {"failure": "not built"}},
 }
-PAPER |= {"quick": False, "runs": [], "networks": {}}
-PAPER["benchmarks"] = [{"table": 8, "variant": "224x224", "engine": "onednn", "report": REPORT}]
+ROWS = [{**MADE, "label": label, "warnings": ["noise"]} for label in ("a", "b")]
+PAPER["benchmarks"] = [
+    {"table": 8, "variant": "224x224", "engine": "onednn", "report": {**REPORT, **RUNS, "results": ROWS}},
+    {"table": 8, "variant": "224x224", "engine": "native", "failure": "no such engine"},
+]
+PAPER["second"] = second_run(PAPER, PAPER)
 
 
 @given(inputs.json_texts(PAPER))
 def reproduced(content: bytes) -> None:
     with only_user_errors():
-        compare_runs(read_raw(written(f"paper/{RAW}", content).parent), PAPER)
+        document = read_raw(written(f"paper/{RAW}", content).parent)
+        repeat_lines({**PAPER, "second": second_run(PAPER, document)}, 1)
+        view_of(document)
 
 
 LOG = [

@@ -1,4 +1,4 @@
-"""Faults in the place that writes all files (`ppcls_ext.core.files`): no space, no rights, half a file, a kill.
+"""Faults in the module that writes all files (`ppcls_ext.core.files`): no space, no rights, half a file, a kill.
 
 The steps of a write, in their order, are `fill` (the content of a temporary file), `sync` (of that file), `rename` (to
 its name) and `sync` (of the folder).

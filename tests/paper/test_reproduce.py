@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,13 @@ from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.deploy.untrained import MADE, build
 from ppcls_ext.models.spec import SPECS, scale_name
 from ppcls_ext.paper import reproduce as reproducing
-from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_run
+from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_raw, read_run
 from ppcls_ext.paper.networks import network_of
 from ppcls_ext.paper.reproduce import (
     QUICK,
     Plan,
+    add_second_run,
     begun_document,
-    compare,
     formats_for,
     networks_of,
     render,
@@ -35,6 +36,7 @@ from ppcls_ext.paper.tables import NUMBERS, Row, Variant, procedure, table
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.tasks.finding import make_task
+from tests.helpers.processes import ROOT
 
 Fails = Callable[..., str]
 
@@ -233,7 +235,15 @@ def test_resume_repeats_only_what_is_not_there(work: Path, tmp_path: Path) -> No
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is asked nothing, since asking starts a process."""
-    here = {"cpu": "a CPU", "usable_cores": 2, "packages": {}, "pplcnet": "1", "python": "3", "platform": "a system"}
+    here: dict[str, Any] = {
+        "cpu": "a CPU",
+        "usable_cores": 2,
+        "packages": {},
+        "pplcnet": "1",
+        "python": "3",
+        "platform": "a system",
+    }
+    here["command"] = "pplcnet reproduce"
     monkeypatch.setattr(reproducing, "environment", lambda: here)
 
 
@@ -319,15 +329,90 @@ def test_two_do_not_write_one_report(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_here")
 def test_a_second_run_is_compared_by_its_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = written(tmp_path / "first", document_of(ratio=2.0))
-    compare(first, written(tmp_path / "near", document_of(ratio=1.92)))
+    add_second_run(first, written(tmp_path / "near", document_of(ratio=1.92)))
     assert "all 2 ratios agree within 5%" in capsys.readouterr().err
-    compare(first, written(tmp_path / "far", document_of(ratio=1.8)))
+    add_second_run(first, written(tmp_path / "far", document_of(ratio=1.8)))
     assert "0 of 2 ratios agree within 5%, the others are up to 10.0% apart" in capsys.readouterr().err
     assert "2.000 and 1.800" in (first / "reproduce.md").read_text()
     assert len(begun_document(plan_of(first, tmp_path, resume=True))["second"]["ratios"]) == 2
     assert "second" not in begun_document(plan_of(first, tmp_path, resume=True, processes=1))  # made again
     with pytest.raises(UserError, match=r"it has no ratio that .* has, too"):
-        compare(first, written(tmp_path / "other", document_of("native")))
+        add_second_run(first, written(tmp_path / "other", document_of("native")))
+
+
+FOREIGN = {
+    "no JSON": "{",
+    "nothing": "",
+    "a list": "[]",
+    "a number": "NaN",
+    "other keys": '{"results": []}',
+    "deep": "[" * 100_000,
+}
+REPORT_OF_RUN = ("benchmarks", 0, "report")
+FIRST_ROW = (*REPORT_OF_RUN, "results", 0)
+DAMAGE: list[tuple[tuple[str | int, ...], Any]] = [
+    (("environment",), {}),
+    (("environment", "cpu"), None),
+    (("benchmarks",), {}),
+    (("benchmarks", 0), 3),
+    (("benchmarks", 0, "table"), "8"),
+    (REPORT_OF_RUN, None),
+    ((*REPORT_OF_RUN, "created"), 2021),
+    ((*REPORT_OF_RUN, "results"), {"a": 1}),
+    ((*FIRST_ROW, "label"), ["a"]),
+    ((*FIRST_ROW, "label"), "\ud800"),
+    ((*FIRST_ROW, "ms"), None),
+    ((*FIRST_ROW, "ratio_to_first"), {}),
+    ((*FIRST_ROW, "ratio_to_first", "ratio"), math.nan),
+    ((*FIRST_ROW, "ratio_to_first", "ratio"), 0),
+    ((*FIRST_ROW, "ratio_to_first", "ratio"), -1.5),
+    ((*FIRST_ROW, "ratio_to_first", "ratio"), "1"),
+    ((*FIRST_ROW, "ms", "median"), True),
+    (("engines",), []),
+    (("tables",), [1]),
+    (("networks",), {"a": {}}),
+    (("runs",), [{"name": "a"}]),
+    (("second",), {"measured": [], "cpu": "a", "ratios": [{}]}),
+]
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize("flag", ["--compare", "--out"])
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_foreign_report_is_refused_in_one_line(content: str, flag: str, tmp_path: Path, fails: Fails) -> None:
+    folders = {name: written(tmp_path / name[2:], document_of()) for name in ("--out", "--compare")}
+    (folders[flag] / RAW).write_text(content)
+    message = fails("reproduce", "--out", folders["--out"], "--compare", folders["--compare"])
+    assert str(folders[flag] / RAW) in message
+    assert message.endswith(f"give another {flag}")
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(("where", "value"), DAMAGE, ids=[f"{where[-1]}-{value!r}" for where, value in DAMAGE])
+def test_a_damaged_report_is_refused_in_one_line(
+    where: tuple[str | int, ...], value: Any, tmp_path: Path, fails: Fails
+) -> None:
+    document = json.loads(json.dumps(document_of()))
+    part = document
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    first, second = written(tmp_path / "first", document_of()), written(tmp_path / "second", document)
+    before = (first / RAW).read_bytes()
+    assert "not a file that reproduce wrote" in fails("reproduce", "--out", first, "--compare", second)
+    assert (first / RAW).read_bytes() == before
+    assert "not a file that reproduce wrote" in fails("reproduce", "--render", "--out", second)
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_file_is_no_folder_of_a_second_run(tmp_path: Path, fails: Fails) -> None:
+    first = written(tmp_path / "first", document_of())
+    assert "give another --compare" in fails("reproduce", "--out", first, "--compare", first / RAW)
+    assert "give another --compare" in fails("reproduce", "--out", first, "--compare", tmp_path / "none")
+
+
+def test_the_published_report_is_read() -> None:
+    assert read_raw(ROOT / "results")["benchmarks"]
 
 
 def test_render_needs_values(tmp_path: Path, fails: Fails) -> None:

@@ -19,6 +19,7 @@ from ppcls_ext.cli.main import main
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import STUDIES, load_config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.study import Study
 from ppcls_ext.paper.study_plan import StudyPlan
@@ -161,6 +162,32 @@ def test_a_run_that_diverges_is_left_out(data: Path, tmp_path: Path, monkeypatch
     sane, wild = Study(StudyPlan(str(path), output=tmp_path / "out")).run()
     assert sane.mean is not None
     assert (wild.values, wild.mean) == ({}, None)
+
+
+@pytest.mark.slow
+def test_same_images_needs_sets_of_one_size(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    """Runs are not trained here: each leaves a log, and its answers are made up. Slow: the report asks the machine."""
+    images = {"with_se": 15, "no_se": 14}
+
+    def train(config: Any) -> None:
+        run = RunFolder.of(config).path
+        run.mkdir(parents=True)
+        events = [{"event": "eval", "epoch": 1, "step": 1, "top1": 0.5}, {"event": "end", "epoch": 1, "step": 1}]
+        (run / "log.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+
+    def answers(run: Path) -> np.ndarray:
+        return np.ones(images[run.parent.parent.name], bool)
+
+    monkeypatch.setattr("ppcls_ext.paper.study.train", train)
+    monkeypatch.setattr("ppcls_ext.paper.study.right_answers", answers)
+    path = study_file(tmp_path / "s.yaml", data, same_images=True)
+    command = ("study", "-c", path, "--output", tmp_path / "out")
+    message = fails(*command, lines=None)
+    assert "no SE!, seed 0 is evaluated on 14 images and with SE, seed 0 on 15; give all variants the same" in message
+    images["no_se"] = 15
+    assert main([str(part) for part in command]) == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import ppcls_ext.paper.today as module
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.folding import fold_branches
 from ppcls_ext.paper.reproduce import Plan
-from ppcls_ext.paper.today import MARKERS, compare_today, comparison, front_of, latencies_of
+from ppcls_ext.paper.today import MARKERS, comparison, front_of, latencies_of, reproduce_today
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 
@@ -80,9 +80,9 @@ def test_parts_are_kept_and_added_to(plan: Plan) -> None:
         asked.append((subjects[0].engine, subjects[0].threads))
         return fake_benchmark(subjects, settings)
 
-    compare_today(plan, benchmark)
-    compare_today(Plan((), ("onednn", "native"), 1, plan.out, plan.work), benchmark)
-    compare_today(Plan((), ("onednn",), 2, plan.out, plan.work), benchmark)
+    reproduce_today(plan, benchmark)
+    reproduce_today(Plan((), ("onednn", "native"), 1, plan.out, plan.work), benchmark)
+    reproduce_today(Plan((), ("onednn",), 2, plan.out, plan.work), benchmark)
     assert asked == [("onednn", 1), ("native", 1), ("onednn", 2)]
     document = json.loads((plan.out / "today.json").read_text())
     assert [(part["engine"], part["threads"]) for part in document["parts"]] == asked
@@ -100,22 +100,22 @@ def test_a_benchmark_that_fails_is_a_line_and_is_tried_again(plan: Plan) -> None
     def broken(subjects: Any, settings: Any) -> dict[str, Any]:
         raise RuntimeError("no such luck")
 
-    document = compare_today(plan, broken)
+    document = reproduce_today(plan, broken)
     assert document["parts"] == [{"engine": "onednn", "threads": 1, "failure": "RuntimeError: no such luck"}]
     assert "onednn, 1 thread: RuntimeError: no such luck." in (plan.out / "today.md").read_text()
-    assert "report" in compare_today(plan, fake_benchmark)["parts"][0]
+    assert "report" in reproduce_today(plan, fake_benchmark)["parts"][0]
 
 
 def test_a_quick_run_is_marked_and_not_taken_for_a_full_one(plan: Plan) -> None:
     quick = Plan((), ("onednn",), 1, plan.out, plan.work, quick=True)
-    compare_today(quick, fake_benchmark)
+    reproduce_today(quick, fake_benchmark)
     assert "--quick" in (plan.out / "today.md").read_text()
-    assert len(compare_today(plan, fake_benchmark)["parts"]) == 1
+    assert len(reproduce_today(plan, fake_benchmark)["parts"]) == 1
     assert "--quick" not in (plan.out / "today.md").read_text()
 
 
 def test_values_of_another_machine_are_not_mixed_in(plan: Plan) -> None:
-    compare_today(plan, fake_benchmark)
+    reproduce_today(plan, fake_benchmark)
     file = plan.out / "today.json"
     document = json.loads(file.read_text())
     document["environment"]["cpu"] = "another"
@@ -123,10 +123,10 @@ def test_values_of_another_machine_are_not_mixed_in(plan: Plan) -> None:
     with pytest.raises(
         UserError, match="it was measured on another machine or with other versions; give another --out"
     ):
-        compare_today(plan, fake_benchmark)
+        reproduce_today(plan, fake_benchmark)
     file.write_text("[]")
     with pytest.raises(UserError, match="not a file that reproduce --today wrote; give another --out"):
-        compare_today(plan, fake_benchmark)
+        reproduce_today(plan, fake_benchmark)
 
 
 def test_the_front_compares_within_a_recipe() -> None:

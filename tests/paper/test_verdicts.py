@@ -13,9 +13,9 @@ from ppcls_ext.paper.verdicts import (
     Latency,
     accuracy_cell,
     clearly_faster,
-    compare_order,
     count_cell,
     latency_cell,
+    order_of,
     papers_conditions,
     ratio_cell,
 )
@@ -99,7 +99,7 @@ def test_ratios_match_within_a_tenth_of_the_papers() -> None:
 
 
 def test_orders() -> None:
-    order = compare_order([("a", 1.0, Latency(10.0)), ("b", 2.0, Latency(30.0)), ("c", 3.0, Latency(20.0))])
+    order = order_of([("a", 1.0, Latency(10.0)), ("b", 2.0, Latency(30.0)), ("c", 3.0, Latency(20.0))])
     assert (order.rows, order.pairs, order.same, order.tied) == (3, 3, 2, 0)
     assert order.tau == pytest.approx(1 / 3)
     (pair,) = order.reversed
@@ -108,9 +108,9 @@ def test_orders() -> None:
 
 
 def test_pairs_that_are_close_are_tied() -> None:
-    close_in_the_paper = compare_order([("a", 2.05, Latency(1.0)), ("b", 2.07, Latency(0.5))])
+    close_in_the_paper = order_of([("a", 2.05, Latency(1.0)), ("b", 2.07, Latency(0.5))])
     assert (close_in_the_paper.pairs, close_in_the_paper.tau) == (0, None)
-    close_here = compare_order([("a", 2.05, Latency(1.01)), ("b", 3.0, Latency(1.0))])
+    close_here = order_of([("a", 2.05, Latency(1.01)), ("b", 3.0, Latency(1.0))])
     assert (close_here.pairs, close_here.same, close_here.tied, close_here.reversed) == (1, 0, 1, ())
 
 
@@ -120,7 +120,7 @@ def test_one_is_faster_only_if_the_intervals_do_not_meet() -> None:
     assert clearly_faster(b, c)
     assert not clearly_faster(c, a)
     assert not clearly_faster(a, b)
-    order = compare_order([("c", 1.0, c), ("b", 2.0, b), ("a", 3.0, a)])
+    order = order_of([("c", 1.0, c), ("b", 2.0, b), ("a", 3.0, a)])
     assert (order.pairs, order.same, order.tied) == (3, 0, 1)
     assert [(p.faster, p.slower) for p in order.reversed] == [("c", "a"), ("c", "b")]
 
@@ -128,5 +128,5 @@ def test_one_is_faster_only_if_the_intervals_do_not_meet() -> None:
 def test_an_order_needs_two_different_latencies() -> None:
     one, two = Latency(1.0), Latency(2.0)
     for rows in ([], [("a", 1.0, one)], [("a", 1.0, one), ("b", 1.0, two)]):
-        order = compare_order(rows)
+        order = order_of(rows)
         assert (order.rows, order.pairs, order.tau) == (len(rows), 0, None)

@@ -213,6 +213,25 @@ def test_image_and_mask_stay_together_at_every_scale(factor: float) -> None:
     assert ((crop[..., 0] > 100) == classes)[inside].mean() > 0.95
 
 
+def test_no_scale_is_larger_than_the_largest() -> None:
+    augment, values = AugmentSection(scale=(0.5, 2.0, 0.9)), np.zeros((10, 10), np.uint8)
+    rng, sides = np.random.default_rng(0), set()
+    for _ in range(50):
+        _, classes = crop_and_flip(np.stack([values] * 3, axis=2), values, (40, 40), augment, (0, 0, 0), rng)
+        sides.add(int((classes != IGNORE).any(axis=0).sum()))
+    assert sides == {5, 14}  # 0.5 and 1.4; the next step would be 2.3
+
+
+@pytest.mark.parametrize("scale", ["[0.5, 2, 1e30]", "[0.5, 2, 4.1]", "[0.5, 2, 0]", "[0.5, 2, 1e-30]", "[2, 0.5, 1]"])
+def test_scales_and_their_step_have_bounds(scale: str, folder: Path) -> None:
+    settings = [f"Global.data_root={folder}", f"DataLoader.Train.dataset.augment.scale={scale}"]
+    with pytest.raises(
+        UserError, match=r"augment: .*scale must be least, largest, step, all above 0, up to 4"
+    ) as caught:
+        Segmentation(load_config("seg/my_masks", settings))
+    assert "\n" not in str(caught.value)
+
+
 def test_samples_are_a_function_of_seed_epoch_and_index(folder: Path) -> None:
     pairs = find_pairs(folder, "train", 0.2)
 

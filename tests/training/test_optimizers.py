@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import paddle
@@ -14,7 +16,9 @@ from ppcls_ext.models.factory import build_arch
 from ppcls_ext.training.optimizers import OPTIMIZERS, build_optimizer, build_schedule, lr_of
 
 
-def rates(settings: dict, steps: int, epochs: int = 4, per_epoch: int = 5, batch: int = 64, **more: int) -> list[float]:
+def rates(
+    settings: Mapping[str, Any], steps: int, epochs: int = 4, per_epoch: int = 5, batch: int = 64, **more: int
+) -> list[float]:
     schedule = build_schedule(settings, epochs, per_epoch, batch, **more)
     values = []
     for _ in range(steps):
@@ -133,3 +137,15 @@ def test_a_schedule_needs_its_keys() -> None:
         build_schedule({"name": "Cosine"}, 2, 2, 2)
     with pytest.raises(UserError, match="not less than the run's 2 epochs"):
         build_schedule({"name": "Cosine", "learning_rate": 0.1, "warmup_epoch": 2}, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "Cosine", "learning_rate": 0.4, "warmup_epoch": 1, "warmup_start_lr": 0, "eta_min": 0},
+        {"name": "Linear", "learning_rate": 0.4, "end_lr": 0, "warmup_epoch": 1},
+        {"name": "Piecewise", "decay_epochs": [2], "values": [0.4, 0]},
+    ],
+)
+def test_a_schedule_may_start_or_end_at_0(settings: Mapping[str, Any]) -> None:
+    assert max(rates(settings, 20)) == pytest.approx(0.4)

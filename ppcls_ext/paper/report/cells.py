@@ -99,8 +99,10 @@ def accuracy_of(document: Document, row: Row, way: Procedure, field: str) -> Cel
             )
         elif all(run["input"] != network.get("input") for network in networks):
             reasons.append(f"run {run['name']} has inputs of {' x '.join(map(str, run['input']))}")
+        elif type(value := run["metrics"].get(way.metrics[field].name)) not in (int, float):
+            reasons.append(f"run {run['name']} has no {way.metrics[field].name}")
         else:
-            return accuracy_cell(published, run["metrics"][way.metrics[field].name], way.metrics[field])
+            return accuracy_cell(published, value, way.metrics[field])
     return not_run(paper, reasons[0])
 
 

@@ -10,7 +10,7 @@ from ppcls_ext.paper.repeat import repeat_lines
 from ppcls_ext.paper.report.cells import Document, Part, counts_of, measured_latencies
 from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.tables import procedure, table
-from ppcls_ext.paper.verdicts import Latency, Order, Pair, clearly_faster, compare_order, ratio_cell
+from ppcls_ext.paper.verdicts import Latency, Order, Pair, clearly_faster, order_of, ratio_cell
 
 LISTED = 4  # a line of the summary names no more items; the tables and the JSON have all
 
@@ -40,7 +40,7 @@ def agreements_of(document: Document, part: Part) -> Iterator[Agreement]:
             ]
             ratios = [ratio_cell(row, t.reference_row, found[name]).status for name, row in distinct.items()]
             near, far = ratios.count("matches"), ratios.count("differs")
-            yield Agreement(t.number, variant.name, engine, compare_order(both), near + far, near)
+            yield Agreement(t.number, variant.name, engine, order_of(both), near + far, near)
 
 
 class Claim(NamedTuple):
