@@ -1,4 +1,4 @@
-"""The thread that owns an engine waits for images that are on their way, where that is worth it."""
+"""The thread that owns an engine has images wait for those that are on their way, where that is worth it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def owner(clock: Clock) -> Iterator[EngineOwner]:
 
 def arrivals(owner: EngineOwner, images: Sequence[Work]) -> None:
     for image in images:
-        owner.arrive()
-        owner.put(image)
+        owner.put_announced(image)
 
 
 @pytest.mark.parametrize("clock", [1000.0], indirect=True)
@@ -65,7 +64,6 @@ def test_images_wait_while_more_are_on_their_way(clock: Clock, owner: EngineOwne
     images = [work() for _ in range(4)]
     for _ in images:
         owner.announce()
-    assert not owner.idle
     arrivals(owner, images[:2])  # the first one alone would have been run alone
     images[1].done.result(SECONDS)
     assert clock.batches == [2]
@@ -74,7 +72,7 @@ def test_images_wait_while_more_are_on_their_way(clock: Clock, owner: EngineOwne
     assert clock.batches == [2, 1]
     arrivals(owner, images[3:])
     images[3].done.result(SECONDS)
-    assert owner.idle
+    assert clock.batches == [2, 1, 1]
 
 
 @pytest.mark.parametrize("clock", [1000.0], indirect=True)
@@ -94,19 +92,44 @@ def test_no_batch_grows_beyond_what_the_network_takes(clock: Clock, owner: Engin
 def test_an_image_waits_no_longer_than_a_batch_takes(clock: Clock, owner: EngineOwner) -> None:
     for _ in range(4):
         owner.announce()
-    owner.arrive()
-    owner.put(work()).result(SECONDS)  # the other three never come
+    image = work()
+    owner.put_announced(image)
+    image.done.result(SECONDS)  # the other three never come
     assert clock.batches == [1]
 
 
-@pytest.mark.parametrize("clock", [0.0], indirect=True)
-def test_images_that_will_never_be_handed_over_are_not_waited_for(clock: Clock, owner: EngineOwner) -> None:
-    clock.run_s = 1000.0
-    owner.put(work()).result(SECONDS)
+@pytest.mark.parametrize("clock", [1000.0], indirect=True)
+def test_images_that_will_never_come_are_not_waited_for(clock: Clock, owner: EngineOwner) -> None:
+    for _ in range(3):
+        owner.announce()
+    image = work()
+    owner.put_announced(image)
+    owner.withdraw()  # could not be read; one is still on its way
+    image.done.result(SECONDS)
+    owner.withdraw()
+    assert clock.batches == [1]
+
+
+@pytest.mark.parametrize("clock", [1000.0], indirect=True)
+def test_an_image_is_alone_when_no_other_one_waits_or_is_on_its_way(clock: Clock, owner: EngineOwner) -> None:
     owner.announce()
     owner.announce()
-    owner.arrive()  # could not be read
-    owner.arrive()
-    assert owner.idle
+    assert not owner.withdraw_if_alone()
+    image = work()
+    owner.put_announced(image)
+    image.done.result(SECONDS)
+    assert owner.withdraw_if_alone()
+    owner.announce()
+    assert owner.withdraw_if_alone()  # so it was withdrawn
+
+
+@pytest.mark.parametrize("clock", [1000.0], indirect=True)
+def test_nothing_waits_once_it_is_closed(clock: Clock) -> None:
+    owner = EngineOwner(clock.open, split, batch=4, fixed=False)
     owner.put(work()).result(SECONDS)
-    assert clock.batches == [1, 1]
+    for _ in range(3):
+        owner.announce()
+    image = work()
+    owner.put_announced(image)
+    owner.close()
+    assert image.done.done()
