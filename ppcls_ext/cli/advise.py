@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     for engine, ms in advice.own.items():
         say(f"{arguments.model} at {size} px on {engine}: {ms:.2f} ms")
     for doubt in advice.doubts:
-        say(f"warning: calibration of {doubt}")
+        say(f"warning: {doubt}")
     rows = [[way.arch, way.input_size, way.engine, way.ms] for way in advice.options]
     title = f"at most {arguments.latency:g} ms, {arguments.threads} thread{'s' * (arguments.threads != 1)}, predicted"
     show_table(title, ["network", "size", "engine", "ms"], rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from ppcls_ext.cli.arguments import (
     DEFAULT_ENGINE,
@@ -19,7 +21,7 @@ from ppcls_ext.cli.arguments import (
     up_to,
 )
 from ppcls_ext.core.device import set_threads
-from ppcls_ext.core.display import out
+from ppcls_ext.core.display import out, say
 from ppcls_ext.core.errors import UserError
 
 NAME = "search"
@@ -36,8 +38,12 @@ EXAMPLES = (
     "pplcnet search --calibrate --engine onednn",
     "pplcnet search -c my_images -o Global.data_root=FOLDER --like PPLCNet_x0_5 --engine onednn --epochs 30",
 )
-ACCURACIES = ("supernet", "short", "scores")  # those of `ppcls_ext.search.find`, which imports Paddle
+# Those of `ppcls_ext.search.find`, which imports Paddle.
+ACCURACIES: tuple[Literal["supernet", "short", "scores"], ...] = ("supernet", "short", "scores")
 CALIBRATING, SEARCHING = Path("output/search"), Path("output/search/found")
+WORK = CALIBRATING / "networks"
+OF_CALIBRATING = ("quick", "work")
+OF_SEARCHING = ("config", "override", "latency", "like", "accuracy", "epochs", "candidates", "supernet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--accuracy",
         choices=ACCURACIES,
-        default=ACCURACIES[0],
         metavar="HOW",
-        help=f"judge networks by {listed(ACCURACIES)}, in this order of trust (default: %(default)s)",
+        help=f"judge networks by {listed(ACCURACIES)}, in this order of trust (default: {ACCURACIES[0]})",
     )
     group.add_argument(
         "--epochs",
@@ -86,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
     )
-    group.add_argument("--quick", action="store_true", help="measure too little to rely on, but go all the way")
+    group.add_argument("--quick", action="store_true", help="with --calibrate, measure too little to rely on")
     group = parser.add_argument_group("output")
     group.add_argument(
         "--calibration",
@@ -103,26 +108,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--work",
         type=path,
-        default=Path("output/search/networks"),
         metavar="FOLDER",
-        help="with --calibrate, export the networks to this folder for later runs (default: %(default)s)",
+        help=f"with --calibrate, export the networks to this folder for later runs (default: {WORK})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate or search; gives the exit status."""
-    looks_for = [flag for flag in ("config", "latency", "like", "supernet") if getattr(arguments, flag) is not None]
     if arguments.calibrate:
-        if looks_for:
-            raise UserError(f"--calibrate measures networks for every later search: leave --{looks_for[0]} out")
+        _refuse(arguments, OF_SEARCHING, "--calibrate measures networks for every later search")
         return _calibrate(arguments)
     if arguments.config is None:
         raise UserError(
             "say what to do: --calibrate measures networks, -c CONFIG with --latency or --like searches one"
         )
+    _refuse(arguments, OF_CALIBRATING, "only --calibrate has a use for it")
     if (arguments.latency is None) == (arguments.like is None):
         raise UserError("give either --latency MS or --like NETWORK, which the network has to be as fast as")
+    how = arguments.accuracy or ACCURACIES[0]
+    if how != "supernet":
+        _refuse(arguments, ("supernet",), f"--accuracy {how} has no use for one")
+    if how == "scores":
+        _refuse(arguments, ("epochs",), "--accuracy scores trains nothing")
+    if arguments.supernet is not None:
+        _refuse(arguments, ("epochs",), "the supernet of --supernet is trained already")
     return _search(arguments)
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Raise UserError for the first flag of `names` that is given, since it would do nothing."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False, []):
+            raise UserError(f"{reason}: leave --{name} out")
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
@@ -133,13 +150,16 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from ppcls_ext.search.space import space_named
 
     space = space_named(arguments.space)
-    default = calibration_file(arguments.engine, arguments.threads, space.name)
+    default = calibration_file(arguments.engine, arguments.threads, space.name, arguments.quick)
     file = arguments.calibration or default
-    plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work, arguments.quick)
+    plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
     found = calibrate(plan)
     page = write_report(found, arguments.out or CALIBRATING)
     out.print(f"{page}: the report; {file}: the calibration", markup=False)
-    check_accuracy(found, file)
+    if arguments.quick:
+        say(f"warning: {found.doubt}")
+    else:
+        check_accuracy(found, file)
     return 0
 
 
@@ -156,7 +176,7 @@ def _search(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         threads=arguments.threads,
         space=arguments.space,
-        accuracy=arguments.accuracy,
+        accuracy=arguments.accuracy or ACCURACIES[0],
         epochs=arguments.epochs,
         candidates=arguments.candidates,
         calibration=arguments.calibration,

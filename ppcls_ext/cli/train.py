@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, given, positive, read_config, up_to
+from ppcls_ext.cli.arguments import add_config_arguments, given, positive, up_to
 from ppcls_ext.core.config import LATEST_STATE, Config, load_config, run_folder_path
-from ppcls_ext.core.display import show_table
+from ppcls_ext.core.device import free_cores, set_threads, usable_cores
+from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
 from ppcls_ext.models.spec import SPECS
@@ -66,10 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"Global.checkpoints={arguments.resume}")
     given = arguments.resume or arguments.config
     if arguments.profile:
-        return _profile(arguments, read_config(given, overrides))
+        return _profile(arguments, _leaving_busy_cores(given, overrides))
     if arguments.nproc > 1:
         return _run_processes(arguments, load_config(given, overrides))
-    config = read_config(given, overrides)
+    config = _leaving_busy_cores(given, overrides)
     from ppcls_ext.training.trainer import Stopped, train
 
     try:
@@ -77,6 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
     except Stopped as stopped:
         return stopped.exit_status
     return 0
+
+
+def _leaving_busy_cores(given: str, overrides: Sequence[str]) -> Config:
+    """The config, with the threads set that it asks for; else as many as there are cores that nobody else uses.
+
+    A step ends when its last thread does, and a thread that shares its core with another process ends last.
+    """
+    config = load_config(given, overrides)
+    threads = config.global_section.threads
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads, usable = free_cores(), usable_cores()
+        if threads < usable:
+            say(f"{threads} of {usable} cores are free: as many threads; -o Global.threads=N takes another number")
+    set_threads(threads)
+    return config
 
 
 def _run_processes(arguments: argparse.Namespace, config: Config) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 
 from ppcls_ext.core.cgroups import cores_left
+from ppcls_ext.core.cpu import OthersWatch
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.text import is_digits
 from ppcls_ext.upstream.paddle import import_paddle_with_threads
+
+LOOK_S = 0.3  # a look at what other processes do
+MOSTLY_BUSY = 0.25  # a core that others use for three quarters of a look counts as theirs
 
 
 def usable_cores() -> int:
@@ -20,6 +25,20 @@ def usable_cores() -> int:
 
 def _cores_of_the_machine() -> int:
     return int(min(len(usable_cpus()), max(1.0, cores_left())))
+
+
+def free_cores() -> int:
+    """Usable cores that no other process keeps busy, at least one; takes a third of a second.
+
+    In a job of several processes, which would take each other for strangers, all that are usable.
+    """
+    cores = usable_cores()
+    if cores == 1 or "PADDLE_LOCAL_SIZE" in os.environ:
+        return cores
+    others = OthersWatch()
+    time.sleep(LOOK_S)
+    busy = int(others.cores() + MOSTLY_BUSY)
+    return max(1, min(cores, (os.cpu_count() or 1) - busy))
 
 
 def cpu_threads(threads: int | None = None) -> int:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from ppcls_ext.core.errors import UserError
@@ -28,6 +29,7 @@ class Flow:
         self._processing, self._owner, self._batch = processing, owner, batch
         self._decoders = ThreadPoolExecutor(max(1, decoders), f"{THREAD_NAMES}-decode")
         self._finisher = ThreadPoolExecutor(1, f"{THREAD_NAMES}-finish")
+        self._unsettled: deque[tuple[Image, Future[Outputs], Future[Result]]] = deque()
         # Decoded images of `submit` that have no result yet are bounded.
         self._room = threading.Semaphore(2 * batch + decoders)
 
@@ -47,7 +49,12 @@ class Flow:
     def submit(self, item: Any, channels: Channels | None, inference: Inference | None) -> Future[Result]:
         """A Future of the result for an image, which `inference` makes where it is not the pipeline's own."""
         future: Future[Result] = Future()
-        self._decode(self._start, item, channels, future, inference)
+        self._owner.announce()
+        try:
+            self._decode(self._start, item, channels, future, inference)
+        except UserError:
+            self._owner.withdraw()
+            raise
         return future
 
     def plain_stream(self, items: Iterator[Any], channels: Channels | None) -> Iterator[Result]:
@@ -115,37 +122,51 @@ class Flow:
     def _start(self, item: Any, channels: Channels | None, future: Future[Result], inference: Inference | None) -> None:
         """Decode an image of `submit` and hand it to the network."""
         if not future.set_running_or_notify_cancel():
+            self._owner.withdraw()
             return
         self._room.acquire()
         future.add_done_callback(lambda _: self._room.release())
         image = self._processing.prepared(item, channels)
         image.inference = inference
-        self._settle_when_run(image, future)
-        if image.work is not None:
-            self._owner.put(image.work)
+        if image.work is None:
+            self._owner.withdraw()
+            self._settle(image, None, future)
+            return
+        if self._owner.withdraw_if_alone():
+            # Each thread that a lone image passes through would only add to its time.
+            image.work.done.add_done_callback(partial(self._settle, image, future=future))
+            self._owner.call([image.work])
+        else:
+            image.work.done.add_done_callback(partial(self._settle_later, image, future=future))
+            self._owner.put_announced(image.work)
 
     def _launch(self, batch: list[Image], running: deque[Future[Result]]) -> None:
         """Hand a batch to the network and its postprocessing to the finisher; empties it."""
         for image in batch:
             running.append(Future())
-            self._settle_when_run(image, running[-1])
+            if image.work is None:
+                self._settle(image, None, running[-1])
+            else:
+                image.work.done.add_done_callback(partial(self._settle_later, image, future=running[-1]))
         works = [image.work for image in batch if image.work is not None]
         if works:
             self._owner.put_batch(works)
         batch.clear()
 
-    def _settle_when_run(self, image: Image, future: Future[Result]) -> None:
-        """Have a Future set once the network is done with an image; at once if the image has no inputs for it."""
-        if image.work is None:
-            self._settle(image, None, future)
-        else:
-            image.work.done.add_done_callback(lambda outcome: self._settle_later(image, outcome, future))
-
     def _settle_later(self, image: Image, outcome: Future[Outputs], future: Future[Result]) -> None:
+        """Have the finisher make a result. It is woken once for all images of a batch."""
+        self._unsettled.append((image, outcome, future))
+        if len(self._unsettled) > 1:
+            return  # it is about to take them
         try:
-            self._finisher.submit(self._settle, image, outcome, future)
+            self._finisher.submit(self._settle_all)
         except RuntimeError:  # the interpreter is ending, and has ended that thread first
-            self._settle(image, outcome, future)
+            self._settle_all()
+
+    def _settle_all(self) -> None:
+        while self._unsettled:
+            self._settle(*self._unsettled[0])
+            self._unsettled.popleft()
 
     def _settle(self, image: Image, outcome: Future[Outputs] | None, future: Future[Result]) -> None:
         try:

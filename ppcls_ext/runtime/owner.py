@@ -6,9 +6,9 @@ Paddle's issues 56524 (answers of two threads are mixed), 42607 (clones crash) a
 from __future__ import annotations
 
 import ctypes
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -71,15 +71,43 @@ class EngineOwner:
         self._split, self._batch, self._fixed, self._any_thread = split, batch, fixed, any_thread
         self._engine: Run | None = None
         self._busy = threading.Lock()  # held while the engine runs
-        self._queue: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
-        self._handing = threading.Lock()  # held while the queue is added to: nothing may come after its end
+        self._changed = threading.Condition()  # guards what follows; notified where the thread has something to do
+        self._waiting: deque[Sequence[Work]] = deque()
+        self._coming = 0  # images that are announced and have not come yet
         self._closed = False
-        self._waiting: list[Work] | None = None  # taken from the queue, and not fit for the batch before it
+        self._run_s = 0.0  # how long the last batch ran
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(open_run, opened), daemon=True)
         self._thread.name = f"{THREAD_NAMES}-engine"
         self._thread.start()
         opened.result()
+
+    def announce(self) -> None:
+        """Say that an image is on its way, which others may wait for; any thread may.
+
+        `put_announced` or `withdraw` must follow.
+        """
+        with self._changed:
+            self._coming += 1
+
+    def withdraw(self) -> None:
+        """Say that an image that was announced will not come; any thread may."""
+        with self._changed:
+            self._coming -= 1
+            self._wake()
+
+    def put_announced(self, image: Work) -> None:
+        """Hand over an image that was announced; any thread may."""
+        with self._changed:
+            self._coming -= 1
+            self._add([image])
+
+    def withdraw_if_alone(self) -> bool:
+        """Withdraw an image that was announced if no other one waits or is on its way; whether there is none."""
+        with self._changed:
+            alone = self._coming == 1 and not self._waiting
+            self._coming -= alone
+        return alone
 
     def call(self, images: Sequence[Work]) -> None:
         """Hand over images, as `put` or `put_batch` does, whose outcomes are waited for at once; any thread may.
@@ -106,16 +134,14 @@ class EngineOwner:
 
     def put_batch(self, images: Sequence[Work]) -> None:
         """Hand over images of the same shapes, at most `batch`, which run together; any thread may."""
-        with self._handing:
-            if self._closed:  # nobody would ever run them
-                raise UserError(CLOSED)
-            self._queue.put(list(images))
+        with self._changed:
+            self._add(images)
 
     def close(self) -> None:
         """Finish what was handed over, let go of the engine and end the thread."""
-        with self._handing:
+        with self._changed:
             self._closed = True
-            self._queue.put([])
+            self._changed.notify()
         self._thread.join()
 
     def _serve(self, open_run: Callable[[], Run], opened: Future[None]) -> None:
@@ -133,28 +159,47 @@ class EngineOwner:
 
     def _next(self) -> list[Work]:
         """The next images to run together; none at the end."""
-        images = self._waiting or self._queue.get()
-        self._waiting = None
-        while 0 < len(images) < self._batch:
-            try:
-                more = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if not more:
-                self._queue.put([])  # the end, once these are done
-                break
-            if len(images) + len(more) > self._batch or more[0].shapes != images[0].shapes:
-                self._waiting = more
-                break
-            images = [*images, *more]
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            latest = time.perf_counter() + self._run_s
+            while self._wait_for_more() and (patience := latest - time.perf_counter()) > 0:
+                self._changed.wait(patience)
+            return self._take()
+
+    def _take(self) -> list[Work]:
+        """Remove what runs next: the images that wait, as far as they fit into one batch."""
+        images: list[Work] = []
+        while self._waiting and _fits(self._waiting[0], images, self._batch):
+            images += self._waiting.popleft()
         return images
+
+    def _add(self, images: Sequence[Work]) -> None:
+        if self._closed:  # nobody would ever run them
+            raise UserError(CLOSED)
+        self._waiting.append(images)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the thread, if it has something to do: the first image starts its patience, the last one ends it."""
+        if len(self._waiting) == 1 or not self._wait_for_more():
+            self._changed.notify()
+
+    def _wait_for_more(self) -> bool:
+        """Whether the next batch is to wait: while more images are on their way than are here.
+
+        Then half of them are decoded while the other half runs. It never waits longer than the last batch ran, since
+        an image may be large.
+        """
+        here = sum(map(len, self._waiting))
+        return 0 < here < min(self._batch, self._coming) and not self._closed
 
     def _run(self, run: Run, images: Sequence[Work]) -> None:
         """Run a batch; where that fails, each image alone, so that a bad one takes no other along."""
         try:
             start = time.perf_counter()
             outputs = run(stack([image.inputs for image in images], self._batch if self._fixed else len(images)))
-            ms = (time.perf_counter() - start) * 1e3
+            self._run_s = time.perf_counter() - start
+            ms = self._run_s * 1e3
             parts = self._split(outputs, len(images))
         except Exception as error:
             if len(images) > 1:
@@ -165,6 +210,11 @@ class EngineOwner:
             return
         for image, arrays in zip(images, parts, strict=True):
             image.done.set_result(Outputs(arrays, ms))
+
+
+def _fits(more: Sequence[Work], images: Sequence[Work], batch: int) -> bool:
+    """Whether some images can run together with those of a batch of at most so many."""
+    return not images or (len(images) + len(more) <= batch and more[0].shapes == images[0].shapes)
 
 
 def stack(images: Sequence[Arrays], batch: int) -> list[np.ndarray]:

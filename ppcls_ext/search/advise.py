@@ -13,7 +13,7 @@ from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.runtime.memory import cache_folder
 from ppcls_ext.search.calibrate import target_of
-from ppcls_ext.search.latency import LatencyModel, shortfalls
+from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.measurements import Calibration, read_calibration
 from ppcls_ext.search.space import INPUT_SIZES
 
@@ -21,13 +21,20 @@ PAPER_SIZE = 224  # pixels; what is advised where no config says another
 HOW = "pplcnet search --calibrate --engine {engine} --threads {threads}"
 
 
-def calibration_file(engine: str, threads: int, space: str) -> Path:
-    """Where a calibration of this user's machine is kept unless a file is named."""
-    return cache_folder() / "latency" / f"{engine}-{threads}-{space}.json"
+def calibration_file(engine: str, threads: int, space: str, quick: bool = False) -> Path:
+    """Where a calibration of this user's machine is kept unless a file is named.
+
+    Args:
+        quick: it rests on too few calls; a whole one must not go on with them.
+    """
+    return cache_folder() / "latency" / f"{engine}-{threads}-{space}{'-quick' * quick}.json"
 
 
-def own_calibrations(threads: int, files: Sequence[Path] = ()) -> list[Calibration]:
-    """The finished calibrations of this machine for a number of threads; of an engine's, the most accurate.
+def own_calibrations(threads: int, files: Sequence[Path] = (), space: str | None = None) -> list[Calibration]:
+    """The finished calibrations of this machine for a number of threads, one of each engine.
+
+    Of an engine's, one of `space` comes before others, an accepted one before one that is not, and then the most
+    accurate.
 
     Args:
         files: to read instead of all of the user's.
@@ -35,19 +42,15 @@ def own_calibrations(threads: int, files: Sequence[Path] = ()) -> list[Calibrati
         UserError: none; one of `files` that is of another machine, engine, version or number of threads, or unfinished.
     """
     candidates = [*files] or sorted((cache_folder() / "latency").glob("*.json"))
-    found: dict[str, Calibration] = {}
+    found: dict[str, list[Calibration]] = {}
     refused = []
     for file in candidates:
         calibration = read_calibration(file)
-        differences = calibration.target.differences(target_of(calibration.target.engine, threads))
-        if calibration.model is None or calibration.accuracy is None:
-            differences.append("it is not finished")
+        differences = _differences(calibration, threads)
         if differences:
             refused.append(f"{file}: {'; '.join(differences)}")
-            continue
-        known = found.get(calibration.target.engine)
-        if known is None or _error(calibration) < _error(known):
-            found[calibration.target.engine] = calibration
+        else:
+            found.setdefault(calibration.target.engine, []).append(calibration)
     if refused and (files or not found):
         raise UserError(f"calibration {refused[0]}; calibrate again: {HOW.format(engine='ENGINE', threads=threads)}")
     if not found:
@@ -55,7 +58,17 @@ def own_calibrations(threads: int, files: Sequence[Path] = ()) -> list[Calibrati
             f"no calibration of this machine for {threads} threads; make one: "
             + HOW.format(engine="onednn", threads=threads)
         )
-    return list(found.values())
+    return [min(several, key=lambda c: (c.space != space, bool(c.doubt), _error(c))) for several in found.values()]
+
+
+def _differences(calibration: Calibration, threads: int) -> list[str]:
+    """Why a calibration says nothing of this machine with a number of threads; empty where it does."""
+    try:
+        target = target_of(calibration.target.engine, threads)
+    except UserError as error:  # the engine is not installed any more; others are
+        return [str(error)]
+    unfinished = calibration.model is None or calibration.accuracy is None
+    return [*calibration.target.differences(target), *["it is not finished"] * unfinished]
 
 
 def _error(calibration: Calibration) -> float:
@@ -107,7 +120,7 @@ class Advice:
         own: predicted milliseconds of the network that was asked about, for each engine; empty: none was.
         options: for each scale that fits at some size, the largest size that does, the largest scale first.
         best: of the options, the largest scale at the size that was asked for, or else the one with the most work.
-        doubts: why predictions may be off, one line for each engine.
+        doubts: why predictions may be off, a line for each calibration that was not accepted.
     """
 
     own: Mapping[str, float]
@@ -143,11 +156,7 @@ def advise(
     largest = {way.scale: way for way in sorted(fitting, key=lambda way: way.input_size)}
     asked = None if spec is None else spec.replace(input_size=input_size)
     own = {} if asked is None else {engine: model.predict(asked, class_num) for engine, model in models.items()}
-    doubts = [
-        f"{c.target.engine}: {'; '.join(shortfalls(c.accuracy['model']))}"
-        for c in calibrations
-        if c.accuracy is not None and shortfalls(c.accuracy["model"])
-    ]
+    doubts = [c.doubt for c in calibrations if c.doubt]
     return Advice(own, [largest[scale] for scale in sorted(largest, reverse=True)], best, doubts)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.core.display import bar
+from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
@@ -61,32 +61,47 @@ class Evolution:
 
     Attributes:
         latency: predicted milliseconds of a network.
-        quality: of a network, which takes long.
-        score: what the worst of twice as many children are dropped by before that, or None.
+        score: what the worst of twice as many children are dropped by before they are judged, or None.
         file: that all candidates are kept in, after each.
         identity: what else the candidates depend on; a file with another one is not gone on with.
+        calibration: what the latencies depend on. Of a file with another one the qualities are kept, and networks are
+            looked for anew.
         population: of a generation.
     """
 
     space: Space
     latency: Callable[[NetworkSpec], float]
     bound: float
-    quality: Callable[[NetworkSpec], Quality]
     file: Path
     identity: Mapping[str, Any]
+    calibration: str = ""
     seed: int = 0
     population: int = 40
     generations: int = 10
     score: Callable[[NetworkSpec], float] | None = None
 
-    def run(self) -> list[Candidate]:
-        """Go on with what the file has, to the last generation; gives all candidates.
+    def check(self) -> None:
+        """Look whether `run` can begin, before anything is trained for it.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM; everything is kept.
-            UserError: the file is of another search, or damaged; nothing in the space meets the bound.
+            UserError: the file is of another search, or damaged; no random network of the space is about as fast as
+                the bound.
         """
-        found = self._begin()
+        self._begin()
+        self._first()
+
+    def run(self, quality: Callable[[NetworkSpec], Quality]) -> list[Candidate]:
+        """Go on with what the file has, to the last generation; gives all candidates.
+
+        Args:
+            quality: of a network, which takes long.
+        Raises:
+            Stopped: Ctrl-C or SIGTERM; everything is kept.
+            UserError: see `check`.
+        """
+        found, judged = self._begin()
+        if judged and not found:
+            say(f"{self.file}: calibrated anew since; what {len(judged)} networks were judged to be is kept")
         total = self.population * self.generations
         with Interrupt() as interrupt, bar(total, "search", len(found)) as progress:
             for generation in range(self.generations):
@@ -95,8 +110,9 @@ class Evolution:
                 specs = self._children(earlier, generation) if generation else self._first()
                 for spec in specs:
                     if spec.text not in done:
-                        found.append(Candidate(spec.text, self.latency(spec), *self.quality(spec), generation))
-                        self._save(found)
+                        good = judged.get(spec.text) or quality(spec)
+                        found.append(Candidate(spec.text, self.latency(spec), *good, generation))
+                        self._save(found, judged)
                         best = max(found, key=lambda c: c.expected)
                         progress.advance(1, f"best {best.expected:.4f} at {best.ms:.2f} ms")
                     if interrupt.requested:
@@ -113,14 +129,14 @@ class Evolution:
         size = self.space.input_sizes[0]
         scales = [LCNetSpec(scale=scale).network().replace(input_size=size) for scale in SCALES]
         found = dict.fromkeys(s for s in scales if s in self.space and self.latency(s) <= self.bound)
-        rng = self._rng(0)
+        rng, drawn = self._rng(0), False
         for _ in range(TRIES * self.population):
-            if len(found) >= self.population:
+            if drawn and len(found) >= self.population:
                 break
             spec = self.space.sample(rng)
             if self._fits(spec):
-                found[spec] = None
-        if not found:
+                found[spec], drawn = None, True
+        if not drawn:  # nor would a child of the scales be as slow as a network of this search is to be
             raise UserError(
                 f"space '{self.space.name}': none of {TRIES * self.population} random networks takes "
                 f"{LEAST_SHARE * self.bound:.3g} to {self.bound:.3g} ms; give another latency"
@@ -153,15 +169,17 @@ class Evolution:
 
     # The file
 
-    def _begin(self) -> list[Candidate]:
+    def _begin(self) -> tuple[list[Candidate], dict[str, Quality]]:
+        """The candidates of the file, and what networks were judged to be under earlier calibrations."""
         if not self.file.is_file():
-            return []
+            return [], {}
         try:
             content = read_json(self.file)
             identity, found = content["identity"], [Candidate(**c) for c in content["candidates"]]
+            judged = {arch: Quality(*map(float, values)) for arch, values in content.get("judged", {}).items()}
             for candidate in found:
                 _ = candidate.spec
-        except (Unreadable, ValueError, KeyError, TypeError) as error:
+        except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.file}: not a file that a search wrote ({error}); give another --out") from error
         for what, value in self.identity.items():
             if identity.get(what) != value:
@@ -169,10 +187,17 @@ class Evolution:
                     f"{self.file}: a search with {what} {identity.get(what)}, not {value}; give another --out, or "
                     "remove the file"
                 )
-        return found
+        if content.get("calibration") != self.calibration:
+            return [], {**judged, **{c.arch: Quality(c.expected, c.top1) for c in found}}
+        return found, judged
 
-    def _save(self, found: Sequence[Candidate]) -> None:
-        content = {"identity": dict(self.identity), "candidates": [asdict(c) for c in found]}
+    def _save(self, found: Sequence[Candidate], judged: Mapping[str, Quality]) -> None:
+        content = {
+            "identity": dict(self.identity),
+            "calibration": self.calibration,
+            "candidates": [asdict(c) for c in found],
+            "judged": judged,
+        }
         atomic_write_text(self.file, json.dumps(content, indent=1) + "\n")
 
 

@@ -13,7 +13,9 @@ from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_text
 from ppcls_ext.core.text import SHOWN, one_line
+from ppcls_ext.data.lists import LARGEST_FILE
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
@@ -23,7 +25,7 @@ from ppcls_ext.search.bound import bounded_space, space_around
 from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import Candidate, Evolution
 from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
-from ppcls_ext.search.held_out import check_task, check_unseen, hold_out
+from ppcls_ext.search.held_out import HeldOut, check_task, hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.sandwich import SandwichTask
@@ -46,6 +48,8 @@ CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and
 }
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
 GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
+SPACE_FILE = "space.txt"  # name of the space, scale of PP-LCNet that it is around, side of the images
+NOTHING_LEARNED = "warning: no network is judged much better than guessing, so their order says nothing; give --epochs"
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
@@ -102,7 +106,7 @@ class Search:
         given.pop("Expect", None)  # what the config promises is of another network
         self.user_task = make_task(given)
         check_task(self.user_task)
-        self.model = _latency_model(wish)
+        self.model, self.doubt = _latency_model(wish)
         self.class_num = self.user_task.class_num
         size = _side(self.user_task)
         named = space_named(wish.space)
@@ -117,11 +121,11 @@ class Search:
             self.space, self.scale = bounded_space(named, self.latency, self.bound, size)
         else:
             self.space, self.scale = _space_of(wish.supernet, named, size)
-        overrides = hold_out(self.user_task, wish.out)
+        held = hold_out(self.user_task, wish.out)
         if wish.supernet is not None:
-            check_unseen(wish.supernet, wish.out)
+            held.check_unseen(wish.supernet)
         self.file = wish.out / "supernet.yaml"
-        self._write_config(load_config(wish.config, [*wish.overrides, *overrides, *self._length()]))
+        self._write_config(load_config(wish.config, [*wish.overrides, *held.overrides, *self._length()]), held)
         self.task = make_task(load_config(self.file))
 
     def latency(self, spec: NetworkSpec) -> float:
@@ -139,8 +143,11 @@ class Search:
     def _length(self) -> list[str]:
         return [] if self.wish.epochs is None else [f"Global.epochs={self.wish.epochs}"]
 
-    def _write_config(self, config: Config) -> None:
-        """The config of the supernet, or of short trainings; a scale of PP-LCNet stands in it for the networks."""
+    def _write_config(self, config: Config, held: HeldOut) -> None:
+        """The config of the supernet, or of short trainings; a scale of PP-LCNet stands in it for the networks.
+
+        Nothing is written where the folder is of another search.
+        """
         config.pop("Expect", None)
         near = LCNetSpec(scale=self.scale).network()
         config["Arch"] = {"name": SEARCHED, "arch": near.text, "class_num": self.class_num}
@@ -148,10 +155,14 @@ class Search:
         config["Global"].update(output_dir=str(self.wish.out), use_visualdl=False, eval_interval=interval)
         if self.wish.accuracy != "supernet":  # every network has other shapes
             config["Global"].update(pretrained_model=None)
-        text = dump_config(config)
-        _check_same(self.file, text)
-        where = f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}"
-        atomic_write_text(self.wish.out / "space.txt", where + "\n")
+        text, where = dump_config(config), self.wish.out / SPACE_FILE
+        space = f"{self.space.name} {self.scale:g} {self.space.input_sizes[0]}\n"
+        if self.file.is_file():  # it is written last
+            _check_space(where, space)
+            _check_same(self.file, text)
+            held.check_same()
+        held.write()
+        atomic_write_text(where, space)
         atomic_write_text(self.file, text)
 
     # Running
@@ -166,37 +177,36 @@ class Search:
         wish = self.wish
         around = f"around PP-LCNet {self.scale:g}x; {self.space.size:.1e} networks"
         say(f"at most {self.bound:.3g} ms predicted, {around}")
+        if self.doubt:
+            say(f"warning: {self.doubt}")
         set_device(self.task.global_section.device)
         judge = Judge(self.task)
         scorer = Scorer(self.class_num, self.task.global_section.seed, self.task.made_fast)
-        supernet = self._supernet() if wish.accuracy == "supernet" else None
-        quality, score = self._quality(judge, scorer, supernet)
         population, generations = wish.sizes
         evolution = Evolution(
-            self.space, self.latency, self.bound, quality, wish.out / "candidates.json", self._identity(),
-            self.task.global_section.seed, population, generations, score,
+            self.space, self.latency, self.bound, wish.out / "candidates.json", self._identity(),
+            self.model.fingerprint, self.task.global_section.seed, population, generations,
+            scorer if wish.accuracy == "short" else None,
         )  # fmt: skip
-        candidates = evolution.run()
+        evolution.check()
+        supernet = self._supernet() if wish.accuracy == "supernet" else None
+        candidates = evolution.run(self._quality(judge, scorer, supernet))
         ranks = self._ranks(candidates, scorer)
-        if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
-            say("warning: no network is judged much better than guessing, so their order says nothing; give --epochs")
-        return self._finish(candidates, judge, supernet, ranks)
+        return self._finish(candidates, judge, supernet, self._conditions(candidates, ranks))
 
-    def _quality(
-        self, judge: Judge, scorer: Scorer, supernet: Supernet | None
-    ) -> tuple[Callable[[NetworkSpec], Quality], Callable[[NetworkSpec], float] | None]:
-        """What judges networks, and what drops the worst before they are judged."""
+    def _quality(self, judge: Judge, scorer: Scorer, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
+        """What judges networks."""
         if supernet is not None:
-            return lambda spec: judge.quality(self.task.made_fast(supernet.cut(spec).network)), None
+            return lambda spec: judge.quality(self.task.made_fast(supernet.cut(spec).network))
         if self.wish.accuracy == "short":
-            return ShortTraining(load_config(self.file), self.wish.out / "short", judge), scorer
-        return lambda spec: Quality(scorer(spec), 0.0), None
+            return ShortTraining(load_config(self.file), self.wish.out / "short", judge)
+        return lambda spec: Quality(scorer(spec), 0.0)
 
     def _identity(self) -> dict[str, Any]:
-        """What candidates depend on, beside the data."""
+        """What candidates depend on, beside the data and the calibration."""
         return {
             "space": f"{self.space.name} around {self.scale:g}x at {self.space.input_sizes[0]} px",
-            "bound": round(self.bound, 6),
+            "bound": round(self.bound, 6) if self.wish.like is None else self.wish.like,
             "engine": self.wish.engine,
             "threads": self.wish.threads,
             "accuracy": self.wish.accuracy,
@@ -205,12 +215,14 @@ class Search:
             "supernet": None if self.wish.supernet is None else str(self.wish.supernet.resolve()),
         }
 
+    @property
+    def _supernet_run(self) -> Path:
+        return (self.wish.supernet or self.wish.out) / "supernet"
+
     def _supernet(self) -> Supernet:
         """The trained supernet: that of an earlier search, or one that is trained now, or on."""
-        if self.wish.supernet is not None:
-            run = self.wish.supernet / "supernet"
-        else:
-            run = self.wish.out / "supernet"
+        run = self._supernet_run
+        if self.wish.supernet is None:
             going_on = (run / LATEST_STATE).is_file()
             task = make_task(load_config(run, [f"Global.checkpoints={run}"])) if going_on else self.task
             train_task(SandwichTask(task, self.space))
@@ -230,7 +242,7 @@ class Search:
         candidates: list[Candidate],
         judge: Judge,
         supernet: Supernet | None,
-        ranks: Ranks,
+        conditions: list[str],
     ) -> Front:
         wish, size = self.wish, self.space.input_sizes[0]
         measuring = Measuring(wish.engine, wish.threads, self.class_num, wish.out / "networks", self.benchmark)
@@ -241,7 +253,6 @@ class Search:
         }
         if wish.like is not None:
             scales.setdefault(wish.like, SPECS[wish.like].network().replace(input_size=size))
-        conditions = self._conditions(ranks)
         front = measured_front(
             candidates, scales, self.latency, self.bound, measuring, conditions, wish.like, wish.accuracy == "scores"
         )
@@ -263,40 +274,50 @@ class Search:
     def _resolved(self) -> Config:
         return self.user_task.resolved()
 
-    def _conditions(self, ranks: Ranks) -> list[str]:
-        wish = self.wish
-        section = self.task.global_section
-        length = f"{section.iters} steps" if section.iters else f"{section.epochs} epochs"
+    def _conditions(self, candidates: list[Candidate], ranks: Ranks) -> list[str]:
+        """What was searched how, and why it may be wrong, a line each."""
+        wish, target = self.wish, self.model.target
         judged = {
-            "supernet": f"a supernet of {length}, whose networks share weights",
-            "short": f"a training of {length} of each network",
+            "supernet": "a supernet of {length}, whose networks share weights",
+            "short": "a training of {length} of each network",
             "scores": "the Zen score alone, which ranks networks badly",
-        }[wish.accuracy]
-        target = self.model.target
+        }[wish.accuracy].format(length=self._trained(candidates))
         lines = [
             f"{self.space.name} around PP-LCNet {self.scale:g}x at {self.space.input_sizes[0]} px, {self.class_num} "
             f"classes; at most {self.bound:.3g} ms" + (f", as {wish.like}" if wish.like else ""),
-            f"judged by {judged}; seed {section.seed}",
+            f"judged by {judged}; seed {self.task.global_section.seed}",
             f"{target.cpu[0]}, {target.engine}, {target.threads} thread{'s' * (target.threads != 1)}; "
             + ", ".join(f"{name} {version}" for name, version in target.versions.items()),
         ]
+        if self.doubt:
+            lines.append(f"warning: {self.doubt}")
+        if wish.accuracy != "scores" and max(c.expected for c in candidates) < GUESSING / self.class_num:
+            lines.append(NOTHING_LEARNED)
+            say(NOTHING_LEARNED)
         if ranks:
             words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
             lines.append(f"rank correlation with what the judge says, of the networks drawn at random: {words}")
         return lines
 
+    def _trained(self, candidates: list[Candidate]) -> str:
+        """How long what judges was trained, as its run folder says: a small set is given more epochs."""
+        if self.wish.accuracy == "scores":
+            return ""
+        short = self.wish.out / "short" / candidates[0].spec.name
+        section = load_config(short if self.wish.accuracy == "short" else self._supernet_run).global_section
+        return f"{section.iters} steps" if section.iters else f"{section.epochs} epochs"
 
-def _latency_model(wish: Wish) -> LatencyModel:
-    """The model of this machine, engine and number of threads."""
+
+def _latency_model(wish: Wish) -> tuple[LatencyModel, str]:
+    """The model of this machine, engine and number of threads, and why it may be off; empty where it was accepted."""
     files = [] if wish.calibration is None else [wish.calibration]
-    found = {c.target.engine: c.model for c in own_calibrations(wish.threads, files)}
-    model = found.get(wish.engine)
-    if model is None:
-        raise UserError(
-            f"no calibration of {wish.engine} with {wish.threads} threads; make one: pplcnet search --calibrate "
-            f"--engine {wish.engine} --threads {wish.threads}"
-        )
-    return model
+    for calibration in own_calibrations(wish.threads, files, wish.space):
+        if calibration.target.engine == wish.engine and calibration.model is not None:
+            return calibration.model, calibration.doubt
+    raise UserError(
+        f"no calibration of {wish.engine} with {wish.threads} threads; make one: pplcnet search --calibrate "
+        f"--engine {wish.engine} --threads {wish.threads}"
+    )
 
 
 def _side(task: Task) -> int:
@@ -321,9 +342,28 @@ def _drawn(space: Space) -> list[NetworkSpec]:
     return [space.sample(rng) for _ in range(KINDS_DRAWN)]
 
 
+def _check_space(file: Path, text: str) -> None:
+    """Raise UserError where a search in the folder has a space around another scale of PP-LCNet."""
+    earlier = _text_of(file).split()
+    (name, scale, size), now = earlier if len(earlier) == 3 else text.split(), text.split()
+    if (name, size) == (now[0], now[2]) and scale != now[1]:
+        raise UserError(
+            f"{file.parent}: it is of a search around PP-LCNet {scale}x, and by this latency and calibration it would "
+            f"be around {now[1]}x; give another --out, with --supernet {file.parent} if its supernet is to be used"
+        )
+
+
+def _text_of(file: Path) -> str:
+    """A text that a search wrote. Raises UserError."""
+    try:
+        return read_text(file, LARGEST_FILE)
+    except Unreadable as error:
+        raise UserError(f"{file}: {error}; give another --out") from error
+
+
 def _check_same(file: Path, text: str) -> None:
-    """Raise UserError where a file is there that says something else: what was trained by it is of no use."""
-    earlier = file.read_text(encoding="utf-8") if file.is_file() else text
+    """Raise UserError where a file says something else: what was trained by it is of no use."""
+    earlier = _text_of(file)
     changed = [line.strip() for line in text.splitlines() if line not in earlier.splitlines()]
     if earlier != text:
         raise UserError(
@@ -334,11 +374,10 @@ def _check_same(file: Path, text: str) -> None:
 
 def _space_of(folder: Path, named: Space, size: int) -> tuple[Space, float]:
     """The space that an earlier search has trained a supernet for."""
-    file = folder / "space.txt"
     try:
-        name, scale, of_size = file.read_text(encoding="utf-8").split()
+        name, scale, of_size = read_text(folder / SPACE_FILE, LARGEST_FILE).split()
         around = float(scale), int(of_size)
-    except (OSError, ValueError) as error:
+    except (Unreadable, ValueError) as error:
         raise UserError(f"--supernet {folder}: not the folder of a search; give that of one with --out") from error
     if (name, around[1]) != (named.name, size) or not (folder / "supernet" / LAST_WEIGHTS).is_file():
         raise UserError(

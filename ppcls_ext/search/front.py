@@ -13,6 +13,7 @@ import numpy as np
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import dump_config
+from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.deploy.untrained import build
@@ -118,7 +119,10 @@ class Measuring:
             Subject(self.work / network.name, self.engine, name, threads=self.threads)
             for name, network in networks.items()
         ]
-        rows = self.benchmark(subjects, MEASURING)["results"]
+        report = self.benchmark(subjects, MEASURING)
+        for warning in report["warnings"]:
+            say(f"warning: {warning}")
+        rows = report["results"]
         found = {}
         for name, row in zip(networks, rows, strict=True):
             if row["failure"] is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ppcls_ext.tasks.task import Task
 SHARE = 0.2  # so many of the training images of each class are held out
 LEAST = 50  # images to judge by; of fewer, a network more right than another is chance
 HELD_OUT = 1_301  # the stream of random numbers
+TRAIN_LIST, EVAL_LIST = "train_list.txt", "eval_list.txt"  # of the images to fit to, and to judge by
 
 
 def check_task(task: Task) -> None:
@@ -29,11 +31,56 @@ def check_task(task: Task) -> None:
         )
 
 
-def hold_out(task: Task, folder: Path) -> list[str]:
-    """Write lists of the images to fit to and to judge by; gives the overrides with which a config takes them.
+@dataclass(frozen=True)
+class HeldOut:
+    """The lists of images to fit to and to judge by; nothing is written before `write`.
 
-    Of each class the same share is held out, by the seed of the config. Those to judge by are in a random order,
-    since of many a judge takes the first ones alone.
+    Attributes:
+        texts: what each list holds, by its file.
+        overrides: with which a config takes the lists.
+    """
+
+    texts: Mapping[Path, str]
+    overrides: Sequence[str]
+
+    def check_same(self) -> None:
+        """Raise UserError where the files are there with other images: what was trained on those is of no use."""
+        for file, text in self.texts.items():
+            try:
+                earlier = read_text(file, LARGEST_FILE) if file.exists() else text
+            except Unreadable as error:
+                raise UserError(f"{file}: {error}; give another --out") from error
+            if earlier != text:
+                raise UserError(
+                    f"{file}: it is of a search on other images, or another part of them; give another --out, or "
+                    "remove that folder"
+                )
+
+    def write(self) -> None:
+        """Write the lists."""
+        for file, text in self.texts.items():
+            atomic_write_text(file, text)
+
+    def check_unseen(self, supernet: Path) -> None:
+        """Raise UserError where the supernet in another search's folder was trained on images to judge by."""
+        try:
+            trained = set(read_text(supernet / TRAIN_LIST, LARGEST_FILE).splitlines())
+        except Unreadable as error:
+            raise UserError(f"--supernet {supernet}: {TRAIN_LIST}: {error}; give the folder of a search") from error
+        judged_by = {line for file, text in self.texts.items() if file.name == EVAL_LIST for line in text.splitlines()}
+        if trained & judged_by:
+            raise UserError(
+                f"--supernet {supernet}: it was trained on {len(trained & judged_by)} of the images that this search "
+                "would judge by; give the data and the Global.seed of that search"
+            )
+
+
+def hold_out(task: Task, folder: Path) -> HeldOut:
+    """Lists of the images to fit to and to judge by, for a folder.
+
+    Of each class the same share is held out, by the seed of the config. An image that is listed more than once judges
+    once, or is fitted to as often as it is listed. Those to judge by are in a random order, since of many a judge takes
+    the first ones alone.
     Raises:
         UserError: images without labels, or too few of them.
     """
@@ -41,23 +88,27 @@ def hold_out(task: Task, folder: Path) -> list[str]:
     labels = np.asarray(split.labels)
     if (labels < 0).any():
         raise UserError(f"{split.source}: a search needs a label for every image; some have none")
-    seed = task.global_section.seed
-    held = _held(labels, seed)
-    if held.sum() < LEAST:
+    seed, root = task.global_section.seed, Path("/")
+    paths = [Path(path).resolve().relative_to(root) for path in split.paths]
+    first: dict[Path, int] = {}
+    for number, path in enumerate(paths):
+        first.setdefault(path, number)
+    once = np.array(list(first.values()))
+    to_judge_by = once[_held(labels[once], seed)]
+    if len(to_judge_by) < LEAST:
         raise UserError(
-            f"{split.source}: {len(labels)} images are too few for a search, which holds out {SHARE:.0%} of each class "
+            f"{split.source}: {len(once)} images are too few for a search, which holds out {SHARE:.0%} of each class "
             f"and needs {LEAST} of them; take a scale that fits by pplcnet advise"
         )
-    to_judge_by = np.random.default_rng(derive(seed, HELD_OUT)).permutation(np.flatnonzero(held))
-    root = Path("/")
+    held = {paths[k] for k in to_judge_by}
+    to_fit_to = [k for k, path in enumerate(paths) if path not in held]
+    to_judge_by = np.random.default_rng(derive(seed, HELD_OUT)).permutation(to_judge_by)
     names = folder / "classes.txt"
-    atomic_write_text(names, "".join(f"{name}\n" for name in split.class_names))
+    texts = {names: "".join(f"{name}\n" for name in split.class_names)}
     given = [f"DataLoader.{part}.dataset.class_names={json.dumps(str(names.resolve()))}" for part in ("Train", "Eval")]
-    for part, chosen in (("Train", np.flatnonzero(~held)), ("Eval", to_judge_by)):
-        file = folder / f"{part.lower()}_list.txt"
-        paths = [Path(split.paths[k]).resolve().relative_to(root) for k in chosen]
-        lines = [f"{path} {label}\n" for path, label in zip(paths, labels[chosen], strict=True)]
-        atomic_write_text(file, "".join(lines))
+    for part, name, chosen in (("Train", TRAIN_LIST, to_fit_to), ("Eval", EVAL_LIST, to_judge_by)):
+        file = folder / name
+        texts[file] = "".join(f"{paths[k]} {labels[k]}\n" for k in chosen)
         where = f"DataLoader.{part}.dataset"
         given += [
             f"{where}.name=ImageNetDataset",
@@ -65,22 +116,7 @@ def hold_out(task: Task, folder: Path) -> list[str]:
             f"{where}.cls_label_path={json.dumps(str(file.resolve()))}",
             f"{where}.delimiter=null",
         ]
-    return given
-
-
-def check_unseen(supernet: Path, folder: Path) -> None:
-    """Raise UserError where the supernet in one search's folder was trained on images that another's would judge by."""
-    file = supernet / "train_list.txt"
-    try:
-        trained = set(read_text(file, LARGEST_FILE).splitlines())
-    except Unreadable as error:
-        raise UserError(f"--supernet {supernet}: {file.name}: {error}; give the folder of a search") from error
-    judged_by = set(read_text(folder / "eval_list.txt", LARGEST_FILE).splitlines())
-    if trained & judged_by:
-        raise UserError(
-            f"--supernet {supernet}: it was trained on {len(trained & judged_by)} of the images that this search would "
-            "judge by; give the data and the Global.seed of that search"
-        )
+    return HeldOut(texts, given)
 
 
 def _held(labels: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +91,11 @@ class LatencyModel:
         """Milliseconds of a call with one image of the spec's input size."""
         return sum(self.prices.get(name, 0.0) * value for name, value in costs_of(spec, class_num).items())
 
+    @property
+    def fingerprint(self) -> str:
+        """A text that another one has where any latency is predicted otherwise."""
+        return hashlib.sha256(json.dumps(dict(self.prices), sort_keys=True).encode()).hexdigest()[:16]
+
     def unknown(self, spec: NetworkSpec) -> list[str]:
         """Kinds of operations of a network that no network of the calibration had."""
         return sorted({name.partition(".")[0] for name in costs_of(spec) if name not in self.prices})
@@ -112,11 +119,14 @@ def fit(target: Target, specs: Sequence[NetworkSpec], ms: Sequence[float], weigh
 
 # What a latency model has to reach on networks that it has not seen, before anything is decided by it.
 MOST_MEDIAN, LEAST_CLOSE, LEAST_SPEARMAN = 0.05, 0.90, 0.97
+LEAST_JUDGED = 20  # networks; fewer may be close by chance
 
 
 def shortfalls(found: Accuracy) -> list[str]:
     """Where a model is less accurate than it has to be, in words; empty where it is accepted."""
     missed = []
+    if found.n < LEAST_JUDGED:
+        missed.append(f"only {found.n} networks judged it, fewer than {LEAST_JUDGED}")
     if not found.median <= MOST_MEDIAN:
         missed.append(f"its median error is {found.median:.1%}, more than {MOST_MEDIAN:.0%}")
     if not found.close >= LEAST_CLOSE:

@@ -17,7 +17,7 @@ from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.models.block_kinds import BlockSpec
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
-from ppcls_ext.search.latency import Accuracy, LatencyModel, Target
+from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, shortfalls
 from ppcls_ext.search.space import Space, with_width
 
 FORMAT = 1  # a file of another one cannot be read
@@ -168,6 +168,13 @@ class Calibration:
     def unit(self) -> float:
         """Milliseconds of the anchor: the median over all groups."""
         return float(np.median(self.anchor_ms))
+
+    @property
+    def doubt(self) -> str:
+        """Why predictions may be off, in a line; empty where the model was accepted."""
+        missed = [] if self.accuracy is None else shortfalls(self.accuracy["model"])
+        target = f"{self.target.engine} with {self.target.threads} thread{'s' * (self.target.threads != 1)}"
+        return f"the calibration of {target} was not accepted: {'; '.join(missed)}" if missed else ""
 
     def latencies(self, *uses: Use) -> dict[NetworkSpec, float]:
         """Milliseconds of the networks that were measured for these uses, without those that failed."""

@@ -1,11 +1,13 @@
 """Training the supernet of a space as a task of its own: the loop, its resume and its files are those of any training.
 
-Each step trains the largest network on the labels, and the smallest and some random ones to give what the largest does:
-the sandwich rule with in-place distillation (Yu and Huang, 2019, arXiv 1903.05134).
+Each step trains the largest network on the labels, and the smallest and some random ones on the labels and on what the
+largest gives: the sandwich rule with in-place distillation (Yu and Huang, 2019, arXiv 1903.05134). The largest learns
+slowest, and at first it gives the same for every image, so that it counts as far as it has learned something.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +62,10 @@ class SandwichTask(Task):
 
     @override
     def step(self, model: nn.Layer, batch: Sequence[paddle.Tensor]) -> Step:
-        """See `Task`; the loss is the mean over the networks, and `stats` has those of the largest."""
+        """See `Task`; the loss is the sum over the networks, and `stats` has those of the largest.
+
+        Of a mean over four networks, what one learns alone in a step would take four.
+        """
         assert isinstance(model, Supernet)
         # Paddle's generator has just been set by seed and step. It is asked before anything is built, which draws from
         # it as well: a resumed run then trains the networks that it would have trained.
@@ -69,12 +74,24 @@ class SandwichTask(Task):
         heard = _Heard(largest.network)
         first = self.of.step(heard, batch)  # type: ignore[arg-type]
         goal = functional.softmax(heard.logits, axis=-1).detach()
-        loss = first.losses["loss"]
-        drawn = [self.cut(model, self.space.sample(rng)) for _ in range(self.networks)]
-        for subnet in (smallest, *drawn):
-            loss = loss + functional.cross_entropy(subnet.network(batch[0]), goal, soft_label=True)
-        loss = loss / (2 + self.networks)
+        loss, trust = first.losses["loss"], self._trust(first)
+        for subnet in (smallest, *(self.cut(model, self.space.sample(rng)) for _ in range(self.networks))):
+            heard = _Heard(subnet.network)
+            if trust < 1:
+                of_labels = self.of.step(heard, batch).losses["loss"]  # type: ignore[arg-type]
+                loss = loss + (1 - trust) * of_labels
+            else:
+                heard(batch[0])
+            loss = loss + trust * functional.cross_entropy(heard.logits, goal, soft_label=True)
         return Step({"loss": loss, "largest": first.losses["loss"]}, first.stats, first.images, first.weight)
+
+    def _trust(self, largest: Step) -> float:
+        """The share of the other networks' loss that is about what the largest gives: none while its loss is that of
+        guessing. All where it learns from a teacher, which would have to look at every image again for each of them.
+        """
+        if self.config.get("Distill") is not None:
+            return 1.0
+        return min(1.0, max(0.0, 1 - float(largest.losses["loss"]) / math.log(max(2, self.class_num))))
 
     def cut(self, model: Supernet, spec: Any) -> Subnet:
         """A network of the supernet that trains, with fast kernels where they apply."""

@@ -1,4 +1,7 @@
-"""Scores of networks that nobody trained: good for leaving the worst out, and for nothing else."""
+"""Scores of networks that nobody trained: good for leaving the worst out, and for nothing else.
+
+A score may change the weights and statistics of the network that it is given: each gets one of its own.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,10 @@ def zen_score(network: PPLCNet, images: paddle.Tensor) -> float:
     Lin et al., "Zen-NAS", 2021 (arXiv 2102.01063).
     """
     network.train()
+    for norm in batch_norms(network):
+        norm._momentum = (
+            0.0  # its variance is then that of the batch, which it divides by, not mixed with the initial 1
+        )
     with paddle.no_grad():
         change = network.features(images)[LARGEST_STRIDE]
         change = change - network.features(images + DISTURBANCE * paddle.randn(images.shape))[LARGEST_STRIDE]
@@ -36,31 +43,24 @@ def synflow(network: PPLCNet, images: paddle.Tensor) -> float:
     """The logarithm of the sum of all weights times their gradients, with absolute weights and an input of ones.
 
     Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020
-    (arXiv 2006.05467).
+    (arXiv 2006.05467). It is summed in double numbers: what flows through a wide network is beyond single ones.
     """
+    network.to(dtype="float64")
     network.eval()
-    signs = []
     for parameter in network.parameters():
-        signs.append(parameter.sign())
         parameter.set_value(parameter.abs())
-    network.clear_gradients()
-    network(paddle.ones_like(images[:1])).sum().backward()
+    network(paddle.ones_like(images[:1]).astype("float64")).sum().backward()
     flow = sum(float((p * p.grad).abs().sum()) for p in network.parameters() if p.grad is not None)
-    network.clear_gradients()
-    for parameter, sign in zip(network.parameters(), signs, strict=True):
-        parameter.set_value(parameter * sign)
     return float(np.log(flow + 1e-30))
 
 
 def gradient_norm(network: PPLCNet, images: paddle.Tensor) -> float:
     """The norm of the gradient of a cross entropy against labels in turn."""
     network.train()
-    network.clear_gradients()
     logits = network(images)
     labels = paddle.arange(len(images)) % logits.shape[1]
     functional.cross_entropy(logits, labels).backward()
     total = sum(float((p.grad**2).sum()) for p in network.parameters() if p.grad is not None)
-    network.clear_gradients()
     return float(np.sqrt(total))
 
 
@@ -79,16 +79,16 @@ class Scorer:
 
     def __call__(self, spec: NetworkSpec, score: str = "zen") -> float:
         """A score of `SCORES`."""
-        return self.all(spec, [score])[score]
-
-    def all(self, spec: NetworkSpec, names: Sequence[str] = tuple(SCORES)) -> dict[str, float]:
-        """Some scores by name."""
         seed_paddle(self.seed)
         with paddle.utils.unique_name.guard():
             network = PPLCNet(spec, self.class_num)
         self._made_fast(network)
         images = paddle.randn([SCORED_IMAGES, IMAGE_CHANNELS, spec.input_size, spec.input_size])
-        return {name: SCORES[name](network, images) for name in names}
+        return SCORES[score](network, images)
+
+    def all(self, spec: NetworkSpec, names: Sequence[str] = tuple(SCORES)) -> dict[str, float]:
+        """Some scores by name. None depends on which others were asked for, or on their order."""
+        return {name: self(spec, name) for name in names}
 
 
 def rank_correlations(

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, TextIO
 
 HELD_LINES = 10_000
+GATHERING_S = 0.05  # lines of so long are written together: a thread that wakes for each would hold up requests
 
 
 class Log:
@@ -24,6 +25,7 @@ class Log:
     def __init__(self, stream: TextIO, lost: Callable[[], None]) -> None:
         self._stream, self._lost = stream, lost
         self._lines: queue.Queue[str | None] = queue.Queue(HELD_LINES)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="pplcnet-log", daemon=True)
         self._thread.start()
 
@@ -37,6 +39,7 @@ class Log:
 
     def close(self, seconds: float = 5.0) -> None:
         """Write what waits, for at most so many seconds."""
+        self._closing.set()
         try:
             self._lines.put(None, timeout=seconds)
         except queue.Full:
@@ -44,13 +47,20 @@ class Log:
         self._thread.join(seconds)
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        end = False
+        while not end:
+            lines = [self._lines.get()]
+            self._closing.wait(GATHERING_S)
+            for _ in range(self._lines.qsize()):
+                lines.append(self._lines.get())
+            end = lines[-1] is None
+            written = [line for line in lines if line is not None]
             try:
-                self._stream.write(line + "\n")
-                if self._lines.empty():
-                    self._stream.flush()
+                self._stream.write("".join(line + "\n" for line in written))
+                self._stream.flush()
             except (OSError, ValueError):  # the reader is gone: the service goes on without a log
-                self._lost()
+                for _ in written:
+                    self._lost()
 
 
 class Forward(logging.Handler):

@@ -104,6 +104,7 @@ class Model:
         self.options = options or Options({}, type(predictor.inference))
         self._predictor, self._limits, self._metrics = predictor, limits, metrics
         self._waiting: deque[_Job] = deque()
+        self._done: deque[tuple[_Job, Future[Result]]] = deque()  # by the Predictor, and not settled yet
         self._running, self._most_running = 0, 2 * predictor.batch + MOST_DECODERS
         self._accepted = 0
         self._progress = time.monotonic()  # when the Predictor last gave something or began with nothing to do
@@ -233,9 +234,17 @@ class Model:
             future.add_done_callback(partial(self._tell, loop, job))
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: _Job, future: Future[Result]) -> None:
-        """Have the event loop settle a job; called in a thread of the Predictor."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._settle, job, future)
+        """Have the event loop settle a job, together with others; called in a thread of the Predictor."""
+        self._done.append((job, future))
+        if len(self._done) == 1:  # else it has been told, and has not begun
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._settle_all)
+
+    def _settle_all(self) -> None:
+        while self._done:
+            self._settle(*self._done[0])
+            self._done.popleft()
+        self._pump()
 
     def _settle(self, job: _Job, future: Future[Result]) -> None:
         self._running -= 1
@@ -248,7 +257,6 @@ class Model:
                 job.done.set_exception(error)
             else:
                 job.done.set_result(future.result())
-        self._pump()
 
     def _drop(self, jobs: Sequence[_Job]) -> None:
         """Forget jobs that nobody waits for any more."""

@@ -13,15 +13,16 @@ import pytest
 
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
-from ppcls_ext.search.advise import advise, own_calibrations, spec_of
+from ppcls_ext.search.advise import advise, calibration_file, own_calibrations, spec_of
 from ppcls_ext.search.calibrate import ANCHOR, Plan, calibrate, check_accuracy, network_of, target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs
-from ppcls_ext.search.latency import accuracy, shortfalls
+from ppcls_ext.search.latency import Accuracy, accuracy, shortfalls
 from ppcls_ext.search.measurements import Calibration, read_calibration
 from ppcls_ext.search.report import write_report
 from ppcls_ext.search.space import INPUT_SIZES, Space, space_named
@@ -190,10 +191,10 @@ def test_a_report_has_both_pictures(plan: Plan) -> None:
 
 
 def test_accuracy_is_judged_by_what_was_asked() -> None:
-    measured = [1.0, 2.0, 3.0, 4.0]
+    measured = [float(ms) for ms in range(1, 21)]
     assert shortfalls(accuracy(measured, measured)) == []
-    found = accuracy([1.2, 2.0, 3.0, 4.0], measured)
-    assert (found.close, found.spearman, found.n) == (0.75, 1.0, 4)
+    found = accuracy([1.2 * ms if ms in (2, 7, 12, 17, 20) else ms for ms in measured], measured)
+    assert (found.close, found.n) == (0.75, 20)
     assert shortfalls(found) == ["only 75% of networks are within 10%, fewer than 90%"]
 
 
@@ -235,6 +236,42 @@ def test_a_calibration_of_another_machine_is_refused(calibrated: Calibration, tm
         own_calibrations(1, [file])
     with pytest.raises(UserError, match="threads: 1, not 2"):
         own_calibrations(2)
+
+
+BAD, LUCKY = Accuracy(0.07, 0.8, 0.98, 50), Accuracy(0.001, 1.0, 0.99, 4)
+
+
+def test_a_calibration_that_was_not_accepted_is_said_by_advise(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(calibrated, accuracy={"model": BAD}).save(calibration_file("onednn", 1, "lcnet"))
+    assert main(["advise", "--latency", "5"]) == 0
+    line = "warning: the calibration of onednn with 1 thread was not accepted: its median error is 7.0%, more than 5%; "
+    assert line in capsys.readouterr().err
+    assert replace(calibrated, accuracy={"model": LUCKY}).doubt.endswith("only 4 networks judged it, fewer than 20")
+    assert calibrated.doubt == ""
+
+
+def test_of_several_calibrations_that_of_the_space_comes_first_and_then_an_accepted_one(
+    calibrated: Calibration,
+) -> None:
+    calibrated = replace(calibrated, accuracy={"model": Accuracy(0.03, 1.0, 0.99, 50)})
+    calibrated.save(calibration_file("onednn", 1, "lcnet"))
+    quick = replace(calibrated, accuracy={"model": LUCKY})
+    quick.save(calibration_file("onednn", 1, "lcnet", quick=True))
+    assert own_calibrations(1) == [calibrated]
+    other = replace(calibrated, space="cpu", accuracy={"model": Accuracy(0.02, 1.0, 0.99, 50)})
+    other.save(calibration_file("onednn", 1, "cpu"))
+    assert own_calibrations(1) == [other]
+    assert own_calibrations(1, space="lcnet") == [calibrated]
+
+
+def test_a_calibration_of_an_engine_that_is_gone_does_not_stop_those_of_others(calibrated: Calibration) -> None:
+    gone = replace(calibrated, target=replace(calibrated.target, engine="gone"))
+    gone.save(calibration_file("gone", 1, "lcnet"))
+    assert own_calibrations(1) == [calibrated]
+    with pytest.raises(UserError, match="engine 'gone' is unknown"):
+        own_calibrations(1, [calibration_file("gone", 1, "lcnet")])
 
 
 def test_without_a_calibration_the_command_for_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

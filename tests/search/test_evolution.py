@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -33,13 +34,11 @@ def quality(spec: NetworkSpec) -> Quality:
 
 @pytest.fixture
 def evolution(tmp_path: Path) -> Evolution:
-    return Evolution(
-        SPACE, latency, BOUND, quality, tmp_path / "candidates.json", {"seed": 0}, population=12, generations=6
-    )
+    return Evolution(SPACE, latency, BOUND, tmp_path / "candidates.json", {"seed": 0}, population=12, generations=6)
 
 
 def test_the_best_comes_near_what_can_be_reached_and_all_meet_the_bound(evolution: Evolution) -> None:
-    found = evolution.run()
+    found = evolution.run(quality)
     assert len({c.arch for c in found}) == len(found)
     assert all(c.ms == latency(c.spec) <= BOUND and c.spec in SPACE for c in found)
     drawn = max(c.expected for c in found if c.generation == 0)
@@ -48,7 +47,7 @@ def test_the_best_comes_near_what_can_be_reached_and_all_meet_the_bound(evolutio
 
 
 def test_a_search_that_was_stopped_finds_the_same(evolution: Evolution, tmp_path: Path) -> None:
-    whole = evolution.run()
+    whole = evolution.run(quality)
     calls: list[NetworkSpec] = []
 
     def stops(spec: NetworkSpec) -> Quality:
@@ -57,26 +56,59 @@ def test_a_search_that_was_stopped_finds_the_same(evolution: Evolution, tmp_path
             os.kill(os.getpid(), signal.SIGTERM)
         return quality(spec)
 
-    stopped = replace(evolution, quality=stops, file=tmp_path / "stopped.json")
+    stopped = replace(evolution, file=tmp_path / "stopped.json")
     for _ in range(2):
         with pytest.raises(Stopped):
-            stopped.run()
-    assert stopped.run() == whole
+            stopped.run(stops)
+    assert stopped.run(stops) == whole
     assert len(calls) == len(whole)  # nothing is judged twice
-    assert front_of(whole) == front_of(stopped.run())
+    assert front_of(whole) == front_of(stopped.run(stops))
 
 
 def test_another_search_does_not_go_on_with_the_file(evolution: Evolution) -> None:
-    evolution.run()
+    evolution.run(quality)
     with pytest.raises(UserError, match="a search with seed 0, not 1; give another --out"):
-        replace(evolution, identity={"seed": 1}).run()
+        replace(evolution, identity={"seed": 1}).check()
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"identity": {}}', '{"identity": {}, "candidates": [{"arch": 3}]}'])
+def test_another_calibration_keeps_what_was_judged_and_predicts_anew(evolution: Evolution) -> None:
+    evolution.run(quality)
+    judged: list[str] = []
+
+    def seen(spec: NetworkSpec) -> Quality:
+        judged.append(spec.text)
+        return quality(spec)
+
+    def slower(spec: NetworkSpec) -> float:
+        return 1.1 * latency(spec)
+
+    earlier = {c["arch"] for c in json.loads(evolution.file.read_text())["candidates"]}
+    again = replace(evolution, latency=slower, calibration="another")
+    found = again.run(seen)
+    assert all(c.ms == slower(c.spec) <= BOUND for c in found)
+    assert {c.arch for c in found} & earlier
+    assert set(judged) == {c.arch for c in found} - earlier
+    fresh = replace(again, file=evolution.file.with_name("fresh.json"))
+    assert fresh.run(quality) == found
+
+    # What was judged before is kept through a stop, and through a third calibration.
+    before = len(judged)
+    assert again.run(seen) == found
+    assert replace(evolution, calibration="a third").run(seen) == replace(evolution, file=fresh.file).run(quality)
+    assert not set(judged[before:]) & earlier
+
+
+def test_a_bound_far_above_the_space_is_found_before_anything_is_judged(evolution: Evolution) -> None:
+    with pytest.raises(UserError, match=r"none of 2400 random networks takes .* give another latency"):
+        replace(evolution, bound=100 * BOUND).check()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"identity": {}}', '{"identity": {}, "candidates": [{"arch": 3}]}',
+                                    '{"identity": {"seed": 0}, "candidates": [], "judged": {"a": [1]}}'])  # fmt: skip
 def test_a_damaged_file_is_one_line(evolution: Evolution, damage: str) -> None:
     evolution.file.write_text(damage)
     with pytest.raises(UserError, match="not a file that a search wrote") as raised:
-        evolution.run()
+        evolution.check()
     assert "\n" not in str(raised.value)
 
 
@@ -88,10 +120,10 @@ def test_scores_drop_the_worst_before_they_are_judged(evolution: Evolution, tmp_
         return quality(spec)
 
     with_score = replace(
-        evolution, quality=seen, file=tmp_path / "scored.json", score=lambda spec: quality(spec).expected, generations=2
+        evolution, file=tmp_path / "scored.json", score=lambda spec: quality(spec).expected, generations=2
     )
-    with_score.run()
-    plain = replace(evolution, file=tmp_path / "plain.json", generations=2).run()
+    with_score.run(seen)
+    plain = replace(evolution, file=tmp_path / "plain.json", generations=2).run(quality)
     bred = [quality(spec).expected for spec in judged[12:]]
     assert len(bred) <= 12
     assert sum(bred) / len(bred) > sum(c.expected for c in plain[12:]) / len(plain[12:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.models.network_spec import parse_spec
+from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.search import find as finding
 from ppcls_ext.search import front as fronts
@@ -29,6 +30,7 @@ from ppcls_ext.search.held_out import hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import Accuracy, LatencyModel
 from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.scores import Scorer
 from ppcls_ext.search.space import SPACES
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.interrupts import Stopped
@@ -81,7 +83,7 @@ def benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]
     ratio = {"ratio": 0.5, "low": 0.4, "high": 0.6}
     rows = [{"failure": None, "ms": {"median": 2.0}, "ratio_to_first": {**ratio, "ratio": 0.5 + 0.5 * (k == 0)}}
             for k, _ in enumerate(subjects)]  # fmt: skip
-    return {"results": rows}
+    return {"results": rows, "warnings": []}
 
 
 @pytest.mark.slow
@@ -151,12 +153,48 @@ def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     assert "top-1" not in page  # nothing was judged by images
 
 
+def test_a_calibration_made_in_between_predicts_anew_and_keeps_what_was_judged(
+    wish: Wish, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_scores = replace(wish, accuracy="scores", candidates=6)
+    Search(by_scores, benchmark).run()
+    earlier = {c["arch"]: c for c in json.loads((wish.out / "candidates.json").read_text())["candidates"]}
+    scored: list[str] = []
+    score = Scorer.__call__
+
+    def seen(self: Scorer, spec: NetworkSpec, name: str = "zen") -> float:
+        scored.append(spec.text)
+        return score(self, spec, name)
+
+    monkeypatch.setattr(Scorer, "__call__", seen)
+    assert calibration.model is not None
+    prices = {name: 0.98 * price for name, price in calibration.model.prices.items()}
+    faster = replace(calibration, model=LatencyModel(calibration.target, prices))
+    faster.save(tmp_path / "cache" / "latency" / "onednn-1-tiny.json")
+    Search(by_scores, benchmark).run()
+    assert faster.model is not None
+    for candidate in json.loads((wish.out / "candidates.json").read_text())["candidates"]:
+        assert candidate["ms"] == faster.model.predict(parse_spec(candidate["arch"]), 3)
+        if candidate["arch"] in earlier:
+            assert candidate["expected"] == earlier[candidate["arch"]]["expected"]
+    assert not set(scored) & set(earlier)
+
+
+def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wish) -> None:
+    Search(wish, benchmark)
+    (wish.out / "space.txt").write_text(f"tiny 0.5 {SIDE}\n")
+    with pytest.raises(UserError, match=r"around PP-LCNet 0.5x, and by this .*; give another --out, with --supernet"):
+        Search(wish, benchmark)
+
+
 # Held-out images
 
 
 def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wish: Wish, tmp_path: Path) -> None:
     task = make_task(load_config(wish.config, wish.overrides))
-    held = make_task(load_config(wish.config, [*wish.overrides, *hold_out(task, tmp_path / "lists")]))
+    lists = hold_out(task, tmp_path / "lists")
+    lists.write()
+    held = make_task(load_config(wish.config, [*wish.overrides, *lists.overrides]))
     fit, judged = held.data.train_split, held.data.eval_split
     assert [list(judged.labels).count(k) for k in range(3)] == [6] * 3
     assert [list(fit.labels).count(k) for k in range(3)] == [24] * 3
@@ -169,13 +207,29 @@ def test_the_same_share_of_each_class_is_held_out_and_evaluation_stays_unseen(wi
 def test_a_supernet_judges_no_images_that_it_has_seen(wish: Wish, tmp_path: Path) -> None:
     task = make_task(load_config(wish.config, wish.overrides))
     other = make_task(load_config(wish.config, [*wish.overrides, "Global.seed=1"]))
-    for folder, of in (("one", task), ("same", task), ("other", other)):
-        hold_out(of, tmp_path / folder)
-    held_out.check_unseen(tmp_path / "one", tmp_path / "same")
+    hold_out(task, tmp_path / "one").write()
+    hold_out(task, tmp_path / "same").check_unseen(tmp_path / "one")
     with pytest.raises(UserError, match=r"trained on \d+ of the images that this search would judge by; give the data"):
-        held_out.check_unseen(tmp_path / "one", tmp_path / "other")
+        hold_out(other, tmp_path / "other").check_unseen(tmp_path / "one")
     with pytest.raises(UserError, match=r"nowhere: train_list.txt: No such file or directory; give the folder"):
-        held_out.check_unseen(Path("nowhere"), tmp_path / "one")
+        hold_out(task, tmp_path / "one").check_unseen(Path("nowhere"))
+
+
+def test_an_image_that_is_listed_twice_is_not_both_fitted_to_and_judged_by(
+    images: Path, calibration: Calibration, tmp_path: Path
+) -> None:
+    listed = [f"{path} {label}" for label, name in enumerate(("blue", "green", "red"))
+              for path in sorted((images / "train" / name).iterdir())]  # fmt: skip
+    (tmp_path / "train_list.txt").write_text("\n".join([*listed, *listed[::2]]) + "\n")
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\n")
+    data = [f"DataLoader.{part}.dataset={{name: ImageNetDataset, image_root: /, cls_label_path: "
+            f"{tmp_path / 'train_list.txt'}, transform_ops: []}}" for part in ("Train", "Eval")]  # fmt: skip
+    task = make_task(load_config("my_images", [*data, f"Global.image_shape=[3,{SIDE},{SIDE}]"]))
+    train, judged = ([line for file, text in hold_out(task, tmp_path / "out").texts.items() if file.name == name
+                      for line in text.splitlines()] for name in (held_out.TRAIN_LIST, held_out.EVAL_LIST))  # fmt: skip
+    assert len(set(judged)) == len(judged) == 18
+    assert not set(train) & set(judged)
+    assert len(train) > len(set(train)) == 72
 
 
 def test_too_few_images_are_one_line(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,10 +268,48 @@ def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> N
         Search(replace(wish, epochs=3), benchmark)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"Global.seed=1"}, "other settings"), ({"DataLoader.Train.sampler.batch_size=16"}, "other settings")],
+)
+def test_what_is_refused_leaves_the_folder_as_it_was(wish: Wish, change: set[str], message: str) -> None:
+    Search(wish, benchmark)
+    before = {file: file.read_bytes() for file in wish.out.iterdir()}
+    with pytest.raises(UserError, match=message):
+        Search(replace(wish, overrides=(*wish.overrides, *change)), benchmark)
+    assert {file: file.read_bytes() for file in wish.out.iterdir()} == before
+
+
+def test_a_folder_of_a_search_on_other_images_is_left_alone(wish: Wish, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(images, own)
+    on_own = replace(wish, overrides=(*wish.overrides, f"Global.data_root={own}"))
+    Search(on_own, benchmark)
+    next((own / "train" / "blue").iterdir()).unlink()
+    with pytest.raises(UserError, match=r"train_list.txt: it is of a search on other images, .*; give another --out"):
+        Search(on_own, benchmark)
+
+
 @pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])
 def test_images_that_no_network_is_for_are_one_line(wish: Wish, shape: str) -> None:
     with pytest.raises(UserError, match="a search needs square images with sides that 32 divides"):
         Search(replace(wish, overrides=(*wish.overrides, f"Global.image_shape={shape}")), benchmark)
+
+
+def test_a_calibration_that_was_not_accepted_is_said_in_the_log_and_in_the_front(
+    wish: Wish, calibration: Calibration, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cache" / "latency" / "onednn-1-tiny.json"
+    replace(calibration, accuracy={"model": Accuracy(0.071, 0.95, 0.98, 50)}).save(file)
+    doubt = "warning: the calibration of onednn with 1 thread was not accepted: its median error is 7.1%, more than 5%"
+    by_scores = replace(wish, accuracy="scores", candidates=6)
+    front = Search(by_scores, benchmark).run()
+    assert capsys.readouterr().err.splitlines().count(doubt) == 1
+    assert doubt in front.conditions
+    assert doubt in json.loads((wish.out / "front.json").read_text())["conditions"]
+    assert f"- {doubt}\n" in (wish.out / "front.md").read_text()
+    calibration.save(file)
+    assert not any("warning" in line for line in Search(by_scores, benchmark).run().conditions)
 
 
 def test_a_calibration_of_another_machine_is_one_line(wish: Wish, calibration: Calibration, tmp_path: Path) -> None:
@@ -239,6 +331,19 @@ def test_another_task_is_one_line(wish: Wish, calibration: Calibration) -> None:
         (["-c", "my_images"], "give either --latency MS or --like NETWORK"),
         (["-c", "my_images", "--latency", "1", "--like", "PPLCNet_x0_5"], "give either --latency MS or --like NETWORK"),
         (["--calibrate", "--latency", "1"], "leave --latency out"),
+        (["--calibrate", "-o", "Global.seed=1"], "leave --override out"),
+        (["--calibrate", "--candidates", "9"], "leave --candidates out"),
+        (["-c", "my_images", "--latency", "1", "--quick"], "only --calibrate has a use for it: leave --quick out"),
+        (["-c", "my_images", "--latency", "1", "--work", "x"], "only --calibrate has a use for it: leave --work out"),
+        (
+            ["-c", "my_images", "--latency", "1", "--accuracy", "scores", "--epochs", "9"],
+            "trains nothing: leave --epochs",
+        ),
+        (["-c", "my_images", "--latency", "1", "--accuracy", "short", "--supernet", "x"], "leave --supernet out"),
+        (
+            ["-c", "my_images", "--latency", "1", "--supernet", "x", "--epochs", "9"],
+            "trained already: leave --epochs out",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(

@@ -85,6 +85,14 @@ def test_a_network_that_does_not_run_is_one_line() -> None:
         found(engine(dies=SPECS[0].name))
 
 
+def test_what_else_ran_while_the_front_was_measured_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def busy(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        return {**engine()(subjects, settings), "warnings": ["other processes used 0.9 cores meanwhile"]}
+
+    found(busy)
+    assert "warning: other processes used 0.9 cores meanwhile" in capsys.readouterr().err
+
+
 def test_a_long_front_is_thinned_to_its_ends_and_some_between() -> None:
     front = [Candidate(str(k), k, k, k, 0) for k in range(50)]
     kept = thinned(front)

@@ -42,7 +42,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(monkeypatch: pytest.MonkeyP
     log.close()
     written = [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
     assert len(written) + len(lost) == 100
-    assert 5 <= len(written) <= 7
+    assert 5 <= len(written) <= 12  # those being written, and as many as may wait
     assert written == sorted(written)
 
 

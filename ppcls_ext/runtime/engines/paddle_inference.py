@@ -13,7 +13,7 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.engines.base import Engine, cannot_open
 from ppcls_ext.upstream.glibc import keep_freed_memory
-from ppcls_ext.upstream.paddle import import_paddle_with_threads
+from ppcls_ext.upstream.paddle import free_tensors_in_lots, import_paddle_with_threads
 from ppcls_ext.upstream.stdout import quiet_stdout
 
 # oneDNN keeps a compiled primitive for each input shape it has seen; unbounded, inputs of many sizes grow memory.
@@ -33,6 +33,7 @@ class PaddleInference(Engine):
         self.require()
         keep_freed_memory()
         import_paddle_with_threads(threads)
+        free_tensors_in_lots()
         from paddle import inference
 
         model, params = map(str, files)

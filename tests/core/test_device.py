@@ -1,0 +1,85 @@
+"""Training takes the cores that other processes leave free."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.cli import train
+from ppcls_ext.core import device
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "PADDLE_LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, "LOOK_S", 0.0)
+
+
+def machine_of(monkeypatch: pytest.MonkeyPatch, cores: int, usable: int, busy: float) -> None:
+    class Others:
+        def cores(self) -> float:
+            return busy
+
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(device, "usable_cpus", lambda: list(range(usable)))
+    monkeypatch.setattr(device, "cores_left", lambda: float(usable))
+    monkeypatch.setattr(device, "OthersWatch", Others)
+
+
+@pytest.mark.parametrize(
+    ("cores", "usable", "busy", "free"),
+    [
+        (2, 2, 0.1, 2),
+        (2, 2, 0.7, 2),
+        (2, 2, 0.8, 1),
+        (2, 2, 1.9, 1),
+        (2, 2, 7.0, 1),
+        (64, 4, 3.0, 4),
+        (64, 4, 62.0, 2),
+        (64, 1, 63.0, 1),
+    ],
+)
+def test_cores_that_others_use_are_left_to_them(
+    monkeypatch: pytest.MonkeyPatch, cores: int, usable: int, busy: float, free: int
+) -> None:
+    machine_of(monkeypatch, cores, usable, busy)
+    assert device.free_cores() == free
+
+
+def test_processes_of_one_job_are_not_each_others_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_of(monkeypatch, 4, 4, 2.0)
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", "2")
+    assert device.free_cores() == 2  # its share
+
+
+@pytest.mark.parametrize(
+    ("override", "environment", "threads", "said"),
+    [([], None, 1, True), (["Global.threads=2"], None, 2, False), ([], "2", None, False)],
+    ids=["neither says", "the config says", "the environment says"],
+)
+def test_training_takes_free_cores_unless_a_number_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    images: Path,
+    override: list[str],
+    environment: str | None,
+    threads: int | None,
+    said: bool,
+) -> None:
+    machine_of(monkeypatch, 2, 2, 1.0)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    asked: list[int | None] = []
+    monkeypatch.setattr(train, "set_threads", asked.append)
+    profiled: list[object] = []
+    monkeypatch.setattr(train, "_profile", lambda arguments, config: profiled.append(config) or 0)
+    given = argparse.Namespace(
+        config="my_images", resume=None, override=[f"Global.data_root={images}", *override], profile=1, nproc=1
+    )
+    assert train.run(given) == 0
+    assert asked == [threads]
+    assert ("1 of 2 cores are free" in capfd.readouterr().err) == said
+    assert len(profiled) == 1
