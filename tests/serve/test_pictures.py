@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from ppcls_ext.runtime.results import Result
-from ppcls_ext.serve import pictures
+from ppcls_ext.serve import answers, pictures
 from ppcls_ext.serve.pictures import wants_picture
 from tests.helpers.processes import wait_until
 from tests.serve.conftest import SECONDS, Served, listening, png
@@ -36,7 +36,7 @@ def test_a_picture_comes_in_parts_and_whole(
 ) -> None:
     whole = client.post("/predict", content=png(90, 40), headers=HEADERS)
     for part in (1, 7, len(whole.content) - 1, len(whole.content), len(whole.content) + 1):
-        monkeypatch.setattr(pictures, "PART", part)
+        monkeypatch.setattr(answers, "PART", part)
         answer = client.post("/predict", content=png(90, 40), headers=HEADERS)
         assert answer.content == whole.content
         assert int(answer.headers["content-length"]) == len(answer.content)
