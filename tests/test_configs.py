@@ -46,6 +46,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_config_trains_a_step(name: str, lists: Path, teacher: Path) -> None:
     small = ["Global.image_shape=[3,64,64]", "DataLoader.Train.sampler.batch_size=2", f"Global.data_root={lists}"]

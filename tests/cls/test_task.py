@@ -66,6 +66,7 @@ def test_a_mixed_batch_is_the_plain_one_mixed_with_itself(name: str, data: Path,
         np.testing.assert_array_equal(again[0], mixed)  # a function of (seed, epoch, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MixupOperator", "CutmixOperator"])
 def test_a_network_learns_from_a_mixed_batch(name: str, data: Path, tmp_path: Path) -> None:
     """The loss comes near the least that a mixed target allows, which is its entropy."""
@@ -87,6 +88,7 @@ def test_a_network_learns_from_a_mixed_batch(name: str, data: Path, tmp_path: Pa
     assert losses[-1] - least < 0.5 * (losses[0] - least)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({row.arch for number in (2, 3) for row in table(number).rows}))
 def test_public_weights_fit_every_network_and_keep_all_but_its_head_for_other_classes(
     name: str, tmp_path: Path

@@ -105,6 +105,7 @@ def test_mobilenet_has_the_name_of_segmentation_and_that_of_earlier_configs() ->
     assert {n: t.shape for n, t in now.items()} == {n: t.shape for n, t in earlier.items()}
 
 
+@pytest.mark.slow
 def test_mobilenet_takes_the_weights_of_paddleclas(tmp_path: Path) -> None:
     classifier = build_arch({"name": "MobileNetV3_large_x0_35"}, 10)
     save_weights(tmp_path / "classifier.pdparams", numpy_state(classifier))
@@ -141,6 +142,7 @@ def step(task: Detection, side: int, boxes: int, model: paddle.nn.Layer | None =
     return {name: float(value) for name, value in result.losses.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_and_trains_a_step(name: str) -> None:
     side = 192 if load_config(name)["Arch"]["recipe"] == "tal" else 96
@@ -156,6 +158,7 @@ def test_every_config_builds_and_trains_a_step(name: str) -> None:
             assert parameters == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CONFIGS if "picodet_" in name])
 def test_the_cost_that_a_config_states_is_counted(name: str) -> None:
     config = load_config(name, ["Arch.class_num=80"])

@@ -115,6 +115,7 @@ def outputs(model: nn.Layer, forward: Any) -> list[np.ndarray]:
         return [value.numpy() for value in forward(paddle.to_tensor(images))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_paddledet_has_the_same_names_and_gives_the_same_boxes(size: str) -> None:
     theirs, ours = of_paddledet(SIZES[size]), task(size).build_model()

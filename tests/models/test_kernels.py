@@ -368,6 +368,7 @@ def test_the_config_says_which_kernels(wanted: bool) -> None:
     assert (nn.Hardswish in kinds) is not wanted
 
 
+@pytest.mark.slow
 def test_a_traced_network_is_paddles_alone(tmp_path: Path) -> None:
     model = build_arch({"name": "PPLCNet_x0_25"}, 4)
     model.eval()

@@ -20,6 +20,7 @@ def test_the_same_answers_differ_by_nothing() -> None:
     assert paired_difference(runs, runs) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_what_is_right_on_more_of_the_same_images_is_clearly_better() -> None:
     theirs = [answers(0.7, seed=k) for k in range(3)]
     ours = [run | answers(0.5, seed=9) for run in theirs]

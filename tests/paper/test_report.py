@@ -141,6 +141,7 @@ def ruined(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [False, True])
 def test_no_cell_is_blank_in_any_table(bad: bool, tmp_path: Path) -> None:
     document = ruined(document_of()) if bad else document_of()

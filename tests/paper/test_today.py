@@ -73,6 +73,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return Plan((), ("onednn",), 1, tmp_path / "out", tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_parts_are_kept_and_added_to(plan: Plan) -> None:
     asked: list[tuple[str, int]] = []
 
@@ -106,6 +107,7 @@ def test_a_benchmark_that_fails_is_a_line_and_is_tried_again(plan: Plan) -> None
     assert "report" in reproduce_today(plan, fake_benchmark)["parts"][0]
 
 
+@pytest.mark.slow
 def test_a_quick_run_is_marked_and_not_taken_for_a_full_one(plan: Plan) -> None:
     quick = Plan((), ("onednn",), 1, plan.out, plan.work, quick=True)
     reproduce_today(quick, fake_benchmark)

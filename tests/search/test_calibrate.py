@@ -111,6 +111,7 @@ def test_no_network_is_for_two_uses_and_all_are_what_they_should_be() -> None:
     assert max(work) > LCNetSpec(scale=2.0).network().count().flops
 
 
+@pytest.mark.slow
 def test_a_calibration_that_was_stopped_goes_on(plan: Plan) -> None:
     real, calls = engine(plan), list[int]()
 
@@ -130,6 +131,7 @@ def test_a_calibration_that_was_stopped_goes_on(plan: Plan) -> None:
     assert calibrate(plan, engine(plan, calls=calls)) == found
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_run_is_named_and_left_out(plan: Plan) -> None:
     at_fault = next(spec for spec, use in plan.networks() if use == "probe")
     found = calibrate(plan, engine(plan, dies=network_of(at_fault).name))
@@ -146,6 +148,7 @@ def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: Plan) -> None:
         calibrate(plan, engine(plan, dies=network_of(ANCHOR).name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"threads": 2}, "threads: 1, not 2"), ({"engine": "native"}, "engine: onednn, not native")],
@@ -181,6 +184,7 @@ def test_probes_say_what_a_change_in_a_block_costs(plan: Plan) -> None:
         assert by_model == pytest.approx(measured, abs=2.0)
 
 
+@pytest.mark.slow
 def test_a_report_has_both_pictures(plan: Plan) -> None:
     page = write_report(calibrate(plan, engine(plan)), plan.file.parent / "report")
     text = page.read_text()

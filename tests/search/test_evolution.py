@@ -46,6 +46,7 @@ def test_the_best_comes_near_what_can_be_reached_and_all_meet_the_bound(evolutio
     assert max(c.expected for c in found) >= 0.9
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_finds_the_same(evolution: Evolution, tmp_path: Path) -> None:
     whole = evolution.run(quality)
     calls: list[NetworkSpec] = []

@@ -145,6 +145,7 @@ def test_short_trainings_judge_each_network_by_itself(wish: Wish) -> None:
     assert front.chosen.expected == max(c["expected"] for c in content["candidates"] if c["arch"] == front.chosen.arch)
 
 
+@pytest.mark.slow
 def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     front = Search(replace(wish, accuracy="scores", candidates=6), benchmark).run()
     assert any("Zen score alone, which ranks networks badly" in line for line in front.conditions)

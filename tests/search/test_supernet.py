@@ -40,6 +40,7 @@ def some(space: Space, number: int = 6) -> list[NetworkSpec]:
     return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(number))]
 
 
+@pytest.mark.slow
 def test_a_network_gives_what_it_gives_alone(supernet: Supernet) -> None:
     for spec in some(supernet.space):
         subnet = supernet.cut(spec)

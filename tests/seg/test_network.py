@@ -82,6 +82,7 @@ def test_weights_are_told_apart_by_their_keys(tmp_path: Path) -> None:
         wide.load_pretrained(wide.build_model(), str(classifier))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -246,6 +247,7 @@ def test_config_trains_a_step(name: str) -> None:
     assert not np.array_equal(before, weight.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seg/demo", "seg/my_masks", "seg/deeplabv3p_pplcnet_x0_5_cityscapes"])
 def test_every_tap_of_aspp_is_trained_at_the_configs_crop(name: str) -> None:
     task = Segmentation(load_config(name, ["Arch.class_num=2"]))
