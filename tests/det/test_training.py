@@ -156,16 +156,17 @@ def test_resume_equals_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
     assert_same_state(resumed, whole)
 
 
-def test_resume_of_tal_meets_the_change_of_assigners(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_of_tal_meets_the_change_of_assigners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch with fixed targets, one with task-aligned ones, stopped within the first or the second.
 
     Slow: three runs, of which each goes through both assigners.
     """
+    data = tmp_path / "scenes"
+    for split in ("train", "val"):
+        make_scenes(data, split, 16, side=96)
     fast = ("Global.eval_during_train=false", "Global.epochs=2", "Arch.recipe=tal", "Arch.static_epochs=1")
     # The coarsest map must hold the 9 cells that ATSS asks for.
-    fast += ("Global.image_shape=[3,192,192]", "DataLoader.Train.sampler.batch_size=32")
+    fast += ("Global.image_shape=[3,192,192]",)
     used: list[str] = []
     for module, name in ((_atss, "ATSSAssigner"), (_task_aligned, "TaskAlignedAssigner")):
         kind = getattr(module, name)
