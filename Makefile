@@ -47,7 +47,7 @@ test: lint ## lint, types and all tests, one on each core (ARGS="-k name" is giv
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-fast: lint ## lint, types and the tests that neither train nor start a process
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(WORKERS) $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the layers of the packages
 	@$(BIN)/ruff check .
