@@ -9,8 +9,9 @@ PIP := -m pip --disable-pip-version-check -qq
 DEPS := $(VENV)/.lock-installed
 READY := $(VENV)/.ready
 
-# A worker that has nothing left to do takes tests of the others; tests/conftest.py says how many there are.
-WORKERS := -n auto --dist worksteal
+# A worker that has nothing left to do takes tests of the others; tests/conftest.py says how many there are. Bytecode is
+# kept though an image says otherwise: each of some hundred processes would compile the package anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 # Sets $$py to a Python that fits: $(PYTHON), or, where nobody named one, whichever the PATH has.
 CANDIDATES := $(if $(filter file,$(origin PYTHON)),$(PYTHON) python3.12 python3.11 python3.10,$(PYTHON))
@@ -44,10 +45,10 @@ demo-serve: $(READY) ## the classification demo's model over HTTP (after `make d
 	@$(BIN)/python -m ppcls_ext.demo.serving
 
 test: lint ## lint, types and all tests, one on each core (ARGS="-k name" is given to pytest)
-	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-fast: lint ## lint, types and the tests that neither train nor start a process
-	@$(BIN)/python -m pytest -m "not slow" $(WORKERS) $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the layers of the packages
 	@$(BIN)/ruff check .
