@@ -46,8 +46,10 @@ def test_the_reason_of_one_process_is_that_of_the_job(
     other: str, status: int, failure: type[Exception], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Slow: Paddle's launcher and two processes."""
+    said = repr(str(tmp_path / "said"))  # is there once rank 1 has said its reason, before which nobody can lose it
+    waits = f"while not os.path.exists({said}): time.sleep(0.02)\n{other}"
     with pytest.raises(failure, match=r"^no such image$"):
-        run(tmp_path / "logs", other, f"print('do: no such image', flush=True); sys.exit({status})")
+        run(tmp_path / "logs", waits, f"print('do: no such image', flush=True); open({said}, 'w'); sys.exit({status})")
     assert capfd.readouterr().err.splitlines() == ["rank 0 begins"]
 
 
