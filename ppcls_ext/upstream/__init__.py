@@ -5,7 +5,7 @@ Each says what breaks, in which version, and when it can go. Nothing here knows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ppcls_ext.upstream import paddle, paddleclas, paddledet, paddleseg
 from ppcls_ext.upstream.imports import Repair, repair_on_import
@@ -21,6 +21,9 @@ REPAIRS: Mapping[str, Repair] = {
     "paddleseg.models.losses.cross_entropy_loss": paddleseg.average_paddleseg_cross_entropy_in_floats,
 }
 
+# Module name -> what it imports and need not load before it is used.
+LATER: Mapping[str, Sequence[str]] = {**paddleclas.LATER, **paddledet.LATER, **paddleseg.LATER}
+
 
 def install(more: Mapping[str, Repair]) -> None:
     """Switch on what must be in place before Paddle or a suite is imported. Imports neither; safe to repeat.
@@ -31,4 +34,4 @@ def install(more: Mapping[str, Repair]) -> None:
     paddle.silence_paddle_warnings()
     paddle.let_mkl_use_avx2()
     paddleclas.find_ppcls()
-    repair_on_import({**REPAIRS, **more})
+    repair_on_import({**REPAIRS, **more}, LATER)

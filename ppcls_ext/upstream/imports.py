@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -27,13 +28,17 @@ def quiet_import() -> Iterator[None]:
 Repair = Callable[[Any], None]  # takes the module that was just imported
 
 
-def repair_on_import(repairs: Mapping[str, Repair]) -> None:
+def repair_on_import(repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]] | None = None) -> None:
     """Apply each repair as its module is imported, or now to what was imported before; safe to repeat.
+
+    Args:
+        repairs: by the name of the module.
+        later: by the name of a module, those modules that it imports, and that are to be loaded once they are used.
 
     PaddleClas's modules may be there twice, as `ppcls.x` and as `paddleclas.ppcls.x`: both are repaired.
     """
     if not any(isinstance(finder, RepairingFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, RepairingFinder(repairs))
+        sys.meta_path.insert(0, RepairingFinder(repairs, later or {}))
     for name, repair in repairs.items():
         for known_as in (name, f"paddleclas.{name}"):
             if known_as in sys.modules:
@@ -41,17 +46,21 @@ def repair_on_import(repairs: Mapping[str, Repair]) -> None:
 
 
 class RepairingFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules that have a repair as Python would, and has them repaired once they are loaded."""
+    """Finds the modules that have a repair as Python would, and has them repaired once they are loaded.
 
-    def __init__(self, repairs: Mapping[str, Repair]) -> None:
-        self.repairs = repairs
+    Args:
+        repairs, later: see `repair_on_import`.
+    """
+
+    def __init__(self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]]) -> None:
+        self.repairs, self.later = repairs, later
         self._busy: set[str] = set()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The spec of a module that has a repair, whose loader applies it; None for any other."""
-        if name not in self.repairs or name in self._busy:
+        if (name not in self.repairs and name not in self.later) or name in self._busy:
             return None
         self._busy.add(name)
         try:
@@ -63,19 +72,56 @@ class RepairingFinder(importlib.abc.MetaPathFinder):
         finally:
             self._busy.discard(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RepairingLoader(spec.loader, self.repairs[name])
+            spec.loader = _RepairingLoader(spec.loader, self.repairs.get(name), self.later.get(name, ()))
         return spec
 
 
 class _RepairingLoader(importlib.abc.Loader):
-    """Runs a module's own loader, then our repair of it."""
+    """Runs a module's own loader, with stand-ins for what it imports and need not load yet, then our repair of it."""
 
-    def __init__(self, loader: importlib.abc.Loader, repair: Callable[[Any], None]) -> None:
-        self.loader, self.repair = loader, repair
+    def __init__(self, loader: importlib.abc.Loader, repair: Repair | None, later: Sequence[str]) -> None:
+        self.loader, self.repair, self.later = loader, repair, later
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        self.loader.exec_module(module)
-        self.repair(module)
+        with _stand_ins(self.later):
+            self.loader.exec_module(module)
+        if self.repair is not None:
+            self.repair(module)
+
+
+@contextlib.contextmanager
+def _stand_ins(names: Sequence[str]) -> Iterator[None]:
+    """What is imported inside from modules of these names, unless they are loaded, is loaded once it is used."""
+    placed = {name: _StandIn(name) for name in names if name not in sys.modules}
+    sys.modules.update(placed)
+    try:
+        yield
+    finally:
+        for name, stand_in in placed.items():
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
+
+
+class _StandIn(types.ModuleType):
+    """A module that is not loaded yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Later(self.__name__, name)
+
+
+class _Later:
+    """Something of a module that is loaded once this is called or asked for anything."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return getattr(importlib.import_module(self._module), self._name)(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(importlib.import_module(self._module), self._name), name)

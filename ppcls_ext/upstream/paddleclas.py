@@ -16,6 +16,16 @@ from typing import Any
 
 from ppcls_ext.upstream.imports import quiet_import
 
+# paddleclas 2.4.2 imports scikit-learn with SciPy and pandas, and Matplotlib, for metrics of multi-label sets, a loss
+# and a mixing of images that few use: more processor time at the start of a command than the import of Paddle. They
+# are loaded once they are used. By module, what it imports. Can go when PaddleClas does that itself.
+LATER: Mapping[str, Sequence[str]] = {
+    "ppcls.utils.metrics": ("sklearn", "sklearn.metrics", "sklearn.preprocessing"),
+    "ppcls.metric.metrics": ("sklearn", "sklearn.metrics", "sklearn.preprocessing"),
+    "ppcls.loss.afdloss": ("matplotlib", "matplotlib.pyplot"),
+    "ppcls.data.preprocess.ops.fmix": ("scipy", "scipy.stats"),
+}
+
 
 def ppcls(name: str) -> Any:
     """The module `ppcls.<name>` of PaddleClas, imported without its noise."""

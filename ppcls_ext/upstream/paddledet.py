@@ -5,10 +5,24 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ppcls_ext.upstream.imports import quiet_import
+
+# paddledet 2.6.0 imports scikit-learn and Matplotlib for trackers and key points, with any detector; see
+# `ppcls_ext.upstream.paddleclas.LATER`. Can go when PaddleDetection does not.
+LATER: Mapping[str, Sequence[str]] = {
+    "ppdet.modeling.mot.tracker.center_tracker": ("sklearn",),
+    "ppdet.modeling.mot.tracker.botsort_tracker": ("matplotlib", "matplotlib.pyplot"),
+    "ppdet.modeling.mot.motion.gmc": ("matplotlib", "matplotlib.pyplot"),
+    "ppdet.data.transform.keypoints_3d_operators": (
+        "matplotlib",
+        "matplotlib.pyplot",
+        "mpl_toolkits",
+        "mpl_toolkits.mplot3d",
+    ),
+}
 
 
 def ppdet(name: str) -> Any:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppcls_ext.upstream.imports import quiet_import
+
+# paddleseg 2.8.0 imports scikit-learn for the area under a curve; see `ppcls_ext.upstream.paddleclas.LATER`. Can go
+# when PaddleSeg does not.
+LATER: Mapping[str, Sequence[str]] = {"paddleseg.utils.metrics": ("sklearn", "sklearn.metrics")}
 
 
 def paddleseg(name: str) -> Any:

@@ -50,10 +50,10 @@ ORDERS = {
 }
 
 
-# Runs each program in a copy of a process that knows no suite, but what takes longest in their import.
+# Runs each program in a copy of a process that knows Paddle and no suite.
 IN_COPIES = """
 import json, os, sys, traceback
-import paddle, sklearn.metrics
+import paddle
 for number, program in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
     if not child:
@@ -102,6 +102,36 @@ def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
     code += "build_arch({'name': 'ShuffleNetV2_x0_33'})(paddle.zeros([2, 3, 32, 32]))"
     result = run(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+UNUSED = """
+import sys
+import ppcls_ext, ppcls.arch, ppcls.data, ppcls.loss, ppcls.metric, det.network, paddleseg.models, paddleseg.utils
+assert not {"sklearn", "scipy.stats", "matplotlib.pyplot"} & set(sys.modules)
+
+import paddleseg.utils.metrics
+import ppcls.data.preprocess.ops.fmix
+import ppcls.utils.metrics
+assert ppcls.utils.metrics.accuracy_metric([1, 0], [1, 1]) == 0.5
+assert 0 < ppcls.data.preprocess.ops.fmix.beta.rvs(2, 2) < 1
+assert paddleseg.utils.metrics.skmetrics.roc_auc_score([0, 1], [0.1, 0.2]) == 1
+try:
+    ppcls.utils.metrics.hamming_loss()
+except TypeError:
+    pass  # it is scikit-learn's, which wants arguments
+else:
+    sys.exit(1)
+
+import matplotlib.pyplot, scipy.stats, sklearn.metrics  # the real ones
+assert sklearn.metrics.accuracy_score([1], [1]) == 1 and scipy.stats.norm.cdf(0) == 0.5 and matplotlib.pyplot.figure()
+"""
+
+
+@pytest.mark.slow
+def test_libraries_that_a_suite_imports_for_other_tasks_are_loaded_once_they_are_used() -> None:
+    """Slow: a fresh process imports Paddle and the three suites."""
+    result = run(UNUSED)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
