@@ -169,7 +169,7 @@ class Flow:
             self._settle_safely(image, outcome, future)
 
     def _settle_safely(self, image: Image, outcome: Future[Outputs], future: Future[Result]) -> None:
-        """Settle in a thread that others need, which goes on if what the caller has called then ends with SystemExit."""
+        """Settle in a thread that others need: it goes on where a callback of the caller's raises SystemExit."""
         with contextlib.suppress(BaseException):
             self._settle(image, outcome, future)
 
