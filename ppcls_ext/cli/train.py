@@ -85,15 +85,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _leaving_busy_cores(given: str, overrides: Sequence[str]) -> Config:
     """The config, with the threads set that it asks for; else as many as there are cores that nobody else uses.
 
-    A step ends when its last thread does, and a thread that shares its core with another process ends last.
+    A step ends when its last thread does, and a thread that shares its core with another process ends last. The run
+    keeps the number in its config, since a resume with another one would not be exact: Paddle's classifier then adds
+    up in another order.
     """
     config = load_config(given, overrides)
-    threads = config.global_section.threads
-    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+    begins = config.global_section.threads is None and not config.global_section.checkpoints
+    if begins and not {"OMP_NUM_THREADS", "PADDLE_LOCAL_SIZE"} & os.environ.keys():
         threads, usable = free_cores(), usable_cores()
         if threads < usable:
             say(f"{threads} of {usable} cores are free: as many threads; -o Global.threads=N takes another number")
-    set_threads(threads)
+        config = load_config(given, [*overrides, f"Global.threads={threads}"])
+    set_threads(config.global_section.threads)
     return config
 
 

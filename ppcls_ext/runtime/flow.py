@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.runtime.handover import Handover
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, EngineOwner, Outputs
 from ppcls_ext.runtime.processing import Image, Processing
@@ -29,7 +31,7 @@ class Flow:
         self._processing, self._owner, self._batch = processing, owner, batch
         self._decoders = ThreadPoolExecutor(max(1, decoders), f"{THREAD_NAMES}-decode")
         self._finisher = ThreadPoolExecutor(1, f"{THREAD_NAMES}-finish")
-        self._unsettled: deque[tuple[Image, Future[Outputs], Future[Result]]] = deque()
+        self._unsettled: Handover[tuple[Image, Future[Outputs], Future[Result]]] = Handover()
         # Decoded images of `submit` that have no result yet are bounded.
         self._room = threading.Semaphore(2 * batch + decoders)
 
@@ -134,7 +136,7 @@ class Flow:
             return
         if self._owner.withdraw_if_alone():
             # Each thread that a lone image passes through would only add to its time.
-            image.work.done.add_done_callback(partial(self._settle, image, future=future))
+            image.work.done.add_done_callback(partial(self._settle_safely, image, future=future))
             self._owner.call([image.work])
         else:
             image.work.done.add_done_callback(partial(self._settle_later, image, future=future))
@@ -155,18 +157,21 @@ class Flow:
 
     def _settle_later(self, image: Image, outcome: Future[Outputs], future: Future[Result]) -> None:
         """Have the finisher make a result. It is woken once for all images of a batch."""
-        self._unsettled.append((image, outcome, future))
-        if len(self._unsettled) > 1:
-            return  # it is about to take them
+        if not self._unsettled.put((image, outcome, future)):
+            return
         try:
             self._finisher.submit(self._settle_all)
         except RuntimeError:  # the interpreter is ending, and has ended that thread first
             self._settle_all()
 
     def _settle_all(self) -> None:
-        while self._unsettled:
-            self._settle(*self._unsettled[0])
-            self._unsettled.popleft()
+        for image, outcome, future in self._unsettled.take():
+            self._settle_safely(image, outcome, future)
+
+    def _settle_safely(self, image: Image, outcome: Future[Outputs], future: Future[Result]) -> None:
+        """Settle in a thread that others need: it goes on where a callback of the caller's raises SystemExit."""
+        with contextlib.suppress(BaseException):
+            self._settle(image, outcome, future)
 
     def _settle(self, image: Image, outcome: Future[Outputs] | None, future: Future[Result]) -> None:
         try:

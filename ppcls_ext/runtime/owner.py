@@ -113,19 +113,21 @@ class EngineOwner:
         """Hand over images, as `put` or `put_batch` does, whose outcomes are waited for at once; any thread may.
 
         Where nothing else is running and the engine lets any thread run it, the caller does: on a busy core, handing
-        over to another thread and back can take longer than the network.
+        over to another thread and back can take longer than the network. So does the thread of the engine itself, in
+        what is called where an outcome is set: it would wait for itself.
 
         Raises:
             UserError: it is closed; so do `put` and `put_batch`.
         """
-        engine = self._engine
-        if engine is None or not self._any_thread or not self._busy.acquire(blocking=False):
+        engine, own = self._engine, threading.current_thread() is self._thread
+        if engine is None or not (own or self._any_thread) or not self._busy.acquire(blocking=own):
             self.put_batch(images)
             return
         try:
-            self._run(engine, images)
+            outcomes = self._run(engine, images)
         finally:
             self._busy.release()
+        _set(images, outcomes)
 
     def put(self, image: Work) -> Future[Outputs]:
         """Hand over an image, which others may join; any thread may."""
@@ -154,7 +156,8 @@ class EngineOwner:
         opened.set_result(None)
         while images := self._next():
             with self._busy:
-                self._run(run, images)
+                outcomes = self._run(run, images)
+            _set(images, outcomes)
         self._engine = None
 
     def _next(self) -> list[Work]:
@@ -193,23 +196,27 @@ class EngineOwner:
         here = sum(map(len, self._waiting))
         return 0 < here < min(self._batch, self._coming) and not self._closed
 
-    def _run(self, run: Run, images: Sequence[Work]) -> None:
-        """Run a batch; where that fails, each image alone, so that a bad one takes no other along."""
+    def _run(self, run: Run, images: Sequence[Work]) -> list[Outputs | Exception]:
+        """The outcomes of a batch; where it fails, each image is run alone, so that a bad one takes no other along."""
         try:
             start = time.perf_counter()
             outputs = run(stack([image.inputs for image in images], self._batch if self._fixed else len(images)))
             self._run_s = time.perf_counter() - start
             ms = self._run_s * 1e3
-            parts = self._split(outputs, len(images))
+            return [Outputs(arrays, ms) for arrays in self._split(outputs, len(images))]
         except Exception as error:
-            if len(images) > 1:
-                for image in images:
-                    self._run(run, [image])
-            else:
-                images[0].done.set_exception(error)
-            return
-        for image, arrays in zip(images, parts, strict=True):
-            image.done.set_result(Outputs(arrays, ms))
+            if len(images) == 1:
+                return [error]
+            return [outcome for image in images for outcome in self._run(run, [image])]
+
+
+def _set(images: Sequence[Work], outcomes: Sequence[Outputs | Exception]) -> None:
+    """Set the outcomes of images, once the engine is free again: what is called then may ask for another image."""
+    for image, outcome in zip(images, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            image.done.set_exception(outcome)
+        else:
+            image.done.set_result(outcome)
 
 
 def _fits(more: Sequence[Work], images: Sequence[Work], batch: int) -> bool:

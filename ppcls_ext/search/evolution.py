@@ -179,13 +179,13 @@ class Evolution:
             judged = {arch: Quality(*map(float, values)) for arch, values in content.get("judged", {}).items()}
             for candidate in found:
                 _ = candidate.spec
+            compared = [(what, identity.get(what), now) for what, now in self.identity.items()]
         except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.file}: not a file that a search wrote ({error}); give another --out") from error
-        for what, value in self.identity.items():
-            if identity.get(what) != value:
+        for what, then, now in compared:
+            if then != now:
                 raise UserError(
-                    f"{self.file}: a search with {what} {identity.get(what)}, not {value}; give another --out, or "
-                    "remove the file"
+                    f"{self.file}: a search with {what} {then}, not {now}; give another --out, or remove the file"
                 )
         if content.get("calibration") != self.calibration:
             return [], {**judged, **{c.arch: Quality(c.expected, c.top1) for c in found}}

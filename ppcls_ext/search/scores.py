@@ -29,9 +29,8 @@ def zen_score(network: PPLCNet, images: paddle.Tensor) -> float:
     """
     network.train()
     for norm in batch_norms(network):
-        norm._momentum = (
-            0.0  # its variance is then that of the batch, which it divides by, not mixed with the initial 1
-        )
+        # Its variance is then that of the batch, which it divides by, not mixed with the initial 1.
+        norm._momentum = 0.0
     with paddle.no_grad():
         change = network.features(images)[LARGEST_STRIDE]
         change = change - network.features(images + DISTURBANCE * paddle.randn(images.shape))[LARGEST_STRIDE]

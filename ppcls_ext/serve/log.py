@@ -53,7 +53,7 @@ class Log:
             self._closing.wait(GATHERING_S)
             for _ in range(self._lines.qsize()):
                 lines.append(self._lines.get())
-            end = lines[-1] is None
+            end = None in lines  # it need not be the last: a library may log until the very end
             written = [line for line in lines if line is not None]
             try:
                 self._stream.write("".join(line + "\n" for line in written))

@@ -17,6 +17,7 @@ import numpy as np
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import BrokenImage
+from ppcls_ext.runtime.handover import Handover
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import MOST_DECODERS
@@ -104,7 +105,7 @@ class Model:
         self.options = options or Options({}, type(predictor.inference))
         self._predictor, self._limits, self._metrics = predictor, limits, metrics
         self._waiting: deque[_Job] = deque()
-        self._done: deque[tuple[_Job, Future[Result]]] = deque()  # by the Predictor, and not settled yet
+        self._done: Handover[tuple[_Job, Future[Result]]] = Handover()  # by the Predictor, and not settled yet
         self._running, self._most_running = 0, 2 * predictor.batch + MOST_DECODERS
         self._accepted = 0
         self._progress = time.monotonic()  # when the Predictor last gave something or began with nothing to do
@@ -235,16 +236,15 @@ class Model:
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: _Job, future: Future[Result]) -> None:
         """Have the event loop settle a job, together with others; called in a thread of the Predictor."""
-        self._done.append((job, future))
-        if len(self._done) == 1:  # else it has been told, and has not begun
+        if self._done.put((job, future)):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._settle_all)
 
     def _settle_all(self) -> None:
-        while self._done:
-            self._settle(*self._done[0])
-            self._done.popleft()
-        self._pump()
+        loop = asyncio.get_running_loop()
+        for job, future in self._done.take():
+            loop.call_soon(self._settle, job, future)  # each by itself: a failure stops no other
+        loop.call_soon(self._pump)
 
     def _settle(self, job: _Job, future: Future[Result]) -> None:
         self._running -= 1

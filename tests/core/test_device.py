@@ -9,6 +9,8 @@ import pytest
 
 from ppcls_ext.cli import train
 from ppcls_ext.core import device
+from ppcls_ext.core.config import LATEST_STATE, Config, dump_config
+from ppcls_ext.core.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -74,12 +76,32 @@ def test_training_takes_free_cores_unless_a_number_is_given(
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     asked: list[int | None] = []
     monkeypatch.setattr(train, "set_threads", asked.append)
-    profiled: list[object] = []
-    monkeypatch.setattr(train, "_profile", lambda arguments, config: profiled.append(config) or 0)
+    kept: list[int | None] = []
+    monkeypatch.setattr(train, "_profile", lambda _, config: kept.append(config.global_section.threads) or 0)
     given = argparse.Namespace(
         config="my_images", resume=None, override=[f"Global.data_root={images}", *override], profile=1, nproc=1
     )
     assert train.run(given) == 0
     assert asked == [threads]
     assert ("1 of 2 cores are free" in capfd.readouterr().err) == said
-    assert len(profiled) == 1
+    assert kept == [threads]  # by the run, which a resume goes on with
+
+
+def test_a_resume_takes_as_many_threads_as_its_run(
+    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
+) -> None:
+    trained: list[Config] = []
+    monkeypatch.setattr("ppcls_ext.training.trainer.train", trained.append)
+    monkeypatch.setattr(train, "set_threads", lambda threads: None)
+    machine_of(monkeypatch, 2, 2, 1.0)
+    settings = [f"Global.data_root={images}", f"Global.output_dir={tmp_path}"]
+    first = argparse.Namespace(config="my_images", resume=None, override=settings, profile=0, nproc=1)
+    assert train.run(first) == 0
+    run = RunFolder.of(trained[0])
+    run.path.mkdir()
+    (run.path / "config.yaml").write_text(dump_config(trained[0]))
+    machine_of(monkeypatch, 4, 4, 0.0)  # other processes have ended
+    again = argparse.Namespace(config=None, resume=str(run.path), override=[], profile=0, nproc=1)
+    (run.path / LATEST_STATE).touch()
+    assert train.run(again) == 0
+    assert [config.global_section.threads for config in trained] == [1, 1]

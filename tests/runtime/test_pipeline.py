@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import Arrays, Run
 from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Size
 from tests.helpers.processes import ROOT, SECONDS
 
@@ -244,6 +245,29 @@ def test_a_submitted_image_can_be_cancelled(network: Network) -> None:
         assert values(future.result(SECONDS) for future in futures[:-1]) == list(range(20, 39))
 
 
+@pytest.mark.parametrize("any_thread", [True, False])
+def test_what_is_called_with_a_result_may_ask_for_another_one(network: Network, any_thread: bool) -> None:
+    with pipeline(network, batch=4, any_thread=any_thread) as predict:
+        asked: Future[float] = Future()
+        future = predict.submit(image(5), "rgb")
+        future.add_done_callback(lambda _: asked.set_result(predict(image(6), "rgb").scores[0]))
+        assert asked.result(SECONDS) == 6
+
+
+def test_what_fails_in_a_call_with_a_result_stops_no_other(network: Network) -> None:
+    def fails(future: Future[Result]) -> None:
+        raise SystemExit
+
+    network.go.clear()
+    with pipeline(network, batch=4) as predict:
+        futures = [predict.submit(image(k), "rgb") for k in range(6)]
+        for future in futures:
+            future.add_done_callback(fails)
+        network.go.set()
+        assert values(future.result(SECONDS) for future in futures) == list(range(6))
+        assert predict.submit(image(12), "rgb").result(SECONDS).scores == (12,)
+
+
 def test_any_thread_may_call(network: Network) -> None:
     with pipeline(network, batch=4) as predict, ThreadPoolExecutor(8) as callers:
         assert values(callers.map(lambda k: predict(image(k % 13), "rgb"), range(200))) == [k % 13 for k in range(200)]
@@ -304,6 +328,7 @@ def test_a_network_that_cannot_be_opened_raises_where_it_is_made() -> None:
 LEFT_OPEN = """
 import time
 from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.results import Result
 from tests.runtime.test_pipeline import Brightness, Network, image
 
 network = Network()

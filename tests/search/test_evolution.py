@@ -104,7 +104,8 @@ def test_a_bound_far_above_the_space_is_found_before_anything_is_judged(evolutio
         replace(evolution, bound=100 * BOUND).check()
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"identity": {}}', '{"identity": {}, "candidates": [{"arch": 3}]}',
+@pytest.mark.parametrize("damage", ["", "[]", '{"identity": {}}', '{"identity": [], "candidates": []}',
+                                    '{"identity": {}, "candidates": [{"arch": 3}]}',
                                     '{"identity": {"seed": 0}, "candidates": [], "judged": {"a": [1]}}'])  # fmt: skip
 def test_a_damaged_file_is_one_line(evolution: Evolution, damage: str) -> None:
     evolution.file.write_text(damage)

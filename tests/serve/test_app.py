@@ -399,6 +399,22 @@ def test_a_model_that_fails_is_not_ready_until_it_works_again(
     assert events[-1] == "ready again"
 
 
+def test_a_defect_where_a_result_is_handed_over_stops_no_other(
+    served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = served()
+    client, model = client_of(service), service.models["a"]
+    settle = model._settle
+
+    def fails(job: Any, future: Any) -> None:
+        settle(job, future)
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(model, "_settle", fails)
+    answers = [client.post("/predict", content=png(k), headers=PNG) for k in range(3)]
+    assert [value_of(answer.json()) for answer in answers] == [0, 1, 2]
+
+
 def test_images_that_only_fail_themselves_leave_the_model_ready(served: Serve, client_of: Connect) -> None:
     service = served()
     client = client_of(service)

@@ -11,6 +11,7 @@ import pytest
 
 from ppcls_ext.serve import log as log_module
 from ppcls_ext.serve.log import Forward, Log
+from tests.helpers.processes import SECONDS
 
 
 def test_every_event_is_one_line() -> None:
@@ -22,6 +23,26 @@ def test_every_event_is_one_line() -> None:
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (first["event"], first["path"], first["status"]) == ("request", "a\nb\x1b[2J", 200)
     assert second.keys() == {"time", "event"}
+
+
+def test_the_end_need_not_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said while the log is closed is written, and does not keep it open."""
+    stream = io.StringIO()
+    log = Log(stream, lambda: None)
+    closing = log._closing
+
+    class Closed:  # both lines are there when the writer looks
+        def wait(self, seconds: float) -> None:
+            assert closing.wait(SECONDS)
+            log("too late")
+
+    monkeypatch.setattr(log, "_closing", Closed())
+    log("stopped")
+    log._lines.put(None)
+    closing.set()
+    log._thread.join(SECONDS)
+    assert not log._thread.is_alive()
+    assert "stopped" in stream.getvalue()
 
 
 def test_a_reader_that_takes_nothing_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

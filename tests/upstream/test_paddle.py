@@ -20,7 +20,10 @@ def wakes_of_other_threads() -> int:
     found = 0
     for task in Path("/proc/self/task").iterdir():
         if int(task.name) != threading.get_native_id():
-            lines = (task / "status").read_text().splitlines()
+            try:
+                lines = (task / "status").read_text().splitlines()
+            except OSError:  # it has ended since
+                continue
             found += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
     return found
 
