@@ -25,6 +25,7 @@ from ppcls_ext.tasks.export import ExportedModel
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.optimizers import build_optimizer, build_schedule, lr_of
 from ppcls_ext.upstream.paddledet import ppdet
+from tests.helpers.families import mostly_slow
 from tests.helpers.points import MIXED
 
 CONFIGS = [name for name in shipped_configs() if name.startswith("det/")]
@@ -60,7 +61,7 @@ def test_features_equal_those_of_the_classifier(arch: dict[str, str]) -> None:
         np.testing.assert_array_equal(found.numpy(), classifier.features(images)[stride].numpy())
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", mostly_slow(SPECS))
 def test_every_scale_and_ablation_is_a_backbone(name: str) -> None:
     _, channels, _ = build_backbone({"name": name})
     assert channels == [SPECS[name].width(base) for base in (128, 256, 512)]

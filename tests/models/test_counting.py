@@ -11,6 +11,7 @@ from paddle import nn  # isort: skip
 
 from ppcls_ext.models.counting import Count, count, count_params  # isort: skip
 from ppcls_ext.models.lcnet import PPLCNet  # isort: skip
+from tests.helpers.families import mostly_slow
 
 # Trainable parameters, and FLOPs in millions with two decimals, at 224 x 224 and 1000 classes.
 EXACT = {
@@ -25,7 +26,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", mostly_slow(EXACT, 2))
 def test_exact_counts_at_every_scale(name: str) -> None:
     counted = count(PPLCNet(SPECS[name]), paddle.zeros([1, 3, 224, 224]))
     assert (counted.params, f"{counted.flops / 1e6:.2f}") == EXACT[name]

@@ -16,6 +16,7 @@ import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 from paddle import nn  # isort: skip
 
 from ppcls_ext.models.lcnet import FEATURE_STRIDES, PPLCNet  # isort: skip
+from tests.helpers.families import mostly_slow
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -53,7 +54,7 @@ def theirs() -> Any:
     return ppcls("arch.backbone.legendary_models.pp_lcnet")
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", mostly_slow(SCALES, 2))
 def test_output_equals_paddleclas_with_the_same_weights(scale: float, theirs: Any) -> None:
     ours = seeded(LCNetSpec(scale=scale), 100)
     x = images(8, 96)
@@ -91,7 +92,7 @@ def test_dropout_is_downscaled_in_inference(theirs: Any) -> None:
     assert (model.dropout.p, model.dropout.mode) == (other.dropout.p, other.dropout.mode) == (0.2, "downscale_in_infer")
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", mostly_slow(SPECS))
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = seeded(SPECS[name])
     model.train()
@@ -128,7 +129,7 @@ def expected_shape_changes(name: str) -> tuple[set[str], set[str], Shapes]:
     return added, removed, reshaped
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", mostly_slow(ABLATIONS))
 def test_an_ablation_changes_only_the_tensors_of_its_technique(name: str) -> None:
     ours, base = shapes(seeded(SPECS[name])), shapes(seeded(SPECS[ABLATIONS[name][0]]))
     added, removed, reshaped = expected_shape_changes(name)

@@ -19,6 +19,7 @@ import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 from ppcls_ext.models.counting import count  # isort: skip
 from ppcls_ext.models.folding import fold_branches  # isort: skip
 from ppcls_ext.models.lcnet import PPLCNet  # isort: skip
+from tests.helpers.families import mostly_slow
 
 PPLCNET_1X = "stem16 | ds-c32 | ds-c64*2 | ds-c128*2 | ds-c256 ds-c256-k5*5 | ds-c512-k5-se*2 | last1280-drop0.2 | 224"
 
@@ -27,7 +28,7 @@ def test_the_text_of_pp_lcnet_1x() -> None:
     assert SPECS["PPLCNet_x1_0"].network().text == PPLCNET_1X
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", mostly_slow(SPECS))
 def test_a_named_network_is_built_from_its_expansion_with_the_same_tensors(name: str) -> None:
     spec = SPECS[name]
     by_name, by_blocks = PPLCNet(spec, 10), PPLCNet(parse_spec(spec.network().text), 10)
@@ -35,7 +36,7 @@ def test_a_named_network_is_built_from_its_expansion_with_the_same_tensors(name:
     assert tensors[0] == tensors[1]
 
 
-@pytest.mark.parametrize("text", [*EVERY_KIND.values(), *(spec.network().text for spec in SPECS.values())])
+@pytest.mark.parametrize("text", mostly_slow([*EVERY_KIND.values(), *(spec.network().text for spec in SPECS.values())]))
 def test_counts_of_a_spec_are_those_of_the_network_that_is_built(text: str) -> None:
     spec = parse_spec(text)
     for class_num, size in ((7, spec.input_size), (7, 97)):  # an odd side: every stride rounds up

@@ -27,6 +27,7 @@ from ppcls_ext.training.state import (  # isort: skip
     load_optimizer_state, optimizer_state, read_state, save_state,
 )  # fmt: skip
 from ppcls_ext.models.lcnet import PPLCNet  # isort: skip
+from tests.helpers.families import mostly_slow
 
 
 def network(scale: float = 0.25, class_num: int = 10, seed: int = 1) -> PPLCNet:
@@ -40,7 +41,7 @@ def assert_same(ours: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> N
         np.testing.assert_array_equal(value, others[name], err_msg=name)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", mostly_slow(SCALES, 2))
 def test_a_pdparams_of_paddle_save_loads_at_every_scale(scale: float, tmp_path: Path) -> None:
     source, target = network(scale, 1000), network(scale, 1000, seed=2)
     path = tmp_path / f"PPLCNet_{scale_name(scale)}_pretrained.pdparams"

@@ -172,6 +172,7 @@ def test_an_engine_that_is_not_installed_is_refused_at_once() -> None:
         formats_for(["onednn", "onnxruntime"])
 
 
+@pytest.mark.slow
 def test_networks_are_built_once(work: Path, tmp_path: Path) -> None:
     (network, *_) = networks_of(8, TABLE_8_SIZE)
     made = work / network.name / MADE

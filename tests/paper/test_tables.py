@@ -23,6 +23,7 @@ from ppcls_ext.paper.tables import KnownDifference, Row, Table, architecture, ta
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 
 from ppcls_ext.models.counting import Count, count  # isort: skip
+from tests.helpers.families import mostly_slow
 
 COLUMNS = ("params_m", "flops_m", "top1", "top5", "latency_ms")
 CLASSIFICATION = (2, 3, 6, 7, 8, 9)
@@ -161,7 +162,7 @@ def rounded(field: str, counted: Count) -> float:
     return round(counted.params / 1e6, 1) if field == "params_m" else float(round(counted.flops / 1e6))
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", mostly_slow(NETWORKS))
 def test_counted_values_are_the_published_ones_or_a_known_difference(arch: str) -> None:
     counted = count(build_arch({"name": arch}), paddle.zeros([1, 3, 224, 224]))
     for field, exact in (("params_m", counted.params), ("flops_m", counted.flops)):

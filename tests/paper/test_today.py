@@ -18,13 +18,14 @@ import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
 
 from ppcls_ext.models.counting import count  # isort: skip
 from ppcls_ext.models.factory import build_arch  # isort: skip
+from tests.helpers.families import mostly_slow
 
 ROWS = comparison().rows
 # Published values count biases of convolutions, pools and learned factors as well, which `counting.RULE` leaves out.
 FLOPS_TOLERANCE = 0.015
 
 
-@pytest.mark.parametrize("entry", ROWS, ids=lambda entry: entry.arch)
+@pytest.mark.parametrize("entry", mostly_slow(ROWS), ids=lambda entry: entry.arch)
 def test_counts_are_those_that_are_published(entry: Any) -> None:
     model = build_arch({"name": entry.arch}, 1000)
     model.eval()

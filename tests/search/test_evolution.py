@@ -72,6 +72,7 @@ def test_another_search_does_not_go_on_with_the_file(evolution: Evolution) -> No
         replace(evolution, identity={"seed": 1}).check()
 
 
+@pytest.mark.slow
 def test_another_calibration_keeps_what_was_judged_and_predicts_anew(evolution: Evolution) -> None:
     evolution.run(quality)
     judged: list[str] = []

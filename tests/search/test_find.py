@@ -154,6 +154,7 @@ def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     assert "top-1" not in page  # nothing was judged by images
 
 
+@pytest.mark.slow
 def test_a_calibration_made_in_between_predicts_anew_and_keeps_what_was_judged(
     wish: Wish, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

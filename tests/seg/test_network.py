@@ -21,6 +21,7 @@ from seg.backbones import BACKBONES, PPLCNet, mobilenet_v3_large, register_with_
 from seg.network import CLASSIFIER, LOSSES, aspp_ratios, build_losses, build_network
 from seg.sections import ArchSection
 from seg.task import Segmentation
+from tests.helpers.families import mostly_slow
 from tests.helpers.points import MIXED
 
 OPTIONS = {"BootstrappedCrossEntropyLoss": {"min_K": 16, "loss_th": 0.3}}  # required by PaddleSeg
@@ -230,7 +231,7 @@ def test_every_loss_has_a_gradient_and_ignores_ignored_pixels(name: str) -> None
     assert not gradient[:, :, :4].any()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, 1))
 def test_config_trains_a_step(name: str) -> None:
     config = load_config(name, ["Arch.class_num=19"])
     task = Segmentation(config)
