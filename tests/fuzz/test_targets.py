@@ -12,11 +12,12 @@ from hypothesis import settings
 from tests.fuzz import __main__ as long_run
 from tests.fuzz import checks, targets
 from tests.fuzz.targets import TARGETS, raw
+from tests.helpers.families import mostly_slow
 
 INPUTS = 60  # of each target: about a second
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, 7))
 def test_a_reader_gives_a_value_or_one_line(name: str) -> None:
     """A fixed number of inputs in a fixed order, so that a failure is the same everywhere."""
     fixed = settings(max_examples=INPUTS, derandomize=True, database=None, deadline=None)

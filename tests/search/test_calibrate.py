@@ -205,13 +205,23 @@ def test_accuracy_is_judged_by_what_was_asked() -> None:
 # Advice
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrating, "build", lambda network, work, formats: None)
+        patch.setattr(calibrating, "machine", lambda: {"usable_cores": 2})
+        plan = Plan(SPACE, "onednn", 1, folder / "calibration.json", folder / "work")
+        return calibrate(plan, engine(plan))
+
+
 @pytest.fixture
-def calibrated(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Calibration:
-    found = calibrate(plan, engine(plan))
+def calibrated(made: Calibration, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    """The calibration of the made-up engine, in a cache of its own."""
     cache = plan.file.parent / "cache"
     monkeypatch.setenv("PPLCNET_CACHE", str(cache))
-    found.save(cache / "latency" / "onednn-1-lcnet.json")
-    return found
+    made.save(cache / "latency" / "onednn-1-lcnet.json")
+    return made
 
 
 def test_advice_is_the_largest_scale_that_fits(calibrated: Calibration) -> None:
