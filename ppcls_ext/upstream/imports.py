@@ -124,4 +124,6 @@ class _Later:
         return getattr(importlib.import_module(self._module), self._name)(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what Python asks of a copy before it has attributes, or to inspect an object
+            raise AttributeError(name)
         return getattr(getattr(importlib.import_module(self._module), self._name), name)

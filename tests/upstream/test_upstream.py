@@ -109,9 +109,11 @@ import sys
 import ppcls_ext, ppcls.arch, ppcls.data, ppcls.loss, ppcls.metric, det.network, paddleseg.models, paddleseg.utils
 assert not {"sklearn", "scipy.stats", "matplotlib.pyplot"} & set(sys.modules)
 
+import copy
 import paddleseg.utils.metrics
 import ppcls.data.preprocess.ops.fmix
 import ppcls.utils.metrics
+assert copy.copy(ppcls.utils.metrics.accuracy_metric)([1], [1]) == 1
 assert ppcls.utils.metrics.accuracy_metric([1, 0], [1, 1]) == 0.5
 assert 0 < ppcls.data.preprocess.ops.fmix.beta.rvs(2, 2) < 1
 assert paddleseg.utils.metrics.skmetrics.roc_auc_score([0, 1], [0.1, 0.2]) == 1
