@@ -150,6 +150,11 @@ class Detection(Task):
             result.write(folder)
         return result.metrics
 
+    @property
+    @override
+    def evaluated_shape(self) -> tuple[int, int, int]:
+        return 3, *self.size
+
     # Config and deployment
 
     @override

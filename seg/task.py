@@ -165,6 +165,11 @@ class Segmentation(Task):
             write_report(folder, confusion, self.labels(), len(self.data.eval_split))
         return confusion.metrics()
 
+    @property
+    @override
+    def evaluated_shape(self) -> tuple[int, int, int]:
+        return 3, -1, -1
+
     # Config and deployment
 
     @override

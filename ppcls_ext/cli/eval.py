@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ppcls_ext.cli.arguments import add_config_arguments, path, read_config
+from ppcls_ext.cli.arguments import add_config_arguments, engine_names, path, read_config
 
 NAME = "eval"
 HELP = "measure the accuracy of trained weights"
@@ -21,6 +21,14 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        default="auto",
+        metavar="ENGINE",
+        help=f"run the network on {engine_names()} or paddle, which is Paddle without export (default: %(default)s: "
+        "where a set is large enough to gain by it, the first of onednn and onnxruntime that gives what Paddle gives)",
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--save-dir",
@@ -37,5 +45,5 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.override)
     from ppcls_ext.deploy.evaluate import evaluate
 
-    evaluate(config, arguments.save_dir, arguments.json, arguments.draw)
+    evaluate(config, arguments.save_dir, arguments.json, arguments.draw, arguments.engine)
     return 0

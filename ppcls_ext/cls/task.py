@@ -162,6 +162,12 @@ class Classification(Task):
             write_report(folder, confusion, self.data.eval_split.class_names)
         return confusion.metrics()
 
+    @property
+    @override
+    def evaluated_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.global_section.image_shape
+        return channels, height, width
+
     # Config and deployment
 
     @override

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -24,27 +25,30 @@ PREFERRED = ("onednn", "onnxruntime")
 PADDLE = "paddle"  # stands where no engine runs the network, but Paddle itself
 TOLERANCE = 1e-3  # largest difference of an output from Paddle's, in units of the outputs' standard deviation
 TRIED = (2, 1)  # the check runs batches of these sizes: more than one, since the graph takes any
+TRIED_SIDES = {2: 192, 1: 256}  # and images of these sides where the graph takes any, by the batch
 
 
 class OnEngine(nn.Layer):
-    """A network behind an engine: float32 [N, ...] to its one output, without gradients.
+    """A network behind an engine: float32 [N, ...] to what the network gives, without gradients.
 
     Args:
         engine: takes any batch of inputs of one shape.
-        shape: that shape, without the batch.
+        shape: that shape, without the batch; -1 is any size.
         network: what the engine runs; inputs of other shapes go there.
+        one: whether the network gives a tensor, not a list of them.
     """
 
-    def __init__(self, engine: Engine, shape: Sequence[int], network: nn.Layer) -> None:
+    def __init__(self, engine: Engine, shape: Sequence[int], network: nn.Layer, one: bool) -> None:
         super().__init__()
-        self._engine, self._shape, self._network = engine, tuple(shape), network
+        self._engine, self._shape, self._network, self._one = engine, tuple(shape), network, one
 
     @override
-    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        if tuple(images.shape[1:]) != self._shape:
+    def forward(self, images: paddle.Tensor) -> Any:
+        shape = tuple(images.shape[1:])
+        if len(shape) != len(self._shape) or any(n not in (-1, m) for n, m in zip(self._shape, shape, strict=True)):
             return self._network(images)
-        (output,) = self._engine([images.numpy()])
-        return paddle.to_tensor(output)
+        outputs = [paddle.to_tensor(output) for output in self._engine([images.numpy()])]
+        return outputs[0] if self._one else outputs
 
 
 def on_engine(
@@ -53,8 +57,8 @@ def on_engine(
     """`model` on an engine, where one gives the outputs that Paddle gives; else `model` itself.
 
     Args:
-        model: in eval mode, with plain layers; one input and one output.
-        shape: of an input, without the batch.
+        model: in eval mode, with plain layers; one input, and a tensor or a list of tensors for it.
+        shape: of an input, without the batch; -1 is any size.
         engine: a name, `auto` for the first of `PREFERRED` that is installed and fits, or `paddle`.
         what: what lines for the user call the network.
         tell: takes the line that says what runs it, or why an engine does not.
@@ -69,30 +73,44 @@ def on_engine(
         kind.require()
         try:
             with tempfile.TemporaryDirectory(prefix="pplcnet-") as folder, paddle.utils.unique_name.guard():
-                opened, difference = _opened(model, shape, kind, Path(folder))
+                network, difference = _opened(model, shape, kind, Path(folder))
         except Exception as error:  # tracing, translating and opening raise whatever they meet
             tell(f"{what}: not on {name}, which cannot run it ({' '.join(str(error).split())[:100]})")
             continue
         if difference <= TOLERANCE:
             tell(f"{what}: runs on {name} (largest difference from Paddle {difference:.0e}, tolerance {TOLERANCE:.0e})")
-            return OnEngine(opened, shape, model), name
+            return network, name
         tell(f"{what}: not on {name}, which differs from Paddle by {difference:.0e} (tolerance {TOLERANCE:.0e})")
     return model, PADDLE
 
 
-def _opened(model: nn.Layer, shape: Sequence[int], kind: type[Engine], folder: Path) -> tuple[Engine, float]:
+def _opened(model: nn.Layer, shape: Sequence[int], kind: type[Engine], folder: Path) -> tuple[OnEngine, float]:
     """The network on an engine, and how far its outputs are from Paddle's."""
+
+    def samples(count: int) -> list[np.ndarray]:
+        sides = [TRIED_SIDES[count] if n == -1 else n for n in shape]
+        return [np.random.default_rng(0).standard_normal((count, *sides)).astype(np.float32)]
+
+    batches = [samples(count) for count in TRIED]
+    with paddle.no_grad():
+        one = isinstance(model(paddle.to_tensor(batches[0][0])), paddle.Tensor)
+    expected = [dygraph_outputs(model, batch) for batch in batches]
     model_format = "pdmodel" if "pdmodel" in kind.formats else kind.formats[0]
     deployment = Deployment(
         model=model,
         inputs=[Input("x", (-1, *shape), "float32")],
-        outputs=["y"],
+        outputs=[f"y{number}" for number in range(len(expected[0]))],
         recipe={},
-        samples=lambda count: [np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)],
-        difference=lambda found, expected: float(np.abs(found[0] - expected[0]).max() / max(expected[0].std(), 1e-6)),
+        samples=samples,
+        difference=_difference,
         tolerance=TOLERANCE,
     )
     save_formats(deployment, folder, ["json", "onnx"] if model_format == "onnx" else [model_format])
     engine = kind(folder, kernel_threads(), model_format)
-    batches = [deployment.samples(count) for count in TRIED]
-    return engine, max(deployment.difference(engine(batch), dygraph_outputs(model, batch)) for batch in batches)
+    difference = max(_difference(engine(b), outputs) for b, outputs in zip(batches, expected, strict=True))
+    return OnEngine(engine, shape, model, one), difference
+
+
+def _difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest difference of an output, in units of the standard deviation of that output."""
+    return max(float(np.abs(a - b).max() / max(b.std(), 1e-6)) for a, b in zip(found, expected, strict=True))

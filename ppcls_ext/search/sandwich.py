@@ -46,6 +46,11 @@ class SandwichTask(Task):
         self._ends: tuple[Subnet, Subnet] | None = None  # the largest and the smallest network
         self._judge: Judge | None = None
 
+    @property
+    @override
+    def evaluated_shape(self) -> tuple[int, int, int]:
+        return self.of.evaluated_shape
+
     @override
     def build_model(self) -> Supernet:
         return Supernet(self.space, self.class_num)

@@ -119,6 +119,11 @@ class Task(abc.ABC):
             folder: where to write the report (see `ppcls_ext.tasks.eval_report`); None writes nothing.
         """
 
+    @property
+    @abc.abstractmethod
+    def evaluated_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what `evaluate` gives the network; -1 where images may have any size."""
+
     @abc.abstractmethod
     def check_data(self) -> DataReport:
         """Look through both splits for everything that is wrong with them, not only the first fault."""

@@ -16,6 +16,7 @@ from ppcls_ext.cls.metrics import Confusion
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.expect import verify
+from ppcls_ext.deploy import evaluate as evaluation
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.tasks.eval_report import read_per_class, write_metrics
 from tests.helpers.configs import overrides
@@ -60,6 +61,26 @@ def test_any_batch_size_gives_the_same_result(batch: int, trained: Path, tmp_pat
     assert metrics["top1"] == best["top1"]
     assert metrics["loss"] == pytest.approx(best["loss"], rel=1e-4)
     assert reference["images"] == 15
+
+
+@pytest.mark.slow
+def test_an_engine_measures_what_paddle_measures(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slow: the network is exported and opened."""
+    expected = evaluate(load_config(trained), tmp_path)
+    assert "runs on" not in capsys.readouterr().err  # so small a set does not win back what opening takes
+    monkeypatch.setattr(evaluation, "ENGINE_PAYS", 15)
+    metrics = evaluate(load_config(trained), tmp_path)
+    assert "eval: runs on onednn (largest difference from Paddle " in capsys.readouterr().err
+    assert metrics["top1"] == expected["top1"]
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+def test_an_engine_that_rounds_is_refused(images: Path, fails: Fails) -> None:
+    command = ("eval", "-c", "my_images", *overrides(f"Global.data_root={images}"), "--engine")
+    assert "--engine onednn-bf16: it rounds numbers" in fails(*command, "onednn-bf16")
+    assert "did you mean 'onednn'?" in fails(*command, "onedn")
 
 
 @pytest.mark.slow

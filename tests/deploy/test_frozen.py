@@ -36,6 +36,32 @@ def test_an_engine_gives_what_paddle_gives(name: str) -> None:
         np.testing.assert_allclose(found(batch).numpy(), model(batch).numpy(), atol=1e-5)
 
 
+class Map(nn.Layer):
+    """A network for images of any size, with two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 4, 3, padding=1)
+
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        x = self.conv(x)
+        return [x, x.mean([2, 3]) * 100]
+
+
+@pytest.mark.parametrize("name", ["onednn", "onnxruntime"])
+def test_a_network_may_give_a_list_and_take_any_size(name: str) -> None:
+    paddle.seed(0)
+    model = Map()
+    model.eval()
+    found, chosen = on_engine(model, (3, -1, -1), name, "eval", lambda _: None)
+    assert chosen == name
+    for batch in (images(3), images(1, side=13)):
+        outputs = found(batch)
+        assert isinstance(outputs, list)
+        for output, expected in zip(outputs, model(batch), strict=True):
+            np.testing.assert_allclose(output.numpy(), expected.numpy(), atol=1e-4)
+
+
 def test_auto_takes_the_next_engine_where_one_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("no such operator")

@@ -81,6 +81,11 @@ def test_evaluation_repeats_what_training_measured(run: RunFolder) -> None:
     assert metrics == pytest.approx({name: measured[name] for name in metrics}, abs=1e-9)
 
 
+def test_an_engine_measures_what_paddle_measures(run: RunFolder, tmp_path: Path) -> None:
+    expected = evaluate(load_config(run.path), tmp_path)
+    assert evaluate(load_config(run.path), tmp_path, engine="onnxruntime") == pytest.approx(expected, abs=1e-3)
+
+
 def coco_results(opened: Any, data: Path, file: Path) -> list[dict[str, Any]]:
     infer([str(data / "images" / "val")], opened, form="coco", save=file)
     return json.loads(file.read_text())

@@ -93,6 +93,12 @@ def test_drawn_classes_are_those_that_were_counted(run: RunFolder, data: Path, t
     assert drawn.metrics() == metrics
 
 
+def test_an_engine_measures_what_paddle_measures(run: RunFolder, tmp_path: Path) -> None:
+    config = load_config(run.path, ["Eval={mode: sliding, window: [40, 48], flip: true}"])
+    expected = evaluate(config, tmp_path)
+    assert evaluate(config, tmp_path, engine="onednn") == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In all formats, checked on every engine, each in its process."""
