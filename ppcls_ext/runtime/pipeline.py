@@ -15,7 +15,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.flow import Flow
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.owner import CLOSED, Arrays, EngineOwner, Run, abandon
+from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, Arrays, EngineOwner, Run, abandon
 from ppcls_ext.runtime.processing import Decode, Errors, Processing
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Channels
@@ -101,7 +101,8 @@ class Pipeline:
     ) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
 
-        How many images are decoded ahead is bounded; an image that waits for that is held as it was given.
+        How many images are decoded ahead is bounded; an image that waits for that is held as it was given. A callback of
+        the Future may predict, but not wait for another Future: it runs in a thread that has to make that one's result.
 
         Args:
             inference: of the same recipe with other options (`Predictor.inference_with`), which makes this image's
@@ -126,7 +127,8 @@ class Pipeline:
         if type(prefetch) is not int or prefetch < 0:
             raise UserError(f"prefetch must be a number of images, got {prefetch!r}")
         flow = self._running()
-        if self._decoders == 0:
+        if self._decoders == 0 or threading.current_thread().name.startswith(THREAD_NAMES):
+            # In a callback of `submit` the threads of a stream would wait for the one that this runs in.
             return self._held(flow.plain_stream(iter(images), channels))
         return self._held(flow.stream(iter(images), channels, prefetch + 1))
 

@@ -66,7 +66,7 @@ class Image:
             raise Refusal(413, f"{size[0]} x {size[1]} are more than {pixels} pixels; shrink the image")
 
 
-@dataclass
+@dataclass(eq=False)  # a job is found in the queue as itself: images that are arrays cannot be compared
 class _Job:
     """An image on its way, and the future of its result, which lives in the event loop."""
 

@@ -70,7 +70,7 @@ async def read_request(body: bytes, json_length: str | None, limits: Limits) -> 
         if not 0 <= int(digits) <= length:
             raise Refusal(400, "Inference-Header-Content-Length must be the length of the JSON in the body")
         length = int(digits)
-    return await without_standstill(length, lambda: _asked(body, length, limits))
+    return await without_standstill(len(body), lambda: _asked(body, length, limits))
 
 
 def _asked(body: bytes, length: int, limits: Limits) -> Asked:
@@ -167,19 +167,23 @@ def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[Image]
         raise Refusal(400, "shape of input image must be a list of positive sizes")
     if tensor.get("datatype") == "BYTES":
         check_count(math.prod(shape), limits)
-        elements = _split(data) if isinstance(data, memoryview) else _texts(data, math.prod(shape))
-        if len(elements) != math.prod(shape):
-            raise Refusal(400, f"input image has {len(elements)} elements, its shape says {math.prod(shape)}")
+        elements = _split(data, math.prod(shape)) if isinstance(data, memoryview) else _texts(data, math.prod(shape))
         return [Image(element) for element in elements]
     if tensor.get("datatype") == "UINT8":
         return _pixels(data, shape, limits)
     raise Refusal(400, "datatype of input image must be BYTES (image files) or UINT8 (RGB [H, W, 3])")
 
 
-def _split(data: memoryview) -> list[bytes]:
-    """Elements of a binary BYTES tensor: each has its length before it, 4 bytes, the lowest first."""
-    elements, offset = [], 0
+def _split(data: memoryview, count: int) -> list[bytes]:
+    """Elements of a binary BYTES tensor: each has its length before it, 4 bytes, the lowest first.
+
+    It stops at the first that is too many: a body of 16 MB has room for 4 million empty ones.
+    """
+    elements: list[bytes] = []
+    offset = 0
     while offset < len(data):
+        if len(elements) == count:
+            raise Refusal(400, f"input image has more than the {count} elements that its shape says")
         if offset + 4 > len(data):
             raise Refusal(400, "input image: its last element is cut short")
         (size,) = struct.unpack_from("<I", data, offset)
@@ -188,6 +192,8 @@ def _split(data: memoryview) -> list[bytes]:
             raise Refusal(400, "input image: an element is longer than the data")
         elements.append(bytes(data[offset : offset + size]))
         offset += size
+    if len(elements) != count:
+        raise Refusal(400, f"input image has {len(elements)} elements, its shape says {count}")
     return elements
 
 

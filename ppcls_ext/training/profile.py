@@ -131,7 +131,7 @@ def profile(config: Config, steps: int) -> Profile:
     """Train so many steps of a config, after `WARM_UP` others; nothing is saved.
 
     Raises:
-        UserError: bad config or data, or too few images for so many steps.
+        UserError: bad config or data.
     """
     trainer = Trainer(make_task(config))
     trainer.task.prepare()

@@ -37,8 +37,11 @@ def repair_on_import(repairs: Mapping[str, Repair], later: Mapping[str, Sequence
 
     PaddleClas's modules may be there twice, as `ppcls.x` and as `paddleclas.ppcls.x`: both are repaired.
     """
-    if not any(isinstance(finder, RepairingFinder) for finder in sys.meta_path):
+    finder = next((one for one in sys.meta_path if isinstance(one, RepairingFinder)), None)
+    if finder is None:
         sys.meta_path.insert(0, RepairingFinder(repairs, later or {}))
+    else:
+        finder.add(repairs, later or {})
     for name, repair in repairs.items():
         for known_as in (name, f"paddleclas.{name}"):
             if known_as in sys.modules:
@@ -53,8 +56,13 @@ class RepairingFinder(importlib.abc.MetaPathFinder):
     """
 
     def __init__(self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]]) -> None:
-        self.repairs, self.later = repairs, later
+        self.repairs, self.later = dict(repairs), dict(later)
         self._busy: set[str] = set()
+
+    def add(self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]]) -> None:
+        """Find these modules as well."""
+        self.repairs.update(repairs)
+        self.later.update(later)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None

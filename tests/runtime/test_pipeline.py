@@ -254,6 +254,15 @@ def test_what_is_called_with_a_result_may_ask_for_another_one(network: Network, 
         assert asked.result(SECONDS) == 6
 
 
+@pytest.mark.parametrize("any_thread", [True, False])
+def test_what_is_called_with_a_result_may_ask_for_several(network: Network, any_thread: bool) -> None:
+    with pipeline(network, batch=4, any_thread=any_thread) as predict:
+        asked: Future[list[float]] = Future()
+        future = predict.submit(image(5), "rgb")
+        future.add_done_callback(lambda _: asked.set_result(values(predict([image(6), image(7)], "rgb"))))
+        assert asked.result(SECONDS) == [6, 7]
+
+
 def test_what_fails_in_a_call_with_a_result_stops_no_other(network: Network) -> None:
     def fails(future: Future[Result]) -> None:
         raise SystemExit

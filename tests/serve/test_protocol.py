@@ -219,3 +219,11 @@ def test_too_many_pixels_are_refused(served: Serve, client_of: Connect) -> None:
     client = client_of(served(pixels=100))
     answer = client.post(INFER, **sized(bytes(303), 303, datatype="UINT8", shape=[1, 101, 3]))
     assert answer.status_code == 413
+
+
+def test_elements_beyond_the_shape_are_not_looked_at() -> None:
+    with pytest.raises(Refusal, match="more than the 1 elements that its shape says"):
+        _split(memoryview(bytes(8) + b"cut"), 1)
+    with pytest.raises(Refusal, match="has 1 elements, its shape says 2"):
+        _split(memoryview(bytes(4)), 2)
+    assert _split(memoryview(b"\x01\0\0\0a" + bytes(4)), 2) == [b"a", b""]
