@@ -101,8 +101,8 @@ class Pipeline:
     ) -> Future[Result]:
         """A Future of the result, as calling gives it. Images that wait at the same time run in one batch.
 
-        How many images are decoded ahead is bounded; an image that waits for that is held as it was given. A callback of
-        the Future may predict, but not wait for another Future: it runs in a thread that has to make that one's result.
+        How many images are decoded ahead is bounded; an image that waits for that is held as it was given. A callback
+        of the Future may predict, but not wait for another Future: it runs in a thread that makes that one's result.
 
         Args:
             inference: of the same recipe with other options (`Predictor.inference_with`), which makes this image's

@@ -15,7 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from ppcls_ext.serve.limits import Limits, Refusal
-from ppcls_ext.serve.protocol import read_request
+from ppcls_ext.serve.protocol import _split, read_request
 from tests.serve.conftest import UNLUCKY, Served, png, value_of
 
 Serve = Callable[..., Served]
