@@ -11,7 +11,8 @@ from pathlib import Path
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.runtime.choice import AUTO
-from ppcls_ext.runtime.engines import ENGINES
+from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.engines.base import FLOAT
 
 DEFAULT_ENGINE = "onednn"
 CONFIG_HELP = "read this config: a name that `pplcnet configs` lists, a YAML file, or a run folder"
@@ -120,9 +121,17 @@ def listed(choices: Sequence[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def engine_names(auto: bool = True) -> str:
-    """The registered engines, and `auto` where a command takes it, in a sentence."""
-    return listed((*ENGINES, *([AUTO] if auto else [])))
+def engine_names(auto: bool = True, rounding: bool = True, more: Sequence[str] = ()) -> str:
+    """The registered engines in a sentence.
+
+    Args:
+        auto: `auto` among them.
+        rounding: those among them that compute with fewer bits than float32.
+        more: what a command takes besides.
+    """
+    kinds = {name: engine_class(name) for name in ENGINES}
+    names = [name for name, kind in kinds.items() if rounding or kind.precision == FLOAT]
+    return listed((*names, *([AUTO] if auto else []), *more))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True, what: str = CONFIG_HELP) -> None:

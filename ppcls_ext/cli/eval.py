@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ppcls_ext.cli.arguments import add_config_arguments, engine_names, path, read_config
+from ppcls_ext.runtime.choice import AUTO
 
 NAME = "eval"
 HELP = "measure the accuracy of trained weights"
@@ -21,12 +22,13 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
+    engines = engine_names(rounding=False, more=["paddle"])
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--engine",
-        default="auto",
+        default=AUTO,
         metavar="ENGINE",
-        help=f"run the network on {engine_names()} or paddle, which is Paddle without export (default: %(default)s: "
+        help=f"run the network on {engines}, the last without export (default: %(default)s: "
         "where a set is large enough to gain by it, the first of onednn and onnxruntime that gives what Paddle gives)",
     )
     group = parser.add_argument_group("output")

@@ -10,7 +10,6 @@ from paddle import nn
 
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import bar, out, say, show_table
-from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
@@ -18,8 +17,7 @@ from ppcls_ext.deploy.frozen import PADDLE, on_engine
 from ppcls_ext.deploy.infer import results_of
 from ppcls_ext.deploy.trained import build_with_weights
 from ppcls_ext.deploy.weights import open_deployment
-from ppcls_ext.runtime.engines import engine_class
-from ppcls_ext.runtime.engines.base import FLOAT
+from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.tasks.eval_report import read_per_class
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -31,7 +29,7 @@ ENGINE_PAYS = 2000
 
 
 def evaluate(
-    config: Config, folder: Path | None = None, as_json: bool = False, draw: Path | None = None, engine: str = "auto"
+    config: Config, folder: Path | None = None, as_json: bool = False, draw: Path | None = None, engine: str = AUTO
 ) -> dict[str, float]:
     """Evaluate, show metrics and the per-class table, and write the report.
 
@@ -39,14 +37,12 @@ def evaluate(
         folder: where the report goes; default: `eval/` in the run folder.
         as_json: print the metrics as JSON on stdout instead of tables.
         draw: a folder for pictures of the results, one for each image.
-        engine: of the runtime, which runs the network if its outputs equal Paddle's; `paddle` is none, and `auto`
+        engine: of the runtime, which runs the network if its outputs equal Paddle's; `PADDLE` is none, and `AUTO`
             takes one on a CPU for at least `ENGINE_PAYS` images.
     Raises:
         UserError: bad config, data, weights or engine. CheckFailed: a result other than `Expect` states.
     """
     task = make_task(config)
-    if engine not in ("auto", PADDLE):
-        _check_engine(engine)
     model = build_with_weights(task, "eval")
     folder = folder or RunFolder.of(config).eval
     loader = task.eval_loader()
@@ -70,20 +66,9 @@ def evaluate(
     return metrics
 
 
-def _check_engine(name: str) -> None:
-    """Raise UserError for an engine that is unknown, not installed, or computes with fewer bits."""
-    kind = engine_class(name)
-    if kind.precision != FLOAT:
-        raise UserError(
-            f"--engine {name}: it rounds numbers, and the weights are float32; what that costs, "
-            "pplcnet export says with -o Export.int8=true or -o Export.bf16=true"
-        )
-    kind.require()
-
-
 def _fastest(task: Task, model: nn.Layer, engine: str, images: int) -> nn.Layer:
     """The network on an engine, or with our kernels where none is to run it."""
-    if engine == "auto" and (images < ENGINE_PAYS or paddle.get_device() != "cpu"):
+    if engine == AUTO and (images < ENGINE_PAYS or paddle.get_device() != "cpu"):
         engine = PADDLE
     network, _ = on_engine(model, task.evaluated_shape, engine, "eval", say)
     return task.made_fast(model) if network is model else network

@@ -13,10 +13,12 @@ from paddle import nn
 from typing_extensions import override
 
 from ppcls_ext.core.device import kernel_threads
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.export import save_formats
 from ppcls_ext.deploy.trained import dygraph_outputs
+from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.engines import engine_class
-from ppcls_ext.runtime.engines.base import Engine
+from ppcls_ext.runtime.engines.base import FLOAT, Engine
 from ppcls_ext.tasks.deployment import Deployment, Input
 
 # In this order, by what is installed and never by a timing: two runs with one seed must take the same one. Paddle's
@@ -59,17 +61,22 @@ def on_engine(
     Args:
         model: in eval mode, with plain layers; one input, and a tensor or a list of tensors for it.
         shape: of an input, without the batch; -1 is any size.
-        engine: a name, `auto` for the first of `PREFERRED` that is installed and fits, or `paddle`.
+        engine: a name, `AUTO` for the first of `PREFERRED` that is installed and fits, or `paddle`.
         what: what lines for the user call the network.
         tell: takes the line that says what runs it, or why an engine does not.
     Returns:
         the network and the engine's name, `paddle` for none.
     Raises:
-        UserError: `engine` names one that is unknown or not installed.
+        UserError: `engine` names one that is unknown, not installed, or computes with fewer bits.
     """
-    names = {"auto": [n for n in PREFERRED if engine_class(n).installed()], PADDLE: []}.get(engine, [engine])
+    names = {AUTO: [n for n in PREFERRED if engine_class(n).installed()], PADDLE: []}.get(engine, [engine])
     for name in names:
         kind = engine_class(name)
+        if kind.precision != FLOAT:
+            raise UserError(
+                f"engine {name} rounds numbers, which are to be Paddle's here; what that costs, pplcnet export says "
+                "with -o Export.int8=true or -o Export.bf16=true"
+            )
         kind.require()
         try:
             with tempfile.TemporaryDirectory(prefix="pplcnet-") as folder, paddle.utils.unique_name.guard():
@@ -107,10 +114,11 @@ def _opened(model: nn.Layer, shape: Sequence[int], kind: type[Engine], folder: P
     )
     save_formats(deployment, folder, ["json", "onnx"] if model_format == "onnx" else [model_format])
     engine = kind(folder, kernel_threads(), model_format)
-    difference = max(_difference(engine(b), outputs) for b, outputs in zip(batches, expected, strict=True))
-    return OnEngine(engine, shape, model, one), difference
+    differences = [_difference(engine(batch), outputs) for batch, outputs in zip(batches, expected, strict=True)]
+    return OnEngine(engine, shape, model, one), float(np.max(differences))
 
 
 def _difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """The largest difference of an output, in units of the standard deviation of that output."""
-    return max(float(np.abs(a - b).max() / max(b.std(), 1e-6)) for a, b in zip(found, expected, strict=True))
+    """The largest difference of an output, in units of that output's standard deviation; NaN where there is one."""
+    parts = [np.abs(a - b).max() / max(b.std(), 1e-6) for a, b in zip(found, expected, strict=True)]
+    return float(np.max(parts))

@@ -13,7 +13,7 @@ from typing import Any
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.handover import Handover
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, EngineOwner, Outputs
+from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, EngineOwner, Outputs, in_own_thread
 from ppcls_ext.runtime.processing import Image, Processing
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Channels
@@ -37,7 +37,7 @@ class Flow:
 
     def close(self) -> None:
         """Finish what was handed over, and let go of the engine."""
-        if threading.current_thread().name.startswith(THREAD_NAMES):  # the last reference went here
+        if in_own_thread():  # the last reference went here
             threading.Thread(target=self.close).start()
             return
         self._decoders.shutdown()

@@ -26,6 +26,11 @@ Run = Callable[[Arrays], list[np.ndarray]]
 Split = Callable[[Arrays, int], list[list[np.ndarray]]]
 
 
+def in_own_thread() -> bool:
+    """Whether this is a thread of a pipeline, which must not wait for what it has to do itself."""
+    return threading.current_thread().name.startswith(THREAD_NAMES)
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What the network gave for an image.

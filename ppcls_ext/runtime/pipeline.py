@@ -15,7 +15,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.flow import Flow
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.owner import CLOSED, THREAD_NAMES, Arrays, EngineOwner, Run, abandon
+from ppcls_ext.runtime.owner import CLOSED, Arrays, EngineOwner, Run, abandon, in_own_thread
 from ppcls_ext.runtime.processing import Decode, Errors, Processing
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Channels
@@ -127,8 +127,7 @@ class Pipeline:
         if type(prefetch) is not int or prefetch < 0:
             raise UserError(f"prefetch must be a number of images, got {prefetch!r}")
         flow = self._running()
-        if self._decoders == 0 or threading.current_thread().name.startswith(THREAD_NAMES):
-            # In a callback of `submit` the threads of a stream would wait for the one that this runs in.
+        if self._decoders == 0 or in_own_thread():  # as in a callback of `submit`
             return self._held(flow.plain_stream(iter(images), channels))
         return self._held(flow.stream(iter(images), channels, prefetch + 1))
 

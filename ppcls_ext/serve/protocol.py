@@ -183,7 +183,7 @@ def _split(data: memoryview, count: int) -> list[bytes]:
     offset = 0
     while offset < len(data):
         if len(elements) == count:
-            raise Refusal(400, f"input image has more than the {count} elements that its shape says")
+            raise Refusal(400, f"input image has more elements than the {count} that its shape says")
         if offset + 4 > len(data):
             raise Refusal(400, "input image: its last element is cut short")
         (size,) = struct.unpack_from("<I", data, offset)

@@ -11,6 +11,7 @@ import io
 import sys
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ def quiet_import() -> Iterator[None]:
 
 
 Repair = Callable[[Any], None]  # takes the module that was just imported
+
+_DONE: weakref.WeakKeyDictionary[types.ModuleType, set[Repair]] = weakref.WeakKeyDictionary()  # repairs of a module
 
 
 def repair_on_import(repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -44,8 +47,11 @@ def repair_on_import(repairs: Mapping[str, Repair], later: Mapping[str, Sequence
         finder.add(repairs, later or {})
     for name, repair in repairs.items():
         for known_as in (name, f"paddleclas.{name}"):
-            if known_as in sys.modules:
-                repair(sys.modules[known_as])
+            module = sys.modules.get(known_as)
+            # A second time, a repair that wraps a function would wrap its own wrapper.
+            if module is not None and repair not in _DONE.setdefault(module, set()):
+                repair(module)
+                _DONE[module].add(repair)
 
 
 class RepairingFinder(importlib.abc.MetaPathFinder):
@@ -79,7 +85,8 @@ class RepairingFinder(importlib.abc.MetaPathFinder):
             return None
         finally:
             self._busy.discard(name)
-        if spec is not None and spec.loader is not None:
+        # The spec of a module that is loaded again has our loader already.
+        if spec is not None and spec.loader is not None and not isinstance(spec.loader, _RepairingLoader):
             spec.loader = _RepairingLoader(spec.loader, self.repairs.get(name), self.later.get(name, ()))
         return spec
 
@@ -98,6 +105,7 @@ class _RepairingLoader(importlib.abc.Loader):
             self.loader.exec_module(module)
         if self.repair is not None:
             self.repair(module)
+            _DONE[module] = {self.repair}  # what was done before a reload is gone
 
 
 @contextlib.contextmanager

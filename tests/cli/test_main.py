@@ -110,7 +110,10 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
         (["--bogus", "train"], "pplcnet: no flag '--bogus'; "),
         (["train", "--resum"], "pplcnet train: argument --resume: expected one argument"),
         (["train", "--resumed=x"], "pplcnet train: no flag '--resumed'; did you mean '--resume'?"),
-        (["eval", "-c", "x", "-w", "x"], "pplcnet eval: no flag '-w'; known: -h, -c, -o, --save-dir, --json, --draw"),
+        (
+            ["eval", "-c", "x", "-w", "x"],
+            "pplcnet eval: no flag '-w'; known: -h, -c, -o, --engine, --save-dir, --json, --draw",
+        ),
         (["infer", "-m", "x", "photo.jpg"], "pplcnet infer: 'photo.jpg' belongs to no flag"),
         (["eval"], "pplcnet eval: the following arguments are required: -c/--config"),
         (["export", "-c", "x", "--formats", "xml"], "pplcnet export: argument --formats: invalid choice: 'xml'"),

@@ -77,12 +77,6 @@ def test_an_engine_measures_what_paddle_measures(
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
-def test_an_engine_that_rounds_is_refused(images: Path, fails: Fails) -> None:
-    command = ("eval", "-c", "my_images", *overrides(f"Global.data_root={images}"), "--engine")
-    assert "--engine onednn-bf16: it rounds numbers" in fails(*command, "onednn-bf16")
-    assert "did you mean 'onednn'?" in fails(*command, "onedn")
-
-
 @pytest.mark.slow
 def test_report_files_agree(trained: Path) -> None:
     rows = list(csv.reader((trained / "eval" / "confusion.csv").open()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import paddle
 import pytest
@@ -10,6 +12,7 @@ from paddle import nn
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy import frozen
 from ppcls_ext.deploy.frozen import OnEngine, on_engine
+from ppcls_ext.runtime.engines.base import Engine
 
 SHAPE = (3, 8, 8)
 
@@ -73,6 +76,22 @@ def test_auto_takes_the_next_engine_where_one_cannot_run_it(monkeypatch: pytest.
     assert lines[0] == "teacher: not on onednn, which cannot run it (no such operator)"
 
 
+def test_an_engine_that_gives_what_is_no_number_does_not_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = frozen.engine_class("onednn")
+    given, calls = kind.__call__, list[int]()
+
+    def last_lost(engine: Engine, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(inputs[0]))
+        factor = np.float32(np.nan if len(calls) == len(frozen.TRIED) else 1)
+        return [output * factor for output in given(engine, inputs)]
+
+    monkeypatch.setattr(kind, "__call__", last_lost)
+    model, lines = network(), list[str]()
+    assert on_engine(model, SHAPE, "onednn", "teacher", lines.append) == (model, "paddle")
+    assert "differs from Paddle by nan" in lines[0]
+    assert calls == list(frozen.TRIED)
+
+
 def test_paddle_runs_it_where_the_outputs_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "TOLERANCE", -1.0)
     model, lines = network(), list[str]()
@@ -86,3 +105,5 @@ def test_an_engine_can_be_chosen_and_declined() -> None:
     assert not lines
     with pytest.raises(UserError, match="engine 'onedn' is unknown; did you mean 'onednn'"):
         on_engine(model, SHAPE, "onedn", "teacher", lines.append)
+    with pytest.raises(UserError, match="engine onednn-bf16 rounds numbers"):
+        on_engine(model, SHAPE, "onednn-bf16", "teacher", lines.append)

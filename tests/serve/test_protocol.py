@@ -8,6 +8,7 @@ import json
 import struct
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from ppcls_ext.serve.limits import Limits, Refusal
-from ppcls_ext.serve.protocol import _split, read_request
-from tests.serve.conftest import UNLUCKY, Served, png, value_of
+from ppcls_ext.serve.protocol import read_request
+from tests.helpers.processes import wait_until
+from tests.serve.conftest import SECONDS, UNLUCKY, Served, png, value_of
 
 Serve = Callable[..., Served]
 Connect = Callable[[Served], TestClient]
@@ -221,9 +223,31 @@ def test_too_many_pixels_are_refused(served: Serve, client_of: Connect) -> None:
     assert answer.status_code == 413
 
 
-def test_elements_beyond_the_shape_are_not_looked_at() -> None:
-    with pytest.raises(Refusal, match="more than the 1 elements that its shape says"):
-        _split(memoryview(bytes(8) + b"cut"), 1)
-    with pytest.raises(Refusal, match="has 1 elements, its shape says 2"):
-        _split(memoryview(bytes(4)), 2)
-    assert _split(memoryview(b"\x01\0\0\0a" + bytes(4)), 2) == [b"a", b""]
+@pytest.mark.parametrize(
+    ("data", "shape", "fault"),
+    [
+        (bytes(8) + b"cut", [1], "more elements than the 1 that its shape says"),  # refused before the cut is seen
+        (bytes(4), [2], "has 1 elements, its shape says 2"),
+    ],
+)
+def test_elements_are_counted_as_they_are_read(data: bytes, shape: list[int], fault: str) -> None:
+    request = sized(data, len(data), shape=shape)
+    with pytest.raises(Refusal, match=fault):
+        asyncio.run(read_request(request["content"], *request["headers"].values(), Limits()))
+
+
+def test_pixels_whose_client_waits_no_longer_are_not_run(served: Serve, client_of: Connect) -> None:
+    service = served(batch=1, deadline_s=SECONDS)
+    client = client_of(service)
+    pixels = {"datatype": "UINT8", "shape": [2, 2, 3]}
+    service.network.go.clear()
+    with ThreadPoolExecutor(10) as clients:
+        try:
+            patient = [clients.submit(client.post, INFER, **sized(bytes([k] * 12), 12, **pixels)) for k in range(10)]
+            wait_until(lambda: service.metric("pplcnet_queue_images", model="a") > 1)  # they are ahead of the next
+            request = asked(tensor(**pixels, data=[0] * 12), parameters={"timeout": 50_000})
+            assert client.post(INFER, json=request).status_code == 504
+        finally:
+            service.network.go.set()
+        assert [one.result(SECONDS).status_code for one in patient] == [200] * len(patient)
+    assert sum(service.network.batches) == len(patient)

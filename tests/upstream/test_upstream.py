@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ import pytest
 from ppcls_ext import upstream
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.factory import download_weights
-from ppcls_ext.upstream.imports import RepairingFinder, quiet_import
+from ppcls_ext.upstream.imports import RepairingFinder, quiet_import, repair_on_import
 from ppcls_ext.upstream.paddle import let_mkl_use_avx2, methods_converted_once
 from ppcls_ext.upstream.paddleclas import give_ppcls_a_logger, parameter_names_may_repeat, ppcls
 from tests.helpers.processes import ROOT, SECONDS
@@ -146,6 +147,28 @@ def test_install_is_repeatable() -> None:
     upstream.install({})
     upstream.install({})
     assert sum(isinstance(finder, RepairingFinder) for finder in sys.meta_path) == 1
+
+
+def test_what_is_installed_later_is_repaired_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "late_suite.py").write_text("import late_suite_part\nrepaired = 0\n")
+    (tmp_path / "late_suite_part.py").write_text("raise RuntimeError('loaded')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    finder = next(f for f in sys.meta_path if isinstance(f, RepairingFinder))
+    monkeypatch.setattr(finder, "repairs", dict(finder.repairs))
+    monkeypatch.setattr(finder, "later", dict(finder.later))
+
+    def repair(module: Any) -> None:
+        module.repaired += 1
+
+    repair_on_import({"late_suite": repair}, {"late_suite": ["late_suite_part"]})
+    module = importlib.import_module("late_suite")
+    try:
+        assert module.repaired == 1
+        repair_on_import({"late_suite": repair})
+        assert module.repaired == 1
+        assert importlib.reload(module).repaired == 1  # it was 0 again
+    finally:
+        del sys.modules["late_suite"]
 
 
 def test_the_finder_leaves_other_modules_alone() -> None:
