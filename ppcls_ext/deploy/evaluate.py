@@ -23,8 +23,8 @@ from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 
 SHOWN_ROWS = 100  # per-class tables longer than this are only written
-# So many images win back the two to three seconds in which an engine is opened and checked: it takes 1.5 ms less for
-# one of PPLCNet_x0_5 at 224 px (docs/training.md), and more for larger networks.
+# So many images win back the two seconds in which an engine is opened and checked: it takes about 1.5 ms less for one
+# of PPLCNet_x0_5 at 224 px (docs/training.md), and more for larger networks.
 ENGINE_PAYS = 2000
 
 
