@@ -6,6 +6,7 @@ In the form of the paper's Tables 6 to 9; a study is a YAML file, and its varian
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -112,7 +113,7 @@ class Study:
         """The metric of a run's last evaluation, percent; None if the run is not finished.
 
         Raises:
-            UserError: the run has no such metric.
+            UserError: the run has no such metric, or something else than a number for it.
         """
         log = self.plan.run_folder(variant, seed) / "log.jsonl"
         events = read_log(log) if log.is_file() else []
@@ -122,7 +123,13 @@ class Study:
         if not evaluations or self.plan.metric not in evaluations[-1]:
             known = evaluations[-1] if evaluations else {}
             raise UserError(f"study: no '{self.plan.metric}' in {log}; {nearest(self.plan.metric, known)}")
-        return 100 * float(evaluations[-1][self.plan.metric])
+        value = evaluations[-1][self.plan.metric]
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise UserError(
+                f"study: {self.plan.metric} of the last evaluation in {log} is {str(value)[:40]!r}, expected a number; "
+                "the file is damaged, remove that run folder to train it again"
+            )
+        return 100 * float(value)
 
     def values(self, variant: str) -> dict[int, float]:
         """The values of a variant by seed, as far as its runs are finished."""
