@@ -22,6 +22,7 @@ from ppcls_ext.core.config import STUDIES, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.models.spec import SPECS
+from ppcls_ext.paper.paired import Answers
 from ppcls_ext.paper.study import Study
 from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import result_of, write_report
@@ -193,11 +194,11 @@ def test_a_run_that_diverges_is_left_out(data: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_same_images_needs_sets_of_one_size(
+def test_same_images_needs_one_evaluation_set(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     """Runs are not trained here: each leaves a log, and its answers are made up. Slow: the report asks the machine."""
-    images = {"with_se": 15, "no_se": 14}
+    images, names = {"with_se": 15, "no_se": 14}, {"with_se": "a", "no_se": "b"}
 
     def train(config: Any) -> None:
         run = RunFolder.of(config).path
@@ -205,8 +206,9 @@ def test_same_images_needs_sets_of_one_size(
         events = [{"event": "eval", "epoch": 1, "step": 1, "top1": 0.5}, {"event": "end", "epoch": 1, "step": 1}]
         (run / "log.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
 
-    def answers(run: Path) -> np.ndarray:
-        return np.ones(images[run.parent.parent.name], bool)
+    def answers(run: Path) -> Answers:
+        variant = run.parent.parent.name
+        return Answers(np.ones(images[variant], bool), f"{images[variant]} {names[variant]}")
 
     monkeypatch.setattr("ppcls_ext.paper.study.train", train)
     monkeypatch.setattr("ppcls_ext.paper.study.right_answers", answers)
@@ -215,6 +217,9 @@ def test_same_images_needs_sets_of_one_size(
     message = fails(*command, lines=None)
     assert "no SE!, seed 0 is evaluated on 14 images and with SE, seed 0 on 15; give all variants the same" in message
     images["no_se"] = 15
+    message = fails(*command, lines=None)
+    assert "no SE!, seed 0 is evaluated on other images, or in another order, than with SE, seed 0; give all" in message
+    names["no_se"] = "a"
     assert main([str(part) for part in command]) == 0
 
 
