@@ -50,7 +50,8 @@ def _is_row(row: Any) -> bool:
 
 def _has_numbers(values: Any, *names: str) -> bool:
     """Whether all are there as numbers above 0, as latencies and their ratios are."""
-    return isinstance(values, dict) and all(type(n := values.get(name)) in (int, float) and n > 0 for name in names)
+    found = [values.get(name) for name in names] if isinstance(values, dict) else [None]
+    return all(isinstance(number, (int, float)) and not isinstance(number, bool) and number > 0 for number in found)
 
 
 def identities(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

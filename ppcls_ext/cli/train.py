@@ -122,13 +122,12 @@ def _share_of_another_job(config: Config) -> int | None:
         run = read_json(config.path.parent / ENVIRONMENT)
     except Unreadable:
         return threads
-    known = [run.get(key) for key in ("processes", "usable_cores")] if isinstance(run, dict) else []
-    if not known or not all(type(number) is int and number > 0 for number in known):
+    processes, cores = (run.get("processes"), run.get("usable_cores")) if isinstance(run, dict) else (None, None)
+    if not (isinstance(processes, int) and isinstance(cores, int) and cores > 0):
         return threads
-    processes, cores = known
     if processes == int(os.environ.get("PADDLE_TRAINERS_NUM", "1")):
         return threads
-    return int(max(1, threads * usable_cores() // cores))
+    return max(1, threads * usable_cores() // cores)
 
 
 def _run_processes(arguments: argparse.Namespace, config: Config) -> int:

@@ -284,7 +284,7 @@ def read_calibration(path: Path) -> Calibration:
 def _calibration(stored: _StoredCalibration) -> Calibration:
     """A calibration as it was saved. Raises ValueError for a text that is no network."""
     target = Target(**{**dict(stored.target), "cpu": tuple(stored.target.cpu)})
-    measured = tuple(Measured(**dict(one)) for one in stored.measured)
+    measured, judged = tuple(Measured(**dict(one)) for one in stored.measured), stored.accuracy
     for one in measured:
         _ = one.spec
     return Calibration(
@@ -296,5 +296,5 @@ def _calibration(stored: _StoredCalibration) -> Calibration:
         anchor_ms=tuple(float(ms) for ms in stored.anchor_ms),
         measured=measured,
         model=None if stored.model is None else LatencyModel(target, stored.model.prices),
-        accuracy=stored.accuracy and {name: Accuracy(**dict(values)) for name, values in stored.accuracy.items()},
+        accuracy=None if judged is None else {name: Accuracy(**dict(values)) for name, values in judged.items()},
     )
