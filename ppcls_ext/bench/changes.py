@@ -31,23 +31,27 @@ def _is_report(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in CONDITIONS):
         return False
     results = content.get("results")
-    return isinstance(results, list) and all(is_row(row) and set(IDENTITY) <= set(row) for row in results)
+    return isinstance(results, list) and all(_is_row(row) for row in results)
 
 
-def is_row(row: Any) -> bool:
+def _is_row(row: Any) -> bool:
     """Whether it is what a benchmark says of a subject: a failure, or a latency and a ratio (None: to nothing)."""
-    if not isinstance(row, dict) or not {"label", "failure"} <= set(row):
+    if not isinstance(row, dict) or not {*IDENTITY, "failure"} <= set(row):
         return False
-    if not isinstance(row["label"], str):
+    if not all(isinstance(row[name], str) for name in ("label", "engine")):
+        return False
+    if not all(type(row[name]) is int for name in ("threads", "batch", "streams")):
         return False
     if row["failure"] is not None:
-        return True
+        return isinstance(row["failure"], str)
     ratio = row.get("ratio_to_first", "")
     return _has_numbers(row.get("ms"), "median") and (ratio is None or _has_numbers(ratio, "ratio", "low", "high"))
 
 
 def _has_numbers(values: Any, *names: str) -> bool:
-    return isinstance(values, dict) and all(type(values.get(name)) in (int, float) for name in names)
+    """Whether all are there as numbers above 0, as latencies and their ratios are."""
+    found = [values.get(name) for name in names] if isinstance(values, dict) else [None]
+    return all(isinstance(number, (int, float)) and not isinstance(number, bool) and number > 0 for number in found)
 
 
 def identities(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.cli.arguments import add_config_arguments, given, positive, up_to
-from ppcls_ext.core.config import LATEST_STATE, Config, load_config, run_folder_path
+from ppcls_ext.core.config import ENVIRONMENT, LATEST_STATE, Config, in_run_folder, load_config, run_folder_path
 from ppcls_ext.core.device import free_cores, set_threads, usable_cores
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.models.spec import SPECS
 
 NAME = "train"
@@ -96,8 +97,37 @@ def _leaving_busy_cores(given: str, overrides: Sequence[str]) -> Config:
         if threads < usable:
             say(f"{threads} of {usable} cores are free: as many threads; -o Global.threads=N takes another number")
         config = load_config(given, [*overrides, f"Global.threads={threads}"])
+    elif not any(override.partition("=")[0].strip() == "Global.threads" for override in overrides):
+        kept, shared = config.global_section.threads, _share_of_another_job(config)
+        if shared != kept:
+            say(
+                f"a process of this run had {kept} threads; of another number of processes each takes {shared}, as "
+                "large a share of its cores; -o Global.threads=N takes another number"
+            )
+            config = load_config(given, [*overrides, f"Global.threads={shared}"])
     set_threads(config.global_section.threads)
     return config
+
+
+def _share_of_another_job(config: Config) -> int | None:
+    """The threads that a run's number stands for in this process, where the run had another number of processes.
+
+    Those processes had other shares of the machine's cores, and its results are not repeated bit for bit anyway.
+    Elsewhere the number holds as it is.
+    """
+    threads = config.global_section.threads
+    if threads is None or not in_run_folder(config.path):
+        return threads
+    try:
+        run = read_json(config.path.parent / ENVIRONMENT)
+    except Unreadable:
+        return threads
+    processes, cores = (run.get("processes"), run.get("usable_cores")) if isinstance(run, dict) else (None, None)
+    if not (isinstance(processes, int) and isinstance(cores, int) and cores > 0):
+        return threads
+    if processes == int(os.environ.get("PADDLE_TRAINERS_NUM", "1")):
+        return threads
+    return max(1, threads * usable_cores() // cores)
 
 
 def _run_processes(arguments: argparse.Namespace, config: Config) -> int:

@@ -92,7 +92,7 @@ def read_json(path: str | Path) -> Any:
 def parsed_json(text: str) -> Any:
     """The content of a text of JSON; see `read_json`."""
     try:
-        return json.loads(text, parse_int=_whole, parse_float=_finite)
+        return json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_constant)
     except RecursionError as error:
         raise Unreadable("no JSON: nested too deeply") from error
     except ValueError as error:
@@ -103,6 +103,11 @@ def _whole(digits: str) -> int:
     if len(digits.lstrip("-")) > MOST_DIGITS:
         raise ValueError(f"an integer of more than {MOST_DIGITS} digits")
     return int(digits)
+
+
+def _constant(name: str) -> float:
+    """NaN, or an infinity in the words that Python writes for one."""
+    return math.nan if name == "NaN" else _finite(name)
 
 
 def _finite(digits: str) -> float:

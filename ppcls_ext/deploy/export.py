@@ -288,20 +288,21 @@ def _save_and_check(
 def _check(
     folder: Path, formats: Sequence[str], batches: Sequence[Any], expected: Sequence[Any], deployment: Deployment
 ) -> list[Parity]:
-    """Run each format in `folder` on each engine that runs it, as many at once as there are cores."""
+    """Run each format in `folder` on each engine that runs it, as many engines at once as there are cores."""
     every = {name: engine_class(name) for name in ENGINES}
-    kinds = {name: kind for name, kind in every.items() if kind.precision == FLOAT}
-    pairs = [(f, e) for f in formats for e, kind in kinds.items() if f in kind.formats and kind.installed()]
-    checks = []
+    kinds = {name: kind for name, kind in every.items() if kind.precision == FLOAT and kind.installed()}
+    runs = {name: [f for f in formats if f in kind.formats] for name, kind in kinds.items()}
+    engines = [name for name, own in runs.items() if own]
+    checks: list[Parity] = []
 
-    def run(pair: tuple[str, str]) -> Parity:
-        return check_parity(folder, pair[0], pair[1], batches, expected, deployment.difference)
+    def run(engine: str) -> list[Parity]:
+        return check_parity(folder, runs[engine], engine, batches, expected, deployment.difference)
 
-    with bar(len(pairs), "check") as progress, ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE)) as pool:
-        for check in pool.map(run, pairs):
-            checks.append(check)
+    with bar(len(engines), "check") as progress, ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE)) as pool:
+        for found in pool.map(run, engines):
+            checks += found
             progress.advance()
-    return checks
+    return sorted(checks, key=lambda check: formats.index(check.model_format))
 
 
 def _line(check: Parity, tolerance: float) -> str:

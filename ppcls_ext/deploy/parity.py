@@ -37,19 +37,42 @@ def worse(a: Parity, b: Parity) -> Parity:
 
 def check_parity(
     folder: Path,
-    model_format: str,
+    formats: Sequence[str],
     engine: str,
     batches: Sequence[Arrays],
     expected: Sequence[Arrays],
     difference: Callable[[Arrays, Arrays], float],
-) -> Parity:
-    """Run `batches` through an engine and measure the worst difference from `expected`."""
-    try:
+) -> list[Parity]:
+    """Run `batches` through an engine on each format and measure the worst difference from `expected`.
+
+    The formats follow each other in one process, since starting one takes longer than a handful of inputs. A format
+    that fails after another gets a process of its own to show that it is not the other one's doing, and after one that
+    fails there, which may have ended the process or left anything in it, the next one gets a new process.
+    """
+    checks: list[Parity] = []
+    left = list(formats)
+    while left:
+        first = left[0]
         with EngineProcess(threads=1, seconds=SECONDS) as process:
-            process("open", folder=str(folder.resolve()), engine=engine, model_format=model_format, threads=1)
-            found = process("run", batches=batches)
-    except EngineFailed as failed:
-        return Parity(model_format, engine, None, str(failed))
+            try:
+                while left:
+                    where = {"folder": str(folder.resolve()), "engine": engine, "model_format": left[0]}
+                    process("open", **where, threads=1)
+                    found = process("run", batches=batches)
+                    checks.append(_compared(left.pop(0), engine, found, expected, difference))
+            except EngineFailed as failed:
+                if left[0] == first:
+                    checks.append(Parity(left.pop(0), engine, None, str(failed)))
+    return checks
+
+
+def _compared(
+    model_format: str,
+    engine: str,
+    found: Sequence[Arrays],
+    expected: Sequence[Arrays],
+    difference: Callable[[Arrays, Arrays], float],
+) -> Parity:
     for ours, theirs in zip(found, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             if not np.isfinite(a).all():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import paddle
+import pydantic
 
 from ppcls_ext.core.config import Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.core.stored import Stored, Text, checked
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
@@ -51,9 +55,28 @@ class Built:
     activations: dict[str, float]
 
 
+class _StoredBuilt(Stored):
+    """A `Built` as the file has it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    params: Annotated[int, pydantic.Field(gt=0)]
+    flops: Annotated[int, pydantic.Field(gt=0)]
+    activations: dict[Text, float]
+
+
+class _Made(Stored):
+    """What the file beside a network holds; those of earlier versions have no `formats`."""
+
+    built: _StoredBuilt
+    made_from: dict[Text, Text]
+    formats: list[Text] = []
+
+
 def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     """Export a network into the folder `work / network.name`, or read what is there of this version and config.
 
+    A file about it that is damaged counts as none: the network is made again.
     Args:
         formats: of `ppcls_ext.runtime.engines.base.FORMATS`.
     Raises:
@@ -67,10 +90,9 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
         "config": dump_config(config),
     }
     file = folder / MADE
-    if file.is_file():
-        made = json.loads(file.read_text(encoding="utf-8"))
-        if made["made_from"] == identity and set(formats) <= set(made.get("formats", ())):
-            return Built(**made["built"])
+    built = built_before(file, identity, formats)
+    if built is not None:
+        return built
     shutil.rmtree(folder, ignore_errors=True)
 
     task = make_task(config)
@@ -92,6 +114,17 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     record = {"built": asdict(built), "made_from": identity, "formats": sorted(formats)}
     atomic_write_text(file, json.dumps(record, indent=1) + "\n")
     return built
+
+
+def built_before(file: Path, identity: Mapping[str, str], formats: Sequence[str]) -> Built | None:
+    """What a file says of a network that is there; None where there is none, another one, or the file is damaged."""
+    try:
+        made = checked(_Made, read_json(file))
+    except (Unreadable, ValueError):
+        return None
+    if made.made_from != identity or not set(formats) <= set(made.formats):
+        return None
+    return Built(**dict(made.built))
 
 
 def calibration_inputs(inputs: Sequence[Input]) -> list[paddle.Tensor]:

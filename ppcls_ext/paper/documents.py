@@ -13,63 +13,46 @@ from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.core.stored import Positive, Scalar, Stored, Text, checked
 from ppcls_ext.data.lists import read_labels
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.tables import NUMBERS
 
 RAW = "reproduce.json"  # the measurements, which the report folder keeps
-
-_Positive = Annotated[float, pydantic.Field(gt=0)]
-
-
-def _utf8(text: str) -> str:
-    """JSON may hold halves of characters (surrogates), which no report can be written with."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("not a text of UTF-8")
-    return text
+RAW_TODAY = "today.json"  # those of later networks
 
 
-_Text = Annotated[str, pydantic.AfterValidator(_utf8)]
-_Scalar = _Text | int | float | bool | None
-
-
-class _Checked(pydantic.BaseModel):
-    """What is read of a part of the document; other keys may stand beside. Numbers are finite, and no text is one."""
-
-    model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Environment(_Checked):
+class _Environment(Stored):
     """`environment`."""
 
-    command: _Text
-    pplcnet: _Text
-    python: _Text
-    packages: dict[_Text, _Text | None]
-    cpu: _Text
-    platform: _Text
+    command: Text
+    pplcnet: Text
+    python: Text
+    packages: dict[Text, Text | None]
+    cpu: Text
+    platform: Text
 
 
-class _Milliseconds(_Checked):
+class _Milliseconds(Stored):
     """`ms` of a row, milliseconds."""
 
-    median: _Positive
+    median: Positive
 
 
-class _Ratio(_Checked):
+class _Ratio(Stored):
     """`ratio_to_first` of a row, with its interval."""
 
-    ratio: _Positive
+    ratio: Positive
     low: float
     high: float
 
 
-class _Row(_Checked):
+class _Row(Stored):
     """A row of a benchmark: a failure, or a latency and a ratio (None: to nothing)."""
 
-    label: _Text
-    failure: _Text | None
-    warnings: list[_Text]
+    label: Text
+    failure: Text | None
+    warnings: list[Text]
     ms: _Milliseconds | None = None
     ratio_to_first: _Ratio | None = None
 
@@ -80,25 +63,25 @@ class _Row(_Checked):
         return self
 
 
-class _Report(_Checked):
+class _Report(Stored):
     """`report` of a benchmark."""
 
-    command: _Text
-    created: _Text
+    command: Text
+    created: Text
     results: list[_Row]
-    warnings: list[_Text]
-    machine: dict[_Text, _Scalar | list[_Text]]
-    versions: dict[_Text, _Text | None]
+    warnings: list[Text]
+    machine: dict[Text, Scalar | list[Text]]
+    versions: dict[Text, Text | None]
 
 
-class _Benchmark(_Checked):
+class _Benchmark(Stored):
     """A table at an input size on an engine: its report, or why there is none."""
 
     table: int
-    variant: _Text
-    engine: _Text
+    variant: Text
+    engine: Text
     report: _Report | None = None
-    failure: _Text | None = None
+    failure: Text | None = None
 
     @pydantic.model_validator(mode="after")
     def _either(self) -> _Benchmark:
@@ -107,10 +90,10 @@ class _Benchmark(_Checked):
         return self
 
 
-class _Network(_Checked):
+class _Network(Stored):
     """An entry of `networks`: its counts, or why it could not be built."""
 
-    failure: _Text = ""
+    failure: Text = ""
     params: int | None = None
     flops: int | None = None
 
@@ -121,16 +104,16 @@ class _Network(_Checked):
         return self
 
 
-class _Run(_Checked):
+class _Run(Stored):
     """An entry of `runs`, as `read_run` gives it."""
 
-    name: _Text
+    name: Text
     distilled: bool
-    arch: dict[_Text, Any]
+    arch: dict[Text, Any]
     input: list[int]
     classes: int
     images: int | None
-    metrics: dict[_Text, Any] | None
+    metrics: dict[Text, Any] | None
 
     @pydantic.model_validator(mode="after")
     def _evaluated(self) -> _Run:
@@ -139,56 +122,125 @@ class _Run(_Checked):
         return self
 
 
-class _Repeated(_Checked):
+class _Repeated(Stored):
     """A ratio in both runs, see `ppcls_ext.paper.repeat.Repeated`."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
     table: int
-    variant: _Text
-    engine: _Text
-    label: _Text
-    first: _Positive
-    second: _Positive
+    variant: Text
+    engine: Text
+    label: Text
+    first: Positive
+    second: Positive
 
 
-class _SecondRun(_Checked):
+class _SecondRun(Stored):
     """What is kept of a second run, see `ppcls_ext.paper.repeat.second_run`."""
 
-    measured: list[_Text]
-    cpu: _Text
+    measured: list[Text]
+    cpu: Text
     ratios: list[_Repeated]
 
 
-class _Document(_Checked):
+class _Document(Stored):
     """What reports are made from."""
 
-    created: _Text
+    created: Text
     environment: _Environment
     tables: list[Annotated[int, pydantic.Field(ge=min(NUMBERS), le=max(NUMBERS))]]
-    engines: Annotated[list[_Text], pydantic.Field(min_length=1)]
+    engines: Annotated[list[Text], pydantic.Field(min_length=1)]
     threads: int
     quick: bool
     runs: list[_Run]
-    networks: dict[_Text, _Network]
+    networks: dict[Text, _Network]
     benchmarks: list[_Benchmark]
     second: _SecondRun | None = None
 
 
+class _TodayMilliseconds(_Milliseconds):
+    """`ms` of a row of `today.json`: `spread` is the interquartile range over the median."""
+
+    spread: Annotated[float, pydantic.Field(ge=0)]
+
+
+class _TodayRow(Stored):
+    """A row of `today.json`: a failure, or a latency."""
+
+    label: Text
+    failure: Text | None
+    warnings: list[Text]
+    ms: _TodayMilliseconds | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _measured(self) -> _TodayRow:
+        if self.failure is None and self.ms is None:
+            raise ValueError("neither a failure nor a latency")
+        return self
+
+
+class _TodayMachine(Stored):
+    """`machine` of a report, as far as the page shows it."""
+
+    cpu: Text
+    usable_cores: int
+    flags: list[Text]
+    platform: Text
+
+
+class _TodayReport(Stored):
+    """`report` of a part."""
+
+    command: Text
+    created: Text
+    results: list[_TodayRow]
+    machine: _TodayMachine
+    versions: dict[Text, Text | None]
+
+
+class _TodayPart(Stored):
+    """An engine with a number of threads: its report, or why there is none."""
+
+    engine: Text
+    threads: int
+    report: _TodayReport | None = None
+    failure: Text | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _either(self) -> _TodayPart:
+        if (self.report is None) == (self.failure is None) or {"report", "failure"} <= self.model_fields_set:
+            raise ValueError("neither a report nor a failure")
+        return self
+
+
+class _TodayDocument(Stored):
+    """What `reproduce --today` makes its page and its figure from."""
+
+    environment: dict[Text, Any]
+    quick: bool
+    networks: dict[Text, _Network]
+    parts: list[_TodayPart]
+
+
 def read_raw(out: Path, flag: str = "--out") -> dict[str, Any]:
     """What `reproduce` left in a folder, which `flag` has named. Raises UserError for anything else."""
-    file = out / RAW
+    return _read(_Document, out / RAW, "reproduce", flag)
+
+
+def read_today(out: Path) -> dict[str, Any]:
+    """What `reproduce --today` left in a folder. Raises UserError for anything else."""
+    return _read(_TodayDocument, out / RAW_TODAY, "reproduce --today", "--out")
+
+
+def _read(kind: type[Stored], file: Path, command: str, flag: str) -> dict[str, Any]:
     try:
         document = read_json(file)
     except Unreadable as error:
         raise UserError(f"{file}: cannot be read ({error}); give another {flag}") from error
     try:
-        _Document.model_validate(document)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        reason = f"{at}: {first['msg']}" if at else first["msg"]
-        raise UserError(f"{file}: not a file that reproduce wrote ({reason}); give another {flag}") from error
+        checked(kind, document)
+    except ValueError as error:
+        raise UserError(f"{file}: not a file that {command} wrote ({error}); give another {flag}") from error
     found: dict[str, Any] = document
     return found
 
@@ -237,6 +289,6 @@ def read_metrics(file: Path) -> dict[str, Any] | None:
         metrics = read_json(file)
     except Unreadable as error:
         raise UserError(f"{file}: cannot be read ({error}); run pplcnet eval again") from error
-    if not isinstance(metrics, dict) or type(metrics.get("images")) is not int:
+    if not isinstance(metrics, dict) or type(metrics.get("images")) is not int or metrics["images"] < 1:
         raise UserError(f"{file}: not a file that pplcnet eval wrote; run pplcnet eval again")
     return metrics

@@ -6,6 +6,7 @@ In the form of the paper's Tables 6 to 9; a study is a YAML file, and its varian
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import read_log
-from ppcls_ext.paper.paired import paired_difference, right_answers
+from ppcls_ext.paper.paired import Answers, paired_difference, right_answers
 from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import VariantResult, result_of, table_cells, table_heads, write_report
 from ppcls_ext.training.trainer import train
@@ -54,33 +55,37 @@ class Study:
         """The rows with differences image by image, where the study asks for them.
 
         Raises:
-            UserError: runs that are evaluated on sets of different sizes.
+            UserError: runs that are evaluated on different images.
         """
         plan = self.plan
         if not plan.section.same_images:
             return rows
         theirs = {seed: right_answers(plan.run_folder(plan.reference, seed)) for seed in self.values(plan.reference)}
-        images = {(plan.reference, seed): len(answers) for seed, answers in theirs.items()}
+        seen = {(plan.reference, seed): answers for seed, answers in theirs.items()}
         found = []
         for row in rows:
             seeds = [seed for seed in row.values if seed in theirs]
             if row.variant != plan.reference and seeds:
                 ours = [right_answers(plan.run_folder(row.variant, seed)) for seed in seeds]
-                images |= {(row.variant, seed): len(answers) for seed, answers in zip(seeds, ours, strict=True)}
-                self._check_sizes(images)
-                row = replace(row, same_images=paired_difference(ours, [theirs[seed] for seed in seeds]))
+                seen |= {(row.variant, seed): answers for seed, answers in zip(seeds, ours, strict=True)}
+                self._check_images(seen)
+                pairs = [one.right for one in ours], [theirs[seed].right for seed in seeds]
+                row = replace(row, same_images=paired_difference(*pairs))
             found.append(row)
         return found
 
-    def _check_sizes(self, images: Mapping[tuple[str, int], int]) -> None:
-        """Raise UserError unless all runs (variant, seed) were evaluated on as many images."""
-        (first, count), *others = images.items()
-        for run, other in others:
-            if other != count:
+    def _check_images(self, seen: Mapping[tuple[str, int], Answers]) -> None:
+        """Raise UserError unless all runs (variant, seed) were evaluated on the same images."""
+        (first, expected), *others = seen.items()
+        for run, found in others:
+            count, other = len(expected.right), len(found.right)
+            if found.images != expected.images:
+                sets = f"{other} images and {first[0]}, seed {first[1]} on {count}"
+                if other == count:
+                    sets = f"other images, or in another order, than {first[0]}, seed {first[1]}"
                 raise UserError(
                     f"study {self.plan.output}: same_images needs one evaluation set, but {run[0]}, seed {run[1]} is "
-                    f"evaluated on {other} images and {first[0]}, seed {first[1]} on {count}; give all variants the "
-                    "same, or leave same_images out"
+                    f"evaluated on {sets}; give all variants the same, or leave same_images out"
                 )
 
     def _train(self, variant: str, seed: int, config: Config) -> None:
@@ -112,7 +117,7 @@ class Study:
         """The metric of a run's last evaluation, percent; None if the run is not finished.
 
         Raises:
-            UserError: the run has no such metric.
+            UserError: the run has no such metric, or something else than a number for it.
         """
         log = self.plan.run_folder(variant, seed) / "log.jsonl"
         events = read_log(log) if log.is_file() else []
@@ -122,7 +127,13 @@ class Study:
         if not evaluations or self.plan.metric not in evaluations[-1]:
             known = evaluations[-1] if evaluations else {}
             raise UserError(f"study: no '{self.plan.metric}' in {log}; {nearest(self.plan.metric, known)}")
-        return 100 * float(evaluations[-1][self.plan.metric])
+        value = evaluations[-1][self.plan.metric]
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise UserError(
+                f"study: {self.plan.metric} of the last evaluation in {log} is {str(value)[:40]!r}, expected a number; "
+                "the file is damaged, remove that run folder to train it again"
+            )
+        return 100 * float(value)
 
     def values(self, variant: str) -> dict[int, float]:
         """The values of a variant by seed, as far as its runs are finished."""

@@ -12,6 +12,7 @@ from scipy import stats
 
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import environment
+from ppcls_ext.paper.documents import read_metrics
 from ppcls_ext.paper.paired import Paired
 from ppcls_ext.paper.study_plan import StudyPlan
 
@@ -94,9 +95,9 @@ def conditions(plan: StudyPlan) -> list[str]:
 
 def _proxy(plan: StudyPlan) -> str | None:
     """A warning, unless the runs are on the images of the paper's tables."""
-    files = [plan.run_folder(*run) / "eval" / "metrics.json" for run in plan.wanted]
-    found = [json.loads(file.read_text(encoding="utf-8"))["images"] for file in files if file.is_file()]
-    return None if IMAGENET_VAL in found else "A proxy at small scale, not the paper's numbers."
+    found = [read_metrics(plan.run_folder(*run) / "eval" / "metrics.json") for run in plan.wanted]
+    images = {metrics["images"] for metrics in found if metrics is not None}
+    return None if IMAGENET_VAL in images else "A proxy at small scale, not the paper's numbers."
 
 
 def write_report(plan: StudyPlan, rows: Sequence[VariantResult]) -> None:

@@ -19,16 +19,17 @@ from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
+from ppcls_ext.paper.documents import RAW_TODAY as RAW
+from ppcls_ext.paper.documents import read_today
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
 from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.search.pareto import pareto_front
 
-RAW, TABLE, FIGURE = "today.json", "today.md", "today.svg"
+TABLE, FIGURE = "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"
 VARIANT = Variant("224x224", ("Export.batch=1",), rounds=30, seconds=2.0, warmup=10)
 MARKERS = {"plain": "o", "long": "s", "ssld": "^"}  # the figure marks each recipe by these
@@ -120,18 +121,13 @@ def _earlier(plan: Plan) -> dict[str, Any]:
     file, now = plan.out / RAW, environment()
     if not file.is_file():
         return {"environment": now, "quick": plan.quick, "networks": {}, "parts": []}
-    try:
-        old = read_json(file)
-        same = all(old["environment"].get(key) == now[key] for key in SAME)
-        parts, networks = list(old["parts"]), dict(old["networks"])
-        quick = bool(old["quick"])
-    except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a file that reproduce --today wrote; give another --out") from error
+    old = read_today(plan.out)
+    same = all(old["environment"].get(key) == now[key] for key in SAME)
     if not same:
         raise UserError(f"{file}: it was measured on another machine or with other versions; give another --out")
-    if quick != plan.quick:
+    if old["quick"] != plan.quick:
         return {"environment": now, "quick": plan.quick, "networks": {}, "parts": []}
-    return {"environment": old["environment"], "quick": quick, "networks": networks, "parts": parts}
+    return old
 
 
 def save(plan: Plan, document: dict[str, Any]) -> None:

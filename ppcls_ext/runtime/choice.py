@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -97,12 +98,28 @@ class EngineChoice:
         if not isinstance(content, dict):
             raise TypeError("expected keys and values")
         tried = tuple(Candidate(**_known(Candidate, entry)) for entry in content["candidates"])
-        shapes = tuple(tuple(int(n) for n in shape) for shape in content["shapes"])
+        shapes = tuple(tuple(shape) for shape in content["shapes"])
         choice = cls(**{**_known(cls, content), "candidates": tried, "shapes": shapes})
-        if not tried or not all(isinstance(text, str) for text in (choice.engine, choice.model_format, choice.reason)):
+        whole = [choice.threads, *(n for shape in shapes for n in shape), *(one.rounds for one in tried)]
+        if not tried or not _are_texts(choice.engine, choice.model_format, choice.reason):
             raise ValueError("it is no choice that was measured")
-        str(choice)  # figures that are none fail here
+        if not all(type(n) is int for n in whole) or not all(map(_is_sound, tried)):
+            raise ValueError("it holds figures that are none")
         return replace(choice, remembered=True)
+
+
+def _is_sound(tried: Candidate) -> bool:
+    """Whether a candidate that was read has texts and numbers where they belong."""
+    interval = (tried.ratio, tried.low, tried.high)
+    numbers = [number for number in (tried.difference, tried.ms, *interval) if number is not None]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        return False
+    together = all(number is None for number in interval) or None not in interval
+    return together and _are_texts(tried.engine, tried.model_format, tried.refused, tried.note)
+
+
+def _are_texts(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:

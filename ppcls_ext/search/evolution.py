@@ -7,13 +7,16 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import derive
+from ppcls_ext.core.stored import Positive, Stored, Text, checked
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.judge import Quality
@@ -53,6 +56,27 @@ def front_of(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that no other beats in both, the fastest first."""
     kept = pareto_front({c.arch: (c.ms, c.expected) for c in candidates})
     return sorted((c for c in candidates if c.arch in kept), key=lambda c: (c.ms, c.arch))
+
+
+class _StoredCandidate(Stored):
+    """A candidate as the file has it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    arch: Text
+    ms: Positive
+    expected: float
+    top1: float
+    generation: Annotated[int, pydantic.Field(ge=0)]
+
+
+class _StoredSearch(Stored):
+    """What the file of a search holds; those of earlier versions have no `calibration` and no `judged`."""
+
+    identity: dict[Text, Any]
+    candidates: list[_StoredCandidate]
+    calibration: Text | None = None
+    judged: dict[Text, Annotated[list[float], pydantic.Field(min_length=2, max_length=2)]] = {}
 
 
 @dataclass
@@ -174,20 +198,20 @@ class Evolution:
         if not self.file.is_file():
             return [], {}
         try:
-            content = read_json(self.file)
-            identity, found = content["identity"], [Candidate(**c) for c in content["candidates"]]
-            judged = {arch: Quality(*map(float, values)) for arch, values in content.get("judged", {}).items()}
+            content = checked(_StoredSearch, read_json(self.file))
+            found = [Candidate(**dict(one)) for one in content.candidates]
+            judged = {arch: Quality(*map(float, values)) for arch, values in content.judged.items()}
             for candidate in found:
                 _ = candidate.spec
-            compared = [(what, identity.get(what), now) for what, now in self.identity.items()]
-        except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (Unreadable, ValueError) as error:
             raise UserError(f"{self.file}: not a file that a search wrote ({error}); give another --out") from error
-        for what, then, now in compared:
+        for what, now in self.identity.items():
+            then = content.identity.get(what)
             if then != now:
                 raise UserError(
                     f"{self.file}: a search with {what} {then}, not {now}; give another --out, or remove the file"
                 )
-        if content.get("calibration") != self.calibration:
+        if content.calibration != self.calibration:
             return [], {**judged, **{c.arch: Quality(c.expected, c.top1) for c in found}}
         return found, judged
 

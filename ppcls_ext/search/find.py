@@ -377,14 +377,15 @@ def _space_of(folder: Path, named: Space, size: int) -> tuple[Space, float]:
     try:
         name, scale, of_size = read_text(folder / SPACE_FILE, LARGEST_FILE).split()
         around = float(scale), int(of_size)
-    except (Unreadable, ValueError) as error:
+        space = space_around(named, *around)
+    except (Unreadable, ValueError, OverflowError) as error:
         raise UserError(f"--supernet {folder}: not the folder of a search; give that of one with --out") from error
     if (name, around[1]) != (named.name, size) or not (folder / "supernet" / LAST_WEIGHTS).is_file():
         raise UserError(
             f"--supernet {folder}: its supernet is of the space {name} at {of_size} px, or not trained to its end; "
             f"this search is of {named.name} at {size} px"
         )
-    return space_around(named, *around), around[0]
+    return space, around[0]
 
 
 def find(wish: Wish) -> Front:

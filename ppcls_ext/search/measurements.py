@@ -7,13 +7,15 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pydantic
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
+from ppcls_ext.core.stored import Positive, Stored, Text, checked
 from ppcls_ext.models.block_kinds import BlockSpec
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
@@ -185,6 +187,83 @@ class Calibration:
         atomic_write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n")
 
 
+_Strict = pydantic.ConfigDict(extra="forbid")
+
+
+class _StoredTarget(Stored):
+    """`Target` as the file has it."""
+
+    model_config = _Strict
+
+    cpu: Annotated[list[Text], pydantic.Field(min_length=1)]
+    engine: Text
+    threads: Annotated[int, pydantic.Field(gt=0)]
+    versions: dict[Text, Text | None]
+
+
+class _StoredMeasured(Stored):
+    """`Measured` as the file has it."""
+
+    model_config = _Strict
+
+    arch: Text
+    use: Use
+    ratio: Positive | None = None
+    low: Positive | None = None
+    high: Positive | None = None
+    failure: Text = ""
+
+    @pydantic.model_validator(mode="after")
+    def _either(self) -> _StoredMeasured:
+        if any((number is None) != bool(self.failure) for number in (self.ratio, self.low, self.high)):
+            raise ValueError("neither a ratio with its interval nor a failure")
+        return self
+
+
+class _StoredModel(Stored):
+    """What the file has of a `LatencyModel`."""
+
+    prices: dict[Text, Annotated[float, pydantic.Field(ge=0)]]
+
+
+class _StoredAccuracy(Stored):
+    """`Accuracy` as the file has it."""
+
+    model_config = _Strict
+
+    median: float
+    close: float
+    spearman: float
+    n: int
+
+
+class _StoredCalibration(Stored):
+    """What `Calibration.save` writes."""
+
+    model_config = _Strict
+
+    format: int
+    target: _StoredTarget
+    space: Text
+    created: Text
+    command: Text
+    machine: dict[Text, Any]
+    anchor_ms: list[Positive]
+    measured: list[_StoredMeasured]
+    model: _StoredModel | None
+    accuracy: dict[Text, _StoredAccuracy] | None
+
+    @pydantic.model_validator(mode="after")
+    def _together(self) -> _StoredCalibration:
+        if self.measured and not self.anchor_ms:
+            raise ValueError("networks are measured, but not the anchor")
+        if (self.model is None) != (self.accuracy is None):
+            raise ValueError("a model without its accuracy, or the other way round")
+        if self.accuracy is not None and "model" not in self.accuracy:
+            raise ValueError("the accuracy of its model is missing")
+        return self
+
+
 def read_calibration(path: Path) -> Calibration:
     """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else."""
     try:
@@ -192,28 +271,30 @@ def read_calibration(path: Path) -> Calibration:
     except Unreadable as error:
         raise UserError(f"calibration {path}: {error}; calibrate again with pplcnet search --calibrate") from error
     try:
-        if content.pop("format") != FORMAT:
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
             raise ValueError("its format is another")
-        target = _target(content.pop("target"))
-        model, found = content.pop("model"), content.pop("accuracy")
-        measured = tuple(Measured(**one) for one in content.pop("measured"))
-        for one in measured:
-            _ = one.spec
-        return Calibration(
-            target=target,
-            measured=measured,
-            model=None if model is None else LatencyModel(target, {k: float(v) for k, v in model["prices"].items()}),
-            accuracy=None if found is None else {name: Accuracy(**values) for name, values in found.items()},
-            anchor_ms=tuple(float(ms) for ms in content.pop("anchor_ms")),
-            **content,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _calibration(checked(_StoredCalibration, content))
+    except ValueError as error:
         raise UserError(
             f"calibration {path}: it is not as this version writes it ({error}); calibrate again with "
             "pplcnet search --calibrate"
         ) from error
 
 
-def _target(content: Mapping[str, Any]) -> Target:
-    values = {**content, "cpu": tuple(content["cpu"]), "versions": dict(content["versions"])}
-    return Target(**values)
+def _calibration(stored: _StoredCalibration) -> Calibration:
+    """A calibration as it was saved. Raises ValueError for a text that is no network."""
+    target = Target(**{**dict(stored.target), "cpu": tuple(stored.target.cpu)})
+    measured, judged = tuple(Measured(**dict(one)) for one in stored.measured), stored.accuracy
+    for one in measured:
+        _ = one.spec
+    return Calibration(
+        target=target,
+        space=stored.space,
+        created=stored.created,
+        command=stored.command,
+        machine=stored.machine,
+        anchor_ms=tuple(float(ms) for ms in stored.anchor_ms),
+        measured=measured,
+        model=None if stored.model is None else LatencyModel(target, stored.model.prices),
+        accuracy=None if judged is None else {name: Accuracy(**dict(values)) for name, values in judged.items()},
+    )

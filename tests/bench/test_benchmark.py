@@ -20,7 +20,7 @@ from ppcls_ext.bench.benchmark import (
     run_benchmark,
     summary,
 )
-from ppcls_ext.bench.changes import compare_reports
+from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.command import name_of, subjects_from
 from ppcls_ext.bench.session import Session, Subject, input_shapes
 from ppcls_ext.bench.settings import Settings
@@ -226,6 +226,23 @@ def test_a_model_against_itself_keeps_both_rows() -> None:
     twice = [row("a", 1, (1, 1, 1)), row("a", 2, (2, 1.9, 2.1))]
     _, rows = compare_reports({"results": twice}, {"results": twice})
     assert [(r.old_ms, r.verdict) for r in rows] == [(1, "the first"), (2, "same")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"engine": None}, {"threads": "1"}, {"streams": True}, {"failure": 3}, {"ms": {"median": -1.0}},
+     {"ms": {"median": float("nan")}}, {"ratio_to_first": {"ratio": 1.0, "low": float("nan"), "high": 1.0}}],
+    ids=str,
+)  # fmt: skip
+def test_a_row_of_an_old_report_with_something_else_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "old.json"
+    content = {"machine": {}, "versions": {}, "settings": {}, "results": [row("a", 1, (1, 1, 1))]}
+    file.write_text(json.dumps(content))
+    assert read_report(file) == content
+    content["results"][0] |= change  # type: ignore[index]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="it is not one; give a file that"):
+        read_report(file)
 
 
 def test_folders_of_one_name_are_told_apart_and_sweeps_in_sentences(tmp_path: Path) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 
 from ppcls_ext.cli import train
 from ppcls_ext.core import device
-from ppcls_ext.core.config import LATEST_STATE, Config, dump_config
+from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_NUM_THREADS", "PADDLE_LOCAL_SIZE"):
+    for name in ("OMP_NUM_THREADS", "PADDLE_LOCAL_SIZE", "PADDLE_TRAINERS_NUM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(device, "LOOK_S", 0.0)
 
@@ -105,3 +106,41 @@ def test_a_resume_takes_as_many_threads_as_its_run(
     (run.path / LATEST_STATE).touch()
     assert train.run(again) == 0
     assert [config.global_section.threads for config in trained] == [1, 1]
+
+
+ONE, TWO = {"processes": 1, "usable_cores": 2}, {"processes": 2, "usable_cores": 1}
+
+
+@pytest.mark.parametrize(
+    ("run", "processes", "own", "threads"),
+    [
+        (ONE, 2, None, 1),  # two processes of two threads would want four cores
+        (TWO, 1, None, 4),
+        (ONE, 1, None, 2),
+        ({**TWO, "usable_cores": 2}, 2, None, 2),  # asked for at its start: a resume is exact with that number alone
+        (ONE, 2, 2, 2),
+        ({}, 2, None, 2),
+        ([], 2, None, 2),
+        ({**ONE, "usable_cores": "2"}, 2, None, 2),
+    ],
+)
+def test_the_threads_of_a_run_are_shared_by_another_number_of_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: object, processes: int, own: int | None, threads: int,
+    images: Path, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    machine_of(monkeypatch, 2, 2, 0.0)
+    if processes > 1:
+        monkeypatch.setenv("PADDLE_LOCAL_SIZE", str(processes))
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(processes))
+    config = load_config("my_images", [f"Global.data_root={images}", "Global.threads=2"])
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "environment.json").write_text(json.dumps(run))
+    (tmp_path / LATEST_STATE).touch()
+    trained: list[Config] = []
+    asked: list[int | None] = []
+    monkeypatch.setattr("ppcls_ext.training.trainer.train", trained.append)
+    monkeypatch.setattr(train, "set_threads", asked.append)
+    override = [] if own is None else [f"Global.threads={own}"]
+    assert train.run(argparse.Namespace(config=None, resume=str(tmp_path), override=override, profile=0, nproc=1)) == 0
+    assert asked == [trained[0].global_section.threads] == [threads]
+    assert ("as large a share of its cores" in capfd.readouterr().err) == (threads != 2)

@@ -26,7 +26,8 @@ from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.engines.base import FLOAT
-from ppcls_ext.runtime.process import EngineProcess
+from ppcls_ext.runtime.exported import read_exported, read_parity
+from ppcls_ext.runtime.process import EngineFailed, EngineProcess
 from tests.helpers.configs import overrides
 from tests.helpers.exports import checked_on
 from tests.helpers.points import MIXED
@@ -74,7 +75,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Undo]:
     """Every check passes, without a process for each engine, until what this gives is called."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            "ppcls_ext.deploy.export.check_parity", lambda _, form, engine, *__: Parity(form, engine, 0.0, "")
+            "ppcls_ext.deploy.export.check_parity",
+            lambda _, forms, engine, *__: [Parity(form, engine, 0.0, "") for form in forms],
         )
         yield patch.undo
 
@@ -143,9 +145,65 @@ def test_a_crash_of_onednn_is_one_line_with_the_way_out(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The formats that each process of a check was given; one crashes at `bad`, or at `onnx` after `pdmodel`."""
+    formats: list[list[str]] = []
+
+    class Fake:
+        def __init__(self, **settings: object) -> None:
+            formats.append([])
+
+        def __enter__(self) -> Fake:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __call__(self, command: str, **given: Any) -> Any:
+            if command == "run":
+                return given["batches"]
+            formats[-1].append(given["model_format"])
+            if given["model_format"] == "bad" or formats[-1] == ["pdmodel", "onnx"]:
+                raise EngineFailed("crashed with SIGSEGV")
+
+    monkeypatch.setattr(parity, "EngineProcess", Fake)
+    return formats
+
+
+def test_an_engine_checks_its_formats_in_one_process_and_a_crash_condemns_one(started: list[list[str]]) -> None:
+    x = [[np.zeros((1, 3), np.float32)]]
+    checks = check_parity(Path(), ["json", "bad", "pdmodel", "onnx"], "native", x, x, lambda a, b: 0.5)
+    assert started == [["json", "bad"], ["bad"], ["pdmodel", "onnx"], ["onnx"]]  # the last is sound alone
+    assert [(c.model_format, c.difference) for c in checks] == [
+        ("json", 0.5), ("bad", None), ("pdmodel", 0.5), ("onnx", 0.5),
+    ]  # fmt: skip
+    assert checks[1].reason == "crashed with SIGSEGV"
+
+
+def test_a_process_that_is_killed_condemns_the_format_it_was_killed_at(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow: it starts two processes of an engine."""
+
+    class Killed(EngineProcess):
+        def __call__(self, command: str, **arguments: Any) -> Any:
+            if arguments.get("model_format") == "json":
+                os.kill(self.pid, signal.SIGKILL)
+            return super().__call__(command, **arguments)
+
+    monkeypatch.setattr(parity, "EngineProcess", Killed)
+    stored = read_parity(read_exported(exported), "pdmodel")
+    inputs, outputs = ([batch[k] for batch in stored] for k in (0, 1))
+    nearest = lambda a, b: max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))  # noqa: E731
+    killed, sound = check_parity(exported, ["json", "pdmodel"], "native", inputs, outputs, nearest)
+    assert (killed.difference, killed.reason) == (None, "crashed with SIGKILL")
+    assert sound.holds(1e-4)
+
+
 def test_a_real_failure_of_the_process_is_reported(tmp_path: Path) -> None:
     x = [[np.zeros((1, 3, 4, 4), np.float32)]]
-    result = check_parity(tmp_path, "json", "native", x, x, lambda a, b: 0.0)
+    (result,) = check_parity(tmp_path, ["json"], "native", x, x, lambda a, b: 0.0)
     assert result.difference is None
     assert "no such file" in result.reason
     assert not result.holds(1.0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,13 +21,21 @@ from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.core.text import one_line
 from ppcls_ext.deploy.encoders import JsonLinesEncoder
 from ppcls_ext.deploy.results_file import ResultsFile
+from ppcls_ext.deploy.untrained import MADE as NETWORK_NOTE
+from ppcls_ext.deploy.untrained import built_before
+from ppcls_ext.models.spec import SPECS
 from ppcls_ext.models.weights import describe, read_weights
-from ppcls_ext.paper.documents import RAW, read_raw
+from ppcls_ext.paper.documents import RAW, RAW_TODAY, read_metrics, read_raw, read_today
 from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import view_of
+from ppcls_ext.paper.today import comparison, latencies_of, table_of
 from ppcls_ext.runtime.choice import Candidate, EngineChoice
 from ppcls_ext.runtime.memory import recall, remember
+from ppcls_ext.search.evolution import Evolution, front_of
+from ppcls_ext.search.judge import Quality
+from ppcls_ext.search.latency import Target
 from ppcls_ext.search.measurements import read_calibration
+from ppcls_ext.search.space import space_named
 from ppcls_ext.training.distillation import Cache
 from ppcls_ext.training.position import Position
 from ppcls_ext.training.state import read_state, save_state
@@ -117,7 +127,9 @@ def engine_memory(content: bytes, value: Any) -> None:
     recall({"model": 1})
     remember({"model": 1}, json.loads(json.dumps(value, default=str, skipkeys=True)))
     try:
-        str(EngineChoice.from_dict(recall({"model": 1})))
+        choice = EngineChoice.from_dict(recall({"model": 1}))
+        str(choice)
+        json.dumps([asdict(one) for one in choice.candidates], allow_nan=False)
     except (TypeError, KeyError, ValueError):  # what the caller takes for none
         return
 
@@ -136,6 +148,7 @@ def resume_note(content: bytes, resume: bool) -> None:
         sink.close()
 
 
+ARCH = SPECS["PPLCNet_x0_25"].network().text
 CALIBRATION = {
     "format": 1,
     "target": {"cpu": ["a"], "engine": "onednn", "threads": 1, "versions": {"numpy": "2"}},
@@ -144,7 +157,7 @@ CALIBRATION = {
     "command": "pplcnet search",
     "machine": {},
     "anchor_ms": [1.5, 1.6],
-    "measured": [{"arch": "stem16 | ds-c32", "use": "network", "ratio": 1.0, "low": 0.9, "high": 1.1, "failure": ""}],
+    "measured": [{"arch": ARCH, "use": "network", "ratio": 1.0, "low": 0.9, "high": 1.1, "failure": ""}],
     "model": {"target": None, "prices": {"a": 1.0}},
     "accuracy": {"model": {"median": 0.1, "close": 0.9, "spearman": 1.0, "n": 3}},
 }
@@ -153,7 +166,87 @@ CALIBRATION = {
 @given(inputs.json_texts(CALIBRATION))
 def calibration(content: bytes) -> None:
     with only_user_errors():
-        read_calibration(written("calibration.json", content)).latencies("network")
+        found = read_calibration(written("calibration.json", content))
+        found.latencies("network")
+        assert isinstance(found.doubt, str)
+        found.target.differences(Target(("b",), "a", 2, {}))
+        found.save(folder() / "again.json")
+        assert read_calibration(folder() / "again.json") == found
+
+
+SEARCH = {"seed": 0}
+TODAYS = [entry.network.name for entry in comparison().rows[:2]]
+CANDIDATES = {
+    "identity": SEARCH,
+    "calibration": "abc",
+    "candidates": [{"arch": ARCH, "ms": 1.5, "expected": 0.5, "top1": 0.5, "generation": 0}],
+    "judged": {ARCH: [0.5, 0.5]},
+}
+
+
+@given(inputs.json_texts(CANDIDATES), st.sampled_from(["abc", "def"]))
+def candidates(content: bytes, calibration: str) -> None:
+    file = written("candidates.json", content)
+    space, latency = space_named("lcnet"), lambda spec: 1.0
+    evolution = Evolution(space, latency, 1.0, file, SEARCH, calibration, population=1, generations=1)
+    with only_user_errors():
+        found = evolution.run(lambda spec: Quality(0.5, 0.5))
+        assert all(c.ms > 0 and math.isfinite(c.expected + c.top1) for c in front_of(found))
+
+
+TODAY: dict[str, Any] = {
+    "environment": {"cpu": "a", "usable_cores": 2, "packages": {"numpy": "2"}},
+    "quick": False,
+    "networks": {TODAYS[0]: {"params": 1, "flops": 1}, TODAYS[1]: {"failure": "not built"}},
+    "parts": [
+        {
+            "engine": "onednn",
+            "threads": 1,
+            "report": {
+                "command": "pplcnet",
+                "created": "2021",
+                "machine": {"cpu": "a", "usable_cores": 2, "flags": ["avx2"], "platform": "b"},
+                "versions": {"numpy": "2", "openvino": None},
+                "results": [
+                    {"label": TODAYS[0], "failure": None, "warnings": ["noise"], "ms": {"median": 1.0, "spread": 0.1}},
+                    {"label": TODAYS[1], "failure": "it crashed", "warnings": [], "ms": None},
+                ],
+            },
+        },
+        {"engine": "openvino", "threads": 1, "failure": "no such engine"},
+    ],
+}
+
+
+@given(inputs.json_texts(TODAY))
+def todays(content: bytes) -> None:
+    with only_user_errors():
+        document = read_today(written(f"today/{RAW_TODAY}", content).parent)
+        table_of(document).encode()
+        for part in document["parts"]:
+            assert all(ms > 0 for ms in latencies_of(part).values())
+
+
+NETWORK = {
+    "built": {"params": 10, "flops": 10, "activations": {"layers": 3.0}},
+    "made_from": {"config": "a: 1"},
+    "formats": ["json"],
+}
+
+
+@given(inputs.json_texts(NETWORK))
+def network_note(content: bytes) -> None:
+    """A damaged note counts as none."""
+    found = built_before(written(f"network/{NETWORK_NOTE}", content), {"config": "a: 1"}, ["json"])
+    assert found is None or (found.params > 0 and found.flops > 0)
+
+
+@given(inputs.json_texts({"images": 10, "top1": 0.5}))
+def evaluated(content: bytes) -> None:
+    with only_user_errors():
+        found = read_metrics(written("eval/metrics.json", content))
+        assert found is not None
+        assert found["images"] > 0
 
 
 MADE = {"label": "a", "engine": "onednn", "threads": 1, "batch": 1, "size": None, "streams": 1, "failure": None}
@@ -218,5 +311,5 @@ def lock_note(content: bytes) -> None:
 
 STORED = (
     *(pickled_weights, safetensors_weights, training_state, teacher_cache, engine_memory, resume_note, calibration),
-    *(benchmark_report, reproduced, run_log, lock_note),
+    *(benchmark_report, reproduced, run_log, lock_note, candidates, todays, network_note, evaluated),
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ppcls_ext.paper.paired import paired_difference, right_answers
+from ppcls_ext.paper.paired import digest_of_images, paired_difference, right_answers
 
 
 def answers(share: float, images: int = 400, seed: int = 0) -> np.ndarray:
@@ -37,10 +38,30 @@ def test_what_no_pair_supports_is_not_clear() -> None:
     assert found.text == f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
+def test_a_digest_is_of_the_images_and_their_labels_wherever_they_lie(tmp_path: Path) -> None:
+    def digest(folder: str, names: Sequence[str] = ("a/0.png", "b/1.png"), content: str = "xy") -> str:
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_text(content)
+        return digest_of_images([str(tmp_path / folder / name) for name in names], np.array([0, 1]))
+
+    one = digest("one")
+    assert digest("two") == one
+    others = [
+        digest("three", content="xyz"),
+        digest("four", ("b/1.png", "a/0.png")),
+        digest("five", ("a/0.png", "b/2.png")),
+    ]
+    paths = [str(tmp_path / "one" / name) for name in ("a/0.png", "b/1.png")]
+    others.append(digest_of_images(paths, np.array([1, 0])))
+    assert len({one, *others}) == 1 + len(others)
+
+
 @pytest.mark.slow
 def test_answers_of_a_run_are_those_that_its_evaluation_counts(trained: Path) -> None:
     """Uses the run that several packages' tests share, which is trained once."""
-    found = right_answers(trained)
+    found, digest = right_answers(trained)
+    assert digest == right_answers(trained).images
     metrics = json.loads((trained / "eval" / "metrics.json").read_text())
     assert len(found) == metrics["images"]
     assert found.mean() == pytest.approx(metrics["top1"])

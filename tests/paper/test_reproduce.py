@@ -17,7 +17,7 @@ from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.locks import FolderLock
-from ppcls_ext.deploy.untrained import MADE, build
+from ppcls_ext.deploy.untrained import MADE, Built, build, built_before
 from ppcls_ext.models.spec import SPECS, scale_name
 from ppcls_ext.paper import reproduce as reproducing
 from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_raw, read_run
@@ -179,6 +179,22 @@ def test_networks_are_built_once(work: Path, tmp_path: Path) -> None:
     before = made.stat().st_mtime_ns
     assert asdict(build(network, work, ["json"])) == json.loads(made.read_text())["built"]
     assert made.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{}", "[" * 9000, '{"built": {"params": 1}}', '"\\ud800"', "flops", "formats"]
+)
+def test_a_damaged_note_about_a_network_counts_as_none(tmp_path: Path, damage: str) -> None:
+    file, identity = tmp_path / MADE, {"config": "a: 1"}
+    content: dict[str, Any] = {"built": {"params": 1, "flops": 2, "activations": {}}, "made_from": identity}
+    content["formats"] = ["json"]
+    file.write_text(json.dumps(content))
+    assert built_before(file, identity, ["json"]) == Built(1, 2, {})
+    content["built"]["flops"] = "2"
+    file.write_text(
+        {"flops": json.dumps(content), "formats": json.dumps({**content, "formats": [[]]})}.get(damage, damage)
+    )
+    assert built_before(file, identity, ["json"]) is None
 
 
 @pytest.mark.slow
@@ -477,7 +493,8 @@ def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_built(tmp_pat
 def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
     assert read_metrics(file) is None
-    for content, clue in (("{", "cannot be read"), ("[]", "not a file that pplcnet eval wrote")):
+    other = "not a file that pplcnet eval wrote"
+    for content, clue in (("{", "cannot be read"), ("[]", other), ('{"images": 0}', other), ('{"images": "1"}', other)):
         file.write_text(content)
         with pytest.raises(UserError, match=clue):
             read_metrics(file)

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from ppcls_ext.core.config import STUDIES, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.models.spec import SPECS
+from ppcls_ext.paper.paired import Answers
 from ppcls_ext.paper.study import Study
 from ppcls_ext.paper.study_plan import StudyPlan
-from ppcls_ext.paper.study_report import result_of
+from ppcls_ext.paper.study_report import result_of, write_report
 from ppcls_ext.paper.tables import table
 from ppcls_ext.training.optimizers import LR_NUMBERS
 from ppcls_ext.training.trainer import Stopped
@@ -56,6 +58,33 @@ def test_what_too_few_runs_cannot_say_is_left_out() -> None:
     assert (result_of("a", own, own, 1.0, 1.0).difference, result_of("a", own, own, 1.0, 1.0).paper_difference) == (
         None,
     ) * 2
+
+
+@pytest.mark.parametrize("value", ["0.5", True, None, float("nan"), [0.5]])
+def test_a_result_that_is_no_number_is_one_line(tmp_path: Path, value: Any) -> None:
+    plan: Any = SimpleNamespace(run_folder=lambda *run: tmp_path, metric="top1", seeds=[0])
+    events = [{"event": "eval", "epoch": 1, "step": 1, "top1": 0.5}, {"event": "end", "epoch": 1, "step": 1}]
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    assert Study(plan).values("a") == {0: 50.0}
+    events[0]["top1"] = value
+    file.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    with pytest.raises(UserError, match=r"top1 of the last evaluation in .* expected a number"):
+        Study(plan).values("a")
+
+
+@pytest.mark.slow
+def test_a_damaged_evaluation_is_one_line(data: Path, tmp_path: Path) -> None:
+    """Slow: the report asks the machine."""
+    plan = StudyPlan(str(study_file(tmp_path / "s.yaml", data)), output=tmp_path / "out")
+    file = plan.run_folder("with SE", 0) / "eval" / "metrics.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"images": 50000')
+    with pytest.raises(UserError, match=r"metrics.json: cannot be read .* run pplcnet eval again"):
+        write_report(plan, [])
+    file.write_text('{"images": 50000}')
+    write_report(plan, [])
+    assert json.loads((plan.output / "study.json").read_text())["note"] is None
 
 
 def study_file(path: Path, data: Path, **changes: Any) -> Path:
@@ -165,11 +194,11 @@ def test_a_run_that_diverges_is_left_out(data: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_same_images_needs_sets_of_one_size(
+def test_same_images_needs_one_evaluation_set(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     """Runs are not trained here: each leaves a log, and its answers are made up. Slow: the report asks the machine."""
-    images = {"with_se": 15, "no_se": 14}
+    images, names = {"with_se": 15, "no_se": 14}, {"with_se": "a", "no_se": "b"}
 
     def train(config: Any) -> None:
         run = RunFolder.of(config).path
@@ -177,8 +206,9 @@ def test_same_images_needs_sets_of_one_size(
         events = [{"event": "eval", "epoch": 1, "step": 1, "top1": 0.5}, {"event": "end", "epoch": 1, "step": 1}]
         (run / "log.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
 
-    def answers(run: Path) -> np.ndarray:
-        return np.ones(images[run.parent.parent.name], bool)
+    def answers(run: Path) -> Answers:
+        variant = run.parent.parent.name
+        return Answers(np.ones(images[variant], bool), f"{images[variant]} {names[variant]}")
 
     monkeypatch.setattr("ppcls_ext.paper.study.train", train)
     monkeypatch.setattr("ppcls_ext.paper.study.right_answers", answers)
@@ -187,6 +217,9 @@ def test_same_images_needs_sets_of_one_size(
     message = fails(*command, lines=None)
     assert "no SE!, seed 0 is evaluated on 14 images and with SE, seed 0 on 15; give all variants the same" in message
     images["no_se"] = 15
+    message = fails(*command, lines=None)
+    assert "no SE!, seed 0 is evaluated on other images, or in another order, than with SE, seed 0; give all" in message
+    names["no_se"] = "a"
     assert main([str(part) for part in command]) == 0
 
 

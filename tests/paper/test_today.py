@@ -128,8 +128,49 @@ def test_values_of_another_machine_are_not_mixed_in(plan: Plan) -> None:
     ):
         reproduce_today(plan, fake_benchmark)
     file.write_text("[]")
-    with pytest.raises(UserError, match="not a file that reproduce --today wrote; give another --out"):
+    with pytest.raises(UserError, match=r"not a file that reproduce --today wrote \(.*\); give another --out"):
         reproduce_today(plan, fake_benchmark)
+
+
+FIRST = ("parts", 0, "report", "results", 0)
+DAMAGE = [
+    (("parts", 0), {}),
+    (("parts", 0, "report"), {}),
+    ((*FIRST, "label"), ["a"]),
+    ((*FIRST, "ms"), None),
+    ((*FIRST, "ms", "median"), "1.0"),
+    ((*FIRST, "ms", "median"), -1),
+    ((*FIRST, "ms", "spread"), float("nan")),
+    ((*FIRST, "warnings"), None),
+    (("parts", 0, "report", "machine", "flags"), [1]),
+    (("parts", 0, "report", "created"), "\ud800"),
+    (("parts", 0, "threads"), "1"),
+    (("networks",), {"a": {"params": "1", "flops": 1}}),
+    (("environment",), []),
+    (("quick",), "no"),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), DAMAGE, ids=[f"{where[-1]}-{value!r}" for where, value in DAMAGE])
+def test_a_damaged_part_is_refused_in_one_line_and_nothing_is_written(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, where: tuple[str | int, ...], value: Any
+) -> None:
+    monkeypatch.setattr(module, "figure_of", lambda document: "")
+    reproduce_today(plan, fake_benchmark)
+    file = plan.out / "today.json"
+    document = json.loads(file.read_text())
+    part = document
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    file.write_text(json.dumps(document))
+    before = file.read_bytes()
+    with pytest.raises(
+        UserError, match=r"not a file that reproduce --today wrote \(.*\); give another --out"
+    ) as raised:
+        reproduce_today(plan, fake_benchmark)
+    assert "\n" not in str(raised.value)
+    assert file.read_bytes() == before
 
 
 def test_the_front_compares_within_a_recipe() -> None:

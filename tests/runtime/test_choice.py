@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime import choice
 from ppcls_ext.runtime.auto import candidates
-from ppcls_ext.runtime.choice import choose_engine
+from ppcls_ext.runtime.choice import Candidate, EngineChoice, choose_engine
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FLOAT_FORMATS, FORMATS, HOW_TO_EXPORT, Engine
 from ppcls_ext.runtime.exported import Exported, ExportedInput
@@ -74,3 +76,31 @@ def test_auto_takes_engines_of_float32_only() -> None:
     """Accepted ones too are left out: auto takes what gives the outputs that the export stores."""
     tried = {name.engine for name in candidates(exported(*FORMATS, accepted=tuple(REDUCED)))}
     assert tried == set(ENGINES) - set(REDUCED)
+
+
+MEASURED = EngineChoice(
+    "onednn", "json", "why", (Candidate("onednn", "json", 0.0, 1.0, 3, 1.0, 0.9, 1.1),), 1, ((1, 3),)
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shapes": [[float("inf")]]},
+        {"shapes": [["1"]]},
+        {"threads": "1"},
+        {"reason": None},
+        {"candidates": []},
+        *({"candidates": [{name: "x"}]} for name in ("ms", "ratio", "difference", "rounds")),
+        *({"candidates": [{name: float("nan")}]} for name in ("ms", "low")),
+        {"candidates": [{"refused": None}]},
+        {"candidates": [{"low": None}]},
+    ],
+    ids=str,
+)
+def test_a_remembered_choice_that_is_damaged_is_none(change: dict[str, Any]) -> None:
+    whole = json.loads(json.dumps(MEASURED.to_dict()))
+    assert EngineChoice.from_dict(whole).candidates == MEASURED.candidates
+    changed = [{**whole["candidates"][0], **one} for one in change.get("candidates", whole["candidates"])]
+    with pytest.raises((TypeError, ValueError)):
+        EngineChoice.from_dict({**whole, **change, "candidates": changed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,8 @@ from ppcls_ext.search.advise import advise, calibration_file, own_calibrations, 
 from ppcls_ext.search.calibrate import ANCHOR, Plan, calibrate, check_accuracy, network_of, target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs
-from ppcls_ext.search.latency import Accuracy, accuracy, shortfalls
-from ppcls_ext.search.measurements import Calibration, read_calibration
+from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
+from ppcls_ext.search.measurements import Calibration, Measured, read_calibration
 from ppcls_ext.search.report import write_report
 from ppcls_ext.search.space import INPUT_SIZES, Space, space_named
 
@@ -168,6 +169,45 @@ def test_a_damaged_calibration_is_one_line(tmp_path: Path, damage: str) -> None:
     with pytest.raises(UserError) as raised:
         read_calibration(file)
     assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+DAMAGE = [
+    (("measured", 0, "ratio"), "1.0"),
+    (("measured", 0, "ratio"), math.nan),
+    (("measured", 0, "ratio"), None),
+    (("measured", 0, "arch"), "stem16"),
+    (("target", "cpu"), "a"),
+    (("target", "threads"), "1"),
+    (("anchor_ms",), []),
+    (("model", "prices", "gate.calls"), -1.0),
+    (("accuracy",), {}),
+    (("accuracy", "model", "median"), "0.01"),
+    (("accuracy", "model", "n"), None),
+    (("created",), "\ud800"),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), DAMAGE, ids=[f"{where[-1]}-{value!r}" for where, value in DAMAGE])
+def test_a_damaged_part_of_a_calibration_is_one_line(
+    tmp_path: Path, where: tuple[str | int, ...], value: object
+) -> None:
+    target = Target(("a CPU", "avx2"), "onednn", 1, {"paddlepaddle": "3"})
+    measured = (Measured(ANCHOR.text, "network", 1.0, 0.9, 1.1), Measured(ANCHOR.text, "unseen", failure="it crashed"))
+    model = LatencyModel(target, {"gate.calls": 0.1})
+    judged = {"model": Accuracy(0.01, 1.0, 0.99, 50)}
+    file = tmp_path / "c.json"
+    whole = Calibration(target, "lcnet", "now", "pplcnet", {"cpu": "a"}, (1.5,), measured, model, judged)
+    whole.save(file)
+    assert read_calibration(file) == whole
+    content = json.loads(file.read_text())
+    part = content
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="it is not as this version writes it") as raised:
+        read_calibration(file)
     assert "\n" not in str(raised.value)
 
 

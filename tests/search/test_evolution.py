@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -113,6 +114,27 @@ def test_a_damaged_file_is_one_line(evolution: Evolution, damage: str) -> None:
     with pytest.raises(UserError, match="not a file that a search wrote") as raised:
         evolution.check()
     assert "\n" not in str(raised.value)
+
+
+GOOD = {"arch": SPACE.smallest().text, "ms": 1.0, "expected": 0.5, "top1": 0.5, "generation": 0}
+
+
+@pytest.mark.parametrize(("name", "value"), [("expected", "0.5"), ("expected", math.nan), ("ms", "fast"), ("ms", -1.0),
+                                             ("top1", None), ("top1", True), ("generation", [0])])  # fmt: skip
+def test_a_figure_that_is_none_is_one_line(evolution: Evolution, name: str, value: object) -> None:
+    content = {"identity": {"seed": 0}, "calibration": "", "candidates": [{**GOOD, name: value}], "judged": {}}
+    evolution.file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"not a file that a search wrote \(candidates.0.{name}: ") as raised:
+        evolution.check()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["0.5", True, math.nan])
+def test_what_a_network_was_judged_to_be_is_a_number(evolution: Evolution, value: object) -> None:
+    content = {"identity": {"seed": 0}, "candidates": [], "judged": {GOOD["arch"]: [value, 0.5]}}
+    evolution.file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="not a file that a search wrote"):
+        evolution.check()
 
 
 def test_scores_drop_the_worst_before_they_are_judged(evolution: Evolution, tmp_path: Path) -> None:

@@ -261,6 +261,16 @@ def test_what_cannot_be_found_is_one_line(wish: Wish, change: dict[str, Any], me
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("content", ["", "tiny nan 32", "tiny inf 32", "tiny 1e9 32", "tiny 1 x", "tiny 1 32 4"])
+def test_a_damaged_note_about_a_space_is_one_line(wish: Wish, tmp_path: Path, content: str) -> None:
+    other = tmp_path / "other"
+    (other / "supernet").mkdir(parents=True)
+    (other / "supernet" / "last.pdparams").touch()
+    (other / "space.txt").write_text(content)
+    with pytest.raises(UserError, match="not the folder of a search; give that of one with --out"):
+        Search(replace(wish, supernet=other), benchmark)
+
+
 def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> None:
     Search(wish, benchmark)
     Search(wish, benchmark)  # the same goes on
