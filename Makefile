@@ -47,7 +47,7 @@ demo-serve: $(READY) ## the classification demo's model over HTTP (after `make d
 test: lint ## lint, types and all tests, one on each core (ARGS="-k name" is given to pytest)
 	@$(PYTEST) $(ARGS)
 
-test-fast: lint ## lint, types and the tests that neither train nor start a process
+test-fast: lint ## lint, types and the tests that are not marked slow
 	@$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the layers of the packages

@@ -220,6 +220,21 @@ def test_every_page_is_in_the_index() -> None:
     assert {page.resolve() for page in PAGES} - {index} <= linked
 
 
+def test_the_page_of_configs_has_every_key_of_the_global_section_with_its_default() -> None:
+    page = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+    table = page.partition("## The Global section")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*?) ?\|$", table, re.MULTILINE))
+    assert set(rows) == set(Global.model_fields)
+    for key, field in Global.model_fields.items():
+        if isinstance(field.default, (int, float)):
+            assert yaml.safe_load(rows[key]) == field.default, key
+
+
+def test_contents_of_the_troubleshooting_page_are_its_headings() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert re.findall(r"^- \[(.+?)\]", page, re.MULTILINE) == re.findall(r"^## (.+)$", page, re.MULTILINE)
+
+
 def test_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
     """What stands between the dots of each message in the first column, but for other people's messages."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## Crashes of Paddle")[0]

@@ -8,13 +8,17 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ppcls_ext.core.bounds import MOST_THREADS
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.device import set_threads
-from ppcls_ext.runtime.choice import AUTO
+from ppcls_ext.runtime.choice import AUTO, PREFERRED
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT
 
 DEFAULT_ENGINE = "onednn"
+# What the help says of defaults that `ppcls_ext.runtime.choice` and `ppcls_ext.core.device` take.
+FIRST_OF_PREFERRED = f"the first that is installed and has its format in the folder: {', '.join(PREFERRED)}"
+THREADS_DEFAULT = "OMP_NUM_THREADS, or every usable core"
 CONFIG_HELP = "read this config: a name that `pplcnet configs` lists, a YAML file, or a run folder"
 
 
@@ -45,7 +49,7 @@ def up_to(most: int, least: int = 1) -> Callable[[str], int]:
     return bounded
 
 
-threads = up_to(1024)
+threads = up_to(MOST_THREADS)
 batch = up_to(65536)
 port = up_to(65535, least=0)
 seed = up_to(2**32 - 1, least=0)  # NumPy's generators take no larger one

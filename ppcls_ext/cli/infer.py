@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ppcls_ext.cli.arguments import (
-    DEFAULT_ENGINE,
+    FIRST_OF_PREFERRED,
+    THREADS_DEFAULT,
     add_config_arguments,
     batch,
     engine_names,
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m", "--model", type=path, metavar="FOLDER", help="run the model that export wrote to this folder"
     )
     group.add_argument(
-        "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {DEFAULT_ENGINE})"
+        "--engine", metavar="ENGINE", help=f"run it on {engine_names()}, with -m (default: {FIRST_OF_PREFERRED})"
     )
     group.add_argument(
         "--allow-reduced",
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-i", "--images", nargs="+", default=[], metavar="IMAGE", help="predict on these files, folders or globs"
     )
-    group.add_argument("--threads", type=threads, metavar="N", help="use N CPU threads (default: every usable core)")
+    group.add_argument("--threads", type=threads, metavar="N", help=f"use N CPU threads (default: {THREADS_DEFAULT})")
     group.add_argument(
         "--batch", type=batch, metavar="N", help="run N images at once (default: Infer.batch_size of a config, or 1)"
     )

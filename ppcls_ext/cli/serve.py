@@ -7,7 +7,19 @@ import ipaddress
 import os
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import batch, engine_names, given, path, port, positive, real, share, threads
+from ppcls_ext.cli.arguments import (
+    FIRST_OF_PREFERRED,
+    THREADS_DEFAULT,
+    batch,
+    engine_names,
+    given,
+    path,
+    port,
+    positive,
+    real,
+    share,
+    threads,
+)
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_text
@@ -39,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="serve the models that export wrote to these folders, by the folder's name or as NAME=FOLDER",
     )
-    group.add_argument("--engine", metavar="ENGINE", help=f"run them on {engine_names()} (default: the best installed)")
-    group.add_argument("--threads", type=threads, metavar="N", help="use N CPU threads (default: every usable core)")
+    group.add_argument(
+        "--engine", metavar="ENGINE", help=f"run them on {engine_names()} (default: {FIRST_OF_PREFERRED})"
+    )
+    group.add_argument("--threads", type=threads, metavar="N", help=f"use N CPU threads (default: {THREADS_DEFAULT})")
     group.add_argument(
         "--batch",
         type=batch,
@@ -71,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=128,
         metavar="N",
-        help="answer 429 where N images of a model are waiting (default: %(default)s)",
+        help="answer 429 where N images of a model are accepted and not answered yet (default: %(default)s)",
     )
     group.add_argument(
         "--deadline",

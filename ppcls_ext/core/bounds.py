@@ -15,6 +15,7 @@ LARGEST_SIDE = 16_384  # pixels of an image that a network is given
 MOST_BASES = 30  # configs above each other
 MOST_EPOCHS = 100_000
 MOST_STEPS = 10**9
+MOST_THREADS = 1024
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:

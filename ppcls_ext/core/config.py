@@ -18,7 +18,7 @@ import pydantic
 import yaml
 
 from ppcls_ext.core import bounds
-from ppcls_ext.core.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_STEPS, mapping
+from ppcls_ext.core.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_STEPS, MOST_THREADS, mapping
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.text import SHOWN, is_digits, one_line, shown
 from ppcls_ext.core.yaml_files import YamlFault, fault_of_number, parse_yaml, read_yaml
@@ -130,7 +130,8 @@ class Global(Section):
     save_inference_dir: str | None = pydantic.Field(None, min_length=1)  # None: `inference` in the run folder
     data_root: str | None = None  # dataset paths are taken relative to it
     check_seconds: float = pydantic.Field(default=10.0, ge=0, le=1e6)  # time for decoding images before training starts
-    threads: int | None = pydantic.Field(None, ge=1, le=4096)  # threads of the CPU; default: every usable core
+    # Threads of the CPU; default: OMP_NUM_THREADS, or every usable core, and for `train` those that are free.
+    threads: int | None = pydantic.Field(None, ge=1, le=MOST_THREADS)
     fast_cpu: bool = True  # our own kernels in training and evaluation (ppcls_ext.models.kernels)
 
 

@@ -48,7 +48,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Built:
-    """A network that was built; `activations` is a `realistic.Summary` as a mapping."""
+    """A network that was built; `activations` is a `models.activations.Summary` as a mapping."""
 
     params: int
     flops: int

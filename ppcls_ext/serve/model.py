@@ -150,7 +150,7 @@ class Model:
             raise Refusal(503, f"model {self.name} is not fit for work", {"Retry-After": "5"})
         if self._accepted + images > self._limits.queue:
             self._metrics.images.labels(self.name, "429").inc(images)
-            raise busy(f"model {self.name}: {self._limits.queue} images are waiting already")
+            raise busy(f"model {self.name}: {self._limits.queue} images are accepted already, and not answered yet")
 
     async def results(
         self, images: Sequence[Image], seconds: float, inference: Inference | None = None
