@@ -60,21 +60,27 @@ def test_processes_of_one_job_are_not_each_others_strangers(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("override", "environment", "threads", "said"),
-    [([], None, 1, True), (["Global.threads=2"], None, 2, False), ([], "2", None, False)],
-    ids=["neither says", "the config says", "the environment says"],
+    [
+        ([], {}, 1, True),
+        (["Global.threads=2"], {}, 2, False),
+        ([], {"OMP_NUM_THREADS": "2"}, 2, False),
+        (["Global.threads=1"], {"OMP_NUM_THREADS": "2"}, 1, False),
+        ([], {"OMP_NUM_THREADS": "1", "PADDLE_LOCAL_SIZE": "1"}, 2, False),
+    ],
+    ids=["neither says", "the config says", "the environment says", "both say", "a launcher says"],
 )
 def test_training_takes_free_cores_unless_a_number_is_given(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     images: Path,
     override: list[str],
-    environment: str | None,
-    threads: int | None,
+    environment: dict[str, str],
+    threads: int,
     said: bool,
 ) -> None:
     machine_of(monkeypatch, 2, 2, 1.0)
-    if environment is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     asked: list[int | None] = []
     monkeypatch.setattr(train, "set_threads", asked.append)
     kept: list[int | None] = []
