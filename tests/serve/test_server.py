@@ -282,6 +282,7 @@ def process(exported: Path, stack: ExitStack) -> tuple[subprocess.Popen[str], st
     """`pplcnet serve` with the exported model, and its address."""
     line = [sys.executable, "-m", "ppcls_ext.cli", "serve", "-m", f"easy={exported}", "--port", "0", "--threads", "1"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    stack.enter_context(process)  # closes its pipes, once it is killed
     stack.callback(process.kill)
     assert process.stdout is not None
     first = json.loads(process.stdout.readline())
@@ -397,6 +398,7 @@ def test_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path, stack: Exi
     """Slow: it starts a process."""
     line = [sys.executable, "-W", "ignore", "-c", HANGS, str(_recipe(tmp_path))]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    stack.enter_context(process)  # closes its pipes, once it is killed
     stack.callback(process.kill)
     assert process.stdout is not None
     url = json.loads(process.stdout.readline())["address"]
