@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# Kernels of one thread, since others may add up in another order; Paddle reads it while it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.device import usable_cores
@@ -29,12 +32,6 @@ MOST_WORKERS = 4
 def pytest_xdist_auto_num_workers() -> int:
     """Of `-n auto`: a worker for each core that this process may use, each of which takes a gigabyte or two."""
     return min(usable_cores(), MOST_WORKERS)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Kernels of one thread: other numbers of them may add up in another order."""
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
