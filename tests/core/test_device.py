@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ def test_processes_of_one_job_are_not_each_others_strangers(monkeypatch: pytest.
     machine_of(monkeypatch, 4, 4, 2.0)
     monkeypatch.setenv("PADDLE_LOCAL_SIZE", "2")
     assert device.free_cores() == 2  # its share
+
+
+def test_the_threads_of_kernels_are_those_that_paddle_was_imported_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "paddle" in sys.modules
+    assert device.set_threads(2) == 3
+    assert device.kernel_threads() == 3
 
 
 @pytest.mark.parametrize(
