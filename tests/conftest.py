@@ -36,11 +36,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
 _fast_test = ""  # under way, or none
+refused: list[str] = []  # what that test may not do, and has tried
 
 
 def _refuse(what: str) -> None:
     if _fast_test:
-        raise AssertionError(f"{_fast_test} {what}: mark it slow, since `make test-fast` takes no such test")
+        refused.append(f"{_fast_test} {what}: mark it slow, since `make test-fast` takes no such test")
+        pytest.fail(refused[-1])  # no Exception, which the package would take for a failure of the network
 
 
 def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
@@ -63,6 +65,16 @@ def no_training_in_fast_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "fit", guarded)
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_refused() -> Iterator[None]:
+    """Also what was refused in another thread, or caught, fails the test."""
+    yield
+    if refused:
+        text = refused[0]
+        refused.clear()
+        pytest.fail(text)
 
 
 @pytest.fixture(scope="module", autouse=True)
