@@ -174,7 +174,7 @@ def test_a_client_that_does_not_take_its_picture_is_let_go(served: Serve) -> Non
             (length,) = re.findall(rb"content-length: (\d+)", answer)
             assert len(answer) < int(length)
         assert still_works(place)
-    assert service.service._pictures._held == 0
+    assert service.service.pictures.held == 0
 
 
 def test_a_connection_serves_many_requests(served: Serve) -> None:
