@@ -74,7 +74,7 @@ class SandwichTask(Task):
         assert isinstance(model, Supernet)
         # Paddle's generator has just been set by seed and step. It is asked before anything is built, which draws from
         # it as well: a resumed run then trains the networks that it would have trained.
-        rng = random.Random(int(paddle.randint(0, LARGEST_DRAW, [1])))
+        rng = random.Random(paddle.randint(0, LARGEST_DRAW, [1]).item())
         largest, smallest = self._ends_of(model)
         heard = _Heard(largest.network)
         first = self.of.step(heard, batch)  # type: ignore[arg-type]
