@@ -67,6 +67,20 @@ class Image:
         return size[0] * size[1]
 
 
+async def checked(images: Sequence[Image], most: int) -> tuple[list[Image | Refusal], int]:
+    """Each image, or why its header has it refused, and the pixels that the headers of the others state together."""
+    found: list[Image | Refusal] = []
+    pixels = 0
+    for image in images:
+        try:
+            pixels += image.check(most) if image.quick_to_check else await asyncio.to_thread(image.check, most)
+        except Refusal as refusal:
+            found.append(refusal)
+        else:
+            found.append(image)
+    return found, pixels
+
+
 @dataclass(eq=False)  # a job is found in the queue as itself: images that are arrays cannot be compared
 class _Job:
     """An image on its way, and the future of its result, which lives in the event loop."""
@@ -143,11 +157,12 @@ class Model:
         self._accepted += len(images)
         pixels = 0
         try:
-            checked, stated = await self._check(images)
-            self._check_pixels(stated, len(images))
-            pixels = stated
+            found, stated = await checked(images, self._limits.pixels)
+            if self.palette:  # only a map of classes is as large as its image
+                self._check_pixels(stated, len(images))
+                pixels = stated
             self._pixels += pixels
-            yield checked
+            yield found
         finally:
             self._accepted -= len(images)
             self._pixels -= pixels
@@ -159,23 +174,6 @@ class Model:
         if self._accepted + images > self._limits.queue:
             self._metrics.images.labels(self.name, "429").inc(images)
             raise busy(f"model {self.name}: {self._limits.queue} images are waiting already")
-
-    async def _check(self, images: Sequence[Image]) -> tuple[list[Image | Refusal], int]:
-        """Each image, or why its header has it refused, and the pixels that results of those left will hold."""
-        checked: list[Image | Refusal] = []
-        pixels = 0
-        for image in images:
-            try:
-                if image.quick_to_check:
-                    size = image.check(self._limits.pixels)
-                else:
-                    size = await asyncio.to_thread(image.check, self._limits.pixels)
-            except Refusal as refusal:
-                checked.append(refusal)
-            else:
-                checked.append(image)
-                pixels += size if self.palette else 0  # only a map of classes is as large as its image
-        return checked, pixels
 
     def _check_pixels(self, pixels: int, images: int) -> None:
         most = self._limits.held_pixels
