@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# Kernels of one thread, since others may add up in another order; Paddle reads it while it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import ppcls_ext  # noqa: F401  (before Paddle, whose warnings it silences)
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.device import usable_cores
@@ -31,19 +34,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(usable_cores(), MOST_WORKERS)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Kernels of one thread: other numbers of them may add up in another order."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-
 PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
 _fast_test = ""  # under way, or none
+refused: list[str] = []  # what that test may not do, and has tried
 
 
 def _refuse(what: str) -> None:
     if _fast_test:
-        raise AssertionError(f"{_fast_test} {what}: mark it slow, since `make test-fast` takes no such test")
+        refused.append(f"{_fast_test} {what}: mark it slow, since `make test-fast` takes no such test")
+        pytest.fail(refused[-1])  # no Exception, which the package would take for a failure of the network
 
 
 def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
@@ -66,6 +65,16 @@ def no_training_in_fast_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "fit", guarded)
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_refused() -> Iterator[None]:
+    """Also what was refused in another thread, or caught, fails the test."""
+    yield
+    if refused:
+        text = refused[0]
+        refused.clear()
+        pytest.fail(text)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ppcls_ext.core.device import usable_cores
-from ppcls_ext.core.display import say, show_table
-from ppcls_ext.core.errors import CheckFailed
+from ppcls_ext.core.display import complain, say, show_table
+from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.images import find_images, read_bytes
 
 Way = Callable[[Path, Path], Sequence[str]]  # the command for a folder of images and a folder for the results
@@ -100,8 +100,8 @@ def measure(commands: dict[str, Way], lists: tuple[Path, Path], counts: tuple[in
     show_table(None, ("way", "images/s", "spread", "ratio", "start and end, s"), rows)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the flags, and measure."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the flags, and measure; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ppcls_ext.bench.bulk", description=__doc__)
     parser.add_argument("-m", "--model", type=Path, required=True)
     parser.add_argument("-i", "--images", nargs="+", required=True)
@@ -109,7 +109,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--short", type=int, default=256, help="images of the short list")
     parser.add_argument("--long", type=int, default=3500, help="images of the long list")
     parser.add_argument("--no-ray", action="store_true")
-    arguments = parser.parse_args(argv)
+    try:
+        _compare(parser.parse_args(argv))
+    except (UserError, CheckFailed) as error:
+        complain(f"bulk: {error}")
+        return error.exit_status
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     photos = find_images(arguments.images)
     read = sum(len(read_bytes(photo)) for photo in photos)  # from now on they are in the system's cache
     say(f"{len(photos)} photos of {read / len(photos) / 1024:.1f} KiB, {usable_cores()} cores")
@@ -121,4 +129,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,7 @@ import numpy as np
 
 from ppcls_ext.bench import training_worker
 from ppcls_ext.bench.benchmark import ratio_interval, versions
-from ppcls_ext.core.display import say, show_table
+from ppcls_ext.core.display import complain, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.machine import machine
@@ -49,8 +49,9 @@ class Contender:
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which no line of it says next
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise UserError(f"{self.name}: its process ended with status {self.process.wait()}; see its message above")
@@ -154,8 +155,8 @@ def report(taking_part: list[Contender], batch: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, show a table, and write JSON if asked to."""
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, show a table, and write JSON if asked to; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ppcls_ext.bench.training", description=__doc__)
     parser.add_argument("--network", default="PPLCNet_x0_5", choices=SPECS, metavar="NETWORK")
     for flag, default in (("threads", 1), ("batch", 32), ("size", 224), ("rounds", 5), ("steps", 5)):
@@ -170,7 +171,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--torch-compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
-    given = parser.parse_args(arguments)
+    try:
+        _compare(parser.parse_args(arguments))
+    except UserError as error:
+        complain(f"training: {error}")
+        return error.exit_status
+    return 0
+
+
+def _compare(given: argparse.Namespace) -> None:
     sizes = given.network, given.threads, given.batch, given.size
     taking_part = contenders(*sizes, given.torch_python, given.other_threads, given.torch_compile)
     for contender in taking_part:
@@ -196,4 +205,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

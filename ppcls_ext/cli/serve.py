@@ -136,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         body_bytes=size,
         held_bytes=max(Limits.held_bytes, 2 * size),
         pixels=arguments.max_pixels,
+        held_pixels=max(Limits.held_pixels, 2 * arguments.max_pixels),
         deadline_s=arguments.deadline,
         drain_s=arguments.drain,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppcls_ext.cli.arguments import add_config_arguments, given, positive, up_to
 from ppcls_ext.core.config import ENVIRONMENT, LATEST_STATE, Config, in_run_folder, load_config, run_folder_path
-from ppcls_ext.core.device import free_cores, set_threads, usable_cores
+from ppcls_ext.core.device import cpu_threads, free_cores, set_threads, usable_cores
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
@@ -91,12 +91,8 @@ def _leaving_busy_cores(given: str, overrides: Sequence[str]) -> Config:
     up in another order.
     """
     config = load_config(given, overrides)
-    begins = config.global_section.threads is None and not config.global_section.checkpoints
-    if begins and not {"OMP_NUM_THREADS", "PADDLE_LOCAL_SIZE"} & os.environ.keys():
-        threads, usable = free_cores(), usable_cores()
-        if threads < usable:
-            say(f"{threads} of {usable} cores are free: as many threads; -o Global.threads=N takes another number")
-        config = load_config(given, [*overrides, f"Global.threads={threads}"])
+    if config.global_section.threads is None and not config.global_section.checkpoints:
+        config = load_config(given, [*overrides, f"Global.threads={_threads_to_begin_with()}"])
     elif not any(override.partition("=")[0].strip() == "Global.threads" for override in overrides):
         kept, shared = config.global_section.threads, _share_of_another_job(config)
         if shared != kept:
@@ -107,6 +103,15 @@ def _leaving_busy_cores(given: str, overrides: Sequence[str]) -> Config:
             config = load_config(given, [*overrides, f"Global.threads={shared}"])
     set_threads(config.global_section.threads)
     return config
+
+
+def _threads_to_begin_with() -> int:
+    if {"OMP_NUM_THREADS", "PADDLE_LOCAL_SIZE"} & os.environ.keys():
+        return cpu_threads()
+    threads, usable = free_cores(), usable_cores()
+    if threads < usable:
+        say(f"{threads} of {usable} cores are free: as many threads; -o Global.threads=N takes another number")
+    return threads
 
 
 def _share_of_another_job(config: Config) -> int | None:

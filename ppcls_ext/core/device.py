@@ -54,15 +54,14 @@ def cpu_threads(threads: int | None = None) -> int:
 def set_threads(threads: int | None = None) -> int:
     """Set the threads of Paddle's CPU kernels, whose own default is one, and import Paddle, which reads them then.
 
-    Without effect once Paddle is imported.
+    Without effect once Paddle is imported. Returns the threads that the kernels have.
 
     OMP_NUM_THREADS of the environment wins over the default (every usable core), not over an explicit number.
     """
-    threads = cpu_threads(threads)
     # A thread that is done before the others sleeps, where by default it would spin on a core that others may need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import_paddle_with_threads(threads)
-    return threads
+    import_paddle_with_threads(cpu_threads(threads))
+    return kernel_threads()
 
 
 def kernel_threads() -> int:

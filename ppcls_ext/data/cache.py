@@ -6,6 +6,7 @@ import mmap
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from typing import IO, Any, Literal
 
@@ -65,7 +66,8 @@ class ImageCache:
             # Where each image begins, plus one (0: not there), its height, width and channels; then the end of all.
             places = np.frombuffer(mmap.mmap(-1, 8 * (4 * self.slots * len(self.paths) + 1)), np.int64)
             self._places, self._end = places[:-1].reshape(-1, 4), places[-1:]
-            self._lock: IO[Any] = tempfile.TemporaryFile()  # noqa: SIM115  (held as long as this object)
+            self._lock: IO[Any] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in the next line)
+            weakref.finalize(self, self._lock.close)  # with the memory, whose end is that of this object
             self._memory = np.frombuffer(mmap.mmap(-1, capacity), np.uint8)
 
     def _plan(self, workers: int) -> tuple[int, str]:

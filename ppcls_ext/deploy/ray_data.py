@@ -21,10 +21,9 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.reading import Unreadable, parsed_json
-from ppcls_ext.core.system import try_lock
 from ppcls_ext.deploy.encoders import ParquetEncoder
 from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
-from ppcls_ext.deploy.results_file import check_same
+from ppcls_ext.deploy.results_file import check_same, locked
 from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import read_exported
@@ -118,7 +117,7 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
             raise UserError("infer --ray --engine auto: this model takes images of any size, so name an engine")
         paths = images_of(images, shard)
         about = {"shard": None if shard is None else str(shard), **identity(paths, predictor, run.options)}
-    with _folder_of(run, about):
+    with own_folder(run, about):
         if paths:
             with _cluster(ray, run.address):
                 _predict(ray, paths, run, engine)
@@ -141,7 +140,7 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _folder_of(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
+def own_folder(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
     """Have the folder for the results of a run to oneself; what is in it already is of the same run.
 
     Raises:
@@ -156,7 +155,7 @@ def _folder_of(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
     if others and not file.is_file():
         raise UserError(f"{run.folder} holds other files; give an empty folder, or one that infer --ray has begun")
     with open(file, "a+", encoding="utf-8") as stream:
-        if not try_lock(stream):
+        if not locked(stream, run.folder):
             raise UserError(f"{run.folder}: another process is writing it; wait for it, or give another folder")
         if others and not run.resume:
             raise UserError(f"{run.folder} has results already; go on with --resume, or delete it")

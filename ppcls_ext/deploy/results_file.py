@@ -130,7 +130,7 @@ class ResultsFile:
         """The part, opened for appending and locked."""
         file = open(self._part, "ab")  # noqa: SIM115  closed in close
         # Between opening and locking, another process may have finished it and moved it to its path.
-        if not _locked(file, self._part) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
+        if not locked(file, self._part) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
             file.close()
             raise UserError(f"{self._part}: another process is writing it; wait for it, or give another file")
         return file
@@ -183,7 +183,8 @@ class ResultsFile:
             self._part.unlink(missing_ok=True)
 
 
-def _locked(file: IO[bytes], path: Path) -> bool:
+def locked(file: IO[Any], path: Path) -> bool:
+    """Whether a file is this process's alone; where there are no locks a line says so, and it counts as ours."""
     try:
         return try_lock(file)
     except NoLocks as error:

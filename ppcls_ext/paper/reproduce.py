@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -117,15 +118,27 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
             raise UserError(f"--tables {number}: the paper's tables of results are {NUMBERS[0]} to {NUMBERS[-1]}")
     formats = formats_for(plan.engines)
     started = time.monotonic()
+    with own_folders(plan):
+        return _reproduced(plan, formats, benchmark, started)
+
+
+@contextlib.contextmanager
+def own_folders(plan: Plan) -> Iterator[None]:
+    """The folders of a plan, made, its report to be written by this process alone: two would lose what the other has
+    measured.
+
+    Raises:
+        UserError: a file in place of a folder, or another process that writes there.
+    """
     for flag, folder in (("--out", plan.out), ("--work", plan.work)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{flag} {folder}: this folder cannot be made ({error.strerror}); give another") from error
     lock = FolderLock(plan.out, "report folder", "reproduce.lock")
-    lock.acquire()  # two would lose what the other has measured
+    lock.acquire()
     try:
-        return _reproduced(plan, formats, benchmark, started)
+        yield
     finally:
         lock.release()
 

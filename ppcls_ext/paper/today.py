@@ -24,7 +24,7 @@ from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.documents import RAW_TODAY as RAW
 from ppcls_ext.paper.documents import read_today
-from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
+from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry, own_folders
 from ppcls_ext.paper.tables import Variant
 from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.search.pareto import pareto_front
@@ -88,12 +88,16 @@ def reproduce_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[st
     Of `plan`, tables, runs and resume do not count. Parts of an earlier command are kept where the machine and the
     versions are the same; those of `quick` are not kept by a full run.
     Raises:
-        UserError: an unknown engine, a file of something else, or one that another machine or version wrote.
+        UserError: an unknown engine, a file of something else, one that another machine or version wrote, or another
+            process that writes there.
     """
     formats_for(plan.engines)  # this refuses an engine that cannot run
+    with own_folders(plan):
+        return _reproduced(plan, benchmark)
+
+
+def _reproduced(plan: Plan, benchmark: Benchmark) -> dict[str, Any]:
     formats = chosen_formats(None)  # all of them: a command for another engine finds the networks built
-    plan.out.mkdir(parents=True, exist_ok=True)
-    plan.work.mkdir(parents=True, exist_ok=True)
     document = _earlier(plan)
     done = {(part["engine"], part["threads"]) for part in document["parts"] if "report" in part}
     missing = [engine for engine in plan.engines if (engine, plan.threads) not in done]

@@ -163,6 +163,7 @@ class EngineOwner:
             with self._busy:
                 outcomes = self._run(run, images)
             _set(images, outcomes)
+            del images, outcomes  # else this thread would hold the last batch while it waits
         self._engine = None
 
     def _next(self) -> list[Work]:

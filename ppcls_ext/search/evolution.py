@@ -37,7 +37,7 @@ class Candidate:
 
     Attributes:
         ms: predicted.
-        generation: that it belongs to; 0 is drawn, not bred.
+        generation: that it belongs to; 0 is the first, which is not bred.
     """
 
     arch: str

@@ -231,11 +231,11 @@ class Search:
         return model
 
     def _ranks(self, candidates: list[Candidate], scorer: Scorer) -> Ranks:
-        """How far scores rank networks as their judge does: of random ones, since bred ones are all alike."""
-        drawn = [c for c in candidates if c.generation == 0]
-        if self.wish.accuracy == "scores" or len(drawn) < FEWEST_RANKED:
+        """How far scores rank networks as their judge does: of the first generation, since bred ones are all alike."""
+        first = [c for c in candidates if c.generation == 0]
+        if self.wish.accuracy == "scores" or len(first) < FEWEST_RANKED:
             return {}
-        return rank_correlations(scorer, [c.spec for c in drawn], [c.expected for c in drawn])
+        return rank_correlations(scorer, [c.spec for c in first], [c.expected for c in first])
 
     def _finish(
         self,
@@ -296,7 +296,7 @@ class Search:
             say(NOTHING_LEARNED)
         if ranks:
             words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
-            lines.append(f"rank correlation with what the judge says, of the networks drawn at random: {words}")
+            lines.append(f"rank correlation with what the judge says, of the first generation: {words}")
         return lines
 
     def _trained(self, candidates: list[Candidate]) -> str:

@@ -36,6 +36,13 @@ RANDOM_NETWORKS = 2  # each step trains so many beside the largest and the small
 LARGEST_DRAW = 2**31 - 1
 
 
+def trust_in(loss: float, classes: int) -> float:
+    """The share of the other networks' loss that is about what the largest gives: none while its loss is that of
+    guessing.
+    """
+    return min(1.0, max(0.0, 1 - loss / math.log(max(2, classes))))
+
+
 class SandwichTask(Task):
     """A task whose network is the supernet of a space; everything else is that of the task `of`."""
 
@@ -74,12 +81,14 @@ class SandwichTask(Task):
         assert isinstance(model, Supernet)
         # Paddle's generator has just been set by seed and step. It is asked before anything is built, which draws from
         # it as well: a resumed run then trains the networks that it would have trained.
-        rng = random.Random(int(paddle.randint(0, LARGEST_DRAW, [1])))
+        rng = random.Random(paddle.randint(0, LARGEST_DRAW, [1]).item())
         largest, smallest = self._ends_of(model)
         heard = _Heard(largest.network)
         first = self.of.step(heard, batch)  # type: ignore[arg-type]
         goal = functional.softmax(heard.logits, axis=-1).detach()
-        loss, trust = first.losses["loss"], self._trust(first)
+        loss = first.losses["loss"]
+        # A teacher would have to look at every image again for each of the other networks.
+        trust = 1.0 if self.config.get("Distill") is not None else trust_in(float(loss), self.class_num)
         for subnet in (smallest, *(self.cut(model, self.space.sample(rng)) for _ in range(self.networks))):
             heard = _Heard(subnet.network)
             if trust < 1:
@@ -89,14 +98,6 @@ class SandwichTask(Task):
                 heard(batch[0])
             loss = loss + trust * functional.cross_entropy(heard.logits, goal, soft_label=True)
         return Step({"loss": loss, "largest": first.losses["loss"]}, first.stats, first.images, first.weight)
-
-    def _trust(self, largest: Step) -> float:
-        """The share of the other networks' loss that is about what the largest gives: none while its loss is that of
-        guessing. All where it learns from a teacher, which would have to look at every image again for each of them.
-        """
-        if self.config.get("Distill") is not None:
-            return 1.0
-        return min(1.0, max(0.0, 1 - float(largest.losses["loss"]) / math.log(max(2, self.class_num))))
 
     def cut(self, model: Supernet, spec: Any) -> Subnet:
         """A network of the supernet that trains, with fast kernels where they apply."""

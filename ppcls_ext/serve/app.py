@@ -43,7 +43,7 @@ class Service:
     ) -> None:
         self.models, self.limits, self.metrics, self.log = models, limits, metrics, log
         self.draining = False
-        self._bodies, self._pictures = Bodies(limits), Pictures()
+        self._bodies, self.pictures = Bodies(limits), Pictures()
         self._token = token
 
     def app(self) -> ASGIApp:
@@ -116,11 +116,13 @@ class Service:
         async with self._bodies.read(request) as body:
             asked = await protocol.read_request(body, request.headers.get(protocol.HEADER), self.limits)
             seconds = self.limits.deadline_s
-            with model.accept(len(asked.images)):
+            async with model.accept(asked.images) as images:
                 outcomes = await self._results(
-                    request, model, asked.images, seconds if asked.seconds is None else min(seconds, asked.seconds)
+                    request, model, images, seconds if asked.seconds is None else min(seconds, asked.seconds)
                 )
-        content, headers = protocol.write_answer(asked, model.name, _dicts(model, asked.images, outcomes))
+                found = _dicts(model, asked.images, outcomes)
+                del outcomes  # what counts as held is let go with the context
+        content, headers = protocol.write_answer(asked, model.name, found)
         return PartedResponse(content, headers=headers)
 
     async def predict(self, request: Request) -> Response:
@@ -133,20 +135,21 @@ class Service:
             drawn = wants_picture(request.headers.get("accept", ""))
             if drawn and several:
                 raise Refusal(400, "a picture is drawn of one image: send it alone as the body, or as JSON image")
-            with model.accept(len(images)):
-                outcomes = await self._results(request, model, images, self.limits.deadline_s, inference)
+            async with model.accept(images) as accepted:
+                outcomes = await self._results(request, model, accepted, self.limits.deadline_s, inference)
                 if drawn and isinstance(outcomes[0], Result):
-                    return await self._pictures.answer(request, outcomes[0])
+                    return await self.pictures.answer(request, outcomes[0])
                 found = _dicts(model, images, outcomes)
                 if mapped:
-                    await self._pictures.add_class_maps(found, outcomes)
-        return as_json(found if several else found[0])
+                    await self.pictures.add_class_maps(found, outcomes)
+        answer = as_json(found if several else found[0])
+        return self.pictures.holding(answer) if mapped else answer
 
     async def _results(
         self,
         request: Request,
         model: Model,
-        images: Sequence[Image],
+        images: Sequence[Image | Refusal],
         seconds: float,
         inference: Inference | None = None,
     ) -> list[Result | Refusal]:

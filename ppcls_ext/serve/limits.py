@@ -18,6 +18,7 @@ class Limits:
         body_bytes: of one request.
         held_bytes: of the bodies of all requests that are being read or answered.
         pixels: of one image, as its header states them.
+        held_pixels: of the images of a segmenter that are accepted and not answered yet: a result has a byte for each.
         deadline_s: from the acceptance of a request to its results.
         body_s: for reading a request's body.
         head_s: for reading a request's line and headers.
@@ -31,6 +32,7 @@ class Limits:
     body_bytes: int = 16 * MEGABYTE
     held_bytes: int = 512 * MEGABYTE
     pixels: int = 2**26
+    held_pixels: int = 2**29
     deadline_s: float = 5.0
     body_s: float = 10.0
     head_s: float = 10.0

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, TextIO
 
 HELD_LINES = 10_000
@@ -20,12 +21,14 @@ class Log:
     Args:
         stream: where the lines go.
         lost: called for each line that is dropped since too many wait.
+        gather: waits for lines to be written together with one that has come; default: `GATHERING_S`, or to the end.
     """
 
-    def __init__(self, stream: TextIO, lost: Callable[[], None]) -> None:
+    def __init__(self, stream: TextIO, lost: Callable[[], None], gather: Callable[[], object] | None = None) -> None:
         self._stream, self._lost = stream, lost
         self._lines: queue.Queue[str | None] = queue.Queue(HELD_LINES)
         self._closing = threading.Event()
+        self._gather = gather or partial(self._closing.wait, GATHERING_S)
         self._thread = threading.Thread(target=self._write, name="pplcnet-log", daemon=True)
         self._thread.start()
 
@@ -50,7 +53,7 @@ class Log:
         end = False
         while not end:
             lines = [self._lines.get()]
-            self._closing.wait(GATHERING_S)
+            self._gather()
             for _ in range(self._lines.qsize()):
                 lines.append(self._lines.get())
             end = None in lines  # it need not be the last: a library may log until the very end

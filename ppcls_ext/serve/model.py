@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,8 +50,8 @@ class Image:
         """Whether `check` takes microseconds; the headers of rare kinds may take more."""
         return isinstance(self.content, np.ndarray) or self.content.startswith(COMMON)
 
-    def check(self, pixels: int) -> None:
-        """Look at the header of a file, before anything is decoded.
+    def check(self, pixels: int) -> int:
+        """How many pixels the header of a file states, before anything is decoded.
 
         Raises:
             Refusal: it states more than so many pixels (413), or there is none (422).
@@ -64,6 +64,21 @@ class Image:
             raise Refusal(422, "not an image of a known kind" if len(self.content) else "the image is empty")
         if size[0] * size[1] > pixels:
             raise Refusal(413, f"{size[0]} x {size[1]} are more than {pixels} pixels; shrink the image")
+        return size[0] * size[1]
+
+
+async def checked(images: Sequence[Image], most: int) -> tuple[list[Image | Refusal], int]:
+    """Each image, or why its header has it refused, and the pixels that the headers of the others state together."""
+    found: list[Image | Refusal] = []
+    pixels = 0
+    for image in images:
+        try:
+            pixels += image.check(most) if image.quick_to_check else await asyncio.to_thread(image.check, most)
+        except Refusal as refusal:
+            found.append(refusal)
+        else:
+            found.append(image)
+    return found, pixels
 
 
 @dataclass(eq=False)  # a job is found in the queue as itself: images that are arrays cannot be compared
@@ -107,7 +122,7 @@ class Model:
         self._waiting: deque[_Job] = deque()
         self._done: Handover[tuple[_Job, Future[Result]]] = Handover()  # by the Predictor, and not settled yet
         self._running, self._most_running = 0, 2 * predictor.batch + MOST_DECODERS
-        self._accepted = 0
+        self._accepted, self._pixels = 0, 0  # images, and the pixels that their results hold
         self._progress = time.monotonic()  # when the Predictor last gave something or began with nothing to do
         self._fitness = Fitness(name, self.probe, log)
         watch_batches(predictor.inference, metrics.batch_images.labels(name).observe)
@@ -130,19 +145,27 @@ class Model:
         """Whether the model is fit for work."""
         return self._fitness.good and not self.hung
 
-    @contextlib.contextmanager
-    def accept(self, images: int) -> Iterator[None]:
-        """Take on so many images for as long as the context lasts.
+    @contextlib.asynccontextmanager
+    async def accept(self, images: Sequence[Image]) -> AsyncIterator[list[Image | Refusal]]:
+        """Take on images for as long as the context lasts: gives each, or why its header has it refused.
 
         Raises:
-            Refusal: the model is not fit for work (503), or has enough to do (429); never both taken and refused.
+            Refusal: the model is not fit for work (503), has enough to do (429), or never takes so many pixels at once
+                (413); never both taken and refused.
         """
-        self.check_room(images)
-        self._accepted += images
+        self.check_room(len(images))
+        self._accepted += len(images)
+        pixels = 0
         try:
-            yield
+            found, stated = await checked(images, self._limits.pixels)
+            if self.palette:  # only a map of classes is as large as its image
+                self._check_pixels(stated, len(images))
+                pixels = stated
+            self._pixels += pixels
+            yield found
         finally:
-            self._accepted -= images
+            self._accepted -= len(images)
+            self._pixels -= pixels
 
     def check_room(self, images: int = 1) -> None:
         """Raise what `accept` would raise now."""
@@ -152,10 +175,18 @@ class Model:
             self._metrics.images.labels(self.name, "429").inc(images)
             raise busy(f"model {self.name}: {self._limits.queue} images are accepted already, and not answered yet")
 
+    def _check_pixels(self, pixels: int, images: int) -> None:
+        most = self._limits.held_pixels
+        if pixels > most:
+            raise Refusal(413, f"{pixels} pixels in one request are more than {most}; send fewer images at once")
+        if self._pixels + pixels > most:
+            self._metrics.images.labels(self.name, "429").inc(images)
+            raise busy(f"model {self.name}: images of {self._pixels} pixels are not answered yet")
+
     async def results(
-        self, images: Sequence[Image], seconds: float, inference: Inference | None = None
+        self, images: Sequence[Image | Refusal], seconds: float, inference: Inference | None = None
     ) -> list[Result | Refusal]:
-        """The result of each image, or why it has none; to be called inside of `accept`.
+        """The result of each image, or why it has none; to be called inside of `accept`, with what that gives.
 
         Args:
             inference: as `options` gives it, for a request that sets some.
@@ -163,17 +194,10 @@ class Model:
             Refusal: not all were done after so many seconds (504).
         """
         loop = asyncio.get_running_loop()
-        found: list[_Job | Refusal] = []
-        for image in images:
-            try:
-                if image.quick_to_check:
-                    image.check(self._limits.pixels)
-                else:
-                    await asyncio.to_thread(image.check, self._limits.pixels)
-            except Refusal as refusal:
-                found.append(refusal)
-                continue
-            found.append(_Job(image, loop.create_future(), time.perf_counter(), inference))
+        found = [
+            image if isinstance(image, Refusal) else _Job(image, loop.create_future(), time.perf_counter(), inference)
+            for image in images
+        ]
         jobs = [job for job in found if isinstance(job, _Job)]
         self._waiting.extend(jobs)
         self._pump()

@@ -26,11 +26,15 @@ def wants_picture(accept: str) -> bool:
 
 
 class Pictures:
-    """Draws results, and knows how many bytes of pictures wait for their clients."""
+    """Draws results, and knows how many bytes of pictures wait for their clients.
+
+    Attributes:
+        held: bytes of answers with pictures that their clients have not taken yet.
+    """
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        self._held = 0
+        self.held = 0
 
     async def answer(self, request: Request, result: Result) -> Response:
         """The PNG of what was found.
@@ -42,39 +46,44 @@ class Pictures:
         async with self._turn:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            if self._held > MOST_BYTES:
-                raise busy("too many pictures are being sent already")
-            data = await asyncio.to_thread(_drawn, result)
-            self._held += len(data)
-        return _Held(self, data)
+            self._check_room()
+            return self.holding(Response(await asyncio.to_thread(_drawn, result), media_type="image/png"))
 
     async def add_class_maps(self, found: Sequence[dict[str, Any]], outcomes: Sequence[Result | Refusal]) -> None:
-        """Add `mask` to the dictionaries of results: their map of classes, a PNG in base64."""
+        """Add `mask` to the dictionaries of results: their map of classes, a PNG in base64.
+
+        Raises:
+            Refusal: 429, clients have too many pictures to take already.
+        """
         for result, outcome in zip(found, outcomes, strict=True):
             if isinstance(outcome, Result):
                 async with self._turn:
+                    self._check_room()
                     picture = await asyncio.to_thread(outcome.class_map)
                 if picture is not None:
                     result["mask"] = base64.b64encode(picture).decode()
 
-    def let_go(self, size: int) -> None:
-        """So many bytes are sent, or will never be."""
-        self._held -= size
+    def holding(self, answer: Response) -> Response:
+        """An answer with pictures, which counts as held until it is sent or its client has gone."""
+        self.held += len(answer.body)
+        return _Held(self, answer)
+
+    def _check_room(self) -> None:
+        if self.held > MOST_BYTES:
+            raise busy("too many pictures are being sent already")
 
 
 class _Held(PartedResponse):
-    """A picture that counts until it is sent or its client has gone."""
-
-    def __init__(self, pictures: Pictures, data: bytes) -> None:
-        super().__init__(data, media_type="image/png")
-        self._pictures, self._size = pictures, len(data)
+    def __init__(self, pictures: Pictures, answer: Response) -> None:
+        super().__init__(answer.body, answer.status_code, media_type=answer.media_type)
+        self._pictures = pictures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._pictures.let_go(self._size)
+            self._pictures.held -= len(self.body)
 
 
 def _drawn(result: Result) -> bytes:

@@ -190,7 +190,7 @@ class PatientProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, head_s: float, answer_s: float, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._head_s, self._answer_s = head_s, answer_s
+        self.head_s, self._answer_s = head_s, answer_s
         self._timer: asyncio.TimerHandle | None = None
         self._not_taken: asyncio.TimerHandle | None = None
 
@@ -231,7 +231,7 @@ class PatientProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self._head_s, self._lose_patience)
+            self._timer = self.loop.call_later(self.head_s, self._lose_patience)
 
     def _forget(self) -> None:
         if self._timer is not None:

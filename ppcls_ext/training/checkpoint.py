@@ -82,9 +82,7 @@ class Checkpoint:
         fingerprint = self.fingerprint()
         for key in {**run, **fingerprint}:
             was, now = run.get(key), fingerprint.get(key)
-            if json.dumps(was, sort_keys=True) != json.dumps(
-                now, sort_keys=True
-            ):  # as JSON, in which 1, 1.0 and true differ
+            if _as_json(was) != _as_json(now):
                 raise UserError(
                     f"training state {path}: saved with {str(key)[:40]} {str(was)[:100]}, this config has {now}; "
                     "an exact resume needs the same (or start anew from its weights: -o Global.pretrained_model=FILE)"

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import pickle
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +52,11 @@ def new_tensor(shape: Sequence[int]) -> Any:
 def import_paddle_with_threads(threads: int) -> None:
     """paddle 3.2.2 prints two lines of warning on stderr at import when OMP_NUM_THREADS is above 1, about data
     parallel training on OpenBLAS builds; the published wheels use MKL. Can go when Paddle warns only then.
+
+    Once it is imported nothing changes, since the environment then says how many threads it has.
     """
+    if "paddle" in sys.modules:
+        return
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GLOG_minloglevel", "2")  # saving a .pdmodel logs a line otherwise; errors still show
     with contextlib.redirect_stderr(io.StringIO()):

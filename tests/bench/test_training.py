@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,6 +45,29 @@ def test_a_contender_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> No
     with pytest.raises(UserError, match="broken: its process ended with status 1"):
         broken.turn(1)
     assert "KeyError" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_contender_that_died_before_its_turn_is_named() -> None:
+    """Slow: it starts a process."""
+    gone = training.Contender("gone", sys.executable, {})
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    gone.process = subprocess.Popen([sys.executable, "-c", "exit(3)"], text=True, **pipes)
+    gone.process.wait()
+    with pytest.raises(UserError, match="gone: its process ended with status 3"):
+        gone.turn(1)
+    gone.close()
+
+
+def test_a_contender_that_dies_is_one_line_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def dies(contender: training.Contender, steps: int) -> list[float]:
+        raise UserError(f"{contender.name}: its process ended")
+
+    monkeypatch.setattr(training.Contender, "turn", dies)
+    assert training.main(["--other-threads", "2"]) == 2
+    assert capfd.readouterr().err == "training: pplcnet: its process ended\n"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,23 +59,36 @@ def test_processes_of_one_job_are_not_each_others_strangers(monkeypatch: pytest.
     assert device.free_cores() == 2  # its share
 
 
+def test_the_threads_of_kernels_are_those_that_paddle_was_imported_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "paddle" in sys.modules
+    assert device.set_threads(2) == 3
+    assert device.kernel_threads() == 3
+
+
 @pytest.mark.parametrize(
     ("override", "environment", "threads", "said"),
-    [([], None, 1, True), (["Global.threads=2"], None, 2, False), ([], "2", None, False)],
-    ids=["neither says", "the config says", "the environment says"],
+    [
+        ([], {}, 1, True),
+        (["Global.threads=2"], {}, 2, False),
+        ([], {"OMP_NUM_THREADS": "2"}, 2, False),
+        (["Global.threads=1"], {"OMP_NUM_THREADS": "2"}, 1, False),
+        ([], {"OMP_NUM_THREADS": "1", "PADDLE_LOCAL_SIZE": "1"}, 2, False),
+    ],
+    ids=["neither says", "the config says", "the environment says", "both say", "a launcher says"],
 )
 def test_training_takes_free_cores_unless_a_number_is_given(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     images: Path,
     override: list[str],
-    environment: str | None,
-    threads: int | None,
+    environment: dict[str, str],
+    threads: int,
     said: bool,
 ) -> None:
     machine_of(monkeypatch, 2, 2, 1.0)
-    if environment is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     asked: list[int | None] = []
     monkeypatch.setattr(train, "set_threads", asked.append)
     kept: list[int | None] = []

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppcls_ext.cli import train as train_command
+from ppcls_ext.cli.main import main
+from ppcls_ext.core import distributed
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.distributed import share
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.errors import PeerLost, UserError
 from ppcls_ext.data.loader import Loader, Sampler, Workers
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.state import read_state
@@ -121,6 +123,21 @@ def errors_in(file: Path) -> list[str]:
     return [line for line in file.read_text().splitlines() if line.startswith("pplcnet train: ")]
 
 
+def test_who_lost_a_peer_says_so_and_waits_for_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher shows twice what has ended before it does."""
+
+    def lost(_: object) -> int:
+        raise PeerLost("gone")
+
+    said: list[str] = []
+    monkeypatch.setattr(train_command, "run", lost)
+    monkeypatch.setattr(distributed, "wait_for_launcher", lambda: said.append(capfd.readouterr().err))
+    assert main(["train", "-c", "my_images"]) == PeerLost.exit_status
+    assert said == ["pplcnet train: gone\n"]
+
+
 Job = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -161,7 +178,6 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on_from_what_was_sav
     launcher.send_signal(signal.SIGSTOP)
     log = tmp_path / "log" / "workerlog.0"
     wait_until(lambda: log.exists() and errors_in(log))
-    time.sleep(3)  # enough to end in, for one that does not wait: the launcher shows what has ended twice
     launcher.send_signal(signal.SIGCONT)
     assert launcher.wait(SECONDS) != 0
     (message,) = errors_in(tmp_path / "output.txt")

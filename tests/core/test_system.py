@@ -22,5 +22,7 @@ def test_more_open_files_are_asked_for_and_never_fewer(monkeypatch: pytest.Monke
 
 
 def test_a_system_without_these_limits_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
     monkeypatch.setattr(system, "resource", None)
     system.allow_open_files(sys.maxsize)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before

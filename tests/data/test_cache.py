@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,20 @@ def test_each_image_is_decoded_once(paths: list[str], capsys: pytest.CaptureFixt
     cache = opened(paths)
     assert [decoded(cache, paths), decoded(cache, paths)] == [6, 0]
     assert capsys.readouterr().err.startswith("Train: decoded images are kept in memory, about 1 MB of ")
+
+
+def test_no_file_is_left_open(paths: list[str]) -> None:
+    def pass_over(cache: ImageCache) -> set[str]:
+        decoded(cache, paths)
+        return set(os.listdir("/dev/fd"))
+
+    before = set(os.listdir("/dev/fd"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(pass_over(opened(paths))) == len(before) + 1
+        gc.collect()
+    assert [warning for warning in caught if warning.category is ResourceWarning] == []
+    assert set(os.listdir("/dev/fd")) == before
 
 
 def test_an_image_may_be_changed_by_who_reads_it(paths: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -18,7 +19,8 @@ import pytest
 
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.deploy import ray_data
+from ppcls_ext.core.system import NoLocks
+from ppcls_ext.deploy import ray_data, results_file
 from tests.helpers.processes import SECONDS
 
 MANY = 3000  # images that take two actors some seconds
@@ -159,6 +161,19 @@ def test_without_ray_one_line_says_what_is_missing(
     line = ("infer", "-m", exported, "-i", data / "val", "--ray", "--format", "parquet", "--save", tmp_path / "r")
     assert "needs Ray Data; python -m pip install 'pplcnet[ray]', or make ray" in fails(*line)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_file_system_without_locks_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def none(_: object) -> bool:
+        raise NoLocks(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(results_file, "try_lock", none)
+    run = ray_data.RayRun(tmp_path, ray_data.LOCAL, tmp_path / "results", {}, {})
+    with ray_data.own_folder(run, {}):
+        pass
+    assert f"{tmp_path / 'results'}: no lock there (Operation not supported)" in capfd.readouterr().err
 
 
 def test_flags_that_do_not_go_with_ray(exported: Path, data: Path, tmp_path: Path, fails: Callable[..., str]) -> None:

@@ -25,6 +25,12 @@ def wait_until(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def python_run(code: str, *options: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """A program in a Python of its own, with options of Python and an argument."""
+    line = [sys.executable, *options, "-c", code, given]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
 def command(*arguments: str | Path, cwd: Path | None = None, check: bool = False) -> subprocess.CompletedProcess[str]:
     """`pplcnet ...` in a process of its own."""
     line = [sys.executable, "-m", "ppcls_ext.cli", *map(str, arguments)]

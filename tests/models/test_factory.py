@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.models.factory import ARCHS, build_arch, known_archs, register_with_paddleclas
+from ppcls_ext.models.factory import ARCHS, build_arch, download_weights, known_archs, register_with_paddleclas
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.spec import ALL, SPECS, STAGES
 from ppcls_ext.models.weights import numpy_state, save_weights
@@ -226,3 +226,30 @@ def test_registering_with_paddleclas_is_repeatable(ppcls_arch: Any) -> None:
     register_with_paddleclas(ppcls_arch)
     for module in (ppcls_arch, ppcls_arch.backbone):
         assert all(getattr(module, name) is ARCHS[name] for name in SPECS)
+
+
+def test_weights_are_fetched_but_not_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def fetch(url: str) -> str:
+        asked.append(url)
+        return str(tmp_path / "file.pdparams")
+
+    monkeypatch.setattr(ppcls("utils.download"), "get_weights_path_from_url", fetch)
+    names = ("PPLCNet_x1_0", "MobileNetV1", "MobileNetV3_small_x0_35")
+    for name in names:
+        assert download_weights(name) == tmp_path / "file.pdparams"
+    assert [url.rsplit("/", 1)[1] for url in asked] == [f"{name}_pretrained.pdparams" for name in names]
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str) -> str:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(ppcls("utils.download"), "get_weights_path_from_url", fail)
+    with pytest.raises(
+        UserError, match=r"cannot download https://\S+PPLCNet_x1_0_pretrained\.pdparams \(RuntimeError\)"
+    ):
+        download_weights("PPLCNet_x1_0")
+    with pytest.raises(UserError, match="no public weights are known for PPLCNet_x0_5_no_se"):
+        download_weights("PPLCNet_x0_5_no_se")

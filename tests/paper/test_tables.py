@@ -189,6 +189,7 @@ def parameters_with_running_statistics(model: paddle.nn.Layer) -> int:
 
 
 # What the reasons of the known differences claim of paddle.flops, in millions with PaddleClas's two decimals.
+@pytest.mark.filterwarnings("ignore:Conversion of an array")  # by paddle.flops
 @pytest.mark.parametrize(
     ("arch", "flops", "params"),
     [

@@ -11,7 +11,7 @@ import pytest
 import ppcls_ext.paper.today as module
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.folding import fold_branches
-from ppcls_ext.paper.reproduce import Plan
+from ppcls_ext.paper.reproduce import Plan, own_folders
 from ppcls_ext.paper.today import MARKERS, comparison, front_of, latencies_of, reproduce_today
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
@@ -96,6 +96,17 @@ def test_parts_are_kept_and_added_to(plan: Plan) -> None:
     figure = (plan.out / "today.svg").read_text()
     assert figure.count("onednn, ") == 2
     assert "MobileNetV4-conv-small" in figure
+
+
+def test_two_do_not_write_one_report(plan: Plan) -> None:
+    with own_folders(plan), pytest.raises(UserError, match=r"report folder .*: process \d+ on .* is still writing"):
+        reproduce_today(plan, fake_benchmark)
+
+
+def test_a_file_in_place_of_a_folder_is_one_line(plan: Plan) -> None:
+    plan.work.touch()
+    with pytest.raises(UserError, match=r"--work .*: this folder cannot be made \(File exists\); give another"):
+        reproduce_today(plan, fake_benchmark)
 
 
 def test_a_benchmark_that_fails_is_a_line_and_is_tried_again(plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.runtime.owner import Arrays, EngineOwner, Run, Work
+from tests.helpers.processes import wait_until
 
 SECONDS = 60
 
@@ -57,6 +59,15 @@ def owner(clock: Clock) -> Iterator[EngineOwner]:
 def arrivals(owner: EngineOwner, images: Sequence[Work]) -> None:
     for image in images:
         owner.put_announced(image)
+
+
+@pytest.mark.parametrize("clock", [0.0], indirect=True)
+def test_a_thread_that_waits_holds_no_batch(clock: Clock, owner: EngineOwner) -> None:
+    image = work()
+    held = weakref.ref(image.inputs[0])
+    owner.put(image).result(SECONDS)
+    del image
+    wait_until(lambda: held() is None)
 
 
 @pytest.mark.parametrize("clock", [1000.0], indirect=True)

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from ppcls_ext.serve import bodies
 from tests.helpers.processes import wait_until
-from tests.serve.conftest import SECONDS, UNLUCKY, Served, png, value_of
+from tests.serve.conftest import SECONDS, UNLUCKY, Grey, Served, png, value_of
 
 Serve = Callable[..., Served]
 Connect = Callable[[Served], TestClient]
@@ -357,6 +357,38 @@ def test_a_full_queue_is_429_and_loses_nothing(served: Serve, client_of: Connect
     assert int(refused.headers["retry-after"]) >= 1
     assert client.post("/predict", content=png(9), headers=PNG).status_code == 200
     assert client.post("/predict", json={"images": [base64_of(png(1))] * 4}).status_code == 413
+
+
+def test_pixels_that_results_hold_are_bounded_together(
+    served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grey, "palette", [[0, 0, 0]])  # its results have a map of classes
+    service = served(held_pixels=40, pixels=30)
+    client = client_of(service)
+    service.network.go.clear()
+    with ThreadPoolExecutor(2) as others:
+        files = [("x", ("one.png", png(1))), ("x", ("two.png", huge_png(60000, 60000)))]  # the second holds nothing
+        held = others.submit(client.post, "/predict", files=files)
+        more = others.submit(client.post, "/predict", content=png(2), headers=PNG)
+        assert service.network.begun.acquire(timeout=SECONDS)
+        wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 3)
+        refused = client.post("/predict", content=png(3), headers=PNG)
+        service.network.go.set()
+        assert [result["error"] is None for result in held.result(SECONDS).json()] == [True, False]
+        assert value_of(more.result(SECONDS).json()) == 2
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["error"] == "model a: images of 32 pixels are not answered yet"
+    assert client.post("/predict", content=png(3), headers=PNG).status_code == 200
+    never = client.post("/predict", json={"images": [base64_of(png(1))] * 3})
+    assert (never.status_code, never.json()["error"]) == (
+        413,
+        "48 pixels in one request are more than 40; send fewer images at once",
+    )
+
+
+def test_results_without_a_map_hold_no_pixels(served: Serve, client_of: Connect) -> None:
+    client = client_of(served(held_pixels=1))
+    assert client.post("/predict", content=png(3), headers=PNG).status_code == 200
 
 
 def test_a_deadline_drops_what_waits(served: Serve, client_of: Connect) -> None:

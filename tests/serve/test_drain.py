@@ -66,6 +66,7 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     line = [sys.executable, "-W", "ignore", "-c", BUSY, str(tmp_path)]
     with ExitStack() as stack:
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        stack.enter_context(process)  # closes its pipes, once it is killed
         stack.callback(process.kill)
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["address"]

@@ -25,24 +25,19 @@ def test_every_event_is_one_line() -> None:
     assert second.keys() == {"time", "event"}
 
 
-def test_the_end_need_not_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_need_not_come_last() -> None:
     """What is said while the log is closed is written, and does not keep it open."""
-    stream = io.StringIO()
-    log = Log(stream, lambda: None)
-    closing = log._closing
-
-    class Closed:  # both lines are there when the writer looks
-        def wait(self, seconds: float) -> None:
-            assert closing.wait(SECONDS)
-            log("too late")
-
-    monkeypatch.setattr(log, "_closing", Closed())
+    stream, said = io.StringIO(), threading.Event()
+    before = set(threading.enumerate())
+    log = Log(stream, lambda: None, gather=lambda: said.wait(SECONDS))
+    (writer,) = set(threading.enumerate()) - before
     log("stopped")
-    log._lines.put(None)
-    closing.set()
-    log._thread.join(SECONDS)
-    assert not log._thread.is_alive()
-    assert "stopped" in stream.getvalue()
+    log.close(seconds=0)
+    log("too late")
+    said.set()  # the writer finds all three
+    writer.join(SECONDS)
+    assert not writer.is_alive()
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["stopped", "too late"]
 
 
 def test_a_reader_that_takes_nothing_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

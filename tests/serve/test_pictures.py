@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import httpx
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.serve import answers, pictures
+from ppcls_ext.serve.answers import PartedResponse
 from ppcls_ext.serve.pictures import wants_picture
 from tests.helpers.processes import wait_until
-from tests.serve.conftest import SECONDS, Served, listening, png
+from tests.serve.conftest import SECONDS, Grey, Served, listening, png
 
 HEADERS = {"Content-Type": "image/png", "Accept": "image/png"}
 
@@ -41,18 +44,42 @@ def test_a_picture_comes_in_parts_and_whole(
         assert answer.content == whole.content
         assert int(answer.headers["content-length"]) == len(answer.content)
     assert cv2.imdecode(np.frombuffer(whole.content, np.uint8), cv2.IMREAD_COLOR) is not None
-    assert service.service._pictures._held == 0
+    assert service.service.pictures.held == 0
 
 
 def test_too_many_pictures_that_are_not_taken_are_429(
     service: Served, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.service._pictures, "_held", pictures.MOST_BYTES + 1)
+    monkeypatch.setattr(pictures, "MOST_BYTES", -1)
     refused = client.post("/predict", content=png(9), headers=HEADERS)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert client.post("/predict", content=png(9), headers={"Content-Type": "image/png"}).status_code == 200
-    monkeypatch.setattr(service.service._pictures, "_held", 0)
+    monkeypatch.undo()
     assert client.post("/predict", content=png(9), headers=HEADERS).status_code == 200
+
+
+def test_maps_of_classes_count_until_they_are_taken(
+    served: Callable[..., Served], client_of: Callable[[Served], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grey, "palette", [[0, 0, 0]])
+    monkeypatch.setattr(ClassResult, "class_map", lambda result: bytes(3000))
+    held: list[int] = []
+    send = PartedResponse.__call__
+
+    async def noted(self: PartedResponse, *arguments: Any) -> None:
+        held.append(service.service.pictures.held)
+        await send(self, *arguments)
+
+    monkeypatch.setattr(PartedResponse, "__call__", noted)
+    service = served()
+    client = client_of(service)
+    assert len(client.post("/predict?mask=1", content=png(9)).json()["mask"]) == 4000
+    assert client.post("/predict", content=png(9)).status_code == 200
+    assert held[0] > 4000
+    assert (held[1], service.service.pictures.held) == (0, 0)
+    monkeypatch.setattr(pictures, "MOST_BYTES", -1)
+    assert client.post("/predict?mask=1", content=png(9)).status_code == 429
+    assert client.post("/predict", content=png(9)).status_code == 200
 
 
 def test_nothing_is_drawn_for_a_client_that_has_gone(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +106,7 @@ def test_nothing_is_drawn_for_a_client_that_has_gone(service: Served, monkeypatc
         go.set()
         wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 0)
     assert len(drawn) == 1
-    assert service.service._pictures._held == 0
+    assert service.service.pictures.held == 0
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,16 @@ def test_on_a_gpu_the_loss_is_scaled_and_the_step_unscaled(dynamic: bool, monkey
     monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
     precision = Precision(AMP(scale_loss=64.0, use_dynamic_loss_scaling=dynamic), "gpu:0")
     model = nn.Linear(1, 1, bias_attr=False)
-    before = float(model.weight)
+    before = model.weight.item()
     optimizer = paddle.optimizer.SGD(1.0, model.parameters())
     for part in (1.0, 2.0):  # two batches of one step
         with precision.forward():
             loss = model(paddle.to_tensor([[part]])).sum()
         precision.backward(loss)
-    assert float(model.weight.grad) == pytest.approx(64 * 3)
+    assert model.weight.grad.item() == pytest.approx(64 * 3)
     precision.step(optimizer)
-    assert before - float(model.weight) == pytest.approx(3.0)
-    assert model.weight.grad is None or float(model.weight.grad) == 0
+    assert before - model.weight.item() == pytest.approx(3.0)
+    assert model.weight.grad is None or model.weight.grad.item() == 0
     assert levels == ["O1", "O1"]
     assert precision.state() == {"scale": 128.0 if dynamic else 64.0, "incr_count": 1}
     precision.load({"scale": 32.0, "incr_count": 3})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from ppcls_ext.runtime.engines import open_engine
 from ppcls_ext.runtime.exported import read_exported
+from ppcls_ext.upstream.paddle import let_mkl_use_avx2, methods_converted_once
 from tests.helpers.exports import classifier
+from tests.helpers.processes import python_run
 
 CALLS = 20
 
@@ -43,3 +46,60 @@ def test_a_call_does_not_wake_a_thread_for_each_tensor_that_it_frees(data: Path,
     for _ in range(CALLS):
         engine(inputs)
     assert wakes_of_other_threads() - before < 5 * CALLS
+
+
+@pytest.mark.slow
+def test_paddle_warnings_that_tell_users_nothing_are_silent() -> None:
+    # ShuffleNetV2 splits tensors in its forward, and every batch norm tracks statistics in training mode.
+    """Slow: a fresh process imports Paddle."""
+    code = "import ppcls_ext, paddle; from ppcls_ext.models.factory import build_arch; "
+    code += "build_arch({'name': 'ShuffleNetV2_x0_33'})(paddle.zeros([2, 3, 32, 32]))"
+    result = python_run(code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_method_of_many_layers_is_rewritten_once_for_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import paddle
+    from paddle.jit.dy2static.program_translator import FunctionCache
+
+    class Half(paddle.nn.Layer):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return x * 0.5
+
+    rewritten: list[str] = []
+    rewrite = FunctionCache._convert
+    monkeypatch.setattr(
+        FunctionCache,
+        "_convert",
+        lambda self, method: (rewritten.append(method.__qualname__), rewrite(self, method))[1],
+    )
+    network = paddle.nn.Sequential(Half(), Half(), Half())
+    with methods_converted_once():
+        graph = paddle.jit.to_static(
+            network, input_spec=[paddle.static.InputSpec([1], "float32", "x")], full_graph=True
+        )
+        paddle.jit.save(graph, str(tmp_path / "eighth"))
+    assert [name for name in rewritten if name.endswith("Half.forward")] == [Half.forward.__qualname__]
+    assert float(paddle.jit.load(str(tmp_path / "eighth"))(paddle.ones([1]))) == 0.125
+
+
+@pytest.mark.parametrize(
+    ("cpu", "given", "expected"),
+    [
+        ("AuthenticAMD\nflags: fma avx2 bmi2", None, "5"),
+        ("HygonGenuine\nflags: fma avx2 bmi2", None, "5"),
+        ("AuthenticAMD\nflags: fma avx2 bmi2", "4", "4"),
+        ("AuthenticAMD\nflags: fma sse4a", None, None),
+        ("GenuineIntel\nflags: fma avx2 bmi2", None, None),
+    ],
+    ids=["AMD", "Hygon", "said otherwise", "without AVX2", "Intel"],
+)
+def test_mkl_is_told_of_avx2_where_it_does_not_see_it(
+    cpu: str, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: cpu)
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    if given:
+        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
+    let_mkl_use_avx2()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected

@@ -58,7 +58,7 @@ def _is_ours(*tensors: Tensor) -> bool:
     return all(tensor.dtype == paddle.float32 and tensor.place.is_cpu_place() for tensor in tensors)
 
 
-class _Fused(nn.Layer):  # type: ignore[misc]
+class Fused(nn.Layer):  # type: ignore[misc]
     """A convolution with its batch norm and activation as one step, where all three have kernels here."""
 
     threads: int
@@ -80,11 +80,11 @@ class _Fused(nn.Layer):  # type: ignore[misc]
         return ConvolutionNorm.apply(x, *parameters, conv.kernels(), norm, code, self.threads)
 
 
-def _parts(layer: _Fused) -> list[Any]:
+def _parts(layer: Fused) -> list[Any]:
     return [None if name is None else getattr(layer, name) for name in layer.parts]
 
 
-class FastConvBNLayer(_Fused, ConvBNLayer):
+class FastConvBNLayer(Fused, ConvBNLayer):
     """`ConvBNLayer` as one step."""
 
     parts = ("conv", "bn", "act")
@@ -101,7 +101,7 @@ _PARTS: dict[str, tuple[str, str, str | None]] = {
 @cache
 def _fused(kind: Any) -> type[nn.Layer] | None:
     parts = _PARTS.get(f"{kind.__module__}.{kind.__qualname__}")
-    return None if parts is None else type(f"Fast{kind.__name__}", (_Fused, kind), {"parts": parts})
+    return None if parts is None else type(f"Fast{kind.__name__}", (Fused, kind), {"parts": parts})
 
 
 def activation_code(layer: nn.Layer) -> int | None:
