@@ -19,6 +19,8 @@ from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.pareto import pareto_front
+from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
@@ -26,8 +28,6 @@ from ppcls_ext.paper.documents import RAW_TODAY as RAW
 from ppcls_ext.paper.documents import read_today
 from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry
 from ppcls_ext.paper.tables import Variant
-from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
-from ppcls_ext.search.pareto import pareto_front
 
 TABLE, FIGURE = "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"

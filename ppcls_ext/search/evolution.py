@@ -14,13 +14,13 @@ import pydantic
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import derive
 from ppcls_ext.core.stored import Positive, Stored, Text, checked
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.judge import Quality
-from ppcls_ext.search.pareto import pareto_front
 from ppcls_ext.search.space import Space
 from ppcls_ext.training.interrupts import Interrupt, Stopped
 

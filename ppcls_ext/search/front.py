@@ -16,13 +16,13 @@ from ppcls_ext.core.config import dump_config
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.plots import STYLE, svg_text
 from ppcls_ext.deploy.untrained import build
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.calibrate import Benchmark, network_of, run_lean
 from ppcls_ext.search.evolution import Candidate, front_of
-from ppcls_ext.search.figures import STYLE, svg_text
 from ppcls_ext.search.latency import CLOSE
 
 MOST_MEASURED = 9  # networks of a front; of a longer one those spread over it, and always the last

@@ -10,10 +10,10 @@ import pytest
 
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.seeding import STEP, seed_all, seed_paddle
-from ppcls_ext.core.step import Step
 from ppcls_ext.search.sandwich import SandwichTask
 from ppcls_ext.search.supernet import Supernet
 from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.step import Step
 from tests.helpers.spaces import SIDE, tiny_space, write_images
 
 
