@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.cpu import Interval, Watch
 from ppcls_ext.core.display import bar
-from ppcls_ext.core.machine import Interval, Watch
 from ppcls_ext.runtime.process import EngineFailed, EngineProcess
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches

@@ -86,7 +86,7 @@ def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
 ) -> None:
     monkeypatch.setattr(auto, "BUSY_CORES", -1.0)  # any machine is busier than that
     first, _ = choose()
-    assert "other processes used" in first.reason
+    assert "others took" in first.reason
     assert choose()[1] == 0
     content = json.loads(cache.read_text())
     for entry in content["entries"].values():
