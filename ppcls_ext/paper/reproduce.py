@@ -21,7 +21,7 @@ from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import onnx_converter
 from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.paper.documents import RAW, identity_of, read_raw, read_run
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
@@ -99,7 +99,7 @@ class Plan:
 def networks_of(number: int, variant: Variant) -> list[Network]:
     """The different networks of a table at an input size; the one that ratios are taken to comes first."""
     rows = [table(number).reference_row, *table(number).rows]
-    return list(dict.fromkeys(network_of(row, procedure(number), variant) for row in rows))
+    return list(dict.fromkeys(network_of_row(row, procedure(number), variant) for row in rows))
 
 
 def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:

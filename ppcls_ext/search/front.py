@@ -17,11 +17,11 @@ from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.plots import STYLE, svg_text
-from ppcls_ext.deploy.untrained import build
+from ppcls_ext.deploy.untrained import build, network_of_spec
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.engines import engine_class
-from ppcls_ext.search.calibrate import Benchmark, network_of, run_lean
+from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import Candidate, front_of
 from ppcls_ext.search.latency import CLOSE
 
@@ -112,7 +112,7 @@ class Measuring:
             UserError: a network that the engine does not run.
         """
         formats = [engine_class(self.engine).formats[0]]
-        networks = {name: network_of(spec, self.class_num) for name, spec in specs.items()}
+        networks = {name: network_of_spec(spec, self.class_num) for name, spec in specs.items()}
         for network in networks.values():
             build(network, self.work, formats)
         subjects = [

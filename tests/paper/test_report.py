@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.report.cells import Part, part_of
 from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.report.page import view_of, write_reports
@@ -40,7 +40,7 @@ def document_of(numbers: tuple[int, ...] = tuple(NUMBERS), engines: tuple[str, .
     for number in numbers:
         way, reference = procedure(number), table(number).reference_row
         for variant in way.variants:
-            rows = {network_of(row, way, variant).name: row for row in [reference, *table(number).rows]}
+            rows = {network_of_row(row, way, variant).name: row for row in [reference, *table(number).rows]}
             for name, row in rows.items():
                 counted = {
                     "arch": {"name": name.rsplit("-", 1)[0]},
@@ -182,7 +182,7 @@ def test_a_machine_like_the_papers_agrees_in_everything_that_is_compared() -> No
     accuracies = sum(len(t.rows) * (2 if t.number in (2, 3) else 1) for t in tables())
     assert view.missing == [f"accuracy, no run folder given: {accuracies} values."]
     assert sum(a.compared for a in view.agreements if a.engine == "onednn") == sum(
-        len({network_of(row, procedure(n), v).name for row in table(n).rows if row.latency_ms}) - 1
+        len({network_of_row(row, procedure(n), v).name for row in table(n).rows if row.latency_ms}) - 1
         for n in NUMBERS
         for v in procedure(n).variants
     )

@@ -16,11 +16,12 @@ from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.deploy.untrained import network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
 from ppcls_ext.search.advise import advise, calibration_file, own_calibrations, spec_of
-from ppcls_ext.search.calibrate import ANCHOR, Plan, calibrate, check_accuracy, network_of, target_of
+from ppcls_ext.search.calibrate import ANCHOR, Plan, calibrate, check_accuracy, target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
@@ -52,7 +53,7 @@ Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 def engine(plan: Plan, noise: float = 0.0, calls: list[int] | None = None, dies: str = "") -> Benchmark:
     """A benchmark of the made-up engine, with some noise; `dies` fails."""
-    by_name = {network_of(spec).name: spec for spec, _ in plan.networks()}
+    by_name = {network_of_spec(spec).name: spec for spec, _ in plan.networks()}
     rng = np.random.default_rng(0)
 
     def run(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def test_noise_is_found_out_and_refused_but_kept(plan: Plan, capsys: pytest.Capt
 
 def test_a_network_is_measured_at_the_size_that_it_is_predicted_for() -> None:
     for size in INPUT_SIZES:
-        config = network_of(ANCHOR.replace(input_size=size)).load()
+        config = network_of_spec(ANCHOR.replace(input_size=size)).load()
         assert config.global_section.image_shape == (3, size, size)
 
 
@@ -135,7 +136,7 @@ def test_a_calibration_that_was_stopped_goes_on(plan: Plan) -> None:
 @pytest.mark.slow
 def test_a_network_that_does_not_run_is_named_and_left_out(plan: Plan) -> None:
     at_fault = next(spec for spec, use in plan.networks() if use == "probe")
-    found = calibrate(plan, engine(plan, dies=network_of(at_fault).name))
+    found = calibrate(plan, engine(plan, dies=network_of_spec(at_fault).name))
     assert [(one.arch, one.failure) for one in found.measured if one.failure] == [
         (at_fault.text, "crashed with SIGSEGV")
     ]
@@ -146,7 +147,7 @@ def test_a_network_that_does_not_run_is_named_and_left_out(plan: Plan) -> None:
 
 def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: Plan) -> None:
     with pytest.raises(UserError, match="does not run PPLCNet_x0_5 here: crashed with SIGSEGV"):
-        calibrate(plan, engine(plan, dies=network_of(ANCHOR).name))
+        calibrate(plan, engine(plan, dies=network_of_spec(ANCHOR).name))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.repeat import repeat_lines
 from ppcls_ext.paper.report.cells import Document, Part, counts_of, measured_latencies
 from ppcls_ext.paper.report.figure import figure_points, fronts
@@ -32,7 +32,7 @@ def agreements_of(document: Document, part: Part) -> Iterator[Agreement]:
     for engine in document["engines"]:
         for variant in way.variants:
             found = measured_latencies(document, t.number, variant, engine)
-            distinct = {network_of(row, way, variant).name: row for row in reversed(t.rows)}
+            distinct = {network_of_row(row, way, variant).name: row for row in reversed(t.rows)}
             both = [
                 (row.label, row.latency_ms, latency)
                 for name, row in distinct.items()
@@ -63,7 +63,7 @@ def claims_of(document: Document, number: int, engine: str) -> Iterator[Claim]:
         found = measured_latencies(document, number, variant, engine)
         ran = []
         for row in t.rows:
-            latency, top = found[network_of(row, way, variant).name], getattr(row, accuracy)
+            latency, top = found[network_of_row(row, way, variant).name], getattr(row, accuracy)
             if isinstance(latency, Latency) and row.latency_ms is not None and top is not None and not row.distilled:
                 ran.append((row, top, row.latency_ms, latency))
         pairs = tied = 0
