@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ppcls_ext.core.config import LAST_WEIGHTS, LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
@@ -33,64 +32,18 @@ from ppcls_ext.search.scores import Scorer, rank_correlations
 from ppcls_ext.search.short import ShortTraining
 from ppcls_ext.search.space import Space, space_named
 from ppcls_ext.search.supernet import Supernet
+from ppcls_ext.search.wish import Wish
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.trainer import train_task
 
 Ranks = dict[str, tuple[float, float]]  # the correlation of each score, and its p
-Accuracy = Literal["supernet", "short", "scores"]
-ACCURACIES: tuple[Accuracy, ...] = get_args(Accuracy)
-
-CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and generations
-    "supernet": (40, 10),
-    "short": (8, 3),
-    "scores": (40, 10),
-}
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
 GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
 SPACE_FILE = "space.txt"  # name of the space, scale of PP-LCNet that it is around, side of the images
 NOTHING_LEARNED = "warning: no network is judged much better than guessing, so their order says nothing; give --epochs"
 KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is looked for.
-
-    Attributes:
-        config, overrides: of the training that the network is for.
-        latency: milliseconds of an image at most; None where `like` says it.
-        like: a named network whose predicted latency is the bound.
-        epochs: of the supernet or of each short training; None: those of the config.
-        candidates: networks to judge, about; None: by `accuracy`.
-        calibration: file to predict by; None: the user's own.
-        supernet: folder of an earlier search, whose supernet is used again for another latency or engine.
-        out: folder of everything that is written.
-    """
-
-    config: str
-    overrides: tuple[str, ...]
-    latency: float | None
-    like: str | None
-    engine: str
-    threads: int
-    space: str
-    accuracy: Accuracy
-    epochs: int | None
-    candidates: int | None
-    calibration: Path | None
-    supernet: Path | None
-    out: Path
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Networks of a generation, and generations."""
-        population, generations = CANDIDATES[self.accuracy]
-        if self.candidates is None:
-            return population, generations
-        population = max(2, min(population, self.candidates))
-        return population, max(1, round(self.candidates / population))
 
 
 class Search:
