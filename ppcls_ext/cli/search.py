@@ -143,14 +143,14 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) ->
 def _calibrate(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
     from ppcls_ext.search.advise import calibration_file
-    from ppcls_ext.search.calibrate import Plan, calibrate, check_accuracy
+    from ppcls_ext.search.calibrate import CalibrationPlan, calibrate, check_accuracy
     from ppcls_ext.search.report import write_report
     from ppcls_ext.search.space import space_named
 
     space = space_named(arguments.space)
     default = calibration_file(arguments.engine, arguments.threads, space.name, arguments.quick)
     file = arguments.calibration or default
-    plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
+    plan = CalibrationPlan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
     found = calibrate(plan)
     page = write_report(found, arguments.out or CALIBRATING)
     out.print(f"{page}: the report; {file}: the calibration", markup=False)

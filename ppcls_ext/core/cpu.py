@@ -33,7 +33,7 @@ def cpu_flags() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Busy:
     """Processor time between two readings, as a mean number of cores; 0 where the system does not tell."""
 
     others: float  # used by processes that are not ours
@@ -46,7 +46,7 @@ class Interval:
 
 
 class Watch:
-    """Reads how busy the machine is with other things, from its making to `interval`."""
+    """Reads how busy the machine is with other things, from its making to `busy`."""
 
     def __init__(self) -> None:
         self._start = self._read()
@@ -64,7 +64,7 @@ class Watch:
         _, _, _, idle, waiting, _, _, stolen = ticks
         return time.monotonic(), sum(ticks) - idle - waiting - stolen, stolen, sum(os.times()[:4])
 
-    def interval(self, ours: float | None = None) -> Interval:
+    def busy(self, ours: float | None = None) -> Busy:
         """How busy the machine was with other things since this watch was made.
 
         Args:
@@ -73,7 +73,7 @@ class Watch:
         """
         now = self._read()
         if self._start is None or now is None:
-            return Interval(0.0, 0.0)
+            return Busy(0.0, 0.0)
         seconds, used, stolen, own = (end - start for start, end in zip(self._start, now, strict=True))
         seconds = max(seconds, 1e-3)
-        return Interval(max(0.0, used - (own if ours is None else ours)) / seconds, stolen / seconds)
+        return Busy(max(0.0, used - (own if ours is None else ours)) / seconds, stolen / seconds)

@@ -37,7 +37,7 @@ def free_cores() -> int:
         return cores
     watch = Watch()
     time.sleep(LOOK_S)
-    busy = int(watch.interval().taken + MOSTLY_BUSY)
+    busy = int(watch.busy().taken + MOSTLY_BUSY)
     return max(1, min(cores, (os.cpu_count() or 1) - busy))
 
 

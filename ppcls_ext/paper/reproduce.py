@@ -38,7 +38,7 @@ QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
 
 
-class Measured(NamedTuple):
+class TableBenchmark(NamedTuple):
     """What is measured together, interleaved: a table at one input size on one engine."""
 
     number: int
@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What is to be measured, and where.
 
     Attributes:
@@ -82,14 +82,14 @@ class Plan:
             values["processes"] = self.processes
         return Settings(**(QUICK if self.quick else values))
 
-    def parts(self) -> Iterator[Measured]:
+    def parts(self) -> Iterator[TableBenchmark]:
         """All that is to be measured."""
         for number in self.tables:
             for variant in procedure(number).variants:
                 for engine in self.engines:
-                    yield Measured(number, variant, engine)
+                    yield TableBenchmark(number, variant, engine)
 
-    def seconds(self, part: Measured) -> float:
+    def seconds(self, part: TableBenchmark) -> float:
         """About how long a part takes on a quiet machine."""
         settings = self.settings(part.variant)
         each = settings.seconds + OPENING_SECONDS * len(settings.shares())
@@ -102,7 +102,7 @@ def networks_of(number: int, variant: Variant) -> list[Network]:
     return list(dict.fromkeys(network_of_row(row, procedure(number), variant) for row in rows))
 
 
-def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+def reproduce(plan: ReproductionPlan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
     """Measure, and write reproduce.json, .md and .html into `plan.out`, after every part; gives the JSON's content.
 
     A network that cannot be built or run is a row with its reason.
@@ -130,7 +130,7 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
         lock.release()
 
 
-def _reproduced(plan: Plan, formats: Sequence[str], benchmark: Benchmark, started: float) -> dict[str, Any]:
+def _reproduced(plan: ReproductionPlan, formats: Sequence[str], benchmark: Benchmark, started: float) -> dict[str, Any]:
     document = begun_document(plan)
     done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
     parts = [part for part in plan.parts() if part.key not in done]
@@ -149,8 +149,12 @@ def _reproduced(plan: Plan, formats: Sequence[str], benchmark: Benchmark, starte
 
 
 def measure(
-    plan: Plan, document: dict[str, Any], parts: Sequence[Measured], benchmark: Benchmark, started: float
-) -> list[Measured]:
+    plan: ReproductionPlan,
+    document: dict[str, Any],
+    parts: Sequence[TableBenchmark],
+    benchmark: Benchmark,
+    started: float,
+) -> list[TableBenchmark]:
     """Measure parts in their order and save after each; gives those that `plan.minutes` leave no time for.
 
     Args:
@@ -191,7 +195,7 @@ def formats_for(engines: Sequence[str]) -> list[str]:
     return [name for name in FLOAT_FORMATS if name in needed]
 
 
-def _estimate(plan: Plan, parts: Sequence[Measured], networks: dict[str, Network]) -> str:
+def _estimate(plan: ReproductionPlan, parts: Sequence[TableBenchmark], networks: dict[str, Network]) -> str:
     """How long it will take, in words."""
     new = sum(not (plan.work / name).is_dir() for name in networks)
     seconds = sum(plan.seconds(part) for part in parts) + new * BUILDING_SECONDS
@@ -213,7 +217,7 @@ def built_entry(network: Network, work: Path, formats: Sequence[str]) -> dict[st
 
 
 def measured_entry(
-    networks: Sequence[Network], engine: str, plan: Plan, variant: Variant, benchmark: Benchmark
+    networks: Sequence[Network], engine: str, plan: ReproductionPlan, variant: Variant, benchmark: Benchmark
 ) -> dict[str, Any]:
     """A benchmark's report as `report`, without the folders of models, or why there is none as `failure`."""
     if not networks:
@@ -264,7 +268,7 @@ def add_second_run(out: Path, other: Path) -> None:
 SAME = ("cpu", "usable_cores", "packages")
 
 
-def begun_document(plan: Plan) -> dict[str, Any]:
+def begun_document(plan: ReproductionPlan) -> dict[str, Any]:
     """The document to add to: a new one, or, of `plan.resume`, that of `plan.out` without what is to be made again.
 
     Raises:
@@ -304,7 +308,7 @@ def begun_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def is_kept(earlier: dict[str, Any], plan: Plan, networks: dict[str, Any]) -> bool:
+def is_kept(earlier: dict[str, Any], plan: ReproductionPlan, networks: dict[str, Any]) -> bool:
     """Whether a benchmark is of another part than the plan's, or as the plan would make it: same settings and rows."""
     planned = {part.key: part.variant for part in plan.parts()}
     variant = planned.get((earlier["table"], earlier["variant"], earlier["engine"]))

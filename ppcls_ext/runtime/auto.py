@@ -17,8 +17,8 @@ from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS
 from ppcls_ext.runtime.exported import PARITY, RECIPE, Exported, read_parity, sha256
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.memory import recall, remember
 from ppcls_ext.runtime.process import EngineFailed
+from ppcls_ext.runtime.remembered import recall, remember
 
 Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
@@ -72,7 +72,7 @@ def choose_fastest(
         reasons = "; ".join(f"{entry.name}: {entry.refused}" for entry in entries)
         raise UserError(f"exported model {exported.folder}: no engine here gives the outputs of the export ({reasons})")
     preferred = next(entry for entry in entries if entry.rounds or entry is decision.winner)
-    taken = watch.interval().taken
+    taken = watch.busy().taken
     busy = taken > BUSY_CORES and any(entry.rounds for entry in entries)  # a sole engine was not timed
     note = f"; others took {taken:.1f} cores meanwhile, so that it is remembered for an hour" if busy else ""
     choice = EngineChoice(

@@ -44,7 +44,7 @@ Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationPlan:
     """What to measure, and where.
 
     Attributes:
@@ -95,7 +95,7 @@ def run_lean(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     return run_benchmark(subjects, settings, with_native=False)
 
 
-def calibrate(plan: Plan, benchmark: Benchmark = run_lean) -> Calibration:
+def calibrate(plan: CalibrationPlan, benchmark: Benchmark = run_lean) -> Calibration:
     """Measure what is not in the file yet, fit, and write the file; gives the calibration.
 
     Raises:
@@ -130,7 +130,7 @@ def check_accuracy(found: Calibration, file: Path) -> None:
         )
 
 
-def _begin(plan: Plan) -> Calibration:
+def _begin(plan: CalibrationPlan) -> Calibration:
     """What an earlier run left, or an empty calibration."""
     target = target_of(plan.engine, plan.threads)
     if plan.file.is_file():
@@ -150,7 +150,7 @@ def _begin(plan: Plan) -> Calibration:
 
 
 def _with_group(
-    found: Calibration, plan: Plan, group: Sequence[tuple[NetworkSpec, Use]], benchmark: Benchmark
+    found: Calibration, plan: CalibrationPlan, group: Sequence[tuple[NetworkSpec, Use]], benchmark: Benchmark
 ) -> Calibration:
     """The calibration with some more networks, which took turns with the anchor."""
     formats = [engine_class(plan.engine).formats[0]]

@@ -22,7 +22,7 @@ from ppcls_ext.models.weights import load_into, read_weights, save_weights
 from ppcls_ext.search.advise import own_calibrations
 from ppcls_ext.search.bound import bounded_space, space_around
 from ppcls_ext.search.calibrate import Benchmark, run_lean
-from ppcls_ext.search.evolution import Candidate, Evolution
+from ppcls_ext.search.evolution import Evolution, SearchedNetwork
 from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
 from ppcls_ext.search.held_out import HeldOut, check_task, hold_out
 from ppcls_ext.search.judge import Judge, Quality
@@ -183,7 +183,7 @@ class Search:
         load_into(model, read_weights(file), file)
         return model
 
-    def _ranks(self, candidates: list[Candidate], scorer: Scorer) -> Ranks:
+    def _ranks(self, candidates: list[SearchedNetwork], scorer: Scorer) -> Ranks:
         """How far scores rank networks as their judge does: of random ones, since bred ones are all alike."""
         drawn = [c for c in candidates if c.generation == 0]
         if self.wish.accuracy == "scores" or len(drawn) < FEWEST_RANKED:
@@ -192,7 +192,7 @@ class Search:
 
     def _finish(
         self,
-        candidates: list[Candidate],
+        candidates: list[SearchedNetwork],
         judge: Judge,
         supernet: Supernet | None,
         conditions: list[str],
@@ -227,7 +227,7 @@ class Search:
     def _resolved(self) -> Config:
         return self.user_task.resolved()
 
-    def _conditions(self, candidates: list[Candidate], ranks: Ranks) -> list[str]:
+    def _conditions(self, candidates: list[SearchedNetwork], ranks: Ranks) -> list[str]:
         """What was searched how, and why it may be wrong, a line each."""
         wish, target = self.wish, self.model.target
         judged = {
@@ -252,7 +252,7 @@ class Search:
             lines.append(f"rank correlation with what the judge says, of the networks drawn at random: {words}")
         return lines
 
-    def _trained(self, candidates: list[Candidate]) -> str:
+    def _trained(self, candidates: list[SearchedNetwork]) -> str:
         """How long what judges was trained, as its run folder says: a small set is given more epochs."""
         if self.wish.accuracy == "scores":
             return ""

@@ -34,7 +34,7 @@ GREY = np.full((64, 64, 3), 128, np.uint8)  # the image that a model is probed w
 
 
 @dataclass(frozen=True)
-class Image:
+class RequestImage:
     """An image of a request.
 
     Attributes:
@@ -70,7 +70,7 @@ class Image:
 class _Job:
     """An image on its way, and the future of its result, which lives in the event loop."""
 
-    image: Image
+    image: RequestImage
     done: asyncio.Future[Result]
     since: float
     inference: Inference | None = None
@@ -153,7 +153,7 @@ class Model:
             raise busy(f"model {self.name}: {self._limits.queue} images are waiting already")
 
     async def results(
-        self, images: Sequence[Image], seconds: float, inference: Inference | None = None
+        self, images: Sequence[RequestImage], seconds: float, inference: Inference | None = None
     ) -> list[Result | Refusal]:
         """The result of each image, or why it has none; to be called inside of `accept`.
 
@@ -192,7 +192,7 @@ class Model:
 
     async def probe(self) -> bool:
         """Whether the model gives a result for a grey image, which passes by those that wait."""
-        job = _Job(Image(GREY), asyncio.get_running_loop().create_future(), time.perf_counter())
+        job = _Job(RequestImage(GREY), asyncio.get_running_loop().create_future(), time.perf_counter())
         self._waiting.appendleft(job)
         self._pump()
         try:
@@ -217,7 +217,7 @@ class Model:
             "palette": [list(colour) for colour in self.palette],
         }
 
-    def error_dict(self, image: Image, refusal: Refusal) -> dict[str, Any]:
+    def error_dict(self, image: RequestImage, refusal: Refusal) -> dict[str, Any]:
         """What stands in the place of a result: the same keys, with the error."""
         source = image.name or source_name(image.content)
         return self._predictor.inference.result_type(source=source, engine=self.engine, error=refusal.text).to_dict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ppcls_ext.core.cpu import Interval, Watch
+from ppcls_ext.core.cpu import Busy, Watch
 
 
 @pytest.fixture
@@ -15,15 +15,15 @@ def read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_cores_of_others_are_those_in_use_without_our_own(read: None) -> None:
-    found = Watch().interval()
-    assert found == Interval(others=pytest.approx((7.0 - 3.0) / 4.0), stolen=pytest.approx(2.0 / 4.0))
+    found = Watch().busy()
+    assert found == Busy(others=pytest.approx((7.0 - 3.0) / 4.0), stolen=pytest.approx(2.0 / 4.0))
     assert found.taken == pytest.approx(6.0 / 4.0)
 
 
 def test_a_measurement_says_what_is_ours(read: None) -> None:
-    assert Watch().interval(ours=5.0).others == pytest.approx((7.0 - 5.0) / 4.0)
+    assert Watch().busy(ours=5.0).others == pytest.approx((7.0 - 5.0) / 4.0)
 
 
 def test_a_system_that_does_not_tell_is_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Watch, "_read", staticmethod(lambda: None))
-    assert Watch().interval() == Interval(0, 0)
+    assert Watch().busy() == Busy(0, 0)

@@ -30,7 +30,7 @@ from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import view_of
 from ppcls_ext.paper.today import comparison, latencies_of, table_of
 from ppcls_ext.runtime.choice import Candidate, EngineChoice
-from ppcls_ext.runtime.memory import recall, remember
+from ppcls_ext.runtime.remembered import recall, remember
 from ppcls_ext.search.evolution import Evolution, front_of
 from ppcls_ext.search.judge import Quality
 from ppcls_ext.search.latency import Target

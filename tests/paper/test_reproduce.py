@@ -24,7 +24,7 @@ from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_raw, 
 from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.reproduce import (
     QUICK,
-    Plan,
+    ReproductionPlan,
     add_second_run,
     begun_document,
     formats_for,
@@ -87,9 +87,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan_of(out: Path, work: Path, **changes: Any) -> Plan:
+def plan_of(out: Path, work: Path, **changes: Any) -> ReproductionPlan:
     values: dict[str, Any] = {"tables": (8,), "engines": ("onednn",), "threads": 1, "out": out, "work": work}
-    return Plan(**values | changes)
+    return ReproductionPlan(**values | changes)
 
 
 @pytest.mark.parametrize(("number", "variant"), PLACES, ids=[f"{n}-{v.name}" for n, v in PLACES])

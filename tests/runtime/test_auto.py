@@ -20,7 +20,7 @@ from ppcls_ext.runtime.choice import EngineChoice
 from ppcls_ext.runtime.contest import Name
 from ppcls_ext.runtime.exported import Exported, read_exported, read_parity, sealed
 from ppcls_ext.runtime.inference import Inference, build_inference
-from ppcls_ext.runtime.memory import cache_file
+from ppcls_ext.runtime.remembered import cache_file
 from tests.helpers.contenders import Fake
 
 pytestmark = pytest.mark.slow  # an export of a trained network is made for it

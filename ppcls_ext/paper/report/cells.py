@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class ComparedTable:
     """A table of the paper beside this machine: for each row its label and a cell for each column."""
 
     table: Table
@@ -145,7 +145,7 @@ def cells_of(document: Document, t: Table, way: Procedure, row: Row) -> Iterator
             yield ratio_cell(row, t.reference_row, found)
 
 
-def part_of(document: Document, number: int) -> Part:
+def compared_table(document: Document, number: int) -> ComparedTable:
     """A table of the paper beside what the document measured, with remarks on it."""
     t, way = table(number), procedure(number)
     columns = columns_of(document, t, way)
@@ -163,10 +163,10 @@ def part_of(document: Document, number: int) -> Part:
                 warnings = [*report["warnings"]]
                 warnings += [f"{row['label']}: {warning}" for row in report["results"] for warning in row["warnings"]]
                 remarks += [f"{engine}, {variant.name}: {warning}" for warning in warnings]
-    return Part(t, way.note, columns, rows, tuple(remarks))
+    return ComparedTable(t, way.note, columns, rows, tuple(remarks))
 
 
-def counts_of(parts: Sequence[Part]) -> list[tuple[str, dict[str, int]]]:
+def counts_of(parts: Sequence[ComparedTable]) -> list[tuple[str, dict[str, int]]]:
     """How many cells of each kind have each status, over all tables."""
     found: dict[str, Counter[str]] = {}
     for part in parts:
