@@ -296,7 +296,7 @@ def kill_one(line: Sequence[str], rng: random.Random, seconds: float, writes: in
 
 
 def soak(name: str, folder: Path, kills: int, seed: int, seconds: float = 1e9) -> Outcome:
-    """Kill what `name` stands for `kills` times, or until `seconds` have passed, in chains that end with a run that is whole.
+    """Kill one of `KILLED` `kills` times, or until `seconds` have passed, in chains that end with a run that is whole.
 
     Raises:
         AssertionError: what came out is not what an undisturbed run gives.
