@@ -25,9 +25,10 @@ from ppcls_ext.serve.guard import Guard
 from ppcls_ext.serve.limits import Limits, Refusal
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import CONTENT_TYPE, Metrics
-from ppcls_ext.serve.model import Model, RequestImage
+from ppcls_ext.serve.model import Model
 from ppcls_ext.serve.page import PAGE, PAGE_HEADERS, index, wants_page
 from ppcls_ext.serve.pictures import Pictures, wants_picture
+from ppcls_ext.serve.request_image import RequestImage
 
 
 class Service:

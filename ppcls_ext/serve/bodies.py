@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ppcls_ext.serve.limits import MEGABYTE, Limits, Refusal, busy
-from ppcls_ext.serve.model import RequestImage
+from ppcls_ext.serve.request_image import RequestImage
 
 LARGE = 2**16  # bytes
 # In a JSON body. A file is one value; so many numbers are an image of 590 x 590. Python holds its lock while it makes

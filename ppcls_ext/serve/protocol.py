@@ -19,7 +19,7 @@ import numpy as np
 
 from ppcls_ext.serve.bodies import check_count, decoded_base64, parsed_json, without_standstill
 from ppcls_ext.serve.limits import Limits, Refusal
-from ppcls_ext.serve.model import RequestImage
+from ppcls_ext.serve.request_image import RequestImage
 
 HEADER = "inference-header-content-length"  # says how long the JSON is in a body with binary tensors
 VERSION = "1"  # every model has this one version: a folder is one version
