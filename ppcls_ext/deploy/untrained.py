@@ -7,17 +7,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import paddle
-import pydantic
 
 from ppcls_ext.core.config import Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import seed_all
-from ppcls_ext.core.stored import Stored, Text, checked
+from ppcls_ext.core.stored import STORED, Count, Stored, checked
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
@@ -61,27 +59,19 @@ def network_of_spec(spec: NetworkSpec, class_num: int = CLASSES) -> Network:
 class Built:
     """A network that was built; `activations` is a `realistic.Summary` as a mapping."""
 
-    params: int
-    flops: int
+    __pydantic_config__ = STORED
+
+    params: Count
+    flops: Count
     activations: dict[str, float]
-
-
-class _StoredBuilt(Stored):
-    """A `Built` as the file has it."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    params: Annotated[int, pydantic.Field(gt=0)]
-    flops: Annotated[int, pydantic.Field(gt=0)]
-    activations: dict[Text, float]
 
 
 class _Made(Stored):
     """What the file beside a network holds; those of earlier versions have no `formats`."""
 
-    built: _StoredBuilt
-    made_from: dict[Text, Text]
-    formats: list[Text] = []
+    built: Built
+    made_from: dict[str, str]
+    formats: list[str] = []
 
 
 def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
@@ -135,7 +125,7 @@ def built_before(file: Path, identity: Mapping[str, str], formats: Sequence[str]
         return None
     if made.made_from != identity or not set(formats) <= set(made.formats):
         return None
-    return Built(**dict(made.built))
+    return made.built
 
 
 def noise_inputs(inputs: Sequence[Input]) -> list[paddle.Tensor]:

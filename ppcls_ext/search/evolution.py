@@ -17,7 +17,7 @@ from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import derive
-from ppcls_ext.core.stored import Positive, Stored, Text, checked
+from ppcls_ext.core.stored import STORED, Positive, Stored, checked
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.judge import Quality
@@ -40,11 +40,13 @@ class SearchedNetwork:
         generation: that it belongs to; 0 is drawn, not bred.
     """
 
+    __pydantic_config__ = STORED
+
     arch: str
-    ms: float
+    ms: Positive
     expected: float
     top1: float
-    generation: int
+    generation: Annotated[int, pydantic.Field(ge=0)]
 
     @property
     def spec(self) -> NetworkSpec:
@@ -58,25 +60,13 @@ def front_of(candidates: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
     return sorted((c for c in candidates if c.arch in kept), key=lambda c: (c.ms, c.arch))
 
 
-class _StoredCandidate(Stored):
-    """A `SearchedNetwork` as the file has it."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    arch: Text
-    ms: Positive
-    expected: float
-    top1: float
-    generation: Annotated[int, pydantic.Field(ge=0)]
-
-
 class _StoredSearch(Stored):
     """What the file of a search holds; those of earlier versions have no `calibration` and no `judged`."""
 
-    identity: dict[Text, Any]
-    candidates: list[_StoredCandidate]
-    calibration: Text | None = None
-    judged: dict[Text, Annotated[list[float], pydantic.Field(min_length=2, max_length=2)]] = {}
+    identity: dict[str, Any]
+    candidates: list[SearchedNetwork]
+    calibration: str | None = None
+    judged: dict[str, Quality] = {}
 
 
 @dataclass
@@ -199,8 +189,7 @@ class Evolution:
             return [], {}
         try:
             content = checked(_StoredSearch, read_json(self.file))
-            found = [SearchedNetwork(**dict(one)) for one in content.candidates]
-            judged = {arch: Quality(*map(float, values)) for arch, values in content.judged.items()}
+            found, judged = content.candidates, content.judged
             for candidate in found:
                 _ = candidate.spec
         except (Unreadable, ValueError) as error:
