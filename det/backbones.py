@@ -1,19 +1,19 @@
-"""Backbones of detectors by name: our PP-LCNet, also in PaddleDetection's registry, and its MobileNetV3."""
+"""Backbones for PaddleDetection's detectors: `out_shape`, and `forward` gives the maps of the asked strides."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.registry import Registry
 from ppcls_ext.models import lcnet
+from ppcls_ext.models.backbones import build_from
 from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
-from ppcls_ext.models.keys import check_numbers
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.newer import NEWER
 from ppcls_ext.models.spec import LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
@@ -24,7 +24,7 @@ _workspace = ppdet("core.workspace")
 _ShapeSpec = ppdet("modeling.shape_spec").ShapeSpec
 _mobilenet = ppdet("modeling.backbones.mobilenet_v3")
 
-BACKBONES = Registry("detection backbone")
+BACKBONES = Registry("backbone of detectors")  # what `Arch.backbone.name` may be
 STRIDES = (8, 16, 32)
 
 
@@ -87,6 +87,7 @@ class PPLCNet(Trunk):
 
 
 def _named(name: str, feature_strides: Sequence[int] = STRIDES, lr_mult_list: Sequence[float] = EVEN_RATES) -> PPLCNet:
+    """The trunk of one of the paper's networks, by its name."""
     spec = SPECS[name]
     return PPLCNet(spec.scale, spec.act, spec.se, spec.kernel5, feature_strides, lr_mult_list)
 
@@ -96,7 +97,7 @@ def _searched(arch: str, feature_strides: Sequence[int] = STRIDES, lr_mult_list:
     return Trunk(parse_spec(arch), feature_strides, lr_mult_list)
 
 
-def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5) -> nn.Layer:
+def mobilenet_v3_large(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5) -> nn.Layer:
     """MobileNetV3-large, with the maps that the public PicoDet configs take (strides 8, 16, 32).
 
     Its convolutions have no weight decay whatever the optimizer says (`conv_decay=0`), as in the public configs.
@@ -113,13 +114,13 @@ def _mobilenet_v3(scale: float = 1.0, lr_mult_list: Sequence[float] = (1.0,) * 5
 
 
 BACKBONES.register("PPLCNet", PPLCNet)
-BACKBONES.register(SEARCHED, _searched)
-for _newer, _network in NEWER.items():
-    BACKBONES.register(_newer, functools.partial(Trunk, _network))
-BACKBONES.register("MobileNetV3_large", _mobilenet_v3)
-BACKBONES.register("MobileNetV3", _mobilenet_v3)  # the name in configs and run folders written so far
 for _name in SPECS:
     BACKBONES.register(_name, functools.partial(_named, _name))
+BACKBONES.register(SEARCHED, _searched)
+for _name, _network in NEWER.items():
+    BACKBONES.register(_name, functools.partial(Trunk, _network))
+BACKBONES.register("MobileNetV3_large", mobilenet_v3_large)
+BACKBONES.register("MobileNetV3", mobilenet_v3_large)  # the name in configs and run folders written so far
 
 
 def strides_of(section: Mapping[str, Any]) -> list[int]:
@@ -144,14 +145,8 @@ def build_backbone(section: Mapping[str, Any]) -> tuple[nn.Layer, list[int], lis
     """The network of `Arch.backbone`, with channels and strides of its maps.
 
     Raises:
-        UserError: an unknown name or key, or a value that the network refuses.
+        UserError: no name, an unknown name or key, or a value that the network refuses.
     """
-    arguments = dict(section)
-    name = arguments.pop("name", None)
-    if not isinstance(name, str) or name not in BACKBONES:
-        raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
-    check_numbers(arguments, "Arch.backbone")
     strides = strides_of(section)
-    factory: Callable[..., nn.Layer] = BACKBONES[name]
-    backbone = call_checked(factory, arguments, "Arch.backbone")
+    backbone = build_from(BACKBONES, section)
     return backbone, [shape.channels for shape in backbone.out_shape], strides

@@ -24,13 +24,13 @@ from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
-from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel
+from ppcls_ext.tasks.step import Step
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.upstream.paddleclas import public_backbone
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -11,6 +11,7 @@ from paddle import nn
 
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.models import lcnet
+from ppcls_ext.models.backbones import build_from
 from ppcls_ext.models.factory import EVEN_RATES, SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.newer import NEWER
@@ -19,7 +20,7 @@ from ppcls_ext.upstream.paddleseg import paddleseg
 
 STEM_STRIDE = 2
 
-BACKBONES = Registry("backbone")  # what `Arch.backbone.name` may be
+BACKBONES = Registry("backbone of segmentation networks")  # what `Arch.backbone.name` may be
 
 
 class Trunk(lcnet.PPLCNet):
@@ -64,6 +65,12 @@ class PPLCNet(Trunk):
         super().__init__(LCNetSpec(scale, act, se, kernel5), output_stride, lr_mult_list)
 
 
+def _named(name: str, output_stride: int = 32, lr_mult_list: Sequence[float] = EVEN_RATES) -> PPLCNet:
+    """The trunk of one of the paper's networks, by its name."""
+    spec = SPECS[name]
+    return PPLCNet(spec.scale, spec.act, spec.se, spec.kernel5, output_stride, lr_mult_list)
+
+
 def _searched(arch: str, output_stride: int = 32, lr_mult_list: Sequence[float] = EVEN_RATES) -> Trunk:
     """The trunk of the network that `arch` describes, see `ppcls_ext.models.network_spec.parse_spec`."""
     return Trunk(parse_spec(arch), output_stride, lr_mult_list)
@@ -97,24 +104,22 @@ def mobilenet_v3_large(scale: float = 1.0, output_stride: int = 32) -> nn.Layer:
     return module.MobileNetV3(config, stages, module.OUT_INDEX["large"], scale=scale)
 
 
-class _Named:
-    """Builds the trunk of one of the paper's named networks."""
-
-    def __init__(self, spec: LCNetSpec) -> None:
-        self.spec = spec
-
-    def __call__(self, output_stride: int = 32, lr_mult_list: Sequence[float] = EVEN_RATES) -> PPLCNet:
-        spec = self.spec
-        return PPLCNet(spec.scale, spec.act, spec.se, spec.kernel5, output_stride, lr_mult_list)
-
-
 BACKBONES.register("PPLCNet", PPLCNet)
+for _name in SPECS:
+    BACKBONES.register(_name, functools.partial(_named, _name))
 BACKBONES.register(SEARCHED, _searched)
-for _newer, _network in NEWER.items():
-    BACKBONES.register(_newer, functools.partial(Trunk, _network))
-for _name, _spec in SPECS.items():
-    BACKBONES.register(_name, _Named(_spec))
+for _name, _network in NEWER.items():
+    BACKBONES.register(_name, functools.partial(Trunk, _network))
 BACKBONES.register("MobileNetV3_large", mobilenet_v3_large)
+
+
+def build_backbone(section: Mapping[str, Any], output_stride: int) -> nn.Layer:
+    """The network of `Arch.backbone`.
+
+    Raises:
+        UserError: no name, an unknown name or key, or a value that the network refuses.
+    """
+    return build_from(BACKBONES, section, {"output_stride": output_stride})
 
 
 def register_with_paddleseg() -> Any:

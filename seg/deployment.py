@@ -10,7 +10,7 @@ from paddle import nn
 from seg.sections import EvalSection
 from seg.views import class_map
 
-Size = tuple[int, int]  # height, width
+Sides = tuple[int, int]  # height, width
 
 # Sizes that the check of an export runs where the size is free, by batch: two, so that free sizes are proven.
 TRIED_SIZES = {1: (256, 320)}
@@ -37,7 +37,7 @@ class EvaluatedNetwork(nn.Layer):
         window: height and width, where the section names none.
     """
 
-    def __init__(self, network: nn.Layer, settings: EvalSection, window: Size) -> None:
+    def __init__(self, network: nn.Layer, settings: EvalSection, window: Sides) -> None:
         super().__init__()
         self.network, self.settings, self.window = network, settings, window
 
@@ -46,7 +46,7 @@ class EvaluatedNetwork(nn.Layer):
         return class_map(lambda part: self.network(part)[0], x, self.settings, self.window)
 
 
-def sample_inputs(count: int, size: Size | None) -> np.ndarray:
+def sample_inputs(count: int, size: Sides | None) -> np.ndarray:
     """Normalised pictures of smooth blobs with some noise, float32 [count, 3, H, W]: most pixels are not borderline."""
     height, width = size or TRIED_SIZES.get(count, OTHER_SIZE)
     rng = np.random.default_rng(0)

@@ -11,14 +11,12 @@ from paddle import nn
 from typing_extensions import override
 
 from ppcls_ext.core.bounds import number
-from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
-from ppcls_ext.core.registry import call_checked
-from ppcls_ext.models.keys import check_numbers
 from ppcls_ext.models.layers import Resize
 from ppcls_ext.models.weights import load_into, load_trunk
 from ppcls_ext.upstream.paddleseg import paddleseg
-from seg.backbones import BACKBONES, register_with_paddleseg
+from seg.backbones import build_backbone, register_with_paddleseg
 from seg.sections import IGNORE, ArchSection
 
 LOW_AND_HIGH = (0, 3)  # the maps that DeepLabV3+ reads: strides 4 and 32
@@ -80,15 +78,8 @@ def build_network(arch: ArchSection, class_num: int, ratios: Sequence[int]) -> n
     Raises:
         UserError: an unknown backbone, or a value that it refuses.
     """
-    options = dict(arch.backbone)
-    name = options.pop("name", None)
-    if name is None:
-        raise UserError("Arch.backbone.name is missing: say which backbone to use, such as PPLCNet (with a scale)")
-    if not isinstance(name, str) or name not in BACKBONES:
-        raise UserError(f"Arch.backbone.name: no backbone '{name}'; {nearest(str(name), BACKBONES)}")
-    check_numbers(options, "Arch.backbone")
     register_with_paddleseg()
-    backbone = call_checked(BACKBONES[name], options, "Arch.backbone", {"output_stride": arch.output_stride})
+    backbone = build_backbone(arch.backbone, arch.output_stride)
     network = paddleseg("models").DeepLabV3P(
         class_num,
         backbone,

@@ -12,9 +12,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
-from ppcls_ext.runtime.exported import RECIPE
-
-DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # types that an input may have
+from ppcls_ext.runtime.exported import DTYPES, RECIPE
 
 
 @dataclass(frozen=True)

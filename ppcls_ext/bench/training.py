@@ -1,6 +1,6 @@
 """`python -m ppcls_ext.bench.training`: speed of training steps beside Paddle and PyTorch.
 
-Each contender has a process of its own; all take turns in short rounds. The batch lies in memory: nothing is loaded.
+Each trainee has a process of its own; all take turns in short rounds. The batch lies in memory: nothing is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ppcls_ext.runtime.timing import CONFIDENCE
 
 
 @dataclass
-class Contender:
+class Trainee:
     """Something that trains; seconds of its steps by round."""
 
     name: str
@@ -39,7 +39,7 @@ class Contender:
     process: subprocess.Popen[str] | None = None
 
     def turn(self, steps: int) -> list[float]:
-        """Seconds of so many steps, in the process of this contender. Raises UserError if it has died."""
+        """Seconds of so many steps, in the process of this trainee. Raises UserError if it has died."""
         if self.process is None:
             # Its text is handed over, since Python would look for modules beside a file.
             source = Path(training_worker.__file__).read_text()
@@ -81,7 +81,7 @@ def layers_of(spec: LCNetSpec) -> list[dict[str, Any]]:
     return [*layers, {"kind": "head", "channels": channels, "out": spec.last_width}]
 
 
-def contenders(
+def trainees(
     network: str,
     threads: int,
     batch: int,
@@ -89,21 +89,21 @@ def contenders(
     torch_python: str,
     other_threads: Sequence[int] = (),
     compiled: bool = False,
-) -> list[Contender]:
-    """The contenders that can run here; ratios are to the first.
+) -> list[Trainee]:
+    """The trainees that can run here; ratios are to the first.
 
     Args:
         other_threads: compare with this package itself on so many threads, and with nothing else.
         compiled: also compile PyTorch's network, which takes a minute or more.
     """
     common = {"network": network, "threads": threads, "batch": batch, "size": size}
-    found = [Contender("pplcnet", sys.executable, {**common, "fast": True})]
+    found = [Trainee("pplcnet", sys.executable, {**common, "fast": True})]
     if other_threads:
         for count in other_threads:
             settings = {**common, "threads": count, "fast": True}
-            found.append(Contender(f"pplcnet, {count} threads", sys.executable, settings))
+            found.append(Trainee(f"pplcnet, {count} threads", sys.executable, settings))
         return found
-    found.append(Contender("pplcnet, Global.fast_cpu=false", sys.executable, {**common, "fast": False}))
+    found.append(Trainee("pplcnet, Global.fast_cpu=false", sys.executable, {**common, "fast": False}))
     has_torch = subprocess.run([torch_python, "-c", "import torch"], capture_output=True).returncode == 0
     if not has_torch:
         say("PyTorch is not installed, and left out; --torch-python names a Python that has it")
@@ -111,22 +111,22 @@ def contenders(
     ways = [("NCHW", "contiguous_format", False), ("channels last", "channels_last", False)]
     for name, layout, compiles in ways + [("channels last, compiled", "channels_last", True)] * compiled:
         settings = {**common, "layout": layout, "layers": layers_of(SPECS[network]), "compile": compiles}
-        found.append(Contender(f"PyTorch, {name}", torch_python, settings))
+        found.append(Trainee(f"PyTorch, {name}", torch_python, settings))
     return found
 
 
-def measure(taking_part: list[Contender], rounds: int, steps: int) -> None:
+def measure(taking_part: list[Trainee], rounds: int, steps: int) -> None:
     """Fill their `rounds`; the first two steps of each process and the first of each turn are not counted."""
     try:
-        for contender in taking_part:
-            contender.turn(2)
+        for trainee in taking_part:
+            trainee.turn(2)
         for number in range(rounds):
             order = taking_part if number % 2 == 0 else taking_part[::-1]
-            for contender in order:
-                contender.rounds.append(contender.turn(steps + 1)[1:])
+            for trainee in order:
+                trainee.rounds.append(trainee.turn(steps + 1)[1:])
     finally:
-        for contender in taking_part:
-            contender.close()
+        for trainee in taking_part:
+            trainee.close()
 
 
 @contextlib.contextmanager
@@ -141,15 +141,15 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def report(taking_part: list[Contender], batch: int) -> list[dict[str, Any]]:
+def report(taking_part: list[Trainee], batch: int) -> list[dict[str, Any]]:
     """A row for each: images a second (median of all steps, and of the slowest and fastest round), and the ratio."""
     first = np.array(taking_part[0].rounds)
     rows = []
-    for contender in taking_part:
-        seconds = np.array(contender.rounds)
+    for trainee in taking_part:
+        seconds = np.array(trainee.rounds)
         speeds = batch / np.median(seconds, axis=1)
-        row: dict[str, Any] = {"name": contender.name, "images_per_s": batch / float(np.median(seconds))}
-        row |= {"least": float(speeds.min()), "most": float(speeds.max()), "peak_mb": contender.peak_mb}
+        row: dict[str, Any] = {"name": trainee.name, "images_per_s": batch / float(np.median(seconds))}
+        row |= {"least": float(speeds.min()), "most": float(speeds.max()), "peak_mb": trainee.peak_mb}
         # The time of this one for each second of the first says how many times as fast the first is.
         rows.append({**row, "first_is_faster": ratio_interval(seconds, first, seed=0), "seconds": seconds.tolist()})
     return rows
@@ -181,9 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(given: argparse.Namespace) -> None:
     sizes = given.network, given.threads, given.batch, given.size
-    taking_part = contenders(*sizes, given.torch_python, given.other_threads, given.torch_compile)
-    for contender in taking_part:
-        contender.settings["processor_time"] = given.processor_time
+    taking_part = trainees(*sizes, given.torch_python, given.other_threads, given.torch_compile)
+    for trainee in taking_part:
+        trainee.settings["processor_time"] = given.processor_time
     with busy_processes(given.busy):
         measure(taking_part, given.rounds, given.steps)
     rows = report(taking_part, given.batch)

@@ -1,4 +1,4 @@
-"""One contender of `ppcls_ext.bench.training`, in a process of its own.
+"""One trainee of `ppcls_ext.bench.training`, in a process of its own.
 
 It answers each number on stdin with the seconds of so many training steps on one batch in memory, as a line of JSON.
 Those with PyTorch import nothing of this package, so that any Python that has PyTorch can be used.

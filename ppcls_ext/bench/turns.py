@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.core.cpu import Busy, Watch
 from ppcls_ext.core.display import bar
-from ppcls_ext.core.machine import Interval, Watch
 from ppcls_ext.runtime.process import EngineFailed, EngineProcess
 
 DISCARDED = 2  # calls at the start of each turn: another process has just used the caches
@@ -83,7 +83,7 @@ class Turns:
 T = TypeVar("T", bound=Turns)
 
 
-def take_all_turns(measurements: Sequence[T], settings: Settings, start: Callable[[T], None]) -> list[Interval]:
+def take_all_turns(measurements: Sequence[T], settings: Settings, start: Callable[[T], None]) -> list[Busy]:
     """Every round of `settings`; after some rounds each measurement goes on in another process.
 
     Args:
@@ -117,7 +117,7 @@ def failing(measurement: Turns) -> Iterator[None]:
         measurement.fail(str(failed))
 
 
-def take_turns(measurements: Sequence[Turns], rounds: int, order: np.random.Generator) -> Interval:
+def take_turns(measurements: Sequence[Turns], rounds: int, order: np.random.Generator) -> Busy:
     """Let all that have not failed take turns; gives how busy the machine was with other things meanwhile."""
     before, watch = _own_seconds(measurements), Watch()
     for _ in range(rounds):
@@ -127,7 +127,7 @@ def take_turns(measurements: Sequence[Turns], rounds: int, order: np.random.Gene
                 with failing(measurements[k]):
                     measurements[k].turn()
     after = _own_seconds(measurements)
-    return watch.interval(sum(after[key] - before[key] for key in after))
+    return watch.busy(sum(after[key] - before[key] for key in after))
 
 
 def _own_seconds(measurements: Sequence[Turns]) -> dict[int, float]:

@@ -179,9 +179,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _untrained(networks: Sequence[str]) -> list[Path]:
     if not networks:
         return []
-    from ppcls_ext.bench.named import build_named
+    from ppcls_ext.bench.named import export_untrained
 
-    return [build_named(network, UNTRAINED) for network in networks]
+    return [export_untrained(network, UNTRAINED) for network in networks]
 
 
 def _end_to_end(arguments: argparse.Namespace, settings: Settings) -> int:

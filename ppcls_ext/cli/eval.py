@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ppcls_ext.cli.arguments import add_config_arguments, engine_names, path, read_config
-from ppcls_ext.runtime.choice import AUTO
+from ppcls_ext.cli.arguments import add_config_arguments, engine_names, listed, path, read_config
+from ppcls_ext.runtime.choice import PREFERRED
 
 NAME = "eval"
 HELP = "measure the accuracy of trained weights"
@@ -22,14 +22,13 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
-    engines = engine_names(rounding=False, more=["paddle"])
+    engines = engine_names(auto=False, rounding=False, more=["first", "paddle"])
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--engine",
-        default=AUTO,
         metavar="ENGINE",
-        help=f"run the network on {engines}, the last without export (default: %(default)s: "
-        "where a set is large enough to gain by it, the first of onednn and onnxruntime that gives what Paddle gives)",
+        help=f"run the network on {engines}: the first of {listed(PREFERRED)} that gives what Paddle gives, or Paddle "
+        "itself without export (default: first where a set is large enough to gain by it, else paddle)",
     )
     group = parser.add_argument_group("output")
     group.add_argument(

@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure or render; gives the exit status."""
     set_threads(arguments.threads)
-    from ppcls_ext.paper.reproduce import Plan, add_second_run, render, reproduce
+    from ppcls_ext.paper.reproduce import ReproductionPlan, add_second_run, render, reproduce
 
     if arguments.render:
         render(arguments.out)
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compare is not None:
         add_second_run(arguments.out, arguments.compare)
         return 0
-    plan = Plan(
+    plan = ReproductionPlan(
         tables=arguments.tables,
         engines=arguments.engines,
         threads=arguments.threads,

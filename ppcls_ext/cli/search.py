@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from ppcls_ext.cli.arguments import (
     DEFAULT_ENGINE,
@@ -23,6 +22,7 @@ from ppcls_ext.cli.arguments import (
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import out, say
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.search.wish import ACCURACIES, Wish
 
 NAME = "search"
 HELP = "find the network for this CPU, engine and latency, on your own images"
@@ -38,8 +38,6 @@ EXAMPLES = (
     "pplcnet search --calibrate --engine onednn",
     "pplcnet search -c my_images -o Global.data_root=FOLDER --like PPLCNet_x0_5 --engine onednn --epochs 30",
 )
-# Those of `ppcls_ext.search.find`, which imports Paddle.
-ACCURACIES: tuple[Literal["supernet", "short", "scores"], ...] = ("supernet", "short", "scores")
 CALIBRATING, SEARCHING = Path("output/search"), Path("output/search/found")
 WORK = CALIBRATING / "networks"
 OF_CALIBRATING = ("quick", "work")
@@ -145,14 +143,14 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) ->
 def _calibrate(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
     from ppcls_ext.search.advise import calibration_file
-    from ppcls_ext.search.calibrate import Plan, calibrate, check_accuracy
+    from ppcls_ext.search.calibrate import CalibrationPlan, calibrate, check_accuracy
     from ppcls_ext.search.report import write_report
     from ppcls_ext.search.space import space_named
 
     space = space_named(arguments.space)
     default = calibration_file(arguments.engine, arguments.threads, space.name, arguments.quick)
     file = arguments.calibration or default
-    plan = Plan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
+    plan = CalibrationPlan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
     found = calibrate(plan)
     page = write_report(found, arguments.out or CALIBRATING)
     out.print(f"{page}: the report; {file}: the calibration", markup=False)
@@ -165,7 +163,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     read_config(arguments.config, arguments.override)  # sets the threads, before Paddle is imported
-    from ppcls_ext.search.find import Wish, find
+    from ppcls_ext.search.find import find
     from ppcls_ext.training.interrupts import Stopped
 
     wish = Wish(

@@ -28,7 +28,6 @@ from ppcls_ext.core import distributed
 from ppcls_ext.core.config import Config, parse
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.operations import read_operations
-from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.data.transforms import build_transforms, resolve_sizes
@@ -37,6 +36,7 @@ from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.tasks.deployment import Deployment, Input, from_pixels
 from ppcls_ext.tasks.export import ExportedModel, ExportSection
 from ppcls_ext.tasks.splits import by_split
+from ppcls_ext.tasks.step import Step
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.distillation import DistillSection
 from ppcls_ext.upstream.paddleclas import class_map, public_weights

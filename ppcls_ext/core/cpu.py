@@ -1,10 +1,11 @@
-"""Which processor this is, read from files of the system alone."""
+"""Which processor this is, and what else uses it, read from files of the system alone."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 # Instruction sets that decide which kernels the engines take.
@@ -31,29 +32,48 @@ def cpu_flags() -> list[str]:
     return [flag for flag in FLAGS_THAT_MATTER if flag in flags]
 
 
-class OthersWatch:
-    """How many cores other processes use, from its making to `cores`, by the files of the system alone."""
+@dataclass(frozen=True)
+class Busy:
+    """Processor time between two readings, as a mean number of cores; 0 where the system does not tell."""
+
+    others: float  # used by processes that are not ours
+    stolen: float  # taken by the hypervisor
+
+    @property
+    def taken(self) -> float:
+        """What was not there for us."""
+        return self.others + self.stolen
+
+
+class Watch:
+    """Reads how busy the machine is with other things, from its making to `busy`."""
 
     def __init__(self) -> None:
         self._start = self._read()
 
     @staticmethod
-    def _read() -> tuple[float, float, float] | None:
-        """Seconds of the clock, of all cores in use, and of this process with its ended children; None: not told."""
+    def _read() -> tuple[float, float, float, float] | None:
+        """Seconds of the clock, of all cores in use, of those stolen, and of this process with its ended children."""
         try:
             first, *numbers = Path("/proc/stat").read_text().splitlines()[0].split()
         except (OSError, IndexError):
             return None
-        if first != "cpu" or len(numbers) < 5:
+        if first != "cpu" or len(numbers) < 8:
             return None
-        ticks = [int(number) for number in numbers[:8]]  # guests follow, which these include
-        in_use = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # neither idle nor waiting
-        return time.monotonic(), in_use, sum(os.times()[:4])
+        ticks = [int(number) / os.sysconf("SC_CLK_TCK") for number in numbers[:8]]  # guests follow, which these include
+        _, _, _, idle, waiting, _, _, stolen = ticks
+        return time.monotonic(), sum(ticks) - idle - waiting - stolen, stolen, sum(os.times()[:4])
 
-    def cores(self) -> float:
-        """A mean number of cores; 0 where the system does not tell. Children count as ours once they have ended."""
+    def busy(self, ours: float | None = None) -> Busy:
+        """How busy the machine was with other things since this watch was made.
+
+        Args:
+            ours: seconds of processor time that what counts as ours has used meanwhile; default: those of this process
+                and of its children that have ended.
+        """
         now = self._read()
         if self._start is None or now is None:
-            return 0.0
-        seconds, in_use, ours = (end - start for start, end in zip(self._start, now, strict=True))
-        return max(0.0, in_use - ours) / max(seconds, 1e-3)
+            return Busy(0.0, 0.0)
+        seconds, used, stolen, own = (end - start for start, end in zip(self._start, now, strict=True))
+        seconds = max(seconds, 1e-3)
+        return Busy(max(0.0, used - (own if ours is None else ours)) / seconds, stolen / seconds)

@@ -6,7 +6,7 @@ import os
 import time
 
 from ppcls_ext.core.cgroups import cores_left
-from ppcls_ext.core.cpu import OthersWatch
+from ppcls_ext.core.cpu import Watch
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.text import is_digits
@@ -35,9 +35,9 @@ def free_cores() -> int:
     cores = usable_cores()
     if cores == 1 or "PADDLE_LOCAL_SIZE" in os.environ:
         return cores
-    others = OthersWatch()
+    watch = Watch()
     time.sleep(LOOK_S)
-    busy = int(others.cores() + MOSTLY_BUSY)
+    busy = int(watch.busy().taken + MOSTLY_BUSY)
     return max(1, min(cores, (os.cpu_count() or 1) - busy))
 
 

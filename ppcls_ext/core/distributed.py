@@ -13,19 +13,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import paddle
 from paddle import distributed as engine
-from paddle import nn
 
 from ppcls_ext.core import display
 from ppcls_ext.core.errors import PeerLost, UserError
-from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.upstream.paddle import join_job
-
-if TYPE_CHECKING:
-    from ppcls_ext.core.step import Step
 
 T = TypeVar("T")
 
@@ -91,20 +86,6 @@ def share(count: int, part: int, parts: int) -> range:
     return range(part * count // parts, (part + 1) * count // parts)
 
 
-def prepare(model: nn.Layer, device: str) -> nn.Layer:
-    """`model` with weights equal in all processes, and batch norms that use the statistics of the global batch.
-
-    Paddle has such batch norms (SyncBatchNorm) for GPUs only. On the CPU each process normalises by its own share, and
-    `synchronise` keeps the running statistics of all processes at their mean.
-    """
-    if world() == 1:
-        return model
-    if device != "cpu":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    _call(engine.parallel.sync_params_buffers, model)
-    return model
-
-
 def in_step(batches: Iterable[T]) -> Iterator[T]:
     """`batches`, of which all processes have the same number.
 
@@ -127,55 +108,12 @@ def in_step(batches: Iterable[T]) -> Iterator[T]:
         yield batch
 
 
-def over_all(step: Step) -> tuple[paddle.Tensor, Step]:
-    """The loss to differentiate here, and the step's figures over the whole global batch.
-
-    The mean over processes of the gradients of these losses is the gradient of the mean over the global batch.
-    """
-    loss = step.losses["loss"]
-    if world() == 1:
-        return loss, step
-    weight = _double(step.images if step.weight is None else step.weight)
-    figures = {**step.losses, **step.stats}
-    sums = paddle.stack([weight, _double(step.images), *(_double(value) * weight for value in figures.values())])
-    _call(engine.all_reduce, sums)
-    total = sums[0].clip(min=1.0)
-    means = dict(zip(figures, (sums[2:] / total).unbind(), strict=True))
-    losses = {name: means[name] for name in step.losses}
-    stats = {name: means[name] for name in step.stats}
-    here = loss * (weight * world() / total).astype(loss.dtype)
-    return here, step._replace(losses=losses, stats=stats, images=int(sums[1]), weight=None)
-
-
-def _double(number: paddle.Tensor | float) -> paddle.Tensor:
-    tensor = number.detach() if isinstance(number, paddle.Tensor) else paddle.to_tensor(number)
-    return tensor.astype("float64").reshape([])
-
-
-def synchronise(model: nn.Layer) -> None:
-    """Give all processes the mean of their gradients, and of the running statistics of their batch norms."""
-    if world() == 1:
-        return
-    from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
-
-    _call(fused_allreduce_gradients, [p for p in model.parameters() if not p.stop_gradient], None)
-    # A SyncBatchNorm uses the statistics of the global batch already.
-    norms = [n for n in batch_norms(model) if n.training and not isinstance(n, nn.SyncBatchNorm)]
-    statistics = [s for norm in norms for s in (norm._mean, norm._variance)]
-    if statistics:
-        flat = paddle.concat(statistics)
-        _call(engine.all_reduce, flat)
-        means = paddle.split(flat / world(), [s.shape[0] for s in statistics])
-        for statistic, mean in zip(statistics, means, strict=True):
-            paddle.assign(mean, statistic)
-
-
 def largest(number: int) -> int:
     """The largest of the numbers that the processes give."""
     if world() == 1:
         return number
     tensor = paddle.to_tensor([number], "int64")
-    _call(engine.all_reduce, tensor, engine.ReduceOp.MAX)
+    communicate(engine.all_reduce, tensor, engine.ReduceOp.MAX)
     return int(tensor)
 
 
@@ -184,7 +122,7 @@ def sums(numbers: Sequence[int]) -> list[int]:
     if world() == 1:
         return list(numbers)
     tensor = paddle.to_tensor(list(numbers), "int64")
-    _call(engine.all_reduce, tensor)
+    communicate(engine.all_reduce, tensor)
     return [int(number) for number in tensor]
 
 
@@ -193,7 +131,7 @@ def mean(value: paddle.Tensor) -> paddle.Tensor:
     if world() == 1:
         return value
     total = value.detach().clone()
-    _call(engine.all_reduce, total)
+    communicate(engine.all_reduce, total)
     return total / world()
 
 
@@ -202,18 +140,18 @@ def gathered(value: T) -> list[T]:
     if world() == 1:
         return [value]
     values: list[T] = []
-    _call(engine.all_gather_object, values, value)
+    communicate(engine.all_gather_object, values, value)
     return values
 
 
-def _call(communicate: Callable[..., Any], *arguments: Any) -> None:
+def communicate(operation: Callable[..., Any], *arguments: Any) -> None:
     """Run something of Paddle's that needs the other processes.
 
     Raises:
         PeerLost: one of them is gone.
     """
     try:
-        communicate(*arguments)
+        operation(*arguments)
     except RuntimeError as error:
         logs = os.environ.get("PADDLE_LOG_DIR")
         where = f"; its reason is in {logs}/workerlog.*" if logs else ""

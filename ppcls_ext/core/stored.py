@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, TypeVar
 
 import pydantic
 
-
-def _utf8(text: str) -> str:
-    """JSON may hold halves of characters (surrogates), which no report can be written with."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("not a text of UTF-8")
-    return text
-
-
-Text = Annotated[str, pydantic.AfterValidator(_utf8)]
+Count = Annotated[int, pydantic.Field(gt=0)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
-Scalar = Text | int | float | bool | None
+Scalar = str | int | float | bool | None
+
+# Of a dataclass that is stored with all its fields (`__pydantic_config__`), by which `checked` reads it.
+STORED = pydantic.ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
 
 class Stored(pydantic.BaseModel):
@@ -25,13 +21,20 @@ class Stored(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 
 
-S = TypeVar("S", bound=Stored)
+S = TypeVar("S")
 
 
 def checked(kind: type[S], content: Any) -> S:
-    """The content of a JSON file as what it has to be. Raises ValueError, whose text is one line: where, and why."""
+    """What the content of a JSON file stands for. Raises ValueError, whose text is one line: where, and why.
+
+    Args:
+        kind: a subclass of `Stored`, or a dataclass with `STORED`.
+    """
     try:
-        return kind.model_validate(content)
+        # As text again: only there a list may stand for a tuple and a mapping for a dataclass, with all else strict.
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(content, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:  # JSON may hold halves of characters, which no report can be written with
+        raise ValueError("it holds what is no text of UTF-8") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))

@@ -26,7 +26,7 @@ SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
-class Limits:
+class YamlLimits:
     """What a YAML text may be.
 
     Attributes:
@@ -42,7 +42,7 @@ class Limits:
     scalar: int
 
 
-CONFIG = Limits(size=2**20, depth=32, nodes=100_000, scalar=65_536)
+CONFIG = YamlLimits(size=2**20, depth=32, nodes=100_000, scalar=65_536)
 
 
 class YamlFault(ValueError):
@@ -74,7 +74,7 @@ YamlLoader.add_implicit_resolver(
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
 
 
-def parse_yaml(text: str, limits: Limits = CONFIG) -> Any:
+def parse_yaml(text: str, limits: YamlLimits = CONFIG) -> Any:
     """The value of a YAML text.
 
     Raises:
@@ -117,7 +117,7 @@ def _line(mark: Any) -> int:
     return int(mark.line) + 1
 
 
-def _check_events(text: str, limits: Limits) -> None:
+def _check_events(text: str, limits: YamlLimits) -> None:
     depth = nodes = 0
     for event in yaml.parse(text, Loader=YamlLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -134,7 +134,7 @@ def _check_events(text: str, limits: Limits) -> None:
 class _Checker:
     """Looks at every node before values are made of them."""
 
-    def __init__(self, loader: Any, limits: Limits) -> None:
+    def __init__(self, loader: Any, limits: YamlLimits) -> None:
         self._loader, self._limits = loader, limits
         self._open: set[int] = set()
         self._done: dict[int, tuple[int, int]] = {}

@@ -13,11 +13,10 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.deploy.frozen import PADDLE, on_engine
+from ppcls_ext.deploy.frozen import FIRST, PADDLE, on_engine
 from ppcls_ext.deploy.infer import results_of
 from ppcls_ext.deploy.trained import build_with_weights
 from ppcls_ext.deploy.weights import open_deployment
-from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.tasks.eval_report import read_per_class
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -29,7 +28,11 @@ ENGINE_PAYS = 2000
 
 
 def evaluate(
-    config: Config, folder: Path | None = None, as_json: bool = False, draw: Path | None = None, engine: str = AUTO
+    config: Config,
+    folder: Path | None = None,
+    as_json: bool = False,
+    draw: Path | None = None,
+    engine: str | None = None,
 ) -> dict[str, float]:
     """Evaluate, show metrics and the per-class table, and write the report.
 
@@ -37,8 +40,8 @@ def evaluate(
         folder: where the report goes; default: `eval/` in the run folder.
         as_json: print the metrics as JSON on stdout instead of tables.
         draw: a folder for pictures of the results, one for each image.
-        engine: of the runtime, which runs the network if its outputs equal Paddle's; `PADDLE` is none, and `AUTO`
-            takes one on a CPU for at least `ENGINE_PAYS` images.
+        engine: of the runtime, which runs the network if its outputs equal Paddle's, `FIRST` or `PADDLE`; default:
+            `FIRST` on a CPU for at least `ENGINE_PAYS` images, else `PADDLE`.
     Raises:
         UserError: bad config, data, weights or engine. CheckFailed: a result other than `Expect` states.
     """
@@ -66,10 +69,10 @@ def evaluate(
     return metrics
 
 
-def _fastest(task: Task, model: nn.Layer, engine: str, images: int) -> nn.Layer:
+def _fastest(task: Task, model: nn.Layer, engine: str | None, images: int) -> nn.Layer:
     """The network on an engine, or with our kernels where none is to run it."""
-    if engine == AUTO and (images < ENGINE_PAYS or paddle.get_device() != "cpu"):
-        engine = PADDLE
+    if engine is None:
+        engine = FIRST if images >= ENGINE_PAYS and paddle.get_device() == "cpu" else PADDLE
     network, _ = on_engine(model, task.evaluated_shape, engine, "eval", say)
     return task.made_fast(model) if network is model else network
 

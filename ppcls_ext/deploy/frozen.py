@@ -16,14 +16,15 @@ from ppcls_ext.core.device import kernel_threads
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.export import save_formats
 from ppcls_ext.deploy.trained import dygraph_outputs
-from ppcls_ext.runtime.choice import AUTO
+from ppcls_ext.runtime.choice import AUTO, PREFERRED
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, Engine
 from ppcls_ext.tasks.deployment import Deployment, Input
 
-# In this order, by what is installed and never by a timing: two runs with one seed must take the same one. Paddle's
-# oneDNN is always there, shares the threads of training, and was as fast as ONNX Runtime or faster.
-PREFERRED = ("onednn", "onnxruntime")
+# Stands for the first of `PREFERRED` that gives what Paddle gives: by what is installed and never by a timing, since
+# two runs with one seed must take the same one. Paddle's oneDNN is always there, shares the threads of training, and
+# was as fast as ONNX Runtime or faster.
+FIRST = "first"
 PADDLE = "paddle"  # stands where no engine runs the network, but Paddle itself
 TOLERANCE = 1e-3  # largest difference of an output from Paddle's, in units of the outputs' standard deviation
 TRIED = (2, 1)  # the check runs batches of these sizes: more than one, since the graph takes any
@@ -61,7 +62,7 @@ def on_engine(
     Args:
         model: in eval mode, with plain layers; one input, and a tensor or a list of tensors for it.
         shape: of an input, without the batch; -1 is any size.
-        engine: a name, `AUTO` for the first of `PREFERRED` that is installed and fits, or `paddle`.
+        engine: a name, `FIRST`, or `PADDLE` for none; configs of earlier run folders say `AUTO` for `FIRST`.
         what: what lines for the user call the network.
         tell: takes the line that says what runs it, or why an engine does not.
     Returns:
@@ -69,7 +70,8 @@ def on_engine(
     Raises:
         UserError: `engine` names one that is unknown, not installed, or computes with fewer bits.
     """
-    names = {AUTO: [n for n in PREFERRED if engine_class(n).installed()], PADDLE: []}.get(engine, [engine])
+    installed = [name for name in PREFERRED if engine_class(name).installed()]
+    names = {FIRST: installed, AUTO: installed, PADDLE: []}.get(engine, [engine])
     for name in names:
         kind = engine_class(name)
         if kind.precision != FLOAT:

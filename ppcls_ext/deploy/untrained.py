@@ -7,30 +7,32 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import paddle
-import pydantic
 
 from ppcls_ext.core.config import Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import seed_all
-from ppcls_ext.core.stored import Stored, Text, checked
+from ppcls_ext.core.stored import STORED, Count, Stored, checked
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.counting import count
+from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.folding import fold_batch_norm, fold_branches
+from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
 from ppcls_ext.tasks.deployment import Input
 from ppcls_ext.tasks.finding import make_task
 
+CONFIG = "PPLCNet_x1_0"  # of networks by name or spec: 224 x 224, unless a spec says another size
+BATCH = "Export.batch=1"  # what is counted and timed of a network by name or spec is one image
 MADE = "network.json"  # written last into the folder of a network: with it the folder is whole
 
 # Batch norms take their statistics from so many inputs, with sides halved until they are no longer than this: the
 # statistics of noise hardly depend on the size, the time does.
-CALIBRATION_BATCH, CALIBRATION_SIDE = 4, 512
+STATISTICS_BATCH, STATISTICS_SIDE = 4, 512
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,30 @@ class Network:
         return load_config(self.config, self.overrides)
 
 
+def network_of_spec(spec: NetworkSpec, class_num: int = CLASSES) -> Network:
+    """The network of a spec, for one image a call of the side that the spec is for."""
+    arch = f"Arch={{name: {SEARCHED}, arch: '{spec.text}', class_num: {class_num}}}"
+    shape = f"Global.image_shape=[3,{spec.input_size},{spec.input_size}]"
+    return Network(spec.name, CONFIG, (BATCH, shape, arch))
+
+
 @dataclass(frozen=True)
 class Built:
     """A network that was built; `activations` is a `models.activations.Summary` as a mapping."""
 
-    params: int
-    flops: int
+    __pydantic_config__ = STORED
+
+    params: Count
+    flops: Count
     activations: dict[str, float]
-
-
-class _StoredBuilt(Stored):
-    """A `Built` as the file has it."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    params: Annotated[int, pydantic.Field(gt=0)]
-    flops: Annotated[int, pydantic.Field(gt=0)]
-    activations: dict[Text, float]
 
 
 class _Made(Stored):
     """What the file beside a network holds; those of earlier versions have no `formats`."""
 
-    built: _StoredBuilt
-    made_from: dict[Text, Text]
-    formats: list[Text] = []
+    built: Built
+    made_from: dict[str, str]
+    formats: list[str] = []
 
 
 def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
@@ -102,7 +103,7 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     model.eval()
     deployment = task.deployment(model)
     deployment.model.eval()
-    inputs = calibration_inputs(deployment.inputs)
+    inputs = noise_inputs(deployment.inputs)
     summary = give_realistic_statistics(model, *inputs)
     fold_branches(deployment.model)
     counted = count(deployment.model, *(paddle.zeros(i.shape, i.dtype) for i in deployment.inputs))
@@ -124,14 +125,14 @@ def built_before(file: Path, identity: Mapping[str, str], formats: Sequence[str]
         return None
     if made.made_from != identity or not set(formats) <= set(made.formats):
         return None
-    return Built(**dict(made.built))
+    return made.built
 
 
-def calibration_inputs(inputs: Sequence[Input]) -> list[paddle.Tensor]:
+def noise_inputs(inputs: Sequence[Input]) -> list[paddle.Tensor]:
     """Normal noise of unit scale, as normalised photographs have, in the shape of each input (N, C, H, W)."""
     tensors = []
     for _, (_, channels, *sides), dtype in inputs:
-        while max(sides) > CALIBRATION_SIDE:
+        while max(sides) > STATISTICS_SIDE:
             sides = [side // 2 for side in sides]
-        tensors.append(paddle.randn([CALIBRATION_BATCH, channels, *sides], dtype))
+        tensors.append(paddle.randn([STATISTICS_BATCH, channels, *sides], dtype))
     return tensors

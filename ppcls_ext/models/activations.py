@@ -14,8 +14,8 @@ import paddle
 from paddle import nn
 
 from ppcls_ext.core.errors import CheckFailed
-from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.models.hooks import run_hooked
+from ppcls_ext.models.norms import batch_norms
 
 LEAST_NORMAL = np.float32(2.0**-126).view(np.uint32)  # bits below these, without the sign, are a denormal float32
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import paddle
 from paddle import nn
 
-from ppcls_ext.core.norms import BATCH_NORMS
 from ppcls_ext.models.hooks import run_hooked
+from ppcls_ext.models.norms import BATCH_NORMS
 
 # What `count` counts, in words: reports quote it next to every figure.
 RULE = (

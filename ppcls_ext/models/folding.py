@@ -5,9 +5,9 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from ppcls_ext.core.norms import BATCH_NORMS
 from ppcls_ext.models.hooks import run_hooked
 from ppcls_ext.models.layers import BranchedConv
+from ppcls_ext.models.norms import BATCH_NORMS
 from ppcls_ext.upstream.paddleclas import merge_branches
 
 

@@ -76,7 +76,7 @@ class Stem(nn.Layer):
         return self.mix(self.second(x))
 
 
-class Block(nn.Layer):
+class HGBlock(nn.Layer):
     """Layers in a row, whose outputs and input are joined and mixed by two pointwise convolutions."""
 
     def __init__(self, in_channels: int, stage: Stage, shortcut: bool) -> None:
@@ -113,7 +113,7 @@ class PPHGNetV2(nn.Layer):
             if stage.halves:
                 parts.append(_linear(channels, channels, 3, 2, channels))
             for index in range(stage.blocks):
-                parts.append(Block(channels, stage, shortcut=index > 0))
+                parts.append(HGBlock(channels, stage, shortcut=index > 0))
                 channels = stage.width
         self.trunk = nn.Sequential(*parts)
         self.avg_pool = nn.AdaptiveAvgPool2D(1)

@@ -11,10 +11,10 @@ from typing import Any
 
 from ppcls_ext.core.bounds import number
 from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.models.spec import LARGEST_SCALE
 
 MOST_FORWARDED = 5  # factories that pass their arguments on to another
 LARGEST = 100_000.0  # no number among the arguments may be larger
-LARGEST_SCALE = 16.0  # no network may be wider
 
 
 @functools.cache

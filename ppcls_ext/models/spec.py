@@ -21,7 +21,7 @@ WIDEST = 65_536  # channels of the last 1x1 convolution
 SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 
 
-class Block(NamedTuple):
+class BlockRow(NamedTuple):
     """A DepthSepConv row of Table 1 at scale 1."""
 
     stage: str  # name of the stage in the public weights
@@ -31,19 +31,19 @@ class Block(NamedTuple):
 
 # Table 1. Kernel sizes and SE are masks of the spec, since Tables 7 and 8 vary them.
 BLOCKS = (
-    Block("blocks2", 32, 1),
-    Block("blocks3", 64, 2),
-    Block("blocks3", 64, 1),
-    Block("blocks4", 128, 2),
-    Block("blocks4", 128, 1),
-    Block("blocks5", 256, 2),
-    Block("blocks5", 256, 1),
-    Block("blocks5", 256, 1),
-    Block("blocks5", 256, 1),
-    Block("blocks5", 256, 1),
-    Block("blocks5", 256, 1),
-    Block("blocks6", 512, 2),
-    Block("blocks6", 512, 1),
+    BlockRow("blocks2", 32, 1),
+    BlockRow("blocks3", 64, 2),
+    BlockRow("blocks3", 64, 1),
+    BlockRow("blocks4", 128, 2),
+    BlockRow("blocks4", 128, 1),
+    BlockRow("blocks5", 256, 2),
+    BlockRow("blocks5", 256, 1),
+    BlockRow("blocks5", 256, 1),
+    BlockRow("blocks5", 256, 1),
+    BlockRow("blocks5", 256, 1),
+    BlockRow("blocks5", 256, 1),
+    BlockRow("blocks6", 512, 2),
+    BlockRow("blocks6", 512, 1),
 )
 
 NONE, ALL = "0" * len(BLOCKS), "1" * len(BLOCKS)

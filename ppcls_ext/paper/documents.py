@@ -13,7 +13,7 @@ from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.core.stored import Positive, Scalar, Stored, Text, checked
+from ppcls_ext.core.stored import Positive, Scalar, Stored, checked
 from ppcls_ext.data.lists import read_labels
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.tables import NUMBERS
@@ -25,12 +25,12 @@ RAW_TODAY = "today.json"  # those of later networks
 class _Environment(Stored):
     """`environment`."""
 
-    command: Text
-    pplcnet: Text
-    python: Text
-    packages: dict[Text, Text | None]
-    cpu: Text
-    platform: Text
+    command: str
+    pplcnet: str
+    python: str
+    packages: dict[str, str | None]
+    cpu: str
+    platform: str
 
 
 class _Milliseconds(Stored):
@@ -50,9 +50,9 @@ class _Ratio(Stored):
 class _Row(Stored):
     """A row of a benchmark: a failure, or a latency and a ratio (None: to nothing)."""
 
-    label: Text
-    failure: Text | None
-    warnings: list[Text]
+    label: str
+    failure: str | None
+    warnings: list[str]
     ms: _Milliseconds | None = None
     ratio_to_first: _Ratio | None = None
 
@@ -66,22 +66,22 @@ class _Row(Stored):
 class _Report(Stored):
     """`report` of a benchmark."""
 
-    command: Text
-    created: Text
+    command: str
+    created: str
     results: list[_Row]
-    warnings: list[Text]
-    machine: dict[Text, Scalar | list[Text]]
-    versions: dict[Text, Text | None]
+    warnings: list[str]
+    machine: dict[str, Scalar | list[str]]
+    versions: dict[str, str | None]
 
 
 class _Benchmark(Stored):
     """A table at an input size on an engine: its report, or why there is none."""
 
     table: int
-    variant: Text
-    engine: Text
+    variant: str
+    engine: str
     report: _Report | None = None
-    failure: Text | None = None
+    failure: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _either(self) -> _Benchmark:
@@ -93,7 +93,7 @@ class _Benchmark(Stored):
 class _Network(Stored):
     """An entry of `networks`: its counts, or why it could not be built."""
 
-    failure: Text = ""
+    failure: str = ""
     params: int | None = None
     flops: int | None = None
 
@@ -107,13 +107,13 @@ class _Network(Stored):
 class _Run(Stored):
     """An entry of `runs`, as `read_run` gives it."""
 
-    name: Text
+    name: str
     distilled: bool
-    arch: dict[Text, Any]
+    arch: dict[str, Any]
     input: list[int]
     classes: int
     images: int | None
-    metrics: dict[Text, Any] | None
+    metrics: dict[str, Any] | None
 
     @pydantic.model_validator(mode="after")
     def _evaluated(self) -> _Run:
@@ -128,9 +128,9 @@ class _Repeated(Stored):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     table: int
-    variant: Text
-    engine: Text
-    label: Text
+    variant: str
+    engine: str
+    label: str
     first: Positive
     second: Positive
 
@@ -138,22 +138,22 @@ class _Repeated(Stored):
 class _SecondRun(Stored):
     """What is kept of a second run, see `ppcls_ext.paper.repeat.second_run`."""
 
-    measured: list[Text]
-    cpu: Text
+    measured: list[str]
+    cpu: str
     ratios: list[_Repeated]
 
 
 class _Document(Stored):
     """What reports are made from."""
 
-    created: Text
+    created: str
     environment: _Environment
     tables: list[Annotated[int, pydantic.Field(ge=min(NUMBERS), le=max(NUMBERS))]]
-    engines: Annotated[list[Text], pydantic.Field(min_length=1)]
+    engines: Annotated[list[str], pydantic.Field(min_length=1)]
     threads: int
     quick: bool
     runs: list[_Run]
-    networks: dict[Text, _Network]
+    networks: dict[str, _Network]
     benchmarks: list[_Benchmark]
     second: _SecondRun | None = None
 
@@ -167,9 +167,9 @@ class _TodayMilliseconds(_Milliseconds):
 class _TodayRow(Stored):
     """A row of `today.json`: a failure, or a latency."""
 
-    label: Text
-    failure: Text | None
-    warnings: list[Text]
+    label: str
+    failure: str | None
+    warnings: list[str]
     ms: _TodayMilliseconds | None = None
 
     @pydantic.model_validator(mode="after")
@@ -182,29 +182,29 @@ class _TodayRow(Stored):
 class _TodayMachine(Stored):
     """`machine` of a report, as far as the page shows it."""
 
-    cpu: Text
+    cpu: str
     usable_cores: int
-    flags: list[Text]
-    platform: Text
+    flags: list[str]
+    platform: str
 
 
 class _TodayReport(Stored):
     """`report` of a part."""
 
-    command: Text
-    created: Text
+    command: str
+    created: str
     results: list[_TodayRow]
     machine: _TodayMachine
-    versions: dict[Text, Text | None]
+    versions: dict[str, str | None]
 
 
 class _TodayPart(Stored):
     """An engine with a number of threads: its report, or why there is none."""
 
-    engine: Text
+    engine: str
     threads: int
     report: _TodayReport | None = None
-    failure: Text | None = None
+    failure: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _either(self) -> _TodayPart:
@@ -216,9 +216,9 @@ class _TodayPart(Stored):
 class _TodayDocument(Stored):
     """What `reproduce --today` makes its page and its figure from."""
 
-    environment: dict[Text, Any]
+    environment: dict[str, Any]
     quick: bool
-    networks: dict[Text, _Network]
+    networks: dict[str, _Network]
     parts: list[_TodayPart]
 
 

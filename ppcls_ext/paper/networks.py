@@ -6,7 +6,7 @@ from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.tables import Procedure, Row, Variant
 
 
-def network_of(row: Row, procedure: Procedure, variant: Variant) -> Network:
+def network_of_row(row: Row, procedure: Procedure, variant: Variant) -> Network:
     """The network of a row at an input size; rows of the same network give equal ones."""
     config = row.config or procedure.config
     if config is None:

@@ -22,7 +22,7 @@ from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import onnx_converter
 from ppcls_ext.deploy.untrained import Network, build
 from ppcls_ext.paper.documents import RAW, identity_of, read_raw, read_run
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {"rounds": 2, "processes": 1, "seconds": 0.2, "warmup": 
 OPENING_SECONDS, BUILDING_SECONDS = 5.0, 6.0
 
 
-class Measured(NamedTuple):
+class TableBenchmark(NamedTuple):
     """What is measured together, interleaved: a table at one input size on one engine."""
 
     number: int
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What is to be measured, and where.
 
     Attributes:
@@ -83,14 +83,14 @@ class Plan:
             values["processes"] = self.processes
         return Settings(**(QUICK if self.quick else values))
 
-    def parts(self) -> Iterator[Measured]:
+    def parts(self) -> Iterator[TableBenchmark]:
         """All that is to be measured."""
         for number in self.tables:
             for variant in procedure(number).variants:
                 for engine in self.engines:
-                    yield Measured(number, variant, engine)
+                    yield TableBenchmark(number, variant, engine)
 
-    def seconds(self, part: Measured) -> float:
+    def seconds(self, part: TableBenchmark) -> float:
         """About how long a part takes on a quiet machine."""
         settings = self.settings(part.variant)
         each = settings.seconds + OPENING_SECONDS * len(settings.shares())
@@ -100,10 +100,10 @@ class Plan:
 def networks_of(number: int, variant: Variant) -> list[Network]:
     """The different networks of a table at an input size; the one that ratios are taken to comes first."""
     rows = [table(number).reference_row, *table(number).rows]
-    return list(dict.fromkeys(network_of(row, procedure(number), variant) for row in rows))
+    return list(dict.fromkeys(network_of_row(row, procedure(number), variant) for row in rows))
 
 
-def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+def reproduce(plan: ReproductionPlan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
     """Measure, and write reproduce.json, .md and .html into `plan.out`, after every part; gives the JSON's content.
 
     A network that cannot be built or run is a row with its reason.
@@ -123,7 +123,7 @@ def reproduce(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any
 
 
 @contextlib.contextmanager
-def own_folders(plan: Plan) -> Iterator[None]:
+def own_folders(plan: ReproductionPlan) -> Iterator[None]:
     """The folders of a plan, made, its report to be written by this process alone: two would lose what the other has
     measured.
 
@@ -143,7 +143,7 @@ def own_folders(plan: Plan) -> Iterator[None]:
         lock.release()
 
 
-def _reproduced(plan: Plan, formats: Sequence[str], benchmark: Benchmark, started: float) -> dict[str, Any]:
+def _reproduced(plan: ReproductionPlan, formats: Sequence[str], benchmark: Benchmark, started: float) -> dict[str, Any]:
     document = begun_document(plan)
     done = {(b["table"], b["variant"], b["engine"]) for b in document["benchmarks"]}
     parts = [part for part in plan.parts() if part.key not in done]
@@ -162,8 +162,12 @@ def _reproduced(plan: Plan, formats: Sequence[str], benchmark: Benchmark, starte
 
 
 def measure(
-    plan: Plan, document: dict[str, Any], parts: Sequence[Measured], benchmark: Benchmark, started: float
-) -> list[Measured]:
+    plan: ReproductionPlan,
+    document: dict[str, Any],
+    parts: Sequence[TableBenchmark],
+    benchmark: Benchmark,
+    started: float,
+) -> list[TableBenchmark]:
     """Measure parts in their order and save after each; gives those that `plan.minutes` leave no time for.
 
     Args:
@@ -204,7 +208,7 @@ def formats_for(engines: Sequence[str]) -> list[str]:
     return [name for name in FLOAT_FORMATS if name in needed]
 
 
-def _estimate(plan: Plan, parts: Sequence[Measured], networks: dict[str, Network]) -> str:
+def _estimate(plan: ReproductionPlan, parts: Sequence[TableBenchmark], networks: dict[str, Network]) -> str:
     """How long it will take, in words."""
     new = sum(not (plan.work / name).is_dir() for name in networks)
     seconds = sum(plan.seconds(part) for part in parts) + new * BUILDING_SECONDS
@@ -226,7 +230,7 @@ def built_entry(network: Network, work: Path, formats: Sequence[str]) -> dict[st
 
 
 def measured_entry(
-    networks: Sequence[Network], engine: str, plan: Plan, variant: Variant, benchmark: Benchmark
+    networks: Sequence[Network], engine: str, plan: ReproductionPlan, variant: Variant, benchmark: Benchmark
 ) -> dict[str, Any]:
     """A benchmark's report as `report`, without the folders of models, or why there is none as `failure`."""
     if not networks:
@@ -277,7 +281,7 @@ def add_second_run(out: Path, other: Path) -> None:
 SAME = ("cpu", "usable_cores", "packages")
 
 
-def begun_document(plan: Plan) -> dict[str, Any]:
+def begun_document(plan: ReproductionPlan) -> dict[str, Any]:
     """The document to add to: a new one, or, of `plan.resume`, that of `plan.out` without what is to be made again.
 
     Raises:
@@ -317,7 +321,7 @@ def begun_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def is_kept(earlier: dict[str, Any], plan: Plan, networks: dict[str, Any]) -> bool:
+def is_kept(earlier: dict[str, Any], plan: ReproductionPlan, networks: dict[str, Any]) -> bool:
     """Whether a benchmark is of another part than the plan's, or as the plan would make it: same settings and rows."""
     planned = {part.key: part.variant for part in plan.parts()}
     variant = planned.get((earlier["table"], earlier["variant"], earlier["engine"]))

@@ -19,15 +19,23 @@ from ppcls_ext.bench.benchmark import run_benchmark
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.pareto import pareto_front
+from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import Network
 from ppcls_ext.paper.documents import RAW_TODAY as RAW
 from ppcls_ext.paper.documents import read_today
-from ppcls_ext.paper.reproduce import SAME, Benchmark, Plan, built_entry, formats_for, measured_entry, own_folders
+from ppcls_ext.paper.reproduce import (
+    SAME,
+    Benchmark,
+    ReproductionPlan,
+    built_entry,
+    formats_for,
+    measured_entry,
+    own_folders,
+)
 from ppcls_ext.paper.tables import Variant
-from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
-from ppcls_ext.search.pareto import pareto_front
 
 TABLE, FIGURE = "today.md", "today.svg"
 CONFIG = "PPLCNet_x1_0"
@@ -45,7 +53,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedNetwork:
     """A network of the comparison; counts in millions, None where none are published."""
 
     label: str
@@ -68,7 +76,7 @@ class Comparison:
     title: str
     conditions: str
     sources: dict[str, str]
-    rows: tuple[Entry, ...]
+    rows: tuple[ComparedNetwork, ...]
 
 
 @functools.cache
@@ -77,12 +85,13 @@ def comparison() -> Comparison:
     text = resources.files("ppcls_ext.paper.tables").joinpath("today.yaml").read_text(encoding="utf-8")
     data = yaml.safe_load(text)
     rows = [
-        Entry(**{**row, "published": tuple(Published(**value) for value in row["published"])}) for row in data["rows"]
+        ComparedNetwork(**{**row, "published": tuple(Published(**value) for value in row["published"])})
+        for row in data["rows"]
     ]
     return Comparison(data["title"], " ".join(data["conditions"].split()), data["sources"], tuple(rows))
 
 
-def reproduce_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
+def reproduce_today(plan: ReproductionPlan, benchmark: Benchmark = run_benchmark) -> dict[str, Any]:
     """Measure what is not yet there, and write today.json, .md and .svg into `plan.out` after every part.
 
     Of `plan`, tables, runs and resume do not count. Parts of an earlier command are kept where the machine and the
@@ -96,7 +105,7 @@ def reproduce_today(plan: Plan, benchmark: Benchmark = run_benchmark) -> dict[st
         return _reproduced(plan, benchmark)
 
 
-def _reproduced(plan: Plan, benchmark: Benchmark) -> dict[str, Any]:
+def _reproduced(plan: ReproductionPlan, benchmark: Benchmark) -> dict[str, Any]:
     formats = chosen_formats(None)  # all of them: a command for another engine finds the networks built
     document = _earlier(plan)
     done = {(part["engine"], part["threads"]) for part in document["parts"] if "report" in part}
@@ -120,7 +129,7 @@ def _reproduced(plan: Plan, benchmark: Benchmark) -> dict[str, Any]:
     return document
 
 
-def _earlier(plan: Plan) -> dict[str, Any]:
+def _earlier(plan: ReproductionPlan) -> dict[str, Any]:
     """The document to add to: that in `plan.out`, or a new one."""
     file, now = plan.out / RAW, environment()
     if not file.is_file():
@@ -134,7 +143,7 @@ def _earlier(plan: Plan) -> dict[str, Any]:
     return old
 
 
-def save(plan: Plan, document: dict[str, Any]) -> None:
+def save(plan: ReproductionPlan, document: dict[str, Any]) -> None:
     """Write the raw values, the table and the figure."""
     atomic_write_text(plan.out / RAW, json.dumps(document, indent=1) + "\n")
     atomic_write_text(plan.out / TABLE, table_of(document))
@@ -142,7 +151,7 @@ def save(plan: Plan, document: dict[str, Any]) -> None:
         atomic_write_text(plan.out / FIGURE, figure_of(document))
 
 
-def _reference_first() -> list[Entry]:
+def _reference_first() -> list[ComparedNetwork]:
     return sorted(comparison().rows, key=lambda entry: not entry.reference)
 
 
@@ -229,7 +238,7 @@ def _machine_lines(document: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
     ]
 
 
-def _cell(part: dict[str, Any], entry: Entry, recipe: str) -> str:
+def _cell(part: dict[str, Any], entry: ComparedNetwork, recipe: str) -> str:
     row = next((r for r in part["report"]["results"] if r["label"] == entry.network.name), None)
     if row is None:
         return "not built"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.cpu import OthersWatch, cpu_flags, cpu_model
+from ppcls_ext.core.cpu import Watch, cpu_flags, cpu_model
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.choice import PREFERRED, Candidate, EngineChoice, no_engine
@@ -17,8 +17,8 @@ from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS
 from ppcls_ext.runtime.exported import PARITY, RECIPE, Exported, read_parity, sha256
 from ppcls_ext.runtime.inference import Inference
-from ppcls_ext.runtime.memory import recall, remember
 from ppcls_ext.runtime.process import EngineFailed
+from ppcls_ext.runtime.remembered import recall, remember
 
 Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
@@ -60,7 +60,7 @@ def choose_fastest(
     exported.verify([PARITY, *dict.fromkeys(file for name in names for file in FORMATS[name.model_format])])
     stored = {f: read_parity(exported, f) for f in {name.model_format for name in names}}
     batches = [inputs_of for inputs_of, _ in next(iter(stored.values()))]
-    watch = OthersWatch()
+    watch = Watch()
     entries, decision = compete(
         names,
         start or (lambda name: EngineContender(exported.folder, name, inputs, threads)),
@@ -72,9 +72,9 @@ def choose_fastest(
         reasons = "; ".join(f"{entry.name}: {entry.refused}" for entry in entries)
         raise UserError(f"exported model {exported.folder}: no engine here gives the outputs of the export ({reasons})")
     preferred = next(entry for entry in entries if entry.rounds or entry is decision.winner)
-    others = watch.cores()
-    busy = others > BUSY_CORES and any(entry.rounds for entry in entries)  # a sole engine was not timed
-    note = f"; other processes used {others:.1f} cores meanwhile, so that it is remembered for an hour" if busy else ""
+    taken = watch.busy().taken
+    busy = taken > BUSY_CORES and any(entry.rounds for entry in entries)  # a sole engine was not timed
+    note = f"; others took {taken:.1f} cores meanwhile, so that it is remembered for an hour" if busy else ""
     choice = EngineChoice(
         *decision.winner.name,
         reason=decision.reason + note,

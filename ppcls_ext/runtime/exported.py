@@ -19,7 +19,7 @@ import numpy as np
 
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.reading import Unreadable, check_regular, decoded, read_regular
-from ppcls_ext.core.yaml_files import Limits, YamlFault, parse_yaml
+from ppcls_ext.core.yaml_files import YamlFault, YamlLimits, parse_yaml
 from ppcls_ext.runtime.checks import shown
 from ppcls_ext.runtime.engines.base import FLOAT, FORMATS, Engine
 
@@ -32,7 +32,7 @@ LARGEST_RECIPE = 16 * 2**20  # bytes; 22,000 labels take one
 LARGEST_PARITY = 256 * 2**20  # bytes
 MOST_LABELS = 1_000_000
 LONGEST_LABEL = 1000  # characters
-RECIPE_LIMITS = Limits(size=LARGEST_RECIPE, depth=32, nodes=2 * MOST_LABELS, scalar=65_536)
+RECIPE_LIMITS = YamlLimits(size=LARGEST_RECIPE, depth=32, nodes=2 * MOST_LABELS, scalar=65_536)
 MOST_INPUTS = 8
 MOST_ENGINES = 100
 LARGEST_SIDE = 65536

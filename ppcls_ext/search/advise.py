@@ -11,7 +11,7 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
-from ppcls_ext.runtime.memory import cache_folder
+from ppcls_ext.runtime.remembered import cache_folder
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.measurements import Calibration, read_calibration

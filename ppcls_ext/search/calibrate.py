@@ -19,9 +19,8 @@ from ppcls_ext.core.cpu import cpu_flags, cpu_model
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.machine import machine
-from ppcls_ext.deploy.untrained import Network, build
-from ppcls_ext.models.factory import SEARCHED
-from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
+from ppcls_ext.deploy.untrained import build, network_of_spec
+from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.latency import LatencyModel, Target, accuracy, fit, shortfalls
@@ -45,7 +44,7 @@ Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationPlan:
     """What to measure, and where.
 
     Attributes:
@@ -96,7 +95,7 @@ def run_lean(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     return run_benchmark(subjects, settings, with_native=False)
 
 
-def calibrate(plan: Plan, benchmark: Benchmark = run_lean) -> Calibration:
+def calibrate(plan: CalibrationPlan, benchmark: Benchmark = run_lean) -> Calibration:
     """Measure what is not in the file yet, fit, and write the file; gives the calibration.
 
     Raises:
@@ -131,7 +130,7 @@ def check_accuracy(found: Calibration, file: Path) -> None:
         )
 
 
-def _begin(plan: Plan) -> Calibration:
+def _begin(plan: CalibrationPlan) -> Calibration:
     """What an earlier run left, or an empty calibration."""
     target = target_of(plan.engine, plan.threads)
     if plan.file.is_file():
@@ -151,15 +150,15 @@ def _begin(plan: Plan) -> Calibration:
 
 
 def _with_group(
-    found: Calibration, plan: Plan, group: Sequence[tuple[NetworkSpec, Use]], benchmark: Benchmark
+    found: Calibration, plan: CalibrationPlan, group: Sequence[tuple[NetworkSpec, Use]], benchmark: Benchmark
 ) -> Calibration:
     """The calibration with some more networks, which took turns with the anchor."""
     formats = [engine_class(plan.engine).formats[0]]
     specs = [ANCHOR, *(spec for spec, _ in group)]
     for spec in specs:
-        build(network_of(spec), plan.work, formats)
+        build(network_of_spec(spec), plan.work, formats)
     subjects = [
-        Subject(plan.work / network_of(spec).name, plan.engine, spec.name, threads=plan.threads) for spec in specs
+        Subject(plan.work / network_of_spec(spec).name, plan.engine, spec.name, threads=plan.threads) for spec in specs
     ]
     report = benchmark(subjects, plan.settings)
     for warning in report["warnings"]:  # a model that is fitted to a busy machine is not accepted
@@ -208,10 +207,3 @@ def _line(what: str, known: Mapping[NetworkSpec, float], unseen: Iterable[Networ
     x, y = np.array([getattr(spec.count(), what) for spec in known], float), np.array(list(known.values()))
     slope, start = np.polyfit(x, y, 1, w=1 / y)
     return [float(start + slope * getattr(spec.count(), what)) for spec in unseen]
-
-
-def network_of(spec: NetworkSpec, class_num: int = CLASSES) -> Network:
-    """The network as a config with one image a call, of the side that the spec is for."""
-    arch = f"Arch={{name: {SEARCHED}, arch: '{spec.text}', class_num: {class_num}}}"
-    shape = f"Global.image_shape=[3,{spec.input_size},{spec.input_size}]"
-    return Network(spec.name, "PPLCNet_x1_0", ("Export.batch=1", shape, arch))

@@ -14,13 +14,13 @@ import pydantic
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import derive
-from ppcls_ext.core.stored import Positive, Stored, Text, checked
+from ppcls_ext.core.stored import STORED, Positive, Stored, checked
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.judge import Quality
-from ppcls_ext.search.pareto import pareto_front
 from ppcls_ext.search.space import Space
 from ppcls_ext.training.interrupts import Interrupt, Stopped
 
@@ -32,7 +32,7 @@ TRIES = 200  # so many are made for each child, before a generation makes do wit
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SearchedNetwork:
     """A network whose quality is known.
 
     Attributes:
@@ -40,11 +40,13 @@ class Candidate:
         generation: that it belongs to; 0 is the first, which is not bred.
     """
 
+    __pydantic_config__ = STORED
+
     arch: str
-    ms: float
+    ms: Positive
     expected: float
     top1: float
-    generation: int
+    generation: Annotated[int, pydantic.Field(ge=0)]
 
     @property
     def spec(self) -> NetworkSpec:
@@ -52,31 +54,19 @@ class Candidate:
         return parse_spec(self.arch)
 
 
-def front_of(candidates: Sequence[Candidate]) -> list[Candidate]:
+def front_of(candidates: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
     """Those that no other beats in both, the fastest first."""
     kept = pareto_front({c.arch: (c.ms, c.expected) for c in candidates})
     return sorted((c for c in candidates if c.arch in kept), key=lambda c: (c.ms, c.arch))
 
 
-class _StoredCandidate(Stored):
-    """A candidate as the file has it."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    arch: Text
-    ms: Positive
-    expected: float
-    top1: float
-    generation: Annotated[int, pydantic.Field(ge=0)]
-
-
 class _StoredSearch(Stored):
     """What the file of a search holds; those of earlier versions have no `calibration` and no `judged`."""
 
-    identity: dict[Text, Any]
-    candidates: list[_StoredCandidate]
-    calibration: Text | None = None
-    judged: dict[Text, Annotated[list[float], pydantic.Field(min_length=2, max_length=2)]] = {}
+    identity: dict[str, Any]
+    candidates: list[SearchedNetwork]
+    calibration: str | None = None
+    judged: dict[str, Quality] = {}
 
 
 @dataclass
@@ -114,7 +104,7 @@ class Evolution:
         self._begin()
         self._first()
 
-    def run(self, quality: Callable[[NetworkSpec], Quality]) -> list[Candidate]:
+    def run(self, quality: Callable[[NetworkSpec], Quality]) -> list[SearchedNetwork]:
         """Go on with what the file has, to the last generation; gives all candidates.
 
         Args:
@@ -135,7 +125,7 @@ class Evolution:
                 for spec in specs:
                     if spec.text not in done:
                         good = judged.get(spec.text) or quality(spec)
-                        found.append(Candidate(spec.text, self.latency(spec), *good, generation))
+                        found.append(SearchedNetwork(spec.text, self.latency(spec), *good, generation))
                         self._save(found, judged)
                         best = max(found, key=lambda c: c.expected)
                         progress.advance(1, f"best {best.expected:.4f} at {best.ms:.2f} ms")
@@ -167,7 +157,7 @@ class Evolution:
             )
         return list(found)
 
-    def _children(self, earlier: Sequence[Candidate], generation: int) -> list[NetworkSpec]:
+    def _children(self, earlier: Sequence[SearchedNetwork], generation: int) -> list[NetworkSpec]:
         rng = self._rng(generation)
         best = sorted(earlier, key=lambda c: (-c.expected, c.arch))[: max(2, round(PARENTS * len(earlier)))]
         parents = [parse_spec(arch) for arch in dict.fromkeys(c.arch for c in [*best, *front_of(earlier)])]
@@ -193,14 +183,13 @@ class Evolution:
 
     # The file
 
-    def _begin(self) -> tuple[list[Candidate], dict[str, Quality]]:
+    def _begin(self) -> tuple[list[SearchedNetwork], dict[str, Quality]]:
         """The candidates of the file, and what networks were judged to be under earlier calibrations."""
         if not self.file.is_file():
             return [], {}
         try:
             content = checked(_StoredSearch, read_json(self.file))
-            found = [Candidate(**dict(one)) for one in content.candidates]
-            judged = {arch: Quality(*map(float, values)) for arch, values in content.judged.items()}
+            found, judged = content.candidates, content.judged
             for candidate in found:
                 _ = candidate.spec
         except (Unreadable, ValueError) as error:
@@ -215,7 +204,7 @@ class Evolution:
             return [], {**judged, **{c.arch: Quality(c.expected, c.top1) for c in found}}
         return found, judged
 
-    def _save(self, found: Sequence[Candidate], judged: Mapping[str, Quality]) -> None:
+    def _save(self, found: Sequence[SearchedNetwork], judged: Mapping[str, Quality]) -> None:
         content = {
             "identity": dict(self.identity),
             "calibration": self.calibration,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.search.latency import CLOSE, LatencyModel
 from ppcls_ext.search.measurements import REPEATS, Calibration, Probe, probes
 from ppcls_ext.search.space import space_named
 
-STYLE = {"svg.hashsalt": "pplcnet", "svg.fonttype": "none", "font.size": 9}  # the same SVG for the same figures
 PLAIN = "plain"
-TICKS = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300)  # milliseconds
 
 
 def draw_predictions(calibration: Calibration) -> str:
@@ -51,16 +49,6 @@ def draw_predictions(calibration: Calibration) -> str:
             plain_ticks(ax.xaxis, TICKS)
             ax.grid(color="#ddd", linewidth=0.5)
         return svg_text(figure)
-
-
-def plain_ticks(axis: Any, ticks: Sequence[float]) -> None:
-    """Label a logarithmic axis with plain numbers, those of `ticks` that are within its limits."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
-
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_title(calibration: Calibration) -> str:
@@ -138,10 +126,3 @@ def _draw_group(ax: Any, changes: Sequence[str], costs: dict[str, tuple[float, f
     ax.invert_yaxis()
     ax.axvline(0, color="#999", linewidth=0.8)
     ax.grid(axis="x", color="#ddd", linewidth=0.5)
-
-
-def svg_text(figure: Any) -> str:
-    """A figure of matplotlib as SVG, without the date: with `STYLE`, the same figures give the same text."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()

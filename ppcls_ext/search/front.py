@@ -16,13 +16,13 @@ from ppcls_ext.core.config import dump_config
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.deploy.untrained import build
+from ppcls_ext.core.plots import STYLE, svg_text
+from ppcls_ext.deploy.untrained import build, network_of_spec
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.engines import engine_class
-from ppcls_ext.search.calibrate import Benchmark, network_of, run_lean
-from ppcls_ext.search.evolution import Candidate, front_of
-from ppcls_ext.search.figures import STYLE, svg_text
+from ppcls_ext.search.calibrate import Benchmark, run_lean
+from ppcls_ext.search.evolution import SearchedNetwork, front_of
 from ppcls_ext.search.latency import CLOSE
 
 MOST_MEASURED = 9  # networks of a front; of a longer one those spread over it, and always the last
@@ -83,7 +83,7 @@ class Front:
         return self.pace * row.predicted / row.measured - 1
 
 
-def thinned(front: Sequence[Candidate]) -> list[Candidate]:
+def thinned(front: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
     """At most `MOST_MEASURED` networks of a front, spread over it."""
     if len(front) <= MOST_MEASURED:
         return list(front)
@@ -112,7 +112,7 @@ class Measuring:
             UserError: a network that the engine does not run.
         """
         formats = [engine_class(self.engine).formats[0]]
-        networks = {name: network_of(spec, self.class_num) for name, spec in specs.items()}
+        networks = {name: network_of_spec(spec, self.class_num) for name, spec in specs.items()}
         for network in networks.values():
             build(network, self.work, formats)
         subjects = [
@@ -133,7 +133,7 @@ class Measuring:
 
 
 def measured_front(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[SearchedNetwork],
     scales: Mapping[str, NetworkSpec],
     latency: Callable[[NetworkSpec], float],
     bound: float,
@@ -174,7 +174,7 @@ def measured_front(
 # Files
 
 
-def write_front(front: Front, candidates: Sequence[Candidate], config: Mapping[str, Any], out: Path) -> Path:
+def write_front(front: Front, candidates: Sequence[SearchedNetwork], config: Mapping[str, Any], out: Path) -> Path:
     """Write `front.json`, `front.md`, `front.svg` and `chosen.yaml`, which `pplcnet train -c` takes; gives the page.
 
     Args:
@@ -236,7 +236,7 @@ def _page(front: Front, candidates: int) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def draw_front(front: Front, candidates: Sequence[Candidate]) -> str:
+def draw_front(front: Front, candidates: Sequence[SearchedNetwork]) -> str:
     """Quality against latency of all candidates (predicted, at the pace of the front) and of the front, as SVG."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional
 
-from ppcls_ext.core.norms import batch_norms
+from ppcls_ext.models.norms import batch_norms
 from ppcls_ext.tasks.task import Task
 
 NORM_IMAGES = 256  # the batch norms of a network that was cut out take their statistics from these

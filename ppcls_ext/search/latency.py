@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
+from ppcls_ext.core.stored import STORED, Count
 from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
 from ppcls_ext.search.costs import costs_of
 
@@ -28,9 +30,11 @@ class Target:
         versions: of the engine's packages.
     """
 
-    cpu: tuple[str, ...]
+    __pydantic_config__ = STORED
+
+    cpu: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
     engine: str
-    threads: int
+    threads: Count
     versions: Mapping[str, str | None]
 
     def differences(self, other: Target) -> list[str]:
@@ -59,6 +63,8 @@ class Accuracy:
         n: networks.
     """
 
+    __pydantic_config__ = STORED
+
     median: float
     close: float
     spearman: float
@@ -84,8 +90,10 @@ class LatencyModel:
         prices: milliseconds for a unit of each cost, see `costs_of`; none is negative.
     """
 
+    __pydantic_config__ = STORED
+
     target: Target
-    prices: Mapping[str, float]
+    prices: Mapping[str, Annotated[float, pydantic.Field(ge=0)]]
 
     def predict(self, spec: NetworkSpec, class_num: int = CLASSES) -> float:
         """Milliseconds of a call with one image of the spec's input size."""

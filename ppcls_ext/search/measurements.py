@@ -7,15 +7,14 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import pydantic
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
-from ppcls_ext.core.stored import Positive, Stored, Text, checked
+from ppcls_ext.core.stored import STORED, Positive, checked
 from ppcls_ext.models.block_kinds import BlockSpec
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
@@ -131,12 +130,18 @@ class Measured:
         failure: why there is none; empty where there is.
     """
 
+    __pydantic_config__ = STORED
+
     arch: str
     use: Use
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
+    ratio: Positive | None = None
+    low: Positive | None = None
+    high: Positive | None = None
     failure: str = ""
+
+    def __post_init__(self) -> None:
+        if any((number is None) != bool(self.failure) for number in (self.ratio, self.low, self.high)):
+            raise ValueError("neither a ratio with its interval nor a failure")
 
     @property
     def spec(self) -> NetworkSpec:
@@ -156,15 +161,25 @@ class Calibration:
         accuracy: by what it was predicted: `model`, `blocks` (their sum alone), `flops`, `params`.
     """
 
+    __pydantic_config__ = STORED
+
     target: Target
     space: str
     created: str
     command: str
     machine: Mapping[str, Any]
-    anchor_ms: tuple[float, ...] = ()
+    anchor_ms: tuple[Positive, ...] = ()
     measured: tuple[Measured, ...] = ()
     model: LatencyModel | None = None
     accuracy: Mapping[str, Accuracy] | None = None
+
+    def __post_init__(self) -> None:
+        if self.measured and not self.anchor_ms:
+            raise ValueError("networks are measured, but not the anchor")
+        if (self.model is None) != (self.accuracy is None):
+            raise ValueError("a model without its accuracy, or the other way round")
+        if self.accuracy is not None and "model" not in self.accuracy:
+            raise ValueError("the accuracy of its model is missing")
 
     @property
     def unit(self) -> float:
@@ -187,83 +202,6 @@ class Calibration:
         atomic_write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n")
 
 
-_Strict = pydantic.ConfigDict(extra="forbid")
-
-
-class _StoredTarget(Stored):
-    """`Target` as the file has it."""
-
-    model_config = _Strict
-
-    cpu: Annotated[list[Text], pydantic.Field(min_length=1)]
-    engine: Text
-    threads: Annotated[int, pydantic.Field(gt=0)]
-    versions: dict[Text, Text | None]
-
-
-class _StoredMeasured(Stored):
-    """`Measured` as the file has it."""
-
-    model_config = _Strict
-
-    arch: Text
-    use: Use
-    ratio: Positive | None = None
-    low: Positive | None = None
-    high: Positive | None = None
-    failure: Text = ""
-
-    @pydantic.model_validator(mode="after")
-    def _either(self) -> _StoredMeasured:
-        if any((number is None) != bool(self.failure) for number in (self.ratio, self.low, self.high)):
-            raise ValueError("neither a ratio with its interval nor a failure")
-        return self
-
-
-class _StoredModel(Stored):
-    """What the file has of a `LatencyModel`."""
-
-    prices: dict[Text, Annotated[float, pydantic.Field(ge=0)]]
-
-
-class _StoredAccuracy(Stored):
-    """`Accuracy` as the file has it."""
-
-    model_config = _Strict
-
-    median: float
-    close: float
-    spearman: float
-    n: int
-
-
-class _StoredCalibration(Stored):
-    """What `Calibration.save` writes."""
-
-    model_config = _Strict
-
-    format: int
-    target: _StoredTarget
-    space: Text
-    created: Text
-    command: Text
-    machine: dict[Text, Any]
-    anchor_ms: list[Positive]
-    measured: list[_StoredMeasured]
-    model: _StoredModel | None
-    accuracy: dict[Text, _StoredAccuracy] | None
-
-    @pydantic.model_validator(mode="after")
-    def _together(self) -> _StoredCalibration:
-        if self.measured and not self.anchor_ms:
-            raise ValueError("networks are measured, but not the anchor")
-        if (self.model is None) != (self.accuracy is None):
-            raise ValueError("a model without its accuracy, or the other way round")
-        if self.accuracy is not None and "model" not in self.accuracy:
-            raise ValueError("the accuracy of its model is missing")
-        return self
-
-
 def read_calibration(path: Path) -> Calibration:
     """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else."""
     try:
@@ -271,30 +209,14 @@ def read_calibration(path: Path) -> Calibration:
     except Unreadable as error:
         raise UserError(f"calibration {path}: {error}; calibrate again with pplcnet search --calibrate") from error
     try:
-        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        if isinstance(content, dict) and content.pop("format", None) != FORMAT:
             raise ValueError("its format is another")
-        return _calibration(checked(_StoredCalibration, content))
+        found = checked(Calibration, content)
+        for one in found.measured:
+            _ = one.spec  # raises for a text that is no network
+        return found
     except ValueError as error:
         raise UserError(
             f"calibration {path}: it is not as this version writes it ({error}); calibrate again with "
             "pplcnet search --calibrate"
         ) from error
-
-
-def _calibration(stored: _StoredCalibration) -> Calibration:
-    """A calibration as it was saved. Raises ValueError for a text that is no network."""
-    target = Target(**{**dict(stored.target), "cpu": tuple(stored.target.cpu)})
-    measured, judged = tuple(Measured(**dict(one)) for one in stored.measured), stored.accuracy
-    for one in measured:
-        _ = one.spec
-    return Calibration(
-        target=target,
-        space=stored.space,
-        created=stored.created,
-        command=stored.command,
-        machine=stored.machine,
-        anchor_ms=tuple(float(ms) for ms in stored.anchor_ms),
-        measured=measured,
-        model=None if stored.model is None else LatencyModel(target, stored.model.prices),
-        accuracy=None if judged is None else {name: Accuracy(**dict(values)) for name, values in judged.items()},
-    )

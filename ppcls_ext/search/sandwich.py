@@ -20,7 +20,6 @@ from typing_extensions import override
 
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.spec import LCNetSpec
@@ -30,6 +29,7 @@ from ppcls_ext.search.space import Space
 from ppcls_ext.search.supernet import Subnet, Supernet
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.export import ExportedModel
+from ppcls_ext.tasks.step import Step
 from ppcls_ext.tasks.task import Task
 
 RANDOM_NETWORKS = 2  # each step trains so many beside the largest and the smallest

@@ -13,10 +13,10 @@ from paddle import nn
 from paddle.nn import functional
 from scipy.stats import spearmanr
 
-from ppcls_ext.core.norms import batch_norms
 from ppcls_ext.core.seeding import seed_paddle
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.network_spec import IMAGE_CHANNELS, LARGEST_STRIDE, NetworkSpec
+from ppcls_ext.models.norms import batch_norms
 
 SCORED_IMAGES = 16
 DISTURBANCE = 0.01  # the Zen score changes inputs by noise of this deviation

@@ -21,13 +21,14 @@ from ppcls_ext.runtime.results import Result
 from ppcls_ext.serve import protocol
 from ppcls_ext.serve.answers import NOTES, Endpoint, PartedResponse, as_json, guarded, health, no_such_place
 from ppcls_ext.serve.bodies import Bodies, images_of
-from ppcls_ext.serve.gate import Gate
+from ppcls_ext.serve.guard import Guard
 from ppcls_ext.serve.limits import Limits, Refusal
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import CONTENT_TYPE, Metrics
-from ppcls_ext.serve.model import Image, Model
+from ppcls_ext.serve.model import Model
 from ppcls_ext.serve.page import PAGE, PAGE_HEADERS, index, wants_page
 from ppcls_ext.serve.pictures import Pictures, wants_picture
+from ppcls_ext.serve.request_image import RequestImage
 
 
 class Service:
@@ -70,7 +71,7 @@ class Service:
             lifespan=self._lifespan,
         )
         starlette.router.redirect_slashes = False
-        return Gate(starlette, self.metrics, self.log, self._token)
+        return Guard(starlette, self.metrics, self.log, self._token)
 
     async def index(self, request: Request) -> Response:
         """GET /"""
@@ -149,7 +150,7 @@ class Service:
         self,
         request: Request,
         model: Model,
-        images: Sequence[Image | Refusal],
+        images: Sequence[RequestImage | Refusal],
         seconds: float,
         inference: Inference | None = None,
     ) -> list[Result | Refusal]:
@@ -205,7 +206,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _dicts(model: Model, images: Sequence[Image], outcomes: Sequence[Result | Refusal]) -> list[dict[str, Any]]:
+def _dicts(model: Model, images: Sequence[RequestImage], outcomes: Sequence[Result | Refusal]) -> list[dict[str, Any]]:
     return [
         outcome.to_dict() if isinstance(outcome, Result) else model.error_dict(image, outcome)
         for image, outcome in zip(images, outcomes, strict=True)

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ppcls_ext.serve.limits import MEGABYTE, Limits, Refusal, busy
-from ppcls_ext.serve.model import Image
+from ppcls_ext.serve.request_image import RequestImage
 
 LARGE = 2**16  # bytes
 # In a JSON body. A file is one value; so many numbers are an image of 590 x 590. Python holds its lock while it makes
@@ -111,7 +111,7 @@ def decoded_base64(text: Any, where: str) -> bytes:
         raise Refusal(400, f"{where} is not valid base64") from None
 
 
-async def images_of(headers: Headers, body: bytes, limits: Limits) -> tuple[list[Image], bool]:
+async def images_of(headers: Headers, body: bytes, limits: Limits) -> tuple[list[RequestImage], bool]:
     """The images of a body of `POST /predict`, and whether they are a list, which is answered by a list.
 
     Raises:
@@ -119,7 +119,7 @@ async def images_of(headers: Headers, body: bytes, limits: Limits) -> tuple[list
     """
     kind = headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if kind.startswith("image/") or kind == "application/octet-stream":
-        return [Image(body)], False
+        return [RequestImage(body)], False
     if kind == "multipart/form-data":
         images, several = await _of_form(headers, body, limits), True
     elif kind == "application/json":
@@ -139,14 +139,14 @@ def check_count(images: int, limits: Limits) -> None:
         raise Refusal(413, f"{images} images in one request; send at most {most}")
 
 
-def _of_json(content: Any) -> tuple[list[Image], bool]:
+def _of_json(content: Any) -> tuple[list[RequestImage], bool]:
     if not isinstance(content, dict) or len(content.keys() & {"image", "images"}) != 1:
         raise Refusal(400, 'JSON must be {"image": BASE64} or {"images": [BASE64, ...]}')
     if "image" in content:
-        return [Image(decoded_base64(content["image"], "image"))], False
+        return [RequestImage(decoded_base64(content["image"], "image"))], False
     if not isinstance(content["images"], list):
         raise Refusal(400, "images must be a list of base64 texts")
-    return [Image(decoded_base64(text, f"images[{k}]")) for k, text in enumerate(content["images"])], True
+    return [RequestImage(decoded_base64(text, f"images[{k}]")) for k, text in enumerate(content["images"])], True
 
 
 class _InMemory(MultiPartParser):
@@ -155,7 +155,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def _of_form(headers: Headers, body: bytes, limits: Limits) -> list[Image]:
+async def _of_form(headers: Headers, body: bytes, limits: Limits) -> list[RequestImage]:
     _, options = parse_options_header(headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not _BOUNDARY.fullmatch(boundary):
@@ -178,6 +178,6 @@ async def _of_form(headers: Headers, body: bytes, limits: Limits) -> list[Image]
     images = []
     for _, value in form.multi_items():
         if isinstance(value, UploadFile):
-            images.append(Image(await value.read(), value.filename or None))
+            images.append(RequestImage(await value.read(), value.filename or None))
     await form.close()
     return images

@@ -19,7 +19,7 @@ import numpy as np
 
 from ppcls_ext.serve.bodies import check_count, decoded_base64, parsed_json, without_standstill
 from ppcls_ext.serve.limits import Limits, Refusal
-from ppcls_ext.serve.model import Image
+from ppcls_ext.serve.request_image import RequestImage
 
 HEADER = "inference-header-content-length"  # says how long the JSON is in a body with binary tensors
 VERSION = "1"  # every model has this one version: a folder is one version
@@ -40,7 +40,7 @@ class Asked:
     """
 
     id: str | None
-    images: list[Image]
+    images: list[RequestImage]
     binary: bool
     seconds: float | None
 
@@ -157,7 +157,7 @@ def _data(tensor: Mapping[str, Any], binary: memoryview) -> Any:
     return binary
 
 
-def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[Image]:
+def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[RequestImage]:
     shape = tensor.get("shape")
     if (
         not isinstance(shape, list)
@@ -168,7 +168,7 @@ def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[Image]
     if tensor.get("datatype") == "BYTES":
         check_count(math.prod(shape), limits)
         elements = _split(data, math.prod(shape)) if isinstance(data, memoryview) else _texts(data, math.prod(shape))
-        return [Image(element) for element in elements]
+        return [RequestImage(element) for element in elements]
     if tensor.get("datatype") == "UINT8":
         return _pixels(data, shape, limits)
     raise Refusal(400, "datatype of input image must be BYTES (image files) or UINT8 (RGB [H, W, 3])")
@@ -206,7 +206,7 @@ def _texts(data: Any, count: int) -> list[bytes]:
     return [decoded_base64(text, f"data[{k}] of input image") for k, text in enumerate(data)]
 
 
-def _pixels(data: Any, shape: Sequence[int], limits: Limits) -> list[Image]:
+def _pixels(data: Any, shape: Sequence[int], limits: Limits) -> list[RequestImage]:
     if len(shape) < 3 or shape[-1] != 3:
         raise Refusal(400, "UINT8 input image must have the shape [H, W, 3] or [n, H, W, 3]")
     count = shape[0] if len(shape) == 4 else 1
@@ -215,7 +215,7 @@ def _pixels(data: Any, shape: Sequence[int], limits: Limits) -> list[Image]:
         data = memoryview(_numbers(data))
     if len(data) != math.prod(shape):
         raise Refusal(400, f"input image has {len(data)} bytes, its shape says {math.prod(shape)}")
-    return [Image(array) for array in np.frombuffer(data, np.uint8).reshape(count, *shape[-3:])]
+    return [RequestImage(array) for array in np.frombuffer(data, np.uint8).reshape(count, *shape[-3:])]
 
 
 def _numbers(data: Any) -> bytes:

@@ -14,13 +14,13 @@ from paddle import nn
 from ppcls_ext.core.config import Config, check_sections
 from ppcls_ext.core.device import kernel_threads
 from ppcls_ext.core.expect import read_expected
-from ppcls_ext.core.step import Step
 from ppcls_ext.data.faults import DataReport
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.export import ExportedModel, ExportSection
+from ppcls_ext.tasks.step import Step
 from ppcls_ext.upstream.glibc import keep_freed_memory
 
 

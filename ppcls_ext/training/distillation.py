@@ -49,8 +49,8 @@ class DistillSection(Section):
     cache: folder for the teacher's outputs, which are then computed once and shared by every student with the same
         images and transforms. Crops are then drawn from `crop_seed` instead of `Global.seed`, and those of
         `cache_epochs` epochs are repeated: float16 [cache_epochs, images, classes] on disk.
-    engine: of the runtime, which runs the teacher on a CPU; `auto` takes the first of onednn and onnxruntime whose
-        outputs equal Paddle's, `paddle` none.
+    engine: of the runtime, which runs the teacher on a CPU; `first` takes the first that is preferred whose outputs
+        equal Paddle's, `paddle` none.
     """
 
     teacher: str | dict[str, Any]
@@ -59,7 +59,7 @@ class DistillSection(Section):
     ground_truth: float = pydantic.Field(default=0.0, ge=0, le=1e4)
     cache: str | None = None
     cache_epochs: int = pydantic.Field(default=1, ge=1, le=10_000)
-    engine: str = "auto"
+    engine: str = "first"
     crop_seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from paddle import nn
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.norms import BATCH_NORMS
+from ppcls_ext.models.norms import BATCH_NORMS
 
 
 def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:

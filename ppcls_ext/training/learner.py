@@ -12,12 +12,13 @@ from ppcls_ext.core import distributed
 from ppcls_ext.core.config import parse
 from ppcls_ext.core.display import say
 from ppcls_ext.core.seeding import STEP, seed_all, seed_paddle
-from ppcls_ext.core.step import Step
 from ppcls_ext.models.weights import Weights, numpy_state
+from ppcls_ext.tasks.step import Step
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.averaging import EMA, Average
 from ppcls_ext.training.freezing import freeze
 from ppcls_ext.training.optimizers import Schedule, build_optimizer
+from ppcls_ext.training.parallel import over_all, prepare, synchronise
 from ppcls_ext.training.precision import AMP, Precision
 
 
@@ -41,7 +42,7 @@ class Learner:
         seed_all(self._seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
         with paddle.utils.unique_name.guard():
-            self.model = distributed.prepare(task.made_fast(task.build_model()), device)
+            self.model = prepare(task.made_fast(task.build_model()), device)
         self._frozen_norms = freeze(self.model, task.global_section.freeze)
         amp = task.config.get("AMP")
         self.precision = Precision(None if amp is None else parse(AMP, amp, "AMP"), device)
@@ -71,7 +72,7 @@ class Learner:
             the losses of each batch.
         """
         steps = self._backward(batches, number)
-        distributed.synchronise(self.model)
+        synchronise(self.model)
         with RecordEvent("optimizer"):
             self.precision.step(self.optimizer)
         if not self.schedule.by_epoch:
@@ -88,7 +89,7 @@ class Learner:
         for index, batch in enumerate(batches):
             seed_paddle(self._seed, STEP, number, index, *own)
             with RecordEvent("forward and loss"), self.precision.forward():
-                loss, step = distributed.over_all(self._task.step(self.model, batch))
+                loss, step = over_all(self._task.step(self.model, batch))
             with RecordEvent("gradients"):
                 self.precision.backward(loss * (counts[index] / sum(counts)))
             steps.append(step)

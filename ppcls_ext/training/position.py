@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.core.step import Step
+from ppcls_ext.tasks.step import Step
 
 
 @dataclass

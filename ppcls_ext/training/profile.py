@@ -83,7 +83,7 @@ class Profile:
         """Take in an event of Paddle's profiler with those inside it.
 
         Args:
-            works: the `Work` of each kernel's events, by their name.
+            works: the `KernelWork` of each kernel's events, by their name.
         """
         seconds = (node.end_ns - node.start_ns) / 1e9
         own = seconds - sum((inner.end_ns - inner.start_ns) / 1e9 for inner in node.children_node)

@@ -18,18 +18,18 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.models.weights import save_weights
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.checkpoint import Checkpoint
+from ppcls_ext.training.evaluations import Evaluations
 from ppcls_ext.training.interrupts import Interrupt, Stopped
 from ppcls_ext.training.learner import Learner
 from ppcls_ext.training.length import Forecast, length_of
 from ppcls_ext.training.optimizers import build_schedule, lr_of
-from ppcls_ext.training.position import Pending, Position
+from ppcls_ext.training.position import Position
+from ppcls_ext.training.progress import Progress
 from ppcls_ext.training.scratch import from_scratch
 from ppcls_ext.training.state import find_state
-from ppcls_ext.training.waits import Waits
 
 
 class Trainer:
@@ -42,9 +42,9 @@ class Trainer:
         distributed.start(self.device)
         self.loader = task.train_loader()
         self.loader.check_shares()
-        self.eval_loader = task.eval_loader() if self.global_section.eval_during_train else None
+        self.evaluations = Evaluations(task)
         self.folder = RunFolder.of(task.config)
-        if self.global_section.early_stop and self.eval_loader is None:
+        if self.global_section.early_stop and self.evaluations.loader is None:
             raise UserError("Global.early_stop: it needs evaluation; -o Global.eval_during_train=true")
         self.length = length_of(self.global_section, len(self.loader))
         if not self.global_section.iters:
@@ -56,8 +56,7 @@ class Trainer:
         self.forecast = Forecast(self.last_step)
         self.learner = Learner(task, schedule, self.device)
         self.position = Position()
-        self.pending = Pending()
-        self.waits = Waits(self.loader)
+        self.progress = Progress(self.global_section, self.loader, self.length)
         self.checkpoint = Checkpoint(self.learner, self.length.steps, lambda: _fingerprint(self))
 
     @property
@@ -73,7 +72,7 @@ class Trainer:
         Raises:
             UserError: wrong data, weights of another network, a state of another run.
         """
-        _check_images(self.task, (["Eval"] if self.eval_loader is not None else []) + ["Train"])
+        _check_images(self.task, (["Eval"] if self.evaluations.loader is not None else []) + ["Train"])
         processes = distributed.world()
         if processes > 1:
             say(f"{processes} processes, a batch of {self.loader.batch_size} in all")
@@ -98,7 +97,7 @@ class Trainer:
 
     def save_latest(self) -> None:
         """Write everything that an exact resume needs."""
-        self.pending.flush(self.position)
+        self.progress.flush(self.position)
         if distributed.is_main():
             self.checkpoint.save(self.folder.latest, self.position)
 
@@ -118,10 +117,10 @@ class Trainer:
             CheckFailed: the loss is not a number.
         """
         metrics: dict[str, float] = {}
-        with Interrupt() as interrupt, bar(self.last_step, "train", self.position.total_steps) as progress:
+        with Interrupt() as interrupt, bar(self.last_step, "train", self.position.total_steps) as shown:
             try:
                 while not self.finished:
-                    self._epoch(progress, interrupt)
+                    self._epoch(shown, interrupt)
                     metrics = self._after_epoch() or metrics
             except UserError:
                 self.save_latest()
@@ -135,7 +134,7 @@ class Trainer:
                 self.folder.close()
         if self.position.stopped:
             say(f"stopped early: {self.position.stale} evaluations without a better {self.task.primary}")
-        say(f"waiting for data took {self.waits.share_of_all():.1%} of the time of the steps")
+        say(f"waiting for data took {self.progress.waiting:.1%} of the time of the steps")
         self.log_end()
         return metrics
 
@@ -143,31 +142,29 @@ class Trainer:
         """Say in the log that nothing is left to do."""
         self.folder.log("end", {"step": self.position.total_steps, "best": self.position.best})
 
-    def _epoch(self, progress: Bar, interrupt: Interrupt) -> None:
+    def _epoch(self, shown: Bar, interrupt: Interrupt) -> None:
         at = self.position
         self.learner.train_mode()
-        self.pending.restart_clock()
-        self.waits.restart_clock()
+        self.progress.begin_epoch()
         skip, ahead = at.step * self.global_section.update_freq, at.epoch + 1 < self.length.epochs
         with contextlib.closing(self.loader.epoch(at.epoch, skip, ahead)) as batches:
-            self._steps(batches, progress, interrupt)
+            self._steps(batches, shown, interrupt)
         self.learner.end_epoch()
-        self.pending.flush(at)
-        self.waits.end_epoch()
+        self.progress.end_epoch(at)
 
-    def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], progress: Bar, interrupt: Interrupt) -> None:
+    def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], shown: Bar, interrupt: Interrupt) -> None:
         at = self.position
         if at.total_steps >= self.last_step:  # stopped at the last step: what comes after it is left to do
             return
         batches = distributed.in_step(batches)
         while group := list(itertools.islice(batches, self.global_section.update_freq)):
-            self.pending.extend(self.learner.step(group, at.total_steps))
+            self.progress.add(self.learner.step(group, at.total_steps))
             at.step += 1
             at.total_steps += 1
             values = ""
             if at.total_steps % self.global_section.print_batch_step == 0 or at.total_steps == self.last_step:
-                values = self._report()
-            progress.advance(1, values)
+                values = self.progress.report(at, self.learner, self.folder)
+            shown.advance(1, values)
             forecast = self.forecast.step(at.total_steps, sum(len(batch[0]) for batch in group) * distributed.world())
             if forecast is not None:
                 say(forecast)
@@ -177,23 +174,6 @@ class Trainer:
             if at.total_steps == self.last_step:
                 break
 
-    def _report(self) -> str:
-        """Log the means since the epoch began; gives them as text for the progress bar."""
-        at = self.position
-        self.pending.flush(at)
-        waiting = self.waits.share()
-        means, speed, lr = at.means(), self.pending.images_per_second(), float(self.learner.optimizer.get_lr())
-        event = {
-            "epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr,
-            "images_per_s": round(speed, 1), "waiting_for_data": round(waiting, 4),
-        }  # fmt: skip
-        self.folder.log("train", event)
-        if self.global_section.use_visualdl:
-            self.folder.scalars({**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr}, at.total_steps)
-        # The terms of a loss go to the log alone.
-        shown = {name: value for name, value in means.items() if name == "loss" or not name.lower().endswith("loss")}
-        return f"epoch {at.epoch + 1}/{self.length.epochs}  {values_text(shown)}  {speed:.1f} images/s "
-
     def _after_epoch(self) -> dict[str, float]:
         at = self.position
         if not self.folder.latest.exists():
@@ -201,37 +181,13 @@ class Trainer:
         means = at.means()
         at.end_epoch()
         finished = at.total_steps >= self.last_step
-        metrics: dict[str, float] = {}
-        if self.eval_loader is not None and (at.epoch % self.global_section.eval_interval == 0 or finished):
-            metrics = self._evaluate(finished)
-        elif finished and distributed.is_main():
-            save_weights(self.folder.last, self.learner.weights())
+        metrics = self.evaluations.after_epoch(at, self.learner, self.folder, finished)
         line = f"epoch {at.epoch}/{self.length.epochs}: {values_text({'loss': means['loss']})}"
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""
         say(line)
         if at.epoch % self.global_section.save_interval == 0 or finished or at.stopped:
             self.save_latest()
-        return metrics
-
-    def _evaluate(self, finished: bool) -> dict[str, float]:
-        at = self.position
-        assert self.eval_loader is not None
-        main = distributed.is_main()
-        last = finished or (
-            self.global_section.early_stop is not None and at.stale + 1 >= self.global_section.early_stop
-        )  # it may be
-        with self.learner.averaged():
-            metrics = self.task.evaluate(
-                self.learner.model, lambda _: None, self.folder.eval if last and main else None
-            )
-        if main:
-            save_weights(self.folder.last, self.learner.weights())
-        if at.rank(metrics[self.task.primary], self.global_section.early_stop) and main:
-            save_weights(self.folder.best, self.learner.weights())
-        self.folder.log("eval", {"epoch": at.epoch, "step": at.total_steps, **metrics})
-        if self.global_section.use_visualdl:
-            self.folder.scalars({f"eval/{k}": v for k, v in metrics.items()}, at.total_steps)
         return metrics
 
 
@@ -293,7 +249,7 @@ def _run(trainer: Trainer, config: Config) -> RunFolder:
     if best.best is not None:
         say(f"best {trainer.task.primary} {best.best:.4f} after epoch {best.best_epoch}")
     say(f"run folder: {trainer.folder.path}")
-    if metrics and trainer.eval_loader is not None:
-        for line in verify(config.get("Expect"), metrics, len(trainer.eval_loader.dataset)):
+    if metrics and trainer.evaluations.loader is not None:
+        for line in verify(config.get("Expect"), metrics, len(trainer.evaluations.loader.dataset)):
             say(line)
     return trainer.folder

@@ -25,8 +25,8 @@ from ppcls_ext.bench.command import name_of, subjects_from
 from ppcls_ext.bench.session import Session, Subject, input_shapes
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
+from ppcls_ext.core.cpu import Busy
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.machine import Interval
 from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.runtime.process import EngineFailed
 
@@ -97,7 +97,7 @@ def test_calls_that_are_discarded_are_not_other_processes(exported: Path, monkey
     Slow: two benchmarks, each with its processes.
     """
     used: list[float] = []
-    monkeypatch.setattr("ppcls_ext.core.machine.Watch.interval", lambda _, ours: used.append(ours) or Interval(0, 0))
+    monkeypatch.setattr("ppcls_ext.core.cpu.Watch.busy", lambda _, ours: used.append(ours) or Busy(0, 0))
     for discarded in (0, 200):
         monkeypatch.setattr("ppcls_ext.bench.turns.DISCARDED", discarded)
         settings = Settings(rounds=2, processes=1, iterations=2, warmup=1)

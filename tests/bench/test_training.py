@@ -25,7 +25,7 @@ def test_layers_for_pytorch_are_those_of_the_network() -> None:
 
 
 def test_the_report_compares_each_with_the_first() -> None:
-    first, other = (training.Contender(name, "", {}) for name in ("a", "b"))
+    first, other = (training.Trainee(name, "", {}) for name in ("a", "b"))
     first.rounds, other.rounds = [[0.5, 0.5], [0.4, 0.4]], [[1.0, 1.0], [0.8, 0.8]]
     rows = training.report([first, other], batch=32)
     assert rows[0]["first_is_faster"]["ratio"] == 1
@@ -35,13 +35,13 @@ def test_the_report_compares_each_with_the_first() -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_had_is_left_out() -> None:
-    names = [c.name for c in training.contenders("PPLCNet_x0_25", 1, 2, 32, "/bin/false")]
+    names = [c.name for c in training.trainees("PPLCNet_x0_25", 1, 2, 32, "/bin/false")]
     assert names == ["pplcnet", "pplcnet, Global.fast_cpu=false"]
 
 
 @pytest.mark.slow
-def test_a_contender_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    broken = training.Contender("broken", sys.executable, {"network": "PPLCNet_x9"})
+def test_a_trainee_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = training.Trainee("broken", sys.executable, {"network": "PPLCNet_x9"})
     with pytest.raises(UserError, match="broken: its process ended with status 1"):
         broken.turn(1)
     assert "KeyError" in capfd.readouterr().err
@@ -82,7 +82,7 @@ def test_the_command_measures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_compares_with_itself_on_other_threads_beside_busy_processes() -> None:
-    names = [c.name for c in training.contenders("PPLCNet_x0_25", 1, 2, 32, "/bin/false", other_threads=[2])]
+    names = [c.name for c in training.trainees("PPLCNet_x0_25", 1, 2, 32, "/bin/false", other_threads=[2])]
     assert names == ["pplcnet", "pplcnet, 2 threads"]
     before = set(psutil.Process().children())  # other tests may have left helpers of Python's own
     with training.busy_processes(1):

@@ -12,6 +12,7 @@ import pytest
 from ppcls_ext.cli import train
 from ppcls_ext.core import device
 from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config
+from ppcls_ext.core.cpu import Busy
 from ppcls_ext.core.run_folder import RunFolder
 
 
@@ -24,13 +25,13 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def machine_of(monkeypatch: pytest.MonkeyPatch, cores: int, usable: int, busy: float) -> None:
     class Others:
-        def cores(self) -> float:
-            return busy
+        def busy(self) -> Busy:
+            return Busy(others=busy, stolen=0.0)
 
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     monkeypatch.setattr(device, "usable_cpus", lambda: list(range(usable)))
     monkeypatch.setattr(device, "cores_left", lambda: float(usable))
-    monkeypatch.setattr(device, "OthersWatch", Others)
+    monkeypatch.setattr(device, "Watch", Others)
 
 
 @pytest.mark.parametrize(

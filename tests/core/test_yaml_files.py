@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.yaml_files import CONFIG, Limits, YamlFault, parse_yaml, read_yaml
+from ppcls_ext.core.yaml_files import CONFIG, YamlFault, YamlLimits, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_fault_is_named_with_its_line(text: str, fault: str) -> None:
 
 
 def test_aliases_count_as_often_as_they_are_used() -> None:
-    limits = Limits(size=1000, depth=8, nodes=40, scalar=10)
+    limits = YamlLimits(size=1000, depth=8, nodes=40, scalar=10)
     text = "a: &a [1, 2, 3, 4]\nb: &b [*a, *a]\nc: "
     assert parse_yaml(f"{text} *b", limits)["c"] == [[1, 2, 3, 4]] * 2
     with pytest.raises(YamlFault, match="more than 40 keys and values, with its aliases followed"):

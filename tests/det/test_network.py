@@ -81,6 +81,8 @@ def test_ppdet_creates_our_backbone_by_name_and_nothing_can_take_it() -> None:
 
 
 def test_wrong_backbones_are_refused() -> None:
+    with pytest.raises(UserError, match=r"Arch\.backbone\.name is missing"):
+        build_backbone({"scale": 0.5})
     with pytest.raises(UserError, match="did you mean 'PPLCNet'"):
         build_backbone({"name": "PPLCNett"})
     with pytest.raises(UserError, match=r"Arch\.backbone: arch: 'dw-c16': no block kind 'dw'; did you mean 'ds'"):

@@ -20,7 +20,7 @@ from ppcls_ext.models.weights import Weights, numpy_state, save_weights
 from ppcls_ext.upstream.paddledet import ppdet
 
 
-class Size(NamedTuple):
+class PicoDetSize(NamedTuple):
     """A network of PaddleDetection's model zoo: its options, and its parameters in millions as published there."""
 
     scale: float
@@ -30,10 +30,10 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "xs": Size(0.35, 96, 2, 0.70),
-    "s": Size(0.75, 96, 2, 1.18),
-    "m": Size(1.5, 128, 4, 3.46),
-    "l": Size(2.0, 160, 4, 5.80),
+    "xs": PicoDetSize(0.35, 96, 2, 0.70),
+    "s": PicoDetSize(0.75, 96, 2, 1.18),
+    "m": PicoDetSize(1.5, 128, 4, 3.46),
+    "l": PicoDetSize(2.0, 160, 4, 5.80),
 }
 # AP and AP50 in percent, from the table in PaddleDetection's configs/picodet/README.
 PUBLISHED = {
@@ -57,7 +57,7 @@ def task(size: str, side: int = 320, *overrides: str) -> Detection:
     return Detection(load_config(f"det/{name_of(size, side)}", ["Arch.class_num=80", *overrides]))
 
 
-def of_paddledet(size: Size) -> nn.Layer:
+def of_paddledet(size: PicoDetSize) -> nn.Layer:
     """The network of a public row, of PaddleDetection's own classes with the options of its `picodet_v2.yml`."""
     head = ppdet("modeling.heads.pico_head")
     backbone = ppdet("modeling.backbones.lcnet").LCNet(scale=size.scale, feature_maps=[3, 4, 5])

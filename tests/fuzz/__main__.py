@@ -44,7 +44,7 @@ def _alarm(*_: object) -> None:
     raise Hang(f"over {HANG} s")
 
 
-class Watch:
+class FolderWatch:
     """While `on`, raises Escaped at what starts a process or changes a file outside the given folders.
 
     An audit hook stays for the rest of the process.
@@ -112,12 +112,12 @@ def main(given: Sequence[str] | None = None) -> int:
         if name not in targets.TARGETS:
             parser.error(f"no target '{name}'; known: {', '.join(targets.TARGETS)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    watch = Watch([folder(), Path(".hypothesis")])  # hypothesis keeps constants of the code there
+    watch = FolderWatch([folder(), Path(".hypothesis")])  # hypothesis keeps constants of the code there
     names = arguments.target or list(targets.TARGETS)
     return (_guided if arguments.atheris else _drawn)(arguments, names, watch)
 
 
-def _drawn(arguments: argparse.Namespace, names: Sequence[str], watch: Watch) -> int:
+def _drawn(arguments: argparse.Namespace, names: Sequence[str], watch: FolderWatch) -> int:
     """Random inputs, in turns."""
     from tests.fuzz.targets import from_bytes
 
@@ -149,7 +149,7 @@ def _drawn(arguments: argparse.Namespace, names: Sequence[str], watch: Watch) ->
     return 1 if faults else 0
 
 
-def _guided(arguments: argparse.Namespace, names: Sequence[str], watch: Watch) -> int:
+def _guided(arguments: argparse.Namespace, names: Sequence[str], watch: FolderWatch) -> int:
     """The same targets under atheris; the first byte of an input says which. Does not come back: libFuzzer exits."""
     import atheris
 

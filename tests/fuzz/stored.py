@@ -30,7 +30,7 @@ from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import view_of
 from ppcls_ext.paper.today import comparison, latencies_of, table_of
 from ppcls_ext.runtime.choice import Candidate, EngineChoice
-from ppcls_ext.runtime.memory import recall, remember
+from ppcls_ext.runtime.remembered import recall, remember
 from ppcls_ext.search.evolution import Evolution, front_of
 from ppcls_ext.search.judge import Quality
 from ppcls_ext.search.latency import Target
@@ -158,7 +158,10 @@ CALIBRATION = {
     "machine": {},
     "anchor_ms": [1.5, 1.6],
     "measured": [{"arch": ARCH, "use": "network", "ratio": 1.0, "low": 0.9, "high": 1.1, "failure": ""}],
-    "model": {"target": None, "prices": {"a": 1.0}},
+    "model": {
+        "target": {"cpu": ["a"], "engine": "onednn", "threads": 1, "versions": {"numpy": "2"}},
+        "prices": {"a": 1.0},
+    },
     "accuracy": {"model": {"median": 0.1, "close": 0.9, "spearman": 1.0, "n": 3}},
 }
 

@@ -132,7 +132,7 @@ def test_an_input_that_starts_a_process_or_writes_elsewhere_is_a_fault(
 ) -> None:
     hooks: list[Callable[[str, tuple[object, ...]], None]] = []
     monkeypatch.setattr(long_run.sys, "addaudithook", hooks.append)
-    watch = long_run.Watch([tmp_path])
+    watch = long_run.FolderWatch([tmp_path])
     (hook,) = hooks
     hook("os.system", (b"exit",))  # not while an input is run
     with watch:

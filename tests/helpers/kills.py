@@ -2,7 +2,7 @@
 
     python -m tests.helpers.kills cls --kills 50 --folder FOLDER --seed 0
 
-What is run, and killed again and again until it is whole, is one of `SUBJECTS`. Half of the kills come after a random
+What is run, and killed again and again until it is whole, is one of `KILLED`. Half of the kills come after a random
 time, half before or after a random step of a write (see `tests.helpers.faults`). After each chain of kills the result
 is compared with the one of a process that was left alone. Each process is forked off one that has imported everything,
 since an import takes longer than what is to be killed.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import det.demo
 import seg.demo
-from ppcls_ext.bench.session import Subject as Timed
+from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import LATEST_STATE, RUN_CONFIG
 from ppcls_ext.core.run_folder import read_log
@@ -45,7 +45,7 @@ from tests.helpers.runs import read_state, small_run
 from tests.helpers.sets import write_set
 
 
-class Subject(NamedTuple):
+class Killed(NamedTuple):
     """What is killed.
 
     Attributes:
@@ -216,7 +216,7 @@ def infer_command(common: Path, place: Path) -> list[str]:
     return [*line, "--threads", "1", "--format", "csv", "--save", str(place / "rows.csv"), "--resume"]
 
 
-def made_up(subjects: Sequence[Timed], settings: Settings) -> dict[str, Any]:
+def made_up(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     """A benchmark whose figures follow from the names: what is measured is not what is killed here."""
     time.sleep(0.02)
     rows = []
@@ -247,15 +247,15 @@ def calibrate_result(place: Path) -> dict[str, str]:
     return {name: json.dumps(found[name]) for name in ("measured", "anchor_ms", "model", "accuracy")}
 
 
-SUBJECTS = {
-    "cls": Subject(prepare_cls, cls_command, lambda place: run_result(place / "run"), run_check("run")),
-    "det": Subject(prepare_det, det_command, lambda place: run_result(place / "demo"), run_check("demo")),
-    "seg": Subject(prepare_seg, seg_command, lambda place: run_result(place / "demo"), run_check("demo")),
-    "cache": Subject(prepare_cache, cache_command, cache_result, run_check("run")),
-    "study": Subject(prepare_study, study_command, study_result),
-    "export": Subject(prepare_export, export_command, export_result, export_check),
-    "calibrate": Subject(lambda _: None, calibrate_command, calibrate_result, calibrate_check),
-    "infer": Subject(prepare_infer, infer_command, lambda place: {"rows": digest(place / "rows.csv")}),
+KILLED = {
+    "cls": Killed(prepare_cls, cls_command, lambda place: run_result(place / "run"), run_check("run")),
+    "det": Killed(prepare_det, det_command, lambda place: run_result(place / "demo"), run_check("demo")),
+    "seg": Killed(prepare_seg, seg_command, lambda place: run_result(place / "demo"), run_check("demo")),
+    "cache": Killed(prepare_cache, cache_command, cache_result, run_check("run")),
+    "study": Killed(prepare_study, study_command, study_result),
+    "export": Killed(prepare_export, export_command, export_result, export_check),
+    "calibrate": Killed(lambda _: None, calibrate_command, calibrate_result, calibrate_check),
+    "infer": Killed(prepare_infer, infer_command, lambda place: {"rows": digest(place / "rows.csv")}),
 }
 GOOD_ENDS = (0, 2)  # 2: of `infer`, where an image has no result, or where all was written before the kill
 
@@ -296,21 +296,21 @@ def kill_one(line: Sequence[str], rng: random.Random, seconds: float, writes: in
 
 
 def soak(name: str, folder: Path, kills: int, seed: int, seconds: float = 1e9) -> Outcome:
-    """Kill a subject `kills` times, or until `seconds` have passed, in chains that end with a run that is whole.
+    """Kill one of `KILLED` `kills` times, or until `seconds` have passed, in chains that end with a run that is whole.
 
     Raises:
         AssertionError: what came out is not what an undisturbed run gives.
     """
-    subject, rng, end = SUBJECTS[name], random.Random(seed), time.monotonic() + seconds
+    killed, rng, end = KILLED[name], random.Random(seed), time.monotonic() + seconds
     common, alone = folder / "common", folder / "alone"
     folder.mkdir(parents=True)
     os.environ["KILLS_LOG"] = str(folder / "stderr.txt")
     common.mkdir()
-    subject.prepare(common)
+    killed.prepare(common)
     alone.mkdir()
     begun = time.monotonic()
-    assert finished(subject.command(common, alone)) in GOOD_ENDS
-    lasts, expected = time.monotonic() - begun, subject.result(alone)
+    assert finished(killed.command(common, alone)) in GOOD_ENDS
+    lasts, expected = time.monotonic() - begun, killed.result(alone)
     writes = 12 if name in ("export", "infer", "calibrate") else 40
     count = in_writes = runs = 0
     while count < kills and time.monotonic() < end:
@@ -319,16 +319,16 @@ def soak(name: str, folder: Path, kills: int, seed: int, seconds: float = 1e9) -
         place.mkdir()
         while True:
             last = count >= kills or time.monotonic() >= end
-            line = subject.command(common, place)
+            line = killed.command(common, place)
             status, write = (finished(line), False) if last else kill_one(line, rng, lasts, writes)
-            subject.check(place)
+            killed.check(place)
             if status != -signal.SIGKILL:
                 break
             count += 1
             in_writes += write
         assert status in GOOD_ENDS, (status, line)
         runs += 1
-        found = subject.result(place)
+        found = killed.result(place)
         assert found == expected, {key for key in expected if found.get(key) != expected[key]}
     return Outcome(count, in_writes, runs)
 
@@ -336,14 +336,14 @@ def soak(name: str, folder: Path, kills: int, seed: int, seconds: float = 1e9) -
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.helpers.kills", description=__doc__)
-    parser.add_argument("subject", choices=SUBJECTS)
+    parser.add_argument("killed", choices=KILLED)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9)
     given = parser.parse_args(argv)
-    outcome = soak(given.subject, given.folder, given.kills, given.seed, given.seconds)
-    print(f"{given.subject}: {outcome.kills} kills ({outcome.in_writes} of them in a write), {outcome.runs} runs equal")
+    outcome = soak(given.killed, given.folder, given.kills, given.seed, given.seconds)
+    print(f"{given.killed}: {outcome.kills} kills ({outcome.in_writes} of them in a write), {outcome.runs} runs equal")
     return 0
 
 

@@ -7,9 +7,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppcls_ext.core.norms import BATCH_NORMS, batch_norms
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.folding import fold_batch_norm
+from ppcls_ext.models.norms import BATCH_NORMS, batch_norms
 
 NAMES = [
     "PPLCNet_x0_25",

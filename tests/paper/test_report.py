@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ppcls_ext.paper.networks import network_of
-from ppcls_ext.paper.report.cells import Part, part_of
+from ppcls_ext.paper.networks import network_of_row
+from ppcls_ext.paper.report.cells import ComparedTable, compared_table
 from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.report.page import view_of, write_reports
 from ppcls_ext.paper.tables import NUMBERS, procedure, table, tables
@@ -40,7 +40,7 @@ def document_of(numbers: tuple[int, ...] = tuple(NUMBERS), engines: tuple[str, .
     for number in numbers:
         way, reference = procedure(number), table(number).reference_row
         for variant in way.variants:
-            rows = {network_of(row, way, variant).name: row for row in [reference, *table(number).rows]}
+            rows = {network_of_row(row, way, variant).name: row for row in [reference, *table(number).rows]}
             for name, row in rows.items():
                 counted = {
                     "arch": {"name": name.rsplit("-", 1)[0]},
@@ -95,7 +95,7 @@ def result(document: dict[str, Any], number: int, engine: str, name: str) -> dic
     return row
 
 
-def cell(part: Part, label: str, kind: str) -> Any:
+def cell(part: ComparedTable, label: str, kind: str) -> Any:
     (found,) = (
         c
         for row, cells in part.rows
@@ -182,7 +182,7 @@ def test_a_machine_like_the_papers_agrees_in_everything_that_is_compared() -> No
     accuracies = sum(len(t.rows) * (2 if t.number in (2, 3) else 1) for t in tables())
     assert view.missing == [f"accuracy, no run folder given: {accuracies} values."]
     assert sum(a.compared for a in view.agreements if a.engine == "onednn") == sum(
-        len({network_of(row, procedure(n), v).name for row in table(n).rows if row.latency_ms}) - 1
+        len({network_of_row(row, procedure(n), v).name for row in table(n).rows if row.latency_ms}) - 1
         for n in NUMBERS
         for v in procedure(n).variants
     )
@@ -258,7 +258,7 @@ def test_no_ratio_where_the_first_of_the_benchmark_is_another_row() -> None:
     for b in document["benchmarks"]:
         b["report"]["results"] = b["report"]["results"][1:]
     document["networks"]["PPLCNet_x0_5-224x224"] = {"failure": "not built, ValueError: no"}
-    part = part_of(document, 6)
+    part = compared_table(document, 6)
     assert cell(part, "no SE", "latency, onednn").here == "5.61 ms"
     assert cell(part, "no SE", "ratio of latencies, onednn").reason == "the reference row has no latency"
 
@@ -279,7 +279,7 @@ def run_of(**changes: Any) -> dict[str, Any]:
 
 def test_accuracy_comes_from_runs_under_the_papers_conditions() -> None:
     def top1(*runs: dict[str, Any], label: str = "PP-LCNet-0.5x") -> str:
-        part = part_of(document_of((2,)) | {"runs": list(runs)}, 2)
+        part = compared_table(document_of((2,)) | {"runs": list(runs)}, 2)
         verdict: str = cell(part, label, "top-1").verdict
         return verdict
 

@@ -21,10 +21,10 @@ from ppcls_ext.deploy.untrained import MADE, Built, build, built_before
 from ppcls_ext.models.spec import SPECS, scale_name
 from ppcls_ext.paper import reproduce as reproducing
 from ppcls_ext.paper.documents import RAW, identity_of, read_metrics, read_raw, read_run
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.reproduce import (
     QUICK,
-    Plan,
+    ReproductionPlan,
     add_second_run,
     begun_document,
     formats_for,
@@ -87,15 +87,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan_of(out: Path, work: Path, **changes: Any) -> Plan:
+def plan_of(out: Path, work: Path, **changes: Any) -> ReproductionPlan:
     values: dict[str, Any] = {"tables": (8,), "engines": ("onednn",), "threads": 1, "out": out, "work": work}
-    return Plan(**values | changes)
+    return ReproductionPlan(**values | changes)
 
 
 @pytest.mark.parametrize(("number", "variant"), PLACES, ids=[f"{n}-{v.name}" for n, v in PLACES])
 def test_the_network_of_a_row_is_the_one_it_names_and_needs_no_data(number: int, variant: Variant) -> None:
     for row in table(number).rows:
-        task = make_task(network_of(row, procedure(number), variant).load())
+        task = make_task(network_of_row(row, procedure(number), variant).load())
         height, width = map(int, variant.name.split("x"))
         arch = task.config["Arch"]
         if row.arch:
@@ -117,14 +117,14 @@ def test_networks_have_the_input_of_their_variant(number: int, variant: Variant)
 def test_rows_of_one_network_share_it_and_the_reference_comes_first() -> None:
     for number, variant in PLACES:
         networks = networks_of(number, variant)
-        assert networks[0] == network_of(table(number).reference_row, procedure(number), variant)
+        assert networks[0] == network_of_row(table(number).reference_row, procedure(number), variant)
         assert len({n.name for n in networks}) == len(networks)
     assert len(networks_of(2, procedure(2).variants[0])) == len(table(2).rows) - 3  # the distilled ones
 
 
 def test_an_ablation_more_is_a_row_more() -> None:
     row = Row(label="mine", source="", conditions="", arch="PPLCNet_x0_5_no_se")
-    network = network_of(row, procedure(9), procedure(9).variants[0])
+    network = network_of_row(row, procedure(9), procedure(9).variants[0])
     assert identity_of(network.load())["arch"] == asdict(SPECS["PPLCNet_x0_5_no_se"]) | {"strides": [2, 2, 2, 2, 2]}
 
 

@@ -11,7 +11,7 @@ import pytest
 import ppcls_ext.paper.today as module
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.folding import fold_branches
-from ppcls_ext.paper.reproduce import Plan, own_folders
+from ppcls_ext.paper.reproduce import ReproductionPlan, own_folders
 from ppcls_ext.paper.today import MARKERS, comparison, front_of, latencies_of, reproduce_today
 
 import paddle  # isort: skip  (after ppcls_ext, which silences its warnings)
@@ -67,15 +67,15 @@ def fake_benchmark(subjects: Any, settings: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionPlan:
     monkeypatch.setattr(module, "built_entry", lambda network, work, formats: {"params": 2_000_000, "flops": 10**8})
     machine = {"cpu": "a CPU", "usable_cores": 2, "packages": {"numpy": "2"}}
     monkeypatch.setattr(module, "environment", lambda: dict(machine))  # the real one asks the system in a process
-    return Plan((), ("onednn",), 1, tmp_path / "out", tmp_path / "work")
+    return ReproductionPlan((), ("onednn",), 1, tmp_path / "out", tmp_path / "work")
 
 
 @pytest.mark.slow
-def test_parts_are_kept_and_added_to(plan: Plan) -> None:
+def test_parts_are_kept_and_added_to(plan: ReproductionPlan) -> None:
     asked: list[tuple[str, int]] = []
 
     def benchmark(subjects: Any, settings: Any) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def test_parts_are_kept_and_added_to(plan: Plan) -> None:
         return fake_benchmark(subjects, settings)
 
     reproduce_today(plan, benchmark)
-    reproduce_today(Plan((), ("onednn", "native"), 1, plan.out, plan.work), benchmark)
-    reproduce_today(Plan((), ("onednn",), 2, plan.out, plan.work), benchmark)
+    reproduce_today(ReproductionPlan((), ("onednn", "native"), 1, plan.out, plan.work), benchmark)
+    reproduce_today(ReproductionPlan((), ("onednn",), 2, plan.out, plan.work), benchmark)
     assert asked == [("onednn", 1), ("native", 1), ("onednn", 2)]
     document = json.loads((plan.out / "today.json").read_text())
     assert [(part["engine"], part["threads"]) for part in document["parts"]] == asked
@@ -98,18 +98,18 @@ def test_parts_are_kept_and_added_to(plan: Plan) -> None:
     assert "MobileNetV4-conv-small" in figure
 
 
-def test_two_do_not_write_one_report(plan: Plan) -> None:
+def test_two_do_not_write_one_report(plan: ReproductionPlan) -> None:
     with own_folders(plan), pytest.raises(UserError, match=r"report folder .*: process \d+ on .* is still writing"):
         reproduce_today(plan, fake_benchmark)
 
 
-def test_a_file_in_place_of_a_folder_is_one_line(plan: Plan) -> None:
+def test_a_file_in_place_of_a_folder_is_one_line(plan: ReproductionPlan) -> None:
     plan.work.touch()
     with pytest.raises(UserError, match=r"--work .*: this folder cannot be made \(File exists\); give another"):
         reproduce_today(plan, fake_benchmark)
 
 
-def test_a_benchmark_that_fails_is_a_line_and_is_tried_again(plan: Plan) -> None:
+def test_a_benchmark_that_fails_is_a_line_and_is_tried_again(plan: ReproductionPlan) -> None:
     def broken(subjects: Any, settings: Any) -> dict[str, Any]:
         raise RuntimeError("no such luck")
 
@@ -120,15 +120,15 @@ def test_a_benchmark_that_fails_is_a_line_and_is_tried_again(plan: Plan) -> None
 
 
 @pytest.mark.slow
-def test_a_quick_run_is_marked_and_not_taken_for_a_full_one(plan: Plan) -> None:
-    quick = Plan((), ("onednn",), 1, plan.out, plan.work, quick=True)
+def test_a_quick_run_is_marked_and_not_taken_for_a_full_one(plan: ReproductionPlan) -> None:
+    quick = ReproductionPlan((), ("onednn",), 1, plan.out, plan.work, quick=True)
     reproduce_today(quick, fake_benchmark)
     assert "--quick" in (plan.out / "today.md").read_text()
     assert len(reproduce_today(plan, fake_benchmark)["parts"]) == 1
     assert "--quick" not in (plan.out / "today.md").read_text()
 
 
-def test_values_of_another_machine_are_not_mixed_in(plan: Plan) -> None:
+def test_values_of_another_machine_are_not_mixed_in(plan: ReproductionPlan) -> None:
     reproduce_today(plan, fake_benchmark)
     file = plan.out / "today.json"
     document = json.loads(file.read_text())
@@ -164,7 +164,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("where", "value"), DAMAGE, ids=[f"{where[-1]}-{value!r}" for where, value in DAMAGE])
 def test_a_damaged_part_is_refused_in_one_line_and_nothing_is_written(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, where: tuple[str | int, ...], value: Any
+    plan: ReproductionPlan, monkeypatch: pytest.MonkeyPatch, where: tuple[str | int, ...], value: Any
 ) -> None:
     monkeypatch.setattr(module, "figure_of", lambda document: "")
     reproduce_today(plan, fake_benchmark)

@@ -20,7 +20,7 @@ from ppcls_ext.runtime.choice import EngineChoice
 from ppcls_ext.runtime.contest import Name
 from ppcls_ext.runtime.exported import Exported, read_exported, read_parity, sealed
 from ppcls_ext.runtime.inference import Inference, build_inference
-from ppcls_ext.runtime.memory import cache_file
+from ppcls_ext.runtime.remembered import cache_file
 from tests.helpers.contenders import Fake
 
 pytestmark = pytest.mark.slow  # an export of a trained network is made for it
@@ -86,7 +86,7 @@ def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
 ) -> None:
     monkeypatch.setattr(auto, "BUSY_CORES", -1.0)  # any machine is busier than that
     first, _ = choose()
-    assert "other processes used" in first.reason
+    assert "others took" in first.reason
     assert choose()[1] == 0
     content = json.loads(cache.read_text())
     for entry in content["entries"].values():

@@ -16,11 +16,12 @@ from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.deploy.untrained import network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
 from ppcls_ext.search.advise import advise, calibration_file, own_calibrations, spec_of
-from ppcls_ext.search.calibrate import ANCHOR, Plan, calibrate, check_accuracy, network_of, target_of
+from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check_accuracy, target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
@@ -41,18 +42,18 @@ def latency(spec: NetworkSpec) -> float:
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationPlan:
     monkeypatch.setattr(calibrating, "build", lambda network, work, formats: None)
     monkeypatch.setattr(calibrating, "machine", lambda: {"usable_cores": 2})  # asking starts a process
-    return Plan(SPACE, "onednn", 1, tmp_path / "calibration.json", tmp_path / "work")
+    return CalibrationPlan(SPACE, "onednn", 1, tmp_path / "calibration.json", tmp_path / "work")
 
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 
-def engine(plan: Plan, noise: float = 0.0, calls: list[int] | None = None, dies: str = "") -> Benchmark:
+def engine(plan: CalibrationPlan, noise: float = 0.0, calls: list[int] | None = None, dies: str = "") -> Benchmark:
     """A benchmark of the made-up engine, with some noise; `dies` fails."""
-    by_name = {network_of(spec).name: spec for spec, _ in plan.networks()}
+    by_name = {network_of_spec(spec).name: spec for spec, _ in plan.networks()}
     rng = np.random.default_rng(0)
 
     def run(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def engine(plan: Plan, noise: float = 0.0, calls: list[int] | None = None, dies:
     return run
 
 
-def test_a_model_of_an_engine_without_noise_predicts_networks_it_has_not_seen(plan: Plan) -> None:
+def test_a_model_of_an_engine_without_noise_predicts_networks_it_has_not_seen(plan: CalibrationPlan) -> None:
     found = calibrate(plan, engine(plan))
     assert found.accuracy is not None
     assert found.accuracy["model"].median < 0.01
@@ -85,7 +86,7 @@ def test_a_model_of_an_engine_without_noise_predicts_networks_it_has_not_seen(pl
         assert found.model.predict(spec) == pytest.approx(latency(spec), rel=0.02)
 
 
-def test_noise_is_found_out_and_refused_but_kept(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+def test_noise_is_found_out_and_refused_but_kept(plan: CalibrationPlan, capsys: pytest.CaptureFixture[str]) -> None:
     found = calibrate(plan, engine(plan, noise=0.5))
     assert "warning: other processes used 0.9 cores meanwhile" in capsys.readouterr().err
     with pytest.raises(CheckFailed, match="is not accurate enough: its median error is"):
@@ -95,12 +96,12 @@ def test_noise_is_found_out_and_refused_but_kept(plan: Plan, capsys: pytest.Capt
 
 def test_a_network_is_measured_at_the_size_that_it_is_predicted_for() -> None:
     for size in INPUT_SIZES:
-        config = network_of(ANCHOR.replace(input_size=size)).load()
+        config = network_of_spec(ANCHOR.replace(input_size=size)).load()
         assert config.global_section.image_shape == (3, size, size)
 
 
 def test_no_network_is_for_two_uses_and_all_are_what_they_should_be() -> None:
-    plan = Plan(SPACE, "onednn", 1, Path(), Path())
+    plan = CalibrationPlan(SPACE, "onednn", 1, Path(), Path())
     networks = plan.networks()
     assert len({spec for spec, _ in networks}) == len(networks)
     assert networks == plan.networks()
@@ -113,7 +114,7 @@ def test_no_network_is_for_two_uses_and_all_are_what_they_should_be() -> None:
 
 
 @pytest.mark.slow
-def test_a_calibration_that_was_stopped_goes_on(plan: Plan) -> None:
+def test_a_calibration_that_was_stopped_goes_on(plan: CalibrationPlan) -> None:
     real, calls = engine(plan), list[int]()
 
     def stops(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
@@ -133,9 +134,9 @@ def test_a_calibration_that_was_stopped_goes_on(plan: Plan) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_that_does_not_run_is_named_and_left_out(plan: Plan) -> None:
+def test_a_network_that_does_not_run_is_named_and_left_out(plan: CalibrationPlan) -> None:
     at_fault = next(spec for spec, use in plan.networks() if use == "probe")
-    found = calibrate(plan, engine(plan, dies=network_of(at_fault).name))
+    found = calibrate(plan, engine(plan, dies=network_of_spec(at_fault).name))
     assert [(one.arch, one.failure) for one in found.measured if one.failure] == [
         (at_fault.text, "crashed with SIGSEGV")
     ]
@@ -144,9 +145,9 @@ def test_a_network_that_does_not_run_is_named_and_left_out(plan: Plan) -> None:
     assert f"`{at_fault.text}`: crashed with SIGSEGV" in page
 
 
-def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: Plan) -> None:
+def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: CalibrationPlan) -> None:
     with pytest.raises(UserError, match="does not run PPLCNet_x0_5 here: crashed with SIGSEGV"):
-        calibrate(plan, engine(plan, dies=network_of(ANCHOR).name))
+        calibrate(plan, engine(plan, dies=network_of_spec(ANCHOR).name))
 
 
 @pytest.mark.slow
@@ -154,7 +155,9 @@ def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: Plan) -> None:
     ("change", "message"),
     [({"threads": 2}, "threads: 1, not 2"), ({"engine": "native"}, "engine: onednn, not native")],
 )
-def test_a_calibration_of_something_else_is_not_gone_on_with(plan: Plan, change: dict[str, Any], message: str) -> None:
+def test_a_calibration_of_something_else_is_not_gone_on_with(
+    plan: CalibrationPlan, change: dict[str, Any], message: str
+) -> None:
     calibrate(plan, engine(plan))
     with pytest.raises(UserError, match=message):
         calibrate(replace(plan, **change), engine(plan))
@@ -211,7 +214,7 @@ def test_a_damaged_part_of_a_calibration_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_probes_say_what_a_change_in_a_block_costs(plan: Plan) -> None:
+def test_probes_say_what_a_change_in_a_block_costs(plan: CalibrationPlan) -> None:
     found = calibrate(plan, engine(plan))
     costs = {(p.stage, p.width, p.change): (measured, by_model) for p, measured, by_model in block_costs(found)}
     changes = {change for _, _, change in costs}
@@ -225,7 +228,7 @@ def test_probes_say_what_a_change_in_a_block_costs(plan: Plan) -> None:
 
 
 @pytest.mark.slow
-def test_a_report_has_both_pictures(plan: Plan) -> None:
+def test_a_report_has_both_pictures(plan: CalibrationPlan) -> None:
     page = write_report(calibrate(plan, engine(plan)), plan.file.parent / "report")
     text = page.read_text()
     assert "| latency model |" in text
@@ -251,12 +254,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrating, "build", lambda network, work, formats: None)
         patch.setattr(calibrating, "machine", lambda: {"usable_cores": 2})
-        plan = Plan(SPACE, "onednn", 1, folder / "calibration.json", folder / "work")
+        plan = CalibrationPlan(SPACE, "onednn", 1, folder / "calibration.json", folder / "work")
         return calibrate(plan, engine(plan))
 
 
 @pytest.fixture
-def calibrated(made: Calibration, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+def calibrated(made: Calibration, plan: CalibrationPlan, monkeypatch: pytest.MonkeyPatch) -> Calibration:
     """The calibration of the made-up engine, in a cache of its own."""
     cache = plan.file.parent / "cache"
     monkeypatch.setenv("PPLCNET_CACHE", str(cache))
@@ -352,7 +355,7 @@ def test_a_target_needs_an_engine_that_is_installed() -> None:
         target_of("tpu", 1)
 
 
-def test_the_quick_plan_is_small(plan: Plan) -> None:
+def test_the_quick_plan_is_small(plan: CalibrationPlan) -> None:
     quick = replace(plan, quick=True)
     assert len(quick.networks()) < 30
     found = calibrate(quick, engine(quick))
@@ -364,4 +367,4 @@ def test_a_space_with_too_few_networks_is_one_line() -> None:
         "tiny", (8,), tuple(replace(s, depths=(1,), widths=s.widths[:1], blocks=s.blocks[:1]) for s in SPACE.stages)
     )
     with pytest.raises(UserError, match="it has fewer than 40 networks to measure; ask for fewer"):
-        Plan(tiny, "onednn", 1, Path(), Path()).networks()
+        CalibrationPlan(tiny, "onednn", 1, Path(), Path()).networks()

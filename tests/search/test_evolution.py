@@ -16,7 +16,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.search.bound import bounded_space, scale_within, space_around
-from ppcls_ext.search.evolution import Candidate, Evolution, crossed, front_of, mutated
+from ppcls_ext.search.evolution import Evolution, SearchedNetwork, crossed, front_of, mutated
 from ppcls_ext.search.judge import Quality
 from ppcls_ext.search.space import space_named
 from ppcls_ext.training.interrupts import Stopped
@@ -155,7 +155,9 @@ def test_scores_drop_the_worst_before_they_are_judged(evolution: Evolution, tmp_
 
 
 def test_the_front_is_sorted_and_beaten_by_none() -> None:
-    candidates = [Candidate(str(k), ms, good, good, 0) for k, (ms, good) in enumerate([(1, 0.5), (2, 0.4), (3, 0.9)])]
+    candidates = [
+        SearchedNetwork(str(k), ms, good, good, 0) for k, (ms, good) in enumerate([(1, 0.5), (2, 0.4), (3, 0.9)])
+    ]
     assert [c.ms for c in front_of(candidates)] == [1, 3]
 
 

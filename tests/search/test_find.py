@@ -20,18 +20,18 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.weights import load_into, read_weights
-from ppcls_ext.search import find as finding
 from ppcls_ext.search import front as fronts
 from ppcls_ext.search import held_out
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.costs import costs_of
-from ppcls_ext.search.find import Search, Wish
+from ppcls_ext.search.find import Search
 from ppcls_ext.search.held_out import hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.latency import Accuracy, LatencyModel
 from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.scores import Scorer
 from ppcls_ext.search.space import SPACES
+from ppcls_ext.search.wish import Wish
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.training.interrupts import Stopped
 from tests.helpers.spaces import SIDE, tiny_space, write_images
@@ -363,9 +363,3 @@ def test_flags_that_do_not_go_together_are_one_line(
 ) -> None:
     assert main(["search", *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_accuracies_of_the_command_are_those_of_the_search() -> None:
-    from ppcls_ext.cli.search import ACCURACIES
-
-    assert ACCURACIES == finding.ACCURACIES

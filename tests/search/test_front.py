@@ -14,12 +14,12 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.search import front as fronts
 from ppcls_ext.search.calibrate import Benchmark
-from ppcls_ext.search.evolution import Candidate
+from ppcls_ext.search.evolution import SearchedNetwork
 from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, measured_front, misses, thinned, write_front
 from tests.helpers.spaces import latency, tiny_space
 
 SPECS = tiny_space().samples(4, seed=3)
-CANDIDATES = [Candidate(spec.text, latency(spec), 0.5 + latency(spec) / 10, 0.5, 0) for spec in SPECS]
+CANDIDATES = [SearchedNetwork(spec.text, latency(spec), 0.5 + latency(spec) / 10, 0.5, 0) for spec in SPECS]
 SCALE = tiny_space().largest()  # stands for a scale of PP-LCNet
 
 
@@ -94,7 +94,7 @@ def test_what_else_ran_while_the_front_was_measured_is_said(capsys: pytest.Captu
 
 
 def test_a_long_front_is_thinned_to_its_ends_and_some_between() -> None:
-    front = [Candidate(str(k), k, k, k, 0) for k in range(50)]
+    front = [SearchedNetwork(str(k), k, k, k, 0) for k in range(50)]
     kept = thinned(front)
     assert len(kept) == MOST_MEASURED
     assert (kept[0], kept[-1]) == (front[0], front[-1])

@@ -16,11 +16,11 @@ from PIL import Image
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.run_folder import RunFolder, read_log
-from ppcls_ext.core.step import Step
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.deploy.export import export
 from ppcls_ext.deploy.infer import infer, open_exported
 from ppcls_ext.deploy.weights import open_weights
+from ppcls_ext.tasks.step import Step
 from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import Stopped, Trainer, train
 from seg.demo import make_scenes

@@ -435,14 +435,14 @@ def test_a_defect_where_a_result_is_handed_over_stops_no_other(
     served: Serve, client_of: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = served()
-    client, model = client_of(service), service.models["a"]
-    settle = model._settle
+    client, jobs = client_of(service), service.models["a"].jobs
+    settle = jobs.settle
 
     def fails(job: Any, future: Any) -> None:
         settle(job, future)
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(model, "_settle", fails)
+    monkeypatch.setattr(jobs, "settle", fails)
     answers = [client.post("/predict", content=png(k), headers=PNG) for k in range(3)]
     assert [value_of(answer.json()) for answer in answers] == [0, 1, 2]
 

@@ -67,7 +67,7 @@ def test_a_student_learns_from_the_teacher_without_a_label(trained: Path, data: 
     """The training list has only paths, and class names are not those of folders."""
     files = sorted((data / "train").rglob("*.png"))
     (tmp_path / "paths.txt").write_text("".join(f"{f.relative_to(data)}\n" for f in files))
-    path = student(tmp_path / "run.yaml", data, trained, epochs=6, engine="auto")
+    path = student(tmp_path / "run.yaml", data, trained, epochs=6, engine="first")
     unlabelled = ["Arch.class_num=3", "Infer.PostProcess.class_id_map_file=" + str(trained / "labels.txt")]
     unlabelled += [f"DataLoader.Train.dataset.{k}={v}" for k, v in LIST.items()]
     unlabelled += [f"DataLoader.Train.dataset.cls_label_path={tmp_path / 'paths.txt'}"]
@@ -224,7 +224,9 @@ def test_a_stopped_student_resumes_exactly(
     with_cache: bool, few: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (
-        {"cache": str(tmp_path / "cache"), "cache_epochs": 2} if with_cache else {"ground_truth": 0.5, "engine": "auto"}
+        {"cache": str(tmp_path / "cache"), "cache_epochs": 2}
+        if with_cache
+        else {"ground_truth": 0.5, "engine": "first"}
     )
     whole = train(load_config(student(tmp_path / "whole" / "run.yaml", few, trained, **settings))).path
     taken, take = 0, Classification.step
@@ -262,7 +264,7 @@ def test_any_network_of_paddleclas_teaches(few: Path, tmp_path: Path) -> None:
     save_weights(tmp_path / "teacher.pdparams", numpy_state(build_arch({"name": "ResNet18_vd"}, 3)))
     teacher = {"name": "ResNet18_vd", "pretrained": str(tmp_path / "teacher")}
     run = train(
-        load_config(student(tmp_path / "run.yaml", few, teacher, epochs=2, engine="auto"), ["Global.iters=7"])
+        load_config(student(tmp_path / "run.yaml", few, teacher, epochs=2, engine="first"), ["Global.iters=7"])
     ).path
     assert np.isfinite(log_of(run, "train")[-1]["loss"])
     train(load_config(run, [f"Global.checkpoints={run}"]))  # the run's config has the absolute path

@@ -15,7 +15,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.kernels.loops.dense import dense
 from ppcls_ext.models.kernels.loops.norms import normalise
-from ppcls_ext.models.kernels.work import Work, work_of
+from ppcls_ext.models.kernels.work import KernelWork, work_of
 from ppcls_ext.training.profile import (
     PARTS,
     REST,
@@ -37,7 +37,7 @@ def event(name: str, milliseconds: float, *inner: Any, operator: bool = True) ->
 
 def test_time_counts_once_where_it_was_spent() -> None:
     found = Profile(steps=1, threads=1, gflops=10, gbps=1)
-    works = {"dense 2x3": Work("dense 2x3", bytes=10**6, flops=10**7)}
+    works = {"dense 2x3": KernelWork("dense 2x3", bytes=10**6, flops=10**7)}
     gradient = event("Global_GradNodePyLayer_Norm_backward", 5, event("dense 2x3", 4, operator=False))
     part = event("gradients", 8, gradient, event("Global_Pool2dGradNode", 1), operator=False)
     found.read(event("ProfileStep#0", 10, event("data", 1, operator=False), part, operator=False), works)
@@ -66,7 +66,7 @@ def test_operators_have_short_names(event_name: str, name: str) -> None:
 def test_the_work_of_a_kernel_follows_from_its_arrays() -> None:
     x, weight, y = np.zeros((2, 3, 10), np.float32), np.zeros((4, 3), np.float32), np.zeros((2, 4, 10), np.float32)
     work = work_of(dense, (x, weight, y, np.empty((0, 2), np.float32), (3,), False))
-    assert work == Work("dense 2x3x10 4x3", bytes=4 * (60 + 12 + 80), flops=2 * 80 * 3)
+    assert work == KernelWork("dense 2x3x10 4x3", bytes=4 * (60 + 12 + 80), flops=2 * 80 * 3)
     same = work_of(normalise, (y, y))
     assert (same.bytes, same.flops) == (4 * 80, 0)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Work(NamedTuple):
+class KernelWork(NamedTuple):
     """One call of a kernel.
 
     Attributes:
@@ -22,7 +22,7 @@ class Work(NamedTuple):
     flops: int
 
 
-def work_of(kernel: Callable[..., None], arguments: Sequence[Any]) -> Work:
+def work_of(kernel: Callable[..., None], arguments: Sequence[Any]) -> KernelWork:
     """Args: arguments: all after `start` and `end`, as `threads.split` takes them."""
     name = str(getattr(kernel, "__name__", kernel))
     arrays = [argument for argument in arguments if isinstance(argument, np.ndarray) and argument.size]
@@ -30,7 +30,7 @@ def work_of(kernel: Callable[..., None], arguments: Sequence[Any]) -> Work:
     count = FLOPS.get(name)
     sizes = " ".join("x".join(map(str, array.shape)) for array in arrays[: 1 if count is None else 2])
     flops = 0 if count is None else count(arguments)
-    return Work(f"{name} {sizes}", sum(array.nbytes for array in distinct.values()), flops)
+    return KernelWork(f"{name} {sizes}", sum(array.nbytes for array in distinct.values()), flops)
 
 
 def _forward(arguments: Sequence[Any]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.tables import Procedure, Row, Table, Variant, procedure, table
 from ppcls_ext.paper.verdicts import (
     NOT_GIVEN,
@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class ComparedTable:
     """A table of the paper beside this machine: for each row its label and a cell for each column."""
 
     table: Table
@@ -49,14 +49,14 @@ class Part:
 
 def measured_latencies(document: Document, number: int, variant: Variant, engine: str) -> dict[str, Latency | str]:
     """The latency of each network of a table, or the reason why there is none."""
-    names = {network_of(row, procedure(number), variant).name for row in table(number).rows}
+    names = {network_of_row(row, procedure(number), variant).name for row in table(number).rows}
     failures = {n: document["networks"].get(n, {}).get("failure") for n in names}
     record = _record(document, number, variant, engine)
     if "report" not in record:
         return {n: failures[n] or record["failure"] for n in names}
     results = record["report"]["results"]
     found: dict[str, Latency | str] = {n: failures[n] or "missing in the benchmark" for n in names}
-    reference = network_of(table(number).reference_row, procedure(number), variant).name
+    reference = network_of_row(table(number).reference_row, procedure(number), variant).name
     for row in results:
         if row["failure"] is not None:
             found[row["label"]] = row["failure"]
@@ -78,7 +78,7 @@ def accuracy_of(document: Document, row: Row, way: Procedure, field: str) -> Cel
     """What a run folder says about a column of accuracy. Runs under other conditions than the paper's do not count."""
     published = getattr(row, field)
     paper = NOT_GIVEN if published is None else f"{published:.2f} %"
-    networks = [document["networks"].get(network_of(row, way, variant).name, {}) for variant in way.variants]
+    networks = [document["networks"].get(network_of_row(row, way, variant).name, {}) for variant in way.variants]
     if not document["runs"]:
         return not_run(paper, "no run folder given")
     runs = [
@@ -121,7 +121,7 @@ def columns_of(document: Document, t: Table, way: Procedure) -> tuple[Column, ..
 
 def cells_of(document: Document, t: Table, way: Procedure, row: Row) -> Iterator[Cell]:
     """The cells of a row, in the order of `columns_of`."""
-    networks = [document["networks"].get(network_of(row, way, v).name, {}) for v in way.variants]
+    networks = [document["networks"].get(network_of_row(row, way, v).name, {}) for v in way.variants]
     failures = [network.get("failure") or ("" if network else "stopped before its turn") for network in networks]
 
     def count(field: str, which: int) -> Cell:
@@ -140,12 +140,12 @@ def cells_of(document: Document, t: Table, way: Procedure, row: Row) -> Iterator
     for engine in document["engines"]:
         same = papers_conditions(document["environment"]["cpu"], document["threads"], engine)
         for variant in way.variants:
-            found = measured_latencies(document, t.number, variant, engine)[network_of(row, way, variant).name]
+            found = measured_latencies(document, t.number, variant, engine)[network_of_row(row, way, variant).name]
             yield latency_cell(row, found, same)
             yield ratio_cell(row, t.reference_row, found)
 
 
-def part_of(document: Document, number: int) -> Part:
+def compared_table(document: Document, number: int) -> ComparedTable:
     """A table of the paper beside what the document measured, with remarks on it."""
     t, way = table(number), procedure(number)
     columns = columns_of(document, t, way)
@@ -163,10 +163,10 @@ def part_of(document: Document, number: int) -> Part:
                 warnings = [*report["warnings"]]
                 warnings += [f"{row['label']}: {warning}" for row in report["results"] for warning in row["warnings"]]
                 remarks += [f"{engine}, {variant.name}: {warning}" for warning in warnings]
-    return Part(t, way.note, columns, rows, tuple(remarks))
+    return ComparedTable(t, way.note, columns, rows, tuple(remarks))
 
 
-def counts_of(parts: Sequence[Part]) -> list[tuple[str, dict[str, int]]]:
+def counts_of(parts: Sequence[ComparedTable]) -> list[tuple[str, dict[str, int]]]:
     """How many cells of each kind have each status, over all tables."""
     found: dict[str, Counter[str]] = {}
     for part in parts:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.core.pareto import pareto_front
+from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.report.cells import Document, measured_latencies
 from ppcls_ext.paper.tables import procedure, table
 from ppcls_ext.paper.verdicts import Latency
-from ppcls_ext.search.figures import STYLE, TICKS, plain_ticks, svg_text
-from ppcls_ext.search.pareto import pareto_front
 
 COLUMNS = 3  # panels beside each other, so that the figure can be read on a page
 FIGURE_TABLES = (3, 2)  # whose rows the paper's Figure 1 shows; of a network in both, the first one counts
@@ -38,7 +38,7 @@ def figure_points(document: Document, engine: str) -> list[Point]:
             way = procedure(number)
             found = measured_latencies(document, number, way.variants[0], engine)
             for row in table(number).rows:
-                name = network_of(row, way, way.variants[0]).name
+                name = network_of_row(row, way, way.variants[0]).name
                 latency = found[name]
                 if row.top1 is not None and not row.distilled and name not in points:
                     here = latency.median if isinstance(latency, Latency) else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ppcls_ext.paper.networks import network_of
+from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.repeat import repeat_lines
-from ppcls_ext.paper.report.cells import Document, Part, counts_of, measured_latencies
+from ppcls_ext.paper.report.cells import ComparedTable, Document, counts_of, measured_latencies
 from ppcls_ext.paper.report.figure import figure_points, fronts
 from ppcls_ext.paper.tables import procedure, table
 from ppcls_ext.paper.verdicts import Latency, Order, Pair, clearly_faster, order_of, ratio_cell
@@ -26,13 +26,13 @@ class Agreement(NamedTuple):
     near: int  # how many of those lie within the bound
 
 
-def agreements_of(document: Document, part: Part) -> Iterator[Agreement]:
+def agreements_of(document: Document, part: ComparedTable) -> Iterator[Agreement]:
     """How far latencies agree with a table, for each variant and engine."""
     t, way = part.table, procedure(part.table.number)
     for engine in document["engines"]:
         for variant in way.variants:
             found = measured_latencies(document, t.number, variant, engine)
-            distinct = {network_of(row, way, variant).name: row for row in reversed(t.rows)}
+            distinct = {network_of_row(row, way, variant).name: row for row in reversed(t.rows)}
             both = [
                 (row.label, row.latency_ms, latency)
                 for name, row in distinct.items()
@@ -63,7 +63,7 @@ def claims_of(document: Document, number: int, engine: str) -> Iterator[Claim]:
         found = measured_latencies(document, number, variant, engine)
         ran = []
         for row in t.rows:
-            latency, top = found[network_of(row, way, variant).name], getattr(row, accuracy)
+            latency, top = found[network_of_row(row, way, variant).name], getattr(row, accuracy)
             if isinstance(latency, Latency) and row.latency_ms is not None and top is not None and not row.distilled:
                 ran.append((row, top, row.latency_ms, latency))
         pairs = tied = 0
@@ -118,7 +118,7 @@ def _holds(pairs: int, tied: int, lost: int) -> bool:
 Finding = tuple[bool, str]  # whether it agrees with the paper, and a sentence
 
 
-def value_findings(parts: Sequence[Part]) -> Iterator[Finding]:
+def value_findings(parts: Sequence[ComparedTable]) -> Iterator[Finding]:
     """How many of the paper's values match, for each kind of column."""
     for kind, by_status in counts_of(parts):
         match, differ = by_status["matches"], by_status["differs"]
@@ -173,7 +173,9 @@ def front_findings(document: Document, engine: str) -> Iterator[Finding]:
             yield True, f"{line}, as in the paper."
 
 
-def findings_of(document: Document, parts: Sequence[Part], agreements: Sequence[Agreement]) -> Iterator[Finding]:
+def findings_of(
+    document: Document, parts: Sequence[ComparedTable], agreements: Sequence[Agreement]
+) -> Iterator[Finding]:
     """Sentences on what agrees with the paper and what does not."""
     yield from value_findings(parts)
     for engine in document["engines"]:
@@ -185,7 +187,7 @@ def findings_of(document: Document, parts: Sequence[Part], agreements: Sequence[
     yield from repeat_lines(document, LISTED)
 
 
-def _rows_with(parts: Sequence[Part], kind: str, status: str) -> list[tuple[int, str]]:
+def _rows_with(parts: Sequence[ComparedTable], kind: str, status: str) -> list[tuple[int, str]]:
     """Table and label of the rows with a cell of this kind and status."""
     found = {
         (part.table.number, label): None
@@ -197,7 +199,7 @@ def _rows_with(parts: Sequence[Part], kind: str, status: str) -> list[tuple[int,
     return list(found)
 
 
-def missing_of(parts: Sequence[Part]) -> list[str]:
+def missing_of(parts: Sequence[ComparedTable]) -> list[str]:
     """A sentence for each reason why values were not run, with the rows where they are few."""
     found: dict[tuple[str, str], list[str]] = {}
     for part in parts:

@@ -9,7 +9,7 @@ import jinja2
 
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.models.counting import RULE
-from ppcls_ext.paper.report.cells import FIELDS, Document, Part, counts_of, part_of
+from ppcls_ext.paper.report.cells import FIELDS, ComparedTable, Document, compared_table, counts_of
 from ppcls_ext.paper.report.figure import draw_figure
 from ppcls_ext.paper.report.findings import Agreement, agreements_of, findings_of, listed, missing_of
 from ppcls_ext.paper.tables import procedure
@@ -28,14 +28,14 @@ class View(NamedTuple):
     agrees: list[str]
     differs: list[str]
     missing: list[str]
-    parts: list[Part]
+    parts: list[ComparedTable]
     figure: str | None  # SVG
     rules: list[str]
 
 
 def view_of(document: Document) -> View:
     """Everything that the page shows of a document."""
-    parts = [part_of(document, number) for number in document["tables"]]
+    parts = [compared_table(document, number) for number in document["tables"]]
     agreements = [agreement for part in parts for agreement in agreements_of(document, part)]
     findings = list(findings_of(document, parts, agreements))
     environment = document["environment"]

@@ -18,7 +18,7 @@ from ppcls_ext.serve.page import wants_page
 OPEN_TO_ALL = ("/v2/health/live", "/v2/health/ready")  # probes come without a token
 
 
-class Gate:
+class Guard:
     """What every request passes: the token, the count of its answer, and a line of the log.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppcls_ext.search.pareto import pareto_front
+from ppcls_ext.core.pareto import pareto_front
 
 
 def test_the_front_is_what_nothing_beats() -> None:

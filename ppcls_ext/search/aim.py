@@ -1,0 +1,153 @@
+"""What a wish comes to on this machine: a model of latencies, a bound, and the part of the space around it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from ppcls_ext.core.config import load_config
+from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec
+from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
+from ppcls_ext.search.advise import own_calibrations
+from ppcls_ext.search.bound import bounded_space
+from ppcls_ext.search.folder import SearchFolder
+from ppcls_ext.search.held_out import check_task
+from ppcls_ext.search.latency import LatencyModel
+from ppcls_ext.search.space import Space, space_named
+from ppcls_ext.search.wish import Wish
+from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.task import Task
+
+KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A wish with all that follows from it, before anything is trained or measured.
+
+    Attributes:
+        task: that the network is for.
+        model: predicts latencies.
+        doubt: why it may be off; empty where its calibration was accepted.
+        bound: predicted milliseconds of a network at most.
+        space: the part around PP-LCNet of `scale`, for images of the task's side.
+    """
+
+    wish: Wish
+    task: Task
+    model: LatencyModel
+    doubt: str
+    bound: float
+    space: Space
+    scale: float
+
+    @property
+    def class_num(self) -> int:
+        """Classes of the task."""
+        return self.task.class_num
+
+    @property
+    def side(self) -> int:
+        """Pixels of the images."""
+        return self.space.input_sizes[0]
+
+    def latency(self, spec: NetworkSpec) -> float:
+        """Predicted milliseconds of a network with the head of the task."""
+        return self.model.predict(spec, self.class_num)
+
+    def identity(self) -> dict[str, Any]:
+        """What candidates depend on, beside the data and the calibration, JSON-able."""
+        wish = self.wish
+        return {
+            "space": f"{self.space.name} around {self.scale:g}x at {self.side} px",
+            "bound": round(self.bound, 6) if wish.like is None else wish.like,
+            "engine": wish.engine,
+            "threads": wish.threads,
+            "accuracy": wish.accuracy,
+            "seed": self.task.global_section.seed,
+            "sizes": list(wish.sizes),
+            "supernet": None if wish.supernet is None else str(wish.supernet.resolve()),
+        }
+
+    def named(self) -> dict[str, NetworkSpec]:
+        """What the networks that are found are measured beside: PP-LCNets near the bound, and what the wish names."""
+        found = {
+            f"PPLCNet_{scale_name(scale)}": LCNetSpec(scale=scale).network().replace(input_size=self.side)
+            for scale in SCALES
+            if 0.5 * self.scale <= scale <= 1.5 * self.scale
+        }
+        if self.wish.like is not None:
+            found.setdefault(self.wish.like, SPECS[self.wish.like].network().replace(input_size=self.side))
+        return found
+
+
+def aim_of(wish: Wish) -> Aim:
+    """What a wish comes to.
+
+    Raises:
+        UserError: wrong config, calibration, bound, or folder of an earlier search.
+    """
+    given = load_config(wish.config, wish.overrides)
+    given.pop("Expect", None)  # what the config promises is of another network
+    task = make_task(given)
+    check_task(task)
+    model, doubt = _latency_model(wish)
+    side = _side(task)
+    named = space_named(wish.space)
+    unknown = unknown_parts(model, named.replace(input_sizes=(side,)))
+    if unknown:
+        raise UserError(
+            f"space '{named.name}': the calibration has no {', '.join(unknown)}; make one of this space: pplcnet "
+            f"search --calibrate --space {named.name} --engine {wish.engine} --threads {wish.threads}"
+        )
+
+    def latency(spec: NetworkSpec) -> float:
+        return model.predict(spec, task.class_num)
+
+    if wish.latency is not None:
+        bound = wish.latency
+    elif wish.like in SPECS:
+        bound = latency(SPECS[wish.like].network().replace(input_size=side))
+    else:
+        raise UserError(f"--like {wish.like}: no network of that name; {nearest(str(wish.like), SPECS)}")
+    if wish.supernet is None:
+        space, scale = bounded_space(named, latency, bound, side)
+    else:
+        space, scale = SearchFolder(wish.supernet).space_of_supernet(named, side)
+    return Aim(wish, task, model, doubt, bound, space, scale)
+
+
+def _latency_model(wish: Wish) -> tuple[LatencyModel, str]:
+    """The model of this machine, engine and number of threads, and why it may be off; empty where it was accepted."""
+    files = [] if wish.calibration is None else [wish.calibration]
+    for calibration in own_calibrations(wish.threads, files, wish.space):
+        if calibration.target.engine == wish.engine and calibration.model is not None:
+            return calibration.model, calibration.doubt
+    raise UserError(
+        f"no calibration of {wish.engine} with {wish.threads} threads; make one: pplcnet search --calibrate "
+        f"--engine {wish.engine} --threads {wish.threads}"
+    )
+
+
+def _side(task: Task) -> int:
+    """Side of the images of a task in pixels. Raises UserError for one that no network of a space is for."""
+    _, height, width = task.global_section.image_shape
+    if height != width or height % LARGEST_STRIDE:
+        raise UserError(
+            f"Global.image_shape: a search needs square images with sides that {LARGEST_STRIDE} divides, such as "
+            f"[3,128,128], got {height} x {width}"
+        )
+    return height
+
+
+def unknown_parts(model: LatencyModel, space: Space) -> list[str]:
+    """Kinds of operations in a space that a latency model has no price for."""
+    found = {part for spec in [space.largest(), *_drawn(space)] for part in model.unknown(spec)}
+    return sorted(found)
+
+
+def _drawn(space: Space) -> list[NetworkSpec]:
+    rng = random.Random(0)
+    return [space.sample(rng) for _ in range(KINDS_DRAWN)]

@@ -1,0 +1,58 @@
+"""What was searched how, and why it may be wrong, in lines for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ppcls_ext.search.aim import Aim
+from ppcls_ext.search.evolution import SearchedNetwork
+from ppcls_ext.search.scores import Scorer, rank_correlations
+
+Ranks = dict[str, tuple[float, float]]  # the correlation of each score, and its p
+
+JUDGED_BY = {
+    "supernet": "a supernet of {length}, whose networks share weights",
+    "short": "a training of {length} of each network",
+    "scores": "the Zen score alone, which ranks networks badly",
+}
+GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
+NOTHING_LEARNED = "warning: no network is judged much better than guessing, so their order says nothing; give --epochs"
+FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
+
+
+def conditions_of(aim: Aim, found: Sequence[SearchedNetwork], length: str, ranks: Ranks) -> list[str]:
+    """A line for each condition and doubt.
+
+    Args:
+        length: of the training behind what judged the networks, in words.
+        ranks: see `ranks_of`.
+    """
+    wish, target = aim.wish, aim.model.target
+    lines = [
+        f"{aim.space.name} around PP-LCNet {aim.scale:g}x at {aim.side} px, {aim.class_num} classes; at most "
+        f"{aim.bound:.3g} ms" + (f", as {wish.like}" if wish.like else ""),
+        f"judged by {JUDGED_BY[wish.accuracy].format(length=length)}; seed {aim.task.global_section.seed}",
+        f"{target.cpu[0]}, {target.engine}, {target.threads} thread{'s' * (target.threads != 1)}; "
+        + ", ".join(f"{name} {version}" for name, version in target.versions.items()),
+    ]
+    if aim.doubt:
+        lines.append(f"warning: {aim.doubt}")
+    if nothing_learned(aim, found):
+        lines.append(NOTHING_LEARNED)
+    if ranks:
+        words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
+        lines.append(f"rank correlation with what the judge says, of the first generation: {words}")
+    return lines
+
+
+def nothing_learned(aim: Aim, found: Sequence[SearchedNetwork]) -> bool:
+    """Whether what judged the networks knows hardly more than a guess."""
+    return aim.wish.accuracy != "scores" and max(one.expected for one in found) < GUESSING / aim.class_num
+
+
+def ranks_of(aim: Aim, found: Sequence[SearchedNetwork], scorer: Scorer) -> Ranks:
+    """How far scores rank networks as their judge does: of the first generation, since bred ones are all alike."""
+    first = [one for one in found if one.generation == 0]
+    if aim.wish.accuracy == "scores" or len(first) < FEWEST_RANKED:
+        return {}
+    return rank_correlations(scorer, [one.spec for one in first], [one.expected for one in first])

@@ -1,0 +1,99 @@
+"""The folder of a search: the files that it begins with, by which another one is told from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppcls_ext.core.config import LAST_WEIGHTS
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.reading import Unreadable, read_text
+from ppcls_ext.core.text import SHOWN, one_line
+from ppcls_ext.data.lists import LARGEST_FILE
+from ppcls_ext.search.bound import space_around
+from ppcls_ext.search.held_out import HeldOut
+from ppcls_ext.search.space import Space
+
+
+class SearchFolder:
+    """Where a search leaves everything.
+
+    Attributes:
+        config: of the supernet, or of short trainings.
+        space: name of the space, scale of PP-LCNet that it is around, side of the images.
+        candidates: every network that was judged.
+        networks: exports of those that are measured.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.space = path / "supernet.yaml", path / "space.txt"
+        self.candidates, self.networks = path / "candidates.json", path / "networks"
+        self.supernet, self.short = path / "supernet", path / "short"
+        self.chosen_config, self.chosen_weights = path / "chosen.yaml", path / "chosen.pdparams"
+
+    def begin(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
+        """Write what the search begins with.
+
+        Raises:
+            UserError: the folder is of another search; nothing is written then.
+        """
+        note = f"{space.name} {scale:g} {space.input_sizes[0]}\n"
+        if self.config.is_file():  # it is written last
+            _check_space(self.space, note)
+            _check_same(self.config, config)
+            held.check_same()
+        held.write()
+        atomic_write_text(self.space, note)
+        atomic_write_text(self.config, config)
+
+    def space_of_supernet(self, named: Space, side: int) -> tuple[Space, float]:
+        """The space that a supernet was trained for here, and the scale of PP-LCNet that it is around.
+
+        Raises:
+            UserError: it is no folder of a search, or of one in another space.
+        """
+        try:
+            name, scale, of_side = read_text(self.space, LARGEST_FILE).split()
+            around = float(scale), int(of_side)
+            space = space_around(named, *around)
+        except (Unreadable, ValueError, OverflowError) as error:
+            raise UserError(
+                f"--supernet {self.path}: not the folder of a search; give that of one with --out"
+            ) from error
+        if (name, around[1]) != (named.name, side) or not (self.supernet / LAST_WEIGHTS).is_file():
+            raise UserError(
+                f"--supernet {self.path}: its supernet is of the space {name} at {of_side} px, or not trained to its "
+                f"end; this search is of {named.name} at {side} px"
+            )
+        return space, around[0]
+
+
+def _check_space(file: Path, text: str) -> None:
+    """Raise UserError where a search in the folder has a space around another scale of PP-LCNet."""
+    earlier = _text_of(file).split()
+    (name, scale, size), now = earlier if len(earlier) == 3 else text.split(), text.split()
+    if (name, size) == (now[0], now[2]) and scale != now[1]:
+        raise UserError(
+            f"{file.parent}: it is of a search around PP-LCNet {scale}x, and by this latency and calibration it would "
+            f"be around {now[1]}x; give another --out, with --supernet {file.parent} if its supernet is to be used"
+        )
+
+
+def _text_of(file: Path) -> str:
+    """A text that a search wrote. Raises UserError."""
+    try:
+        return read_text(file, LARGEST_FILE)
+    except Unreadable as error:
+        raise UserError(f"{file}: {error}; give another --out") from error
+
+
+def _check_same(file: Path, text: str) -> None:
+    """Raise UserError where a file says something else: what was trained by it is of no use."""
+    earlier = _text_of(file)
+    changed = [line.strip() for line in text.splitlines() if line not in earlier.splitlines()]
+    if earlier != text:
+        raise UserError(
+            f"{file}: it is of a search with other settings (now '{one_line(changed[0] if changed else '', SHOWN)}'); "
+            "give another --out, or remove that folder"
+        )
