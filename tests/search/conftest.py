@@ -1,0 +1,52 @@
+"""A search on small images, by a calibration whose engine is made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.search import held_out
+from ppcls_ext.search.calibrate import target_of
+from ppcls_ext.search.costs import costs_of
+from ppcls_ext.search.latency import Accuracy, LatencyModel
+from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.space import SPACES
+from ppcls_ext.search.wish import Wish
+from tests.helpers.spaces import SIDE, tiny_space, write_images
+
+SPACE = tiny_space()
+GOOD = Accuracy(0.01, 1.0, 0.99, 50)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("search") / "images")
+
+
+@pytest.fixture
+def calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    """One of this machine, whose model charges for work and calls."""
+    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(SPACES, "tiny", SPACE)
+    monkeypatch.setattr(held_out, "LEAST", 10)
+    names = {name for spec in [SPACE.largest(), *SPACE.samples(50, 0)] for name in costs_of(spec)}
+    prices = {name: 0.2 if name.endswith(".work") else 0.01 for name in names}
+    target = target_of("onednn", 1)
+    found = Calibration(target, "tiny", "", "", {}, model=LatencyModel(target, prices), accuracy={"model": GOOD})
+    found.save(tmp_path / "cache" / "latency" / "onednn-1-tiny.json")
+    return found
+
+
+@pytest.fixture
+def wish(images: Path, calibration: Calibration, tmp_path: Path) -> Wish:
+    assert calibration.model is not None
+    ends = [calibration.model.predict(spec, 3) for spec in (SPACE.smallest(), SPACE.largest())]
+    settings = (
+        f"Global.data_root={images}", f"Global.image_shape=[3,{SIDE},{SIDE}]", "Global.least_steps=null",
+        "DataLoader.Train.loader.num_workers=0", "DataLoader.Eval.loader.num_workers=0",
+        "Optimizer.lr.warmup_epoch=0", "DataLoader.Train.sampler.batch_size=32", f"Global.output_dir={tmp_path}",
+    )  # fmt: skip
+    return Wish(
+        "my_images", settings, sum(ends) / 2, None, "onednn", 1, "tiny", "supernet", 2, 6, None, None, tmp_path / "out"
+    )

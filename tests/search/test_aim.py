@@ -1,0 +1,50 @@
+"""What a wish comes to, and what cannot be searched for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.search.aim import aim_of
+from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.wish import Wish
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latency": 1e-3}, "nothing in the space 'tiny' is so fast at 32 px; the fastest takes"),
+        ({"latency": None, "like": "PPLCNet_x9"}, "--like PPLCNet_x9: no network of that name"),
+        ({"engine": "native"}, "no calibration of native with 1 threads; make one: pplcnet search --calibrate"),
+        ({"threads": 2}, "calibrat"),
+        ({"space": "cpu"}, r"space 'cpu': the calibration has no .*full"),
+        ({"space": "moon"}, "no space 'moon'"),
+        ({"supernet": Path("nowhere")}, "--supernet nowhere: not the folder of a search"),
+    ],
+)
+def test_what_cannot_be_found_is_one_line(wish: Wish, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        aim_of(replace(wish, **change))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])
+def test_images_that_no_network_is_for_are_one_line(wish: Wish, shape: str) -> None:
+    with pytest.raises(UserError, match="a search needs square images with sides that 32 divides"):
+        aim_of(replace(wish, overrides=(*wish.overrides, f"Global.image_shape={shape}")))
+
+
+def test_a_calibration_of_another_machine_is_one_line(wish: Wish, calibration: Calibration, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    replace(calibration, target=replace(calibration.target, cpu=("Another CPU",))).save(file)
+    with pytest.raises(UserError, match="cpu: Another CPU, not"):
+        aim_of(replace(wish, calibration=file))
+
+
+def test_another_task_is_one_line(wish: Wish, calibration: Calibration) -> None:
+    with pytest.raises(UserError, match="a search knows classification, not segmentation"):
+        aim_of(replace(wish, config="seg/my_masks", overrides=("Global.image_shape=[3,64,64]",)))

@@ -1,0 +1,62 @@
+"""The folder of a search is left alone by another one."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.search.find import Search
+from ppcls_ext.search.wish import Wish
+from tests.helpers.spaces import SIDE
+
+
+def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wish) -> None:
+    Search(wish)
+    (wish.out / "space.txt").write_text(f"tiny 0.5 {SIDE}\n")
+    with pytest.raises(UserError, match=r"around PP-LCNet 0.5x, and by this .*; give another --out, with --supernet"):
+        Search(wish)
+
+
+@pytest.mark.parametrize("content", ["", "tiny nan 32", "tiny inf 32", "tiny 1e9 32", "tiny 1 x", "tiny 1 32 4"])
+def test_a_damaged_note_about_a_space_is_one_line(wish: Wish, tmp_path: Path, content: str) -> None:
+    other = tmp_path / "other"
+    (other / "supernet").mkdir(parents=True)
+    (other / "supernet" / "last.pdparams").touch()
+    (other / "space.txt").write_text(content)
+    with pytest.raises(UserError, match="not the folder of a search; give that of one with --out"):
+        Search(replace(wish, supernet=other))
+
+
+def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> None:
+    Search(wish)
+    Search(wish)  # the same goes on
+    with pytest.raises(
+        UserError, match=r"it is of a search with other settings \(now 'epochs: 3'\); give another --out"
+    ):
+        Search(replace(wish, epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"Global.seed=1"}, "other settings"), ({"DataLoader.Train.sampler.batch_size=16"}, "other settings")],
+)
+def test_what_is_refused_leaves_the_folder_as_it_was(wish: Wish, change: set[str], message: str) -> None:
+    Search(wish)
+    before = {file: file.read_bytes() for file in wish.out.iterdir()}
+    with pytest.raises(UserError, match=message):
+        Search(replace(wish, overrides=(*wish.overrides, *change)))
+    assert {file: file.read_bytes() for file in wish.out.iterdir()} == before
+
+
+def test_a_folder_of_a_search_on_other_images_is_left_alone(wish: Wish, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(images, own)
+    on_own = replace(wish, overrides=(*wish.overrides, f"Global.data_root={own}"))
+    Search(on_own)
+    next((own / "train" / "blue").iterdir()).unlink()
+    with pytest.raises(UserError, match=r"train_list.txt: it is of a search on other images, .*; give another --out"):
+        Search(on_own)
