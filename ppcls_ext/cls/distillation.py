@@ -15,6 +15,7 @@ from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.frozen import on_engine
 from ppcls_ext.training.distillation import DIVERGENCES, Cache, DistillSection, Teacher, digest_of_paths, find_teacher
+from ppcls_ext.upstream.paddle import tensor_of
 
 
 class Distillation:
@@ -84,9 +85,7 @@ class Distillation:
             images: float32 [N, 3, H, W].
             keys: with a cache, one tensor of sample keys, int64 [N, 3]; else empty.
         """
-        soft = (
-            self.teacher.logits(images) if self.cache is None else paddle.to_tensor(self.cache.logits(keys[0].numpy()))
-        )
+        soft = self.teacher.logits(images) if self.cache is None else tensor_of(self.cache.logits(keys[0].numpy()))
         divergence = DIVERGENCES[self.section.divergence](logits, soft) * self.section.weight
         return divergence, (logits.argmax(-1) == soft.argmax(-1)).astype("float32").mean()
 

@@ -27,6 +27,7 @@ from ppcls_ext.upstream.paddle import (
     WorkerKilled,
     batches_of,
     shut_down_workers,
+    tensor_of,
     unguarded,
 )
 
@@ -231,7 +232,7 @@ class Loader:
         for keys in batches:
             arrays = self.collate([self.dataset[key] for key in keys])
             normalised = arrays if self.normalization is None else self.normalization.batch(arrays)
-            yield [paddle.to_tensor(array) for array in normalised]
+            yield [tensor_of(array) for array in normalised]
 
     def _of_workers(self, batches: _Batches, workers: int) -> _Arriving:
         """Batches that worker processes prepare, from now on; they end with the generator."""
@@ -263,7 +264,7 @@ def _arriving(iterator: Any, normalization: Normalization | None, end: Callable[
             batch = unguarded(guarded)
             if normalization is not None:
                 images, *_ = normalization.batch([batch[0].numpy()])
-                batch[0] = paddle.to_tensor(images)
+                batch[0] = tensor_of(images)
             yield batch
     except WorkerKilled as error:
         raise UserError(

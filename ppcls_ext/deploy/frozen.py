@@ -20,6 +20,7 @@ from ppcls_ext.runtime.choice import AUTO, PREFERRED
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, Engine
 from ppcls_ext.tasks.deployment import Deployment, Input
+from ppcls_ext.upstream.paddle import tensor_of
 
 # Stands for the first of `PREFERRED` that gives what Paddle gives: by what is installed and never by a timing, since
 # two runs with one seed must take the same one. Paddle's oneDNN is always there, shares the threads of training, and
@@ -50,7 +51,7 @@ class OnEngine(nn.Layer):
         shape = tuple(images.shape[1:])
         if len(shape) != len(self._shape) or any(n not in (-1, m) for n, m in zip(self._shape, shape, strict=True)):
             return self._network(images)
-        outputs = [paddle.to_tensor(output) for output in self._engine([images.numpy()])]
+        outputs = [tensor_of(output) for output in self._engine([images.numpy()])]
         return outputs[0] if self._one else outputs
 
 

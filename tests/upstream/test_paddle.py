@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from ppcls_ext.runtime.engines import open_engine
 from ppcls_ext.runtime.exported import read_exported
-from ppcls_ext.upstream.paddle import let_mkl_use_avx2, methods_converted_once
+from ppcls_ext.upstream.paddle import let_mkl_use_avx2, methods_converted_once, tensor_of
 from tests.helpers.exports import classifier
 from tests.helpers.processes import python_run
 
@@ -46,6 +47,41 @@ def test_a_call_does_not_wake_a_thread_for_each_tensor_that_it_frees(data: Path,
     for _ in range(CALLS):
         engine(inputs)
     assert wakes_of_other_threads() - before < 5 * CALLS
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.arange(6, dtype=np.float16).reshape(2, 3)[:, ::2],
+        np.arange(4, dtype=np.uint8),
+        np.arange(4),
+        np.array([True, False]),
+        np.float32(2.5).reshape(()),
+        np.zeros((0, 3), np.float32),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_a_tensor_has_the_values_of_its_array(array: np.ndarray) -> None:
+    tensor = tensor_of(array)
+    assert tensor.stop_gradient
+    assert tensor.place.is_cpu_place()
+    assert tensor.numpy().dtype == array.dtype
+    np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+def test_a_tensor_leaves_nothing_behind() -> None:
+    array = np.zeros(4, np.float32)
+    tensor_of(array)
+
+    def lists() -> int:
+        gc.collect()
+        return sum(type(one) is list for one in gc.get_objects())
+
+    before = lists()
+    for _ in range(200):
+        tensor_of(array)
+    assert lists() < before + 100  # paddle.to_tensor leaves one each time
 
 
 @pytest.mark.slow
