@@ -25,8 +25,6 @@ class CocoResult:
     """Average precision over a split.
 
     Attributes:
-        metrics: AP (mean over IoU 0.5:0.95), AP50, AP75, and AP of small, medium and large objects (area below
-            32^2, 96^2, above). A size that no object has is left out.
         per_class: rows of `PER_CLASS_COLUMNS`; AR50 is the share of objects that are found at an IoU of 0.5, among
             the best 100 boxes of an image. A class without objects has none of them (nan).
         detections: in COCO's form of results, with the ids of the json.
@@ -49,12 +47,18 @@ class CocoResult:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        values = {name: float(evaluation.stats[place]) for name, place in STATS.items()}
-        self.metrics = {name: value for name, value in values.items() if value >= 0 or name not in OF_SIZES}
+        self._stats = evaluation.stats
         self.per_class = self._per_class(evaluation.eval["precision"], evaluation.eval["recall"])
         self.detections = [
             item for record, own in zip(split.records, rows, strict=True) for item in self._items(record, own)
         ]
+
+    def metrics(self) -> dict[str, float]:
+        """AP (mean over IoU 0.5:0.95), AP50, AP75, and AP of small, medium and large objects (area below 32^2, 96^2,
+        above). A size that no object has is left out.
+        """
+        values = {name: float(self._stats[place]) for name, place in STATS.items()}
+        return {name: value for name, value in values.items() if value >= 0 or name not in OF_SIZES}
 
     def _per_class(self, precision: np.ndarray, recall: np.ndarray) -> list[tuple[str, int, float, float, float]]:
         """The table of the classes.
@@ -91,7 +95,7 @@ class CocoResult:
 
     def write(self, folder: Path) -> None:
         """Write metrics.json, per_class.csv and detections.json (COCO's form of results)."""
-        write_metrics(folder, len(self.split.records), self.metrics, PER_CLASS_COLUMNS, self.per_class)
+        write_metrics(folder, len(self.split.records), self.metrics(), PER_CLASS_COLUMNS, self.per_class)
         atomic_write_text(folder / "detections.json", json.dumps(self.detections) + "\n")
 
 

@@ -148,7 +148,7 @@ class Detection(Task):
         result = CocoResult(split, [every[index] for index in range(len(split.records))])
         if folder is not None:
             result.write(folder)
-        return result.metrics
+        return result.metrics()
 
     @property
     @override

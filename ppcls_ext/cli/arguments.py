@@ -15,7 +15,7 @@ from ppcls_ext.runtime.choice import AUTO, PREFERRED
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT
 
-DEFAULT_ENGINE = "onednn"
+DEFAULT_ENGINE = PREFERRED[0]
 # What the help says of defaults that `ppcls_ext.runtime.choice` and `ppcls_ext.core.device` take.
 FIRST_OF_PREFERRED = f"the first that is installed and has its format in the folder: {', '.join(PREFERRED)}"
 THREADS_DEFAULT = "OMP_NUM_THREADS, or every usable core"

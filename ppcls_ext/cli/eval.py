@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ppcls_ext.cli.arguments import add_config_arguments, engine_names, listed, path, read_config
-from ppcls_ext.runtime.choice import PREFERRED
+from ppcls_ext.runtime.choice import FIRST, PADDLE, PREFERRED
 
 NAME = "eval"
 HELP = "measure the accuracy of trained weights"
@@ -22,13 +22,13 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
-    engines = engine_names(auto=False, rounding=False, more=["first", "paddle"])
+    engines = engine_names(auto=False, rounding=False, more=[FIRST, PADDLE])
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--engine",
         metavar="ENGINE",
         help=f"run the network on {engines}: the first of {listed(PREFERRED)} that gives what Paddle gives, or Paddle "
-        "itself without export (default: first where a set is large enough to gain by it, else paddle)",
+        f"itself without export (default: {FIRST} where a set is large enough to gain by it, else {PADDLE})",
     )
     group = parser.add_argument_group("output")
     group.add_argument(

@@ -93,16 +93,21 @@ def _leaving_busy_cores(given: str, overrides: Sequence[str]) -> Config:
     config = load_config(given, overrides)
     if config.global_section.threads is None and not config.global_section.checkpoints:
         config = load_config(given, [*overrides, f"Global.threads={_threads_to_begin_with()}"])
-    elif not any(override.partition("=")[0].strip() == "Global.threads" for override in overrides):
+    elif not any(_gives_threads(override) for override in overrides):
         kept, shared = config.global_section.threads, _share_of_another_job(config)
         if shared != kept:
             say(
-                f"a process of this run had {kept} threads; of another number of processes each takes {shared}, as "
-                "large a share of its cores; -o Global.threads=N takes another number"
+                f"this run had {kept} threads a process, and now has another number of processes: {shared} each, which "
+                "is as large a share of the cores; -o Global.threads=N takes another number"
             )
             config = load_config(given, [*overrides, f"Global.threads={shared}"])
     set_threads(config.global_section.threads)
     return config
+
+
+def _gives_threads(override: str) -> bool:
+    key, _, value = override.partition("=")
+    return key.strip() == "Global.threads" or (key.strip() == "Global" and "threads" in value)
 
 
 def _threads_to_begin_with() -> int:

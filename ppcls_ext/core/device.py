@@ -10,7 +10,7 @@ from ppcls_ext.core.cpu import Watch
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.system import usable_cpus
 from ppcls_ext.core.text import is_digits
-from ppcls_ext.upstream.paddle import import_paddle_with_threads
+from ppcls_ext.upstream.paddle import asked_threads, import_paddle_with_threads
 
 LOOK_S = 0.3  # a look at what other processes do
 MOSTLY_BUSY = 0.25  # a core that others use for three quarters of a look counts as theirs
@@ -45,7 +45,7 @@ def cpu_threads(threads: int | None = None) -> int:
     """How many threads of the CPU to use: as given, or OMP_NUM_THREADS of the environment, or every usable core."""
     if threads is not None:
         return threads
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    given = asked_threads()
     if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
         given = ""  # Paddle's launcher writes 1 where the user gave no number, so nobody has asked for it
     return int(given) if is_digits(given) and int(given) > 0 else usable_cores()

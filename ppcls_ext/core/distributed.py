@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
+import numpy as np
 import paddle
 from paddle import distributed as engine
 
 from ppcls_ext.core import display
 from ppcls_ext.core.errors import PeerLost, UserError
-from ppcls_ext.upstream.paddle import join_job
+from ppcls_ext.upstream.paddle import join_job, tensor_of
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def largest(number: int) -> int:
     """The largest of the numbers that the processes give."""
     if world() == 1:
         return number
-    tensor = paddle.to_tensor([number], "int64")
+    tensor = tensor_of(np.array([number], np.int64))
     communicate(engine.all_reduce, tensor, engine.ReduceOp.MAX)
     return int(tensor)
 

@@ -13,10 +13,11 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
-from ppcls_ext.deploy.frozen import FIRST, PADDLE, on_engine
+from ppcls_ext.deploy.frozen import engines_of, on_engine
 from ppcls_ext.deploy.infer import results_of
 from ppcls_ext.deploy.trained import build_with_weights
 from ppcls_ext.deploy.weights import open_deployment
+from ppcls_ext.runtime.choice import FIRST, PADDLE
 from ppcls_ext.tasks.eval_report import read_per_class
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -45,6 +46,8 @@ def evaluate(
     Raises:
         UserError: bad config, data, weights or engine. CheckFailed: a result other than `Expect` states.
     """
+    if engine is not None:
+        engines_of(engine)  # a wrong one is refused before anything is read
     task = make_task(config)
     model = build_with_weights(task, "eval")
     folder = folder or RunFolder.of(config).eval

@@ -16,17 +16,12 @@ from ppcls_ext.core.device import kernel_threads
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.export import save_formats
 from ppcls_ext.deploy.trained import dygraph_outputs
-from ppcls_ext.runtime.choice import AUTO, PREFERRED
+from ppcls_ext.runtime.choice import FIRST, PADDLE, PREFERRED
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, Engine
 from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.upstream.paddle import tensor_of
 
-# Stands for the first of `PREFERRED` that gives what Paddle gives: by what is installed and never by a timing, since
-# two runs with one seed must take the same one. Paddle's oneDNN is always there, shares the threads of training, and
-# was as fast as ONNX Runtime or faster.
-FIRST = "first"
-PADDLE = "paddle"  # stands where no engine runs the network, but Paddle itself
 TOLERANCE = 1e-3  # largest difference of an output from Paddle's, in units of the outputs' standard deviation
 TRIED = (2, 1)  # the check runs batches of these sizes: more than one, since the graph takes any
 TRIED_SIDES = {2: 192, 1: 256}  # and images of these sides where the graph takes any, by the batch
@@ -55,6 +50,29 @@ class OnEngine(nn.Layer):
         return outputs[0] if self._one else outputs
 
 
+def engines_of(engine: str) -> list[str]:
+    """The engines to try for a name, `FIRST` or `PADDLE`, in this order.
+
+    By what is installed and never by a timing, since two runs with one seed must take the same one. Paddle's oneDNN
+    comes first: it is always there, shares the threads of training, and was as fast as ONNX Runtime or faster.
+
+    Raises:
+        UserError: a name that is unknown, not installed, or computes with fewer bits than Paddle.
+    """
+    if engine == PADDLE:
+        return []
+    if engine == FIRST:
+        return [name for name in PREFERRED if engine_class(name).installed()]
+    kind = engine_class(engine)
+    if kind.precision != FLOAT:
+        raise UserError(
+            f"engine {engine} rounds numbers, which are to be Paddle's here; what that costs, pplcnet export says "
+            "with -o Export.int8=true or -o Export.bf16=true"
+        )
+    kind.require()
+    return [engine]
+
+
 def on_engine(
     model: nn.Layer, shape: Sequence[int], engine: str, what: str, tell: Callable[[str], None]
 ) -> tuple[nn.Layer, str]:
@@ -63,24 +81,16 @@ def on_engine(
     Args:
         model: in eval mode, with plain layers; one input, and a tensor or a list of tensors for it.
         shape: of an input, without the batch; -1 is any size.
-        engine: a name, `FIRST`, or `PADDLE` for none; configs of earlier run folders say `AUTO` for `FIRST`.
+        engine: a name, `FIRST`, or `PADDLE` for none.
         what: what lines for the user call the network.
         tell: takes the line that says what runs it, or why an engine does not.
     Returns:
         the network and the engine's name, `paddle` for none.
     Raises:
-        UserError: `engine` names one that is unknown, not installed, or computes with fewer bits.
+        UserError: as `engines_of`.
     """
-    installed = [name for name in PREFERRED if engine_class(name).installed()]
-    names = {FIRST: installed, AUTO: installed, PADDLE: []}.get(engine, [engine])
-    for name in names:
+    for name in engines_of(engine):
         kind = engine_class(name)
-        if kind.precision != FLOAT:
-            raise UserError(
-                f"engine {name} rounds numbers, which are to be Paddle's here; what that costs, pplcnet export says "
-                "with -o Export.int8=true or -o Export.bf16=true"
-            )
-        kind.require()
         try:
             with tempfile.TemporaryDirectory(prefix="pplcnet-") as folder, paddle.utils.unique_name.guard():
                 network, difference = _opened(model, shape, kind, Path(folder))

@@ -136,7 +136,10 @@ def own_folders(plan: ReproductionPlan) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"{flag} {folder}: this folder cannot be made ({error.strerror}); give another") from error
     lock = FolderLock(plan.out, "report folder", "reproduce.lock")
-    lock.acquire()
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"--out {plan.out}: this folder cannot be written ({error.strerror}); give another") from error
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
-from ppcls_ext.deploy.untrained import Network
+from ppcls_ext.deploy.untrained import BATCH, CONFIG, Network
 from ppcls_ext.paper.documents import RAW_TODAY as RAW
 from ppcls_ext.paper.documents import read_today
 from ppcls_ext.paper.reproduce import (
@@ -38,8 +38,7 @@ from ppcls_ext.paper.reproduce import (
 from ppcls_ext.paper.tables import Variant
 
 TABLE, FIGURE = "today.md", "today.svg"
-CONFIG = "PPLCNet_x1_0"
-VARIANT = Variant("224x224", ("Export.batch=1",), rounds=30, seconds=2.0, warmup=10)
+VARIANT = Variant("224x224", (BATCH,), rounds=30, seconds=2.0, warmup=10)
 MARKERS = {"plain": "o", "long": "s", "ssld": "^"}  # the figure marks each recipe by these
 
 

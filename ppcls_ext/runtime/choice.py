@@ -15,6 +15,9 @@ from ppcls_ext.runtime.exported import Exported
 # The first of these that is installed, and whose format is in the folder.
 PREFERRED = ("onednn", "onnxruntime", "openvino-onnx")
 AUTO = "auto"  # stands for an engine's name and means: measure, see `ppcls_ext.runtime.auto`
+# Where Paddle's outputs are wanted, as of a teacher or in an evaluation, these stand for an engine's name:
+FIRST = "first"  # the first of `PREFERRED` that is installed and gives what Paddle gives
+PADDLE = "paddle"  # none: Paddle runs the network itself
 
 
 @dataclass(frozen=True)

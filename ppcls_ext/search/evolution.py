@@ -54,10 +54,10 @@ class SearchedNetwork:
         return parse_spec(self.arch)
 
 
-def front_of(candidates: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
+def front_of(networks: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
     """Those that no other beats in both, the fastest first."""
-    kept = pareto_front({c.arch: (c.ms, c.expected) for c in candidates})
-    return sorted((c for c in candidates if c.arch in kept), key=lambda c: (c.ms, c.arch))
+    kept = pareto_front({one.arch: (one.ms, one.expected) for one in networks})
+    return sorted((one for one in networks if one.arch in kept), key=lambda one: (one.ms, one.arch))
 
 
 class _StoredSearch(Stored):
@@ -76,8 +76,8 @@ class Evolution:
     Attributes:
         latency: predicted milliseconds of a network.
         score: what the worst of twice as many children are dropped by before they are judged, or None.
-        file: that all candidates are kept in, after each.
-        identity: what else the candidates depend on; a file with another one is not gone on with.
+        file: that all judged networks are kept in, after each.
+        identity: what else they depend on; a file with another one is not gone on with.
         calibration: what the latencies depend on. Of a file with another one the qualities are kept, and networks are
             looked for anew.
         population: of a generation.
@@ -105,7 +105,7 @@ class Evolution:
         self._first()
 
     def run(self, quality: Callable[[NetworkSpec], Quality]) -> list[SearchedNetwork]:
-        """Go on with what the file has, to the last generation; gives all candidates.
+        """Go on with what the file has, to the last generation; gives all judged networks.
 
         Args:
             quality: of a network, which takes long.
@@ -184,7 +184,7 @@ class Evolution:
     # The file
 
     def _begin(self) -> tuple[list[SearchedNetwork], dict[str, Quality]]:
-        """The candidates of the file, and what networks were judged to be under earlier calibrations."""
+        """The networks of the file, and what networks were judged to be under earlier calibrations."""
         if not self.file.is_file():
             return [], {}
         try:

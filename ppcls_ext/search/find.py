@@ -72,12 +72,12 @@ class Search:
             say(NOTHING_LEARNED)
         conditions = conditions_of(aim, found, self._length(found), ranks_of(aim, found, scorer))
         front = self._measured(found, conditions)
-        page = write_front(front, found, aim.task.resolved(), self.wish.out)
+        write_front(front, found, aim.task.resolved(), self.folder)
         for line in misses(front):
             say(f"the latency model was off: {line}")
         if supernet is not None:
             self._save_weights(front, judge, supernet)
-        say(f"{page}; {front.chosen.arch}: {front.chosen.measured:.3f} ms measured")
+        say(f"{self.folder.front_page}; {front.chosen.arch}: {front.chosen.measured:.3f} ms measured")
         say(f"train it: pplcnet train -c {self.folder.chosen_config}")
         return front
 

@@ -23,12 +23,18 @@ class SearchFolder:
         space: name of the space, scale of PP-LCNet that it is around, side of the images.
         candidates: every network that was judged.
         networks: exports of those that are measured.
+        front_page, front_json, front_picture: the front, and the files of the network that was chosen from it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config, self.space = path / "supernet.yaml", path / "space.txt"
         self.candidates, self.networks = path / "candidates.json", path / "networks"
+        self.front_page, self.front_json, self.front_picture = (
+            path / "front.md",
+            path / "front.json",
+            path / "front.svg",
+        )
         self.supernet, self.short = path / "supernet", path / "short"
         self.chosen_config, self.chosen_weights = path / "chosen.yaml", path / "chosen.pdparams"
 

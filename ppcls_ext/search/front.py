@@ -23,6 +23,7 @@ from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import SearchedNetwork, front_of
+from ppcls_ext.search.folder import SearchFolder
 from ppcls_ext.search.latency import CLOSE
 
 MOST_MEASURED = 9  # networks of a front; of a longer one those spread over it, and always the last
@@ -133,7 +134,7 @@ class Measuring:
 
 
 def measured_front(
-    candidates: Sequence[SearchedNetwork],
+    judged: Sequence[SearchedNetwork],
     scales: Mapping[str, NetworkSpec],
     latency: Callable[[NetworkSpec], float],
     bound: float,
@@ -142,28 +143,28 @@ def measured_front(
     like: str | None = None,
     by_score: bool = False,
 ) -> Front:
-    """Measure the front of some candidates beside scales of PP-LCNet, which may be candidates themselves.
+    """Measure the front of judged networks beside scales of PP-LCNet, which may be among them.
 
     Args:
         like: the one of `scales` whose measured latency is the bound. It took turns with the others, so the bound holds
             in whatever state the machine is.
         by_score: see `Front`.
     """
-    known, names = {c.arch: c for c in candidates}, {spec.text: name for name, spec in scales.items()}
-    of_front = thinned(front_of(candidates))
+    known, names = {one.arch: one for one in judged}, {spec.text: name for name, spec in scales.items()}
+    of_front = thinned(front_of(judged))
     specs = dict(scales)
-    for candidate in of_front:
-        specs.setdefault(names.get(candidate.arch, candidate.spec.name), candidate.spec)
+    for one in of_front:
+        specs.setdefault(names.get(one.arch, one.spec.name), one.spec)
     rows, found = [], measuring.milliseconds(specs)
     for name, spec in specs.items():
-        judged, count = known.get(spec.text), spec.count(measuring.class_num)
-        expected, top1 = (None, None) if judged is None else (judged.expected, judged.top1)
+        own, count = known.get(spec.text), spec.count(measuring.class_num)
+        expected, top1 = (None, None) if own is None else (own.expected, own.top1)
         ms, low, high = found[name]
         rows.append(
             MeasuredNetwork(name, spec.text, latency(spec), ms, low, high, expected, top1, count.params, count.flops)
         )
     rows.sort(key=lambda row: row.measured)
-    archs = {candidate.arch for candidate in of_front}
+    archs = {one.arch for one in of_front}
     front, others = [row for row in rows if row.arch in archs], [row for row in rows if row.arch not in archs]
     bound = bound if like is None else found[like][0]
     fitting = [row for row in front if row.measured <= WITHIN * bound]
@@ -174,21 +175,22 @@ def measured_front(
 # Files
 
 
-def write_front(front: Front, candidates: Sequence[SearchedNetwork], config: Mapping[str, Any], out: Path) -> Path:
-    """Write `front.json`, `front.md`, `front.svg` and `chosen.yaml`, which `pplcnet train -c` takes; gives the page.
+def write_front(
+    front: Front, judged: Sequence[SearchedNetwork], config: Mapping[str, Any], folder: SearchFolder
+) -> None:
+    """Write the front as JSON, page and picture, and the chosen config, which `pplcnet train -c` takes.
 
     Args:
+        judged: every network that was judged.
         config: of the user, resolved; only its network is changed.
     """
-    content = {**asdict(front), "candidates": len(candidates)}
-    atomic_write_text(out / "front.json", json.dumps(content, indent=1) + "\n")
-    atomic_write_text(out / "front.svg", draw_front(front, candidates))
+    content = {**asdict(front), "candidates": len(judged)}
+    atomic_write_text(folder.front_json, json.dumps(content, indent=1) + "\n")
+    atomic_write_text(folder.front_picture, draw_front(front, judged))
     class_num = config["Arch"]["class_num"]
     chosen = {**config, "Arch": {"name": SEARCHED, "arch": front.chosen.arch, "class_num": class_num}}
-    atomic_write_text(out / "chosen.yaml", dump_config(chosen))
-    page = out / "front.md"
-    atomic_write_text(page, _page(front, len(candidates)))
-    return page
+    atomic_write_text(folder.chosen_config, dump_config(chosen))
+    atomic_write_text(folder.front_page, _page(front, len(judged), folder.front_picture.name))
 
 
 def misses(front: Front) -> list[str]:
@@ -204,13 +206,13 @@ def misses(front: Front) -> list[str]:
     ]
 
 
-def _page(front: Front, candidates: int) -> str:
+def _page(front: Front, judged: int, picture: str) -> str:
     lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
     heads = ["Zen score"] if front.by_score else ["expected", "top-1"]
     expected = "mean score of the right class, on images held out from training"
     columns = ["network", "measured (ms)", "predicted (ms)", "off", *heads, "params (k)", "multiply-adds (M)"]
     lines += [
-        f"The front of {candidates} networks, measured, and scales of PP-LCNet that took turns with them."
+        f"The front of {judged} networks, measured, and scales of PP-LCNet that took turns with them."
         + ("" if front.by_score else f" Expected: {expected}."),
         "Off: the prediction, at the median pace of all these networks.",
         f"Bold: chosen, for at most {front.bound:.3g} ms.",
@@ -227,7 +229,7 @@ def _page(front: Front, candidates: int) -> str:
         cells = [name, f"{row.measured:.3f} [{row.low:.3f}, {row.high:.3f}]", f"{row.predicted:.3f}"]
         cells += [f"{front.off(row):+.1%}", *quality, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "![Quality against latency](front.svg)", ""]
+    lines += ["", f"![Quality against latency]({picture})", ""]
     lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
     off = misses(front)
     lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
@@ -236,8 +238,8 @@ def _page(front: Front, candidates: int) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def draw_front(front: Front, candidates: Sequence[SearchedNetwork]) -> str:
-    """Quality against latency of all candidates (predicted, at the pace of the front) and of the front, as SVG."""
+def draw_front(front: Front, judged: Sequence[SearchedNetwork]) -> str:
+    """Quality against latency as SVG: of all networks (predicted, at the pace of the front) and of the front."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -246,7 +248,7 @@ def draw_front(front: Front, candidates: Sequence[SearchedNetwork]) -> str:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained", facecolor="white")
         ax = figure.subplots()
         ax.scatter(
-            [front.pace * c.ms for c in candidates], [percent * c.expected for c in candidates],
+            [front.pace * one.ms for one in judged], [percent * one.expected for one in judged],
             color="#999", s=9, label="tried (predicted)",
         )  # fmt: skip
         ax.plot(

@@ -64,8 +64,7 @@ class Pictures:
                     result["mask"] = base64.b64encode(picture).decode()
 
     def holding(self, answer: Response) -> Response:
-        """An answer with pictures, which counts as held until it is sent or its client has gone."""
-        self.held += len(answer.body)
+        """An answer with pictures, which counts as held while it is being sent."""
         return _Held(self, answer)
 
     def _check_room(self) -> None:
@@ -75,11 +74,12 @@ class Pictures:
 
 class _Held(PartedResponse):
     def __init__(self, pictures: Pictures, answer: Response) -> None:
-        super().__init__(answer.body, answer.status_code, media_type=answer.media_type)
+        super().__init__(answer.body, answer.status_code, dict(answer.headers))
         self._pictures = pictures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+        self._pictures.held += len(self.body)
         try:
             await super().__call__(scope, receive, send)
         finally:

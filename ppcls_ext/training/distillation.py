@@ -15,7 +15,7 @@ import time
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
@@ -34,8 +34,13 @@ from ppcls_ext.data.lists import read_labels
 from ppcls_ext.data.loader import Loader
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import find_weights, head_names, load_into, read_weights
+from ppcls_ext.runtime.choice import AUTO, FIRST
 
 SAVE_SECONDS = 30.0  # between two notes of how far a cache is filled: what a kill can cost
+
+
+def _engine_of_earlier_configs(engine: object) -> object:
+    return FIRST if engine == AUTO else engine
 
 
 class DistillSection(Section):
@@ -49,8 +54,8 @@ class DistillSection(Section):
     cache: folder for the teacher's outputs, which are then computed once and shared by every student with the same
         images and transforms. Crops are then drawn from `crop_seed` instead of `Global.seed`, and those of
         `cache_epochs` epochs are repeated: float16 [cache_epochs, images, classes] on disk.
-    engine: of the runtime, which runs the teacher on a CPU; `first` takes the first that is preferred whose outputs
-        equal Paddle's, `paddle` none.
+    engine: of the runtime, which runs the teacher on a CPU; `first` takes the first of
+        `ppcls_ext.runtime.choice.PREFERRED` that gives what Paddle gives, `paddle` none.
     """
 
     teacher: str | dict[str, Any]
@@ -59,7 +64,7 @@ class DistillSection(Section):
     ground_truth: float = pydantic.Field(default=0.0, ge=0, le=1e4)
     cache: str | None = None
     cache_epochs: int = pydantic.Field(default=1, ge=1, le=10_000)
-    engine: str = "first"
+    engine: Annotated[str, pydantic.BeforeValidator(_engine_of_earlier_configs)] = FIRST
     crop_seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
 
 

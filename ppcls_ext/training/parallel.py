@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 from paddle import distributed as engine
 from paddle import nn
@@ -9,6 +10,7 @@ from paddle import nn
 from ppcls_ext.core.distributed import communicate, world
 from ppcls_ext.models.norms import batch_norms
 from ppcls_ext.tasks.step import Step
+from ppcls_ext.upstream.paddle import tensor_of
 
 
 def prepare(model: nn.Layer, device: str) -> nn.Layer:
@@ -46,7 +48,7 @@ def over_all(step: Step) -> tuple[paddle.Tensor, Step]:
 
 
 def _double(number: paddle.Tensor | float) -> paddle.Tensor:
-    tensor = number.detach() if isinstance(number, paddle.Tensor) else paddle.to_tensor(number)
+    tensor = number.detach() if isinstance(number, paddle.Tensor) else tensor_of(np.array(number, np.float64))
     return tensor.astype("float64").reshape([])
 
 

@@ -20,6 +20,7 @@ from typing import Any
 def quiet_import() -> Iterator[None]:
     """Imports inside neither print nor warn: ppcls, ppdet and paddleseg print hints and raise Deprecation- and
     SyntaxWarnings on current Python (paddleclas 2.4.2, paddledet 2.6.0, paddleseg 2.8.0). Errors still pass.
+    Can go when none of the three does so any more.
     """
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -29,7 +29,8 @@ def make_sgemm_known() -> bool:
 
 
 def use_one_openmp_thread() -> None:
-    """Let what this thread calls stay in it: oneDNN would split a product among threads of its own.
+    """Let what this thread calls stay in it: the oneDNN in paddle 3.2.2 would split a product among threads of
+    its own. Can go when the wheel lets a caller choose the threads of one product.
 
     OpenMP keeps the number for each thread. Both of its runtimes that Paddle's wheel brings are told.
     """

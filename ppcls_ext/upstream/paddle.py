@@ -69,6 +69,15 @@ def tensor_of(array: np.ndarray) -> Any:
     return tensor
 
 
+_OVERWRITTEN: dict[str, str] = {}  # OMP_NUM_THREADS as written below -> as it was before
+
+
+def asked_threads() -> str:
+    """OMP_NUM_THREADS as the environment gave it, where `import_paddle_with_threads` has overwritten it since."""
+    now = os.environ.get("OMP_NUM_THREADS", "")
+    return _OVERWRITTEN.get(now, now)
+
+
 def import_paddle_with_threads(threads: int) -> None:
     """paddle 3.2.2 prints two lines of warning on stderr at import when OMP_NUM_THREADS is above 1, about data
     parallel training on OpenBLAS builds; the published wheels use MKL. Can go when Paddle warns only then.
@@ -77,6 +86,7 @@ def import_paddle_with_threads(threads: int) -> None:
     """
     if "paddle" in sys.modules:
         return
+    _OVERWRITTEN[str(threads)] = os.environ.get("OMP_NUM_THREADS", "")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GLOG_minloglevel", "2")  # saving a .pdmodel logs a line otherwise; errors still show
     with contextlib.redirect_stderr(io.StringIO()):

@@ -95,7 +95,8 @@ class _AliasLoader(importlib.abc.Loader):
 
 def give_ppcls_a_logger(logger_module: Any) -> None:
     """paddleclas 2.4.2: `ppcls.utils.logger` fails on None unless `init_logger` ran, which prints to stdout.
-    Its messages go to the standard logger "ppcls" instead, warnings and up to stderr as usual.
+    Its messages go to the standard logger "ppcls" instead, warnings and up to stderr as usual. Can go when it logs
+    without `init_logger`.
     """
     if logger_module._logger is None:
         logger_module._logger = logging.getLogger("ppcls")
@@ -154,7 +155,8 @@ def parameter_names_may_repeat() -> Iterator[None]:
 def merge_branches(layer: Any) -> bool:
     """Merge the branches of a block of PaddleClas's PP-LCNetV2 (paddleclas 2.4.2), in eval mode; whether it was one.
 
-    Its own `rep` leaves the branches where they are, as parameters that nothing reads: they are removed here.
+    Its own `rep` leaves the branches where they are, as parameters that nothing reads: they are removed here. Can go
+    when `rep` removes them.
     """
     if not (getattr(layer, "use_rep", False) and hasattr(layer, "dw_conv_list")):
         return False
@@ -199,8 +201,8 @@ def public_backbone(backbone: Mapping[str, Any]) -> str | None:
 def resize_crops_with(operation: Any, pixels: Callable[[Any, tuple[int, int]], Any]) -> None:
     """Have a `RandCropImage` turn what it has cut out into an array only now that it is resized.
 
-    The operation looks at nothing but the shape of the image, cuts, and calls its resizing: so it can be handed what
-    only acts like an image. Can go when paddleclas draws its crops apart from cutting them.
+    The operation of paddleclas 2.4.2 looks at nothing but the shape of the image, cuts, and calls its resizing: so it
+    can be handed what only acts like an image. Can go when paddleclas draws its crops apart from cutting them.
 
     Args:
         pixels: takes what was cut out, and the width and height that it is resized to; gives uint8 [h, w, 3].

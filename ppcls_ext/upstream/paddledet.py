@@ -36,6 +36,7 @@ def ppdet(name: str) -> Any:
 def give_ppdet_plain_loggers(logger_module: Any) -> None:
     """paddledet 2.6.0: `setup_logger` gives each of its loggers (and two with names of anybody's, "reader" and
     "sniper_coco_dataset") a handler that writes to stdout. They stay plain loggers here, warnings and up to stderr.
+    Can go when `setup_logger` adds no handler unless it is told to.
     """
     logger_module.setup_logger = lambda name="ppdet", output=None: logging.getLogger(name)
 

@@ -30,7 +30,7 @@ FAST = Speed(ratio=0.6, low=0.55, high=0.65, reference="onednn", n=100)
 UNSURE = Speed(ratio=0.97, low=0.93, high=1.01, reference="onednn", n=100)
 EXTRAS = [name for name in ("nncf", "openvino", "paddle2onnx") if importlib.util.find_spec(name) is None]
 
-Judged = Callable[..., list[Verdict]]
+Judge = Callable[..., list[Verdict]]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def config(data: Path, tmp_path: Path) -> Config:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An export, as far as the judged itself reads it."""
+    """An export, as far as the judge reads it."""
     folder = tmp_path / "inference"
     folder.mkdir()
     for name in FORMATS["json"]:
@@ -59,8 +59,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def judged(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Judged:
-    """The judged on `folder`, for bfloat16 on oneDNN, with given results in the place of measurements."""
+def judge(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """The judge of `folder`, for bfloat16 on oneDNN, with given results in the place of measurements."""
     monkeypatch.setattr(precision, "machine", lambda: {"cpu": "new", "flags": ["avx512_bf16", "avx512_vnni"]})
 
     def run(
@@ -88,10 +88,10 @@ def judged(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Jud
 
 
 def test_faster_and_as_good_is_kept_with_its_figures(
-    judged: Judged, folder: Path, capsys: pytest.CaptureFixture[str]
+    judge: Judge, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = read_exported(folder)
-    (verdict,) = judged(FAST, exact=0.8, reduced=0.797)
+    (verdict,) = judge(FAST, exact=0.8, reduced=0.797)
     assert not verdict.reason
     after = read_exported(folder)  # it checks that the recipe is sealed
     assert after.accepted == ("onednn-bf16",)
@@ -109,24 +109,24 @@ def test_faster_and_as_good_is_kept_with_its_figures(
 
 
 def test_an_interval_that_reaches_one_is_not_faster(
-    judged: Judged, folder: Path, capsys: pytest.CaptureFixture[str]
+    judge: Judge, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (folder / "inference.yml").read_bytes()
-    (verdict,) = judged(UNSURE)
+    (verdict,) = judge(UNSURE)
     assert "not faster than onednn on this machine (0.97 of its time, 0.93 to 1.01)" in verdict.reason
     assert (folder / "inference.yml").read_bytes() == before
     assert "bf16 on onednn-bf16: not kept: not faster" in capsys.readouterr().err
 
 
-def test_a_processor_without_the_instructions_is_named(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_the_instructions_is_named(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "machine", lambda: {"cpu": "old", "flags": ["avx2", "fma"]})
-    (verdict,) = judged(UNSURE, asked=("int8",))
+    (verdict,) = judge(UNSURE, asked=("int8",))
     assert verdict.reason.endswith("the processor has none of avx512_vnni, avx_vnni, amx_int8")
 
 
 @pytest.mark.parametrize("reduced", [0.794, float("nan")])
-def test_a_loss_above_the_limit_is_refused_and_the_file_removed(judged: Judged, folder: Path, reduced: float) -> None:
-    (verdict,) = judged(FAST, exact=0.8, reduced=reduced, asked=("int8",))
+def test_a_loss_above_the_limit_is_refused_and_the_file_removed(judge: Judge, folder: Path, reduced: float) -> None:
+    (verdict,) = judge(FAST, exact=0.8, reduced=reduced, asked=("int8",))
     assert "top1 falls from 80.00 to" in verdict.reason
     assert "0.5 points of Export.loss" in verdict.reason
     assert not (folder / "int8").exists()
@@ -135,8 +135,8 @@ def test_a_loss_above_the_limit_is_refused_and_the_file_removed(judged: Judged, 
     assert exported.accepted == ()
 
 
-def test_an_int8_file_that_passes_stays(judged: Judged, folder: Path) -> None:
-    (verdict,) = judged(FAST, asked=("int8",))
+def test_an_int8_file_that_passes_stays(judge: Judge, folder: Path) -> None:
+    (verdict,) = judge(FAST, asked=("int8",))
     assert not verdict.reason
     exported = read_exported(folder)
     assert exported.formats == ("json", "int8")
@@ -148,8 +148,8 @@ def test_an_int8_file_that_passes_stays(judged: Judged, folder: Path) -> None:
         exported.verify(FORMATS["int8"])
 
 
-def test_an_engine_that_fails_is_refused_with_its_reason(judged: Judged) -> None:
-    (verdict,) = judged("crashed with SIGILL")
+def test_an_engine_that_fails_is_refused_with_its_reason(judge: Judge) -> None:
+    (verdict,) = judge("crashed with SIGILL")
     assert verdict.reason == "it does not run this network: crashed with SIGILL"
 
 

@@ -48,9 +48,9 @@ def test_a_trainee_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.slow
-def test_a_contender_that_died_before_its_turn_is_named() -> None:
+def test_a_trainee_that_died_before_its_turn_is_named() -> None:
     """Slow: it starts a process."""
-    gone = training.Contender("gone", sys.executable, {})
+    gone = training.Trainee("gone", sys.executable, {})
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     gone.process = subprocess.Popen([sys.executable, "-c", "exit(3)"], text=True, **pipes)
     gone.process.wait()
@@ -59,13 +59,13 @@ def test_a_contender_that_died_before_its_turn_is_named() -> None:
     gone.close()
 
 
-def test_a_contender_that_dies_is_one_line_of_the_command(
+def test_a_trainee_that_dies_is_one_line_of_the_command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def dies(contender: training.Contender, steps: int) -> list[float]:
-        raise UserError(f"{contender.name}: its process ended")
+    def dies(trainee: training.Trainee, steps: int) -> list[float]:
+        raise UserError(f"{trainee.name}: its process ended")
 
-    monkeypatch.setattr(training.Contender, "turn", dies)
+    monkeypatch.setattr(training.Trainee, "turn", dies)
     assert training.main(["--other-threads", "2"]) == 2
     assert capfd.readouterr().err == "training: pplcnet: its process ended\n"
 

@@ -24,7 +24,7 @@ def test_the_help_promises_studies_alone() -> None:
 @pytest.mark.parametrize("given", ["PPLCNet_x1_0", "det/my_coco"])
 def test_a_config_is_not_a_study(given: str, fails: Fails) -> None:
     message = fails("study", "-c", given)
-    assert f"study {given}: this file is not a study; known: studies/distillation" in message
+    assert f"study {given}: this file is not a study; known: studies/decoding, studies/distillation" in message
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ppcls_ext.core import device
 from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.cpu import Busy
 from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.upstream import paddle as paddle_module
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,16 @@ def test_the_threads_of_kernels_are_those_that_paddle_was_imported_with(monkeypa
     assert "paddle" in sys.modules
     assert device.set_threads(2) == 3
     assert device.kernel_threads() == 3
+
+
+def test_what_an_engine_has_set_is_nobodys_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "usable_cpus", lambda: list(range(4)))
+    monkeypatch.setattr(device, "cores_left", lambda: 4.0)
+    monkeypatch.setitem(paddle_module._OVERWRITTEN, "1", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `Predictor(folder, threads=1)` leaves it
+    assert (device.cpu_threads(), device.kernel_threads()) == (4, 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # by the caller, since then
+    assert device.cpu_threads() == 3
 
 
 @pytest.mark.parametrize(

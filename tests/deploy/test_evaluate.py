@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, t
 
 from ppcls_ext.cls.metrics import Confusion
 from ppcls_ext.core.config import load_config
-from ppcls_ext.core.errors import CheckFailed
+from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.expect import verify
 from ppcls_ext.deploy import evaluate as evaluation
 from ppcls_ext.deploy.evaluate import evaluate
@@ -75,6 +75,19 @@ def test_an_engine_measures_what_paddle_measures(
     assert "eval: runs on onednn (largest difference from Paddle " in capsys.readouterr().err
     assert metrics["top1"] == expected["top1"]
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("onedn", "engine 'onedn' is unknown; did you mean 'onednn'"),
+        ("auto", "engine 'auto' is unknown"),
+        ("openvino-int8", "engine openvino-int8 rounds numbers, which are to be Paddle's here"),
+    ],
+)
+def test_a_wrong_engine_is_refused_before_anything_is_read(engine: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(load_config("my_images"), engine=engine)
 
 
 @pytest.mark.slow

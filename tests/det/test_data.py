@@ -128,17 +128,17 @@ def test_average_precision_equals_pycocotools_on_the_json(tmp_path: Path) -> Non
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    assert 0.5 < result.metrics["AP"] < 1
-    np.testing.assert_allclose([result.metrics["AP"], result.metrics["AP50"]], reference.stats[:2], atol=1e-9)
+    assert 0.5 < result.metrics()["AP"] < 1
+    np.testing.assert_allclose([result.metrics()["AP"], result.metrics()["AP50"]], reference.stats[:2], atol=1e-9)
 
 
 def test_perfect_and_absent_detections(tmp_path: Path) -> None:
     split = read(tmp_path, content())
     whole = CocoResult(split, perfect(split))
-    assert whole.metrics["AP"] == pytest.approx(1)
-    assert "APl" not in whole.metrics  # no object is that large
+    assert whole.metrics()["AP"] == pytest.approx(1)
+    assert "APl" not in whole.metrics()  # no object is that large
     nothing = CocoResult(split, [np.zeros((0, 6), np.float32)] * 3)
-    assert nothing.metrics["AP"] == 0
+    assert nothing.metrics()["AP"] == 0
     assert whole.per_class == [("dog", 2, pytest.approx(1), pytest.approx(1), 1), ("cat", 1, *[pytest.approx(1)] * 3)]
     assert [row[1:] for row in nothing.per_class] == [(2, 0, 0, 0), (1, 0, 0, 0)]
 

@@ -15,11 +15,12 @@ from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.search import front as fronts
 from ppcls_ext.search.calibrate import Benchmark
 from ppcls_ext.search.evolution import SearchedNetwork
+from ppcls_ext.search.folder import SearchFolder
 from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, measured_front, misses, thinned, write_front
 from tests.helpers.spaces import latency, tiny_space
 
 SPECS = tiny_space().samples(4, seed=3)
-CANDIDATES = [SearchedNetwork(spec.text, latency(spec), 0.5 + latency(spec) / 10, 0.5, 0) for spec in SPECS]
+JUDGED = [SearchedNetwork(spec.text, latency(spec), 0.5 + latency(spec) / 10, 0.5, 0) for spec in SPECS]
 SCALE = tiny_space().largest()  # stands for a scale of PP-LCNet
 
 
@@ -49,7 +50,7 @@ def engine(pace: float = 1.0, slow: str = "", dies: str = "") -> Benchmark:
 
 def found(benchmark: Benchmark, bound: float = 10.0, like: str | None = None) -> Front:
     measuring = Measuring("onednn", 1, 3, Path("nowhere"), benchmark)
-    return measured_front(CANDIDATES, {"scale": SCALE}, latency, bound, measuring, ["made up"], like)
+    return measured_front(JUDGED, {"scale": SCALE}, latency, bound, measuring, ["made up"], like)
 
 
 def test_the_best_network_within_the_bound_is_chosen() -> None:
@@ -77,7 +78,7 @@ def test_a_bound_that_is_a_network_s_holds_at_any_pace() -> None:
     for pace in (1.0, 3.0):
         front = found(engine(pace), bound=predicted, like="scale")
         assert front.bound == pytest.approx(pace * predicted)
-        assert front.chosen.arch == max(CANDIDATES, key=lambda c: c.ms).arch
+        assert front.chosen.arch == max(JUDGED, key=lambda c: c.ms).arch
 
 
 def test_a_network_that_does_not_run_is_one_line() -> None:
@@ -103,10 +104,12 @@ def test_a_long_front_is_thinned_to_its_ends_and_some_between() -> None:
 def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Path) -> None:
     config = {"Arch": {"name": "PPLCNet_x0_5", "class_num": 3}}
     front = found(engine(pace=2.0), bound=0.01)
-    page = write_front(front, CANDIDATES, config, tmp_path).read_text()
+    folder = SearchFolder(tmp_path)
+    write_front(front, JUDGED, config, folder)
+    page = folder.front_page.read_text()
     assert f"| **{front.chosen.name}** |" in page
     assert "| scale |" in page
     assert "not judged" in page
     assert "No network of the front was measured within 0.01 ms" in page
-    assert read_yaml(tmp_path / "chosen.yaml")["Arch"]["arch"] == front.chosen.arch
+    assert read_yaml(folder.chosen_config)["Arch"]["arch"] == front.chosen.arch
     assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is

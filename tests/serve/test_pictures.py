@@ -73,7 +73,9 @@ def test_maps_of_classes_count_until_they_are_taken(
     monkeypatch.setattr(PartedResponse, "__call__", noted)
     service = served()
     client = client_of(service)
-    assert len(client.post("/predict?mask=1", content=png(9)).json()["mask"]) == 4000
+    answer = client.post("/predict?mask=1", content=png(9))
+    assert answer.headers["content-type"] == "application/json"
+    assert len(answer.json()["mask"]) == 4000
     assert client.post("/predict", content=png(9)).status_code == 200
     assert held[0] > 4000
     assert (held[1], service.service.pictures.held) == (0, 0)
