@@ -20,7 +20,7 @@ from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Size
 from ppcls_ext.runtime.transforms import PixelTables
 
-LARGEST_SIDE = 8192  # the network's input is at most this high and wide
+LARGEST_INPUT = 8192  # the network's input is at most this high and wide
 MOST_BOXES = 1_000_000
 
 
@@ -40,7 +40,7 @@ class DetectionInference(Inference):
         """
         self.labels: list[str] = recipe["labels"]
         self.category_ids = _category_ids(recipe.get("category_ids"), len(self.labels))
-        self.size = sides(recipe["preprocess"], "resize", "preprocess", LARGEST_SIDE)
+        self.size = sides(recipe["preprocess"], "resize", "preprocess", LARGEST_INPUT)
         # Exports made before there was a choice do not name it.
         self.interpolation = choice(recipe["preprocess"], "interpolation", "preprocess", INTERPOLATIONS, "linear")
         in_graph = takes_pixels(recipe["preprocess"])

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ppcls_ext.core.bounds import LARGEST_SIDE
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
 from ppcls_ext.runtime.checks import numbers, shown, sides, whole
@@ -16,7 +17,6 @@ from ppcls_ext.runtime.sources import Size
 from ppcls_ext.runtime.transforms import PixelTables
 from seg.results import SegResult
 
-LARGEST_SIDE = 16384
 MOST_CLASSES = 256  # a class map has a byte for each pixel
 
 

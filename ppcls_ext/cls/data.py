@@ -21,7 +21,7 @@ from ppcls_ext.data.undecoded import needed_pixels, read_undecoded
 from ppcls_ext.tasks.classes import Names
 from ppcls_ext.tasks.data import TaskData
 from ppcls_ext.tasks.splits import SPLIT_NAMES
-from ppcls_ext.upstream.paddleclas import class_map, resize_crops_with
+from ppcls_ext.upstream.paddleclas import class_id_map, resize_crops_with
 
 DEFAULT_CLASSES = 1000  # PaddleClas's number where `Arch.class_num` is left out
 
@@ -44,7 +44,7 @@ class ClassificationData(TaskData[LoaderSection, ImageList]):
     def given_names(self) -> Names | None:
         """Class names of a file that the config names, or of the run folder that it lies in."""
         files = [self.rooted(s.dataset.class_names) for s in self.loaders.values() if s.dataset.class_names]
-        files += [class_map(self.names_file)] if self.names_file else []
+        files += [class_id_map(self.names_file)] if self.names_file else []
         return Names(read_class_names(files[0]), str(files[0])) if files else self.saved_names()
 
     @override

@@ -39,7 +39,7 @@ from ppcls_ext.tasks.splits import by_split
 from ppcls_ext.tasks.step import Step
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.distillation import DistillSection
-from ppcls_ext.upstream.paddleclas import class_map, public_weights
+from ppcls_ext.upstream.paddleclas import class_id_map, public_weights
 
 
 class Classification(Task):
@@ -175,7 +175,7 @@ class Classification(Task):
         config = self.resolved_with(self.class_num, ("image_root", "cls_label_path", "class_names"))
         names_file = self.infer.PostProcess.class_id_map_file
         if names_file:
-            config["Infer"]["PostProcess"]["class_id_map_file"] = str(class_map(names_file).resolve())
+            config["Infer"]["PostProcess"]["class_id_map_file"] = str(class_id_map(names_file).resolve())
         if self.distillation is not None:
             self.distillation.resolve(config["Distill"])
         return config

@@ -46,16 +46,20 @@ class Busy:
 
 
 class Watch:
-    """Reads how busy the machine is with other things, from its making to `busy`."""
+    """Reads how busy the machine is with other things, from its making to `busy`.
 
-    def __init__(self) -> None:
+    Args:
+        stat: the system's file of processor times.
+    """
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
         self._start = self._read()
 
-    @staticmethod
-    def _read() -> tuple[float, float, float, float] | None:
+    def _read(self) -> tuple[float, float, float, float] | None:
         """Seconds of the clock, of all cores in use, of those stolen, and of this process with its ended children."""
         try:
-            first, *numbers = Path("/proc/stat").read_text().splitlines()[0].split()
+            first, *numbers = self._stat.read_text().splitlines()[0].split()
         except (OSError, IndexError):
             return None
         if first != "cpu" or len(numbers) < 8:

@@ -18,6 +18,17 @@ from ppcls_ext.core.system import NoLocks, try_lock
 LONGEST_NOTE = 10_000  # bytes
 
 
+def locked(file: IO[Any], what: str, advice: str) -> bool:
+    """Whether a file is this process's alone from now on. Where the file system has no locks, a line says so with what
+    to do about it, and the file counts as ours.
+    """
+    try:
+        return try_lock(file)
+    except NoLocks as error:
+        say(f"{what}: no lock there ({error.strerror}); {advice}")
+        return True
+
+
 class FolderLock:
     """Held from `acquire` to `release`, or to the end of the process, however that comes.
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.locks import locked
 from ppcls_ext.core.reading import Unreadable, parsed_json
 from ppcls_ext.deploy.encoders import ParquetEncoder
 from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
-from ppcls_ext.deploy.results_file import check_same, locked
+from ppcls_ext.deploy.results_file import check_same
 from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import read_exported
@@ -155,7 +156,7 @@ def own_folder(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
     if others and not file.is_file():
         raise UserError(f"{run.folder} holds other files; give an empty folder, or one that infer --ray has begun")
     with open(file, "a+", encoding="utf-8") as stream:
-        if not locked(stream, run.folder):
+        if not locked(stream, str(run.folder), "do not let a second process write it"):
             raise UserError(f"{run.folder}: another process is writing it; wait for it, or give another folder")
         if others and not run.resume:
             raise UserError(f"{run.folder} has results already; go on with --resume, or delete it")

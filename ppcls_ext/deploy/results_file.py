@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write, naming, regular_target
+from ppcls_ext.core.locks import locked
 from ppcls_ext.core.reading import Unreadable, read_json
-from ppcls_ext.core.system import NoLocks, try_lock
 from ppcls_ext.deploy.encoders import Encoder
 from ppcls_ext.runtime.results import Result
 
@@ -130,7 +129,8 @@ class ResultsFile:
         """The part, opened for appending and locked."""
         file = open(self._part, "ab")  # noqa: SIM115  closed in close
         # Between opening and locking, another process may have finished it and moved it to its path.
-        if not locked(file, self._part) or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
+        ours = locked(file, str(self._part), "do not let a second process write it")
+        if not ours or not (self._part.exists() and os.path.samefile(file.fileno(), self._part)):
             file.close()
             raise UserError(f"{self._part}: another process is writing it; wait for it, or give another file")
         return file
@@ -181,15 +181,6 @@ class ResultsFile:
         self._file.close()
         if self._run is None and not self._finished:
             self._part.unlink(missing_ok=True)
-
-
-def locked(file: IO[Any], path: Path) -> bool:
-    """Whether a file is this process's alone; where there are no locks a line says so, and it counts as ours."""
-    try:
-        return try_lock(file)
-    except NoLocks as error:
-        say(f"{path}: no lock there ({error.strerror}); do not let a second process write it")
-        return True
 
 
 def _read_progress(file: Path) -> Mapping[str, Any] | None:

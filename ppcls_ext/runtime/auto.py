@@ -23,7 +23,7 @@ from ppcls_ext.runtime.remembered import recall, remember
 Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
 
-BUSY_CORES = 0.3  # used by other processes while engines were timed: engines suffer from that in different measure
+DISTURBING_CORES = 0.3  # that others used while engines were timed, from which they suffer in different measure
 BUSY_SECONDS = 3600.0  # a choice that was made beside such processes is remembered for so long
 
 
@@ -73,7 +73,7 @@ def choose_fastest(
         raise UserError(f"exported model {exported.folder}: no engine here gives the outputs of the export ({reasons})")
     preferred = next(entry for entry in entries if entry.rounds or entry is decision.winner)
     taken = watch.busy().taken
-    busy = taken > BUSY_CORES and any(entry.rounds for entry in entries)  # a sole engine was not timed
+    busy = taken > DISTURBING_CORES and any(entry.rounds for entry in entries)  # a sole engine was not timed
     note = f"; others took {taken:.1f} cores meanwhile, so that it is remembered for an hour" if busy else ""
     choice = EngineChoice(
         *decision.winner.name,

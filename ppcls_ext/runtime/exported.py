@@ -35,7 +35,7 @@ LONGEST_LABEL = 1000  # characters
 RECIPE_LIMITS = YamlLimits(size=LARGEST_RECIPE, depth=32, nodes=2 * MOST_LABELS, scalar=65_536)
 MOST_INPUTS = 8
 MOST_ENGINES = 100
-LARGEST_SIDE = 65536
+LARGEST_DIMENSION = 65536
 DTYPES = ("float32", "float64", "int32", "int64", "uint8")  # types that an input may have
 
 _CHECKSUM_LINE = re.compile(rb"^" + RECIPE_CHECKSUM.encode() + rb": ([0-9a-f]{64})\n\Z", re.MULTILINE)
@@ -243,7 +243,7 @@ def _input(folder: Path, entry: Any) -> ExportedInput:
         raise _refused(folder, f"{RECIPE}: inputs must be a list of name, shape and dtype")
     shape = entry.get("shape")
     listed = shape if isinstance(shape, list) else []
-    if 0 < len(listed) <= 8 and all(type(n) is int and (n == -1 or 0 < n <= LARGEST_SIDE) for n in listed):
+    if 0 < len(listed) <= 8 and all(type(n) is int and (n == -1 or 0 < n <= LARGEST_DIMENSION) for n in listed):
         return ExportedInput(entry["name"], tuple(listed), entry["dtype"])
     raise _refused(folder, f"{RECIPE}: shape of input {shown(entry['name'])} must be a list of sizes")
 

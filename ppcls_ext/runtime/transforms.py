@@ -11,11 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ppcls_ext.core.bounds import LARGEST_SIDE
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry
 from ppcls_ext.core.text import shown
-
-LARGEST_SIDE = 16384  # pixels; a recipe that asks for more is not one of ours
 
 OPERATIONS = Registry("operation")
 

@@ -59,7 +59,7 @@ async def no_such_place(request: Request, error: Exception) -> Response:
     return refused(Refusal(error.status_code, text, error.headers))
 
 
-def guarded(endpoint: Endpoint, log: Log) -> Endpoint:
+def answering(endpoint: Endpoint, log: Log) -> Endpoint:
     """An endpoint that answers whatever goes wrong in it."""
 
     async def answer(request: Request) -> Response:

@@ -19,7 +19,7 @@ from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.serve import protocol
-from ppcls_ext.serve.answers import NOTES, Endpoint, PartedResponse, as_json, guarded, health, no_such_place
+from ppcls_ext.serve.answers import NOTES, Endpoint, PartedResponse, answering, as_json, health, no_such_place
 from ppcls_ext.serve.bodies import Bodies, images_of
 from ppcls_ext.serve.guard import Guard
 from ppcls_ext.serve.limits import Limits, Refusal
@@ -66,7 +66,7 @@ class Service:
                 ("POST", f"{prefix}/infer", self.infer),
             ]
         starlette = Starlette(
-            routes=[Route(path, guarded(endpoint, self.log), methods=[method]) for method, path, endpoint in routes],
+            routes=[Route(path, answering(endpoint, self.log), methods=[method]) for method, path, endpoint in routes],
             exception_handlers={HTTPException: no_such_place},
             lifespan=self._lifespan,
         )

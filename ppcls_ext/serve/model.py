@@ -23,7 +23,7 @@ from ppcls_ext.serve.limits import Limits, Refusal, busy
 from ppcls_ext.serve.log import Log
 from ppcls_ext.serve.metrics import Metrics
 from ppcls_ext.serve.options import Options
-from ppcls_ext.serve.request_image import RequestImage, checked
+from ppcls_ext.serve.request_image import RequestImage, read_headers
 
 GREY = np.full((64, 64, 3), 128, np.uint8)  # the image that a model is probed with
 
@@ -91,7 +91,7 @@ class Model:
         self._accepted += len(images)
         pixels = 0
         try:
-            found, stated = await checked(images, self._limits.pixels)
+            found, stated = await read_headers(images, self._limits.pixels)
             if self.palette:  # only a map of classes is as large as its image
                 self._check_pixels(stated, len(images))
                 pixels = stated

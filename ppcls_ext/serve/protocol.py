@@ -23,7 +23,7 @@ from ppcls_ext.serve.request_image import RequestImage
 
 HEADER = "inference-header-content-length"  # says how long the JSON is in a body with binary tensors
 VERSION = "1"  # every model has this one version: a folder is one version
-LARGEST_SIDE = 2**20
+LARGEST_DIMENSION = 2**20
 MOST_AXES = 4
 LONGEST_TIMEOUT = 2**63 - 1  # microseconds; the protocol's numbers have 64 bits
 
@@ -162,7 +162,7 @@ def _images(tensor: Mapping[str, Any], data: Any, limits: Limits) -> list[Reques
     if (
         not isinstance(shape, list)
         or not 1 <= len(shape) <= MOST_AXES
-        or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in shape)
+        or not all(type(side) is int and 0 < side <= LARGEST_DIMENSION for side in shape)
     ):
         raise Refusal(400, "shape of input image must be a list of positive sizes")
     if tensor.get("datatype") == "BYTES":

@@ -48,7 +48,7 @@ class RequestImage:
         return size[0] * size[1]
 
 
-async def checked(images: Sequence[RequestImage], most: int) -> tuple[list[RequestImage | Refusal], int]:
+async def read_headers(images: Sequence[RequestImage], most: int) -> tuple[list[RequestImage | Refusal], int]:
     """Each image, or why its header has it refused, and the pixels that the headers of the others state together."""
     found: list[RequestImage | Refusal] = []
     pixels = 0

@@ -165,7 +165,7 @@ def merge_branches(layer: Any) -> bool:
     return True
 
 
-def class_map(path: str) -> Path:
+def class_id_map(path: str) -> Path:
     """The file that `class_id_map_file` names. PaddleClas's configs say `ppcls/utils/imagenet1k_label_list.txt`,
     which is there in a checkout of PaddleClas; elsewhere it is the one in the installed package.
     """

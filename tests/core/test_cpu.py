@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from ppcls_ext.core.cpu import Busy, Watch
 
+MUCH = 1e9  # seconds, more than any core has used
+
+
+def write_times(stat: Path, user: int, idle: int, waiting: int, stolen: int, guest: int = 0) -> None:
+    """Write seconds of processor time as Linux does: guests are in the time of users already."""
+    ticks = [second * os.sysconf("SC_CLK_TCK") for second in (user, 0, 0, idle, waiting, 0, 0, stolen, guest, 0)]
+    stat.write_text(f"cpu  {' '.join(map(str, ticks))}\ncpu0 1 2 3\n")
+
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four seconds, seven were used on all cores, three of them by this process; two were stolen."""
-    readings = iter([(10.0, 100.0, 1.0, 5.0), (14.0, 107.0, 3.0, 8.0)])
-    monkeypatch.setattr(Watch, "_read", staticmethod(lambda: next(readings)))
+def watch(tmp_path: Path) -> Watch:
+    """Since its making seven seconds were used on all cores, and two were stolen."""
+    stat = tmp_path / "stat"
+    write_times(stat, user=100, idle=50, waiting=10, stolen=1)
+    watch = Watch(stat)
+    write_times(stat, user=107, idle=90, waiting=20, stolen=3, guest=5)
+    return watch
 
 
-def test_the_cores_of_others_are_those_in_use_without_our_own(read: None) -> None:
-    found = Watch().busy()
-    assert found == Busy(others=pytest.approx((7.0 - 3.0) / 4.0), stolen=pytest.approx(2.0 / 4.0))
-    assert found.taken == pytest.approx(6.0 / 4.0)
+def test_neither_idle_nor_stolen_time_is_use(watch: Watch) -> None:
+    found = watch.busy(ours=0.0)
+    assert found.others / found.stolen == pytest.approx(7 / 2)
+    assert found.taken == found.others + found.stolen
 
 
-def test_a_measurement_says_what_is_ours(read: None) -> None:
-    assert Watch().busy(ours=5.0).others == pytest.approx((7.0 - 5.0) / 4.0)
+def test_what_is_ours_is_not_others(watch: Watch) -> None:
+    found = watch.busy(ours=5.0)
+    assert found.others / found.stolen == pytest.approx((7 - 5) / 2)
+    assert watch.busy(ours=MUCH).others == 0
 
 
-def test_a_system_that_does_not_tell_is_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Watch, "_read", staticmethod(lambda: None))
-    assert Watch().busy() == Busy(0, 0)
+def test_this_process_is_ours_unless_said_otherwise(watch: Watch) -> None:
+    start = sum(os.times()[:4])
+    while sum(os.times()[:4]) < start + 0.05:
+        pass
+    found = watch.busy()
+    assert found.others / found.stolen < 7 / 2
+
+
+@pytest.mark.parametrize("content", [None, "", "cpu  1 2 3\n", "intr 1 2 3 4 5 6 7 8\n"])
+def test_a_system_that_does_not_tell_is_taken_for_idle(tmp_path: Path, content: str | None) -> None:
+    stat = tmp_path / "stat"
+    if content is not None:
+        stat.write_text(content)
+    assert Watch(stat).busy() == Busy(0, 0)

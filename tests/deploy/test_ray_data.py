@@ -18,9 +18,10 @@ import psutil
 import pytest
 
 from ppcls_ext.cli.main import main
+from ppcls_ext.core import locks
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.system import NoLocks
-from ppcls_ext.deploy import ray_data, results_file
+from ppcls_ext.deploy import ray_data
 from tests.helpers.processes import SECONDS
 
 MANY = 3000  # images that take two actors some seconds
@@ -169,7 +170,7 @@ def test_a_file_system_without_locks_is_a_line(
     def none(_: object) -> bool:
         raise NoLocks(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(results_file, "try_lock", none)
+    monkeypatch.setattr(locks, "try_lock", none)
     run = ray_data.RayRun(tmp_path, ray_data.LOCAL, tmp_path / "results", {}, {})
     with ray_data.own_folder(run, {}):
         pass

@@ -84,7 +84,7 @@ def test_a_choice_is_remembered_for_the_model_the_threads_and_the_shape(
 def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
     choose: Chooses, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "BUSY_CORES", -1.0)  # any machine is busier than that
+    monkeypatch.setattr(auto, "DISTURBING_CORES", -1.0)  # any machine is busier than that
     first, _ = choose()
     assert "others took" in first.reason
     assert choose()[1] == 0
@@ -99,7 +99,7 @@ def test_a_choice_made_beside_other_work_is_remembered_for_an_hour_only(
 def test_a_sole_engine_is_remembered_for_good_however_busy_the_machine_is(
     choose: Chooses, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "BUSY_CORES", -1.0)
+    monkeypatch.setattr(auto, "DISTURBING_CORES", -1.0)
     monkeypatch.setattr(auto, "candidates", lambda exported: [Name("onednn", "pdmodel")])
     sole, _ = choose()
     assert sole.reason == "no other engine is left"
