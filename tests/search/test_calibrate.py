@@ -64,7 +64,7 @@ def engine(plan: CalibrationPlan, noise: float = 0.0, calls: list[int] | None = 
             {
                 "failure": "crashed with SIGSEGV" if subject.model.name == dies else None,
                 "ms": {"median": value},
-                "ratio_to_first": {"ratio": value / ms[0], "low": value / ms[0], "high": value / ms[0]},
+                "rounds": [{"min": value}] * 4,
             }
             for subject, value in zip(subjects, ms, strict=True)
         ]
