@@ -169,4 +169,4 @@ def test_the_threads_of_a_run_are_shared_by_another_number_of_processes(
     override = [] if own is None else [f"Global.threads={own}"]
     assert train.run(argparse.Namespace(config=None, resume=str(tmp_path), override=override, profile=0, nproc=1)) == 0
     assert asked == [trained[0].global_section.threads] == [threads]
-    assert ("as large a share of its cores" in capfd.readouterr().err) == (threads != 2)
+    assert ("as large a share of the cores" in capfd.readouterr().err) == (threads != 2)

@@ -19,7 +19,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.weights import numpy_state, read_weights, save_weights
 from ppcls_ext.tasks.finding import make_task
-from ppcls_ext.training.distillation import DIVERGENCES
+from ppcls_ext.training.distillation import DIVERGENCES, DistillSection
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.configs import config_of, write_config
 from tests.helpers.runs import assert_same_run, log_of
@@ -49,6 +49,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return (p * np.log(p / q)).sum(-1)
+
+
+def test_earlier_configs_call_the_first_engine_auto() -> None:
+    assert DistillSection(teacher="run", engine="auto") == DistillSection(teacher="run")
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
