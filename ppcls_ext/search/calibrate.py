@@ -179,7 +179,8 @@ def _measured(spec: NetworkSpec, use: Use, row: dict[str, Any], first: dict[str,
     if row["failure"] is not None:
         return Measured(spec.text, use, failure=row["failure"])
     own, anchor = (np.array([turn["min"] for turn in one["rounds"]]) for one in (row, first))
-    return Measured(spec.text, use, **undisturbed_ratio(own, anchor, UNDISTURBED, seed=0))
+    found = undisturbed_ratio(own, anchor, UNDISTURBED, seed=0)
+    return Measured(spec.text, use, found["ratio"], found["low"], found["high"])
 
 
 def fitted(found: Calibration) -> Calibration:
