@@ -366,5 +366,5 @@ def test_a_space_with_too_few_networks_is_one_line() -> None:
     tiny = Space(
         "tiny", (8,), tuple(replace(s, depths=(1,), widths=s.widths[:1], blocks=s.blocks[:1]) for s in SPACE.stages)
     )
-    with pytest.raises(UserError, match="it has fewer than 40 networks to measure; ask for fewer"):
+    with pytest.raises(UserError, match=f"it has fewer than {calibrating.FITTED} networks to measure; ask for fewer"):
         CalibrationPlan(tiny, "onednn", 1, Path(), Path()).networks()
