@@ -48,7 +48,7 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the lock, of which the folder must be there; holding it already is fine.
 
-        Where the file system has no locks a line says so, and nothing is held.
+        Where the file system has no locks a line says so, and the folder counts as held.
         Raises:
             UserError: another process holds it. OSError: the folder cannot be written.
         """
@@ -56,13 +56,7 @@ class FolderLock:
             return
         regular_target(self._path)
         file = open(self._path, "a+b")  # noqa: SIM115  (closed in release)
-        try:
-            held = try_lock(file)
-        except NoLocks as error:
-            file.close()
-            say(f"{self.what} {self.folder}: no lock there ({error.strerror}); do not start a second run in it")
-            return
-        if not held:
+        if not locked(file, f"{self.what} {self.folder}", "do not start a second run in it"):
             holder = _holder(file)
             file.close()
             raise UserError(

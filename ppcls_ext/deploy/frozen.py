@@ -13,11 +13,11 @@ from paddle import nn
 from typing_extensions import override
 
 from ppcls_ext.core.device import kernel_threads
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.deploy.export import save_formats
 from ppcls_ext.deploy.trained import dygraph_outputs
 from ppcls_ext.runtime.choice import FIRST, PADDLE, PREFERRED
-from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, Engine
 from ppcls_ext.tasks.deployment import Deployment, Input
 from ppcls_ext.upstream.paddle import tensor_of
@@ -63,6 +63,8 @@ def engines_of(engine: str) -> list[str]:
         return []
     if engine == FIRST:
         return [name for name in PREFERRED if engine_class(name).installed()]
+    if engine not in ENGINES:
+        raise UserError(f"engine '{engine}' is unknown; {nearest(engine, [FIRST, PADDLE, *ENGINES])}")
     kind = engine_class(engine)
     if kind.precision != FLOAT:
         raise UserError(

@@ -38,7 +38,7 @@ from ppcls_ext.search.space import Space
 
 GROUP = 9  # networks that take turns together, beside the anchor: their processes must fit into memory
 FITTED, UNSEEN = 50, 50  # networks to fit and to judge; of those to fit, some are the paper's
-UNDISTURBED = 0.2  # of the rounds; a tenth judged the same, and a third let more of what disturbs in
+UNDISTURBED = 0.2  # of the rounds; see docs/search.md for what other ways to compare have given
 PROBE_WEIGHT = 0.25  # a probe counts less in the fit, since users ask for whole networks
 ANCHOR = LCNetSpec(scale=0.5).network()  # takes turns with every group, so that all groups are of one machine's state
 
@@ -67,7 +67,7 @@ class CalibrationPlan:
         """How each group is measured."""
         if self.quick:
             return Settings(rounds=4, processes=1, seconds=0.1, warmup=2, iterations=None)
-        # Starting a process takes as long as a dozen rounds, and rounds differ more than processes do.
+        # One process: what another takes to start is better spent on rounds, some of which are undisturbed.
         return Settings(rounds=60, processes=1, seconds=3.6, warmup=10, iterations=None)
 
     def networks(self) -> list[tuple[NetworkSpec, Use]]:

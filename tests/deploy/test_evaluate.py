@@ -81,7 +81,7 @@ def test_an_engine_measures_what_paddle_measures(
     ("engine", "message"),
     [
         ("onedn", "engine 'onedn' is unknown; did you mean 'onednn'"),
-        ("auto", "engine 'auto' is unknown"),
+        ("auto", "engine 'auto' is unknown; known: first, native, onednn"),
         ("openvino-int8", "engine openvino-int8 rounds numbers, which are to be Paddle's here"),
     ],
 )
