@@ -18,7 +18,7 @@ from ppcls_ext.runtime.timing import ratio_interval
 
 Batches = Sequence[Sequence[np.ndarray]]
 
-SECONDS = 4.0  # the rounds take this long, unless the result is clear before
+SECONDS = 12.0  # the rounds take this long, unless the result is clear before; two engines are then told to 2 %
 TURN_MS = 12.0  # timed calls of a turn; in short rounds a machine's speed changes little
 MOST_CALLS = 20  # a turn has no more calls than this
 DISCARDED = 1  # calls at the start of each turn: another process has just used the caches
@@ -156,7 +156,8 @@ def decide(entries: Sequence[Entry]) -> Decision:
     any other.
     """
     preferred = entries[0]
-    leader = min(entries, key=lambda entry: 1.0 if entry is preferred else ratio(entry, preferred)["ratio"])
+    longest = max(entries, key=lambda entry: len(entry.rounds))  # against one that left early, few rounds would count
+    leader = min(entries, key=lambda entry: ratio(entry, longest)["ratio"])
     if leader is preferred:
         winner, reason = preferred, "it is the fastest"
     else:

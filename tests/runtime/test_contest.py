@@ -62,6 +62,15 @@ def test_a_decision_follows_the_ratios_within_rounds_and_not_the_medians_of_all(
     assert decision.settled
 
 
+def test_an_engine_that_left_early_does_not_cut_the_rounds_of_the_others() -> None:
+    """In the first two rounds, which the slow one was in, the second engine was luckier than it is."""
+    slow = Entry(ONEDNN, rounds=rounds([3.0, 3.0]))
+    faster = Entry(ORT, rounds=rounds([1.1, 1.1, *[1.0] * 20]))
+    lucky = Entry(OPENVINO, rounds=rounds([1.0, 1.0, *[1.1] * 20]))
+    assert decide([slow, faster, lucky]).winner is faster
+    assert decide([slow, lucky, faster]).winner is faster
+
+
 def test_a_lead_that_may_be_none_is_not_settled() -> None:
     onednn = Entry(ONEDNN, rounds=rounds([1.0] * 8))
     other = Entry(ORT, rounds=rounds([0.7, 1.2] * 4))
