@@ -26,6 +26,7 @@ CLOSE_SECONDS = 40.0
 MOST_ROUNDS = 1000
 # Where a process has its weights and buffers is drawn once, and makes it faster or slower.
 FIRST_PROCESSES, CLOSE_PROCESSES = 2, 8
+FIRST_ROUNDS = 20
 
 
 def choice_for(subject: Subject) -> EngineChoice:
@@ -88,7 +89,7 @@ def regret(subject: Subject, settings: Settings) -> Regret:
         UserError: see `choose_fastest`.
     """
     choice = choice_for(subject)
-    first = settings.model_copy(update={"processes": FIRST_PROCESSES})
+    first = settings.model_copy(update={"rounds": FIRST_ROUNDS, "processes": FIRST_PROCESSES})
     own = replace(subject, engine=choice.engine, format=choice.model_format)
     others = [
         replace(subject, engine=candidate.engine, format=candidate.model_format)

@@ -18,13 +18,16 @@ from ppcls_ext.runtime.timing import ratio_interval
 
 Batches = Sequence[Sequence[np.ndarray]]
 
-SECONDS = 12.0  # the rounds take this long, unless the result is clear before; two engines are then told to 2 %
+SECONDS = 20.0  # the rounds take this long, unless the result is clear before; two engines are then told to 2 %
 TURN_MS = 12.0  # timed calls of a turn; in short rounds a machine's speed changes little
 MOST_CALLS = 20  # a turn has no more calls than this
 DISCARDED = 1  # calls at the start of each turn: another process has just used the caches
 WARM_MS = 150.0  # each engine is called this long before the rounds, and at least `LEAST_WARM` times
 LEAST_WARM, MOST_WARM = 2, 20
-LEAST_ROUNDS = 12  # before anything is concluded
+LEAST_ROUNDS = 12  # before any engine is left out
+LEAST_SETTLED = (
+    48  # before the result is clear: the interval of few rounds is too narrow on a machine whose speed jumps
+)
 HOPELESS = 2.5  # times the fastest call of the best engine: what is slower takes no part in the rounds
 BEATEN = 1.08  # an engine surely that many times as slow as the leader takes part no more
 ENOUGH = 1.03  # an engine that surely takes no more than that many times the best one's time is good enough
@@ -281,7 +284,7 @@ def _rounds(entries: Sequence[Entry], seconds: float, order: np.random.Generator
             # Each look at the figures is a chance to be wrong: there are few of them.
             checked = 2 * played
             decision = decide(running)
-            if decision.settled:
+            if decision.settled and played >= LEAST_SETTLED:
                 return
             for entry in running:
                 if ratio(entry, decision.winner)["low"] > BEATEN:
