@@ -109,9 +109,12 @@ def regret(subject: Subject, settings: Settings) -> Regret:
 
 
 def rivals(others: Sequence[Subject], rows: Sequence[Mapping[str, Any]]) -> list[Subject]:
-    """Those of `others` that may be faster than what `rows` compares them with; one that failed is none."""
+    """Those of `others` that may be as fast as what `rows` compares them with; one that failed is none.
+
+    The intervals are of few processes and may be too narrow, so one of three percent more counts too.
+    """
     ratios = [row.get("ratio_to_first") for row in rows]
-    return [other for other, ratio in zip(others, ratios, strict=True) if ratio and ratio["low"] < 1]
+    return [other for other, ratio in zip(others, ratios, strict=True) if ratio and ratio["low"] < ALLOWED]
 
 
 def many_turns(settings: Settings, milliseconds: float) -> Settings:

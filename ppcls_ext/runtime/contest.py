@@ -25,9 +25,7 @@ DISCARDED = 1  # calls at the start of each turn: another process has just used 
 WARM_MS = 150.0  # each engine is called this long before the rounds, and at least `LEAST_WARM` times
 LEAST_WARM, MOST_WARM = 2, 20
 LEAST_ROUNDS = 12  # before any engine is left out
-LEAST_SETTLED = (
-    48  # before the result is clear: the interval of few rounds is too narrow on a machine whose speed jumps
-)
+LEAST_SETTLED = 48  # before the result is clear: where a machine's speed jumps, few rounds claim too much
 HOPELESS = 2.5  # times the fastest call of the best engine: what is slower takes no part in the rounds
 BEATEN = 1.08  # an engine surely that many times as slow as the leader takes part no more
 ENOUGH = 1.03  # an engine that surely takes no more than that many times the best one's time is good enough
@@ -159,8 +157,10 @@ def decide(entries: Sequence[Entry]) -> Decision:
     any other.
     """
     preferred = entries[0]
-    longest = max(entries, key=lambda entry: len(entry.rounds))  # against one that left early, few rounds would count
-    leader = min(entries, key=lambda entry: ratio(entry, longest)["ratio"])
+    # What left early was surely slower. Against it only the few rounds would count that both were in.
+    most = max(len(entry.rounds) for entry in entries)
+    last = [entry for entry in entries if len(entry.rounds) == most]
+    leader = min(last, key=lambda entry: ratio(entry, last[0])["ratio"])
     if leader is preferred:
         winner, reason = preferred, "it is the fastest"
     else:

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ppcls_ext.upstream.httptools import head_without_offer
 
@@ -21,19 +22,21 @@ class PatientProtocol(HttpToolsProtocol):
     the next head, or the rest of a body that was refused; and `answer_s` seconds to take what is sent to it. uvicorn
     itself waits without end.
 
-    A head has `LARGEST_HEAD` bytes at most, and so has what stands between two parts of a body. A request that two
-    readers could take for two different ones is refused: two hosts, a length and chunks, codings under the chunks.
-    Nothing that comes after such a request is read. What came before it is answered first.
+    A head has `LARGEST_HEAD` bytes at most, and so has what stands between two parts of a body. A request that a proxy
+    could read in another way is refused: two hosts, a length beside chunks, chunks of a compressed body. Nothing that
+    comes after such a request is read. What came before it is answered first.
     """
 
     def __init__(self, *arguments: Any, head_s: float, answer_s: float, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.parser = httptools.HttpRequestParser(self)  # uvicorn's own forgives what stands behind the last request
         self.head_s, self._answer_s = head_s, answer_s
         self._timer: asyncio.TimerHandle | None = None
         self._not_taken: asyncio.TimerHandle | None = None
-        self._in_head = self._in_body = False
-        self._idle_bytes = 0  # that came since the parser last had something to say
+        self._in_head = self._in_body = False  # which part of a request comes next
+        self._idle_bytes = 0  # that came since a head began or ended, or a part of a body came
         self._broken = False  # what comes is no request, and will be refused once those before it are answered
+        self._answering: RequestResponseCycle | None = None  # `cycle` is the newest one, which may still wait
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -72,7 +75,7 @@ class PatientProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header has come, or, behind a body in chunks, a trailer, which nobody asks for."""
         if self._in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """The head of a request has come."""
@@ -82,8 +85,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._check_head()
         if len(self.pipeline) >= MOST_PIPELINED:
             raise BadRequest("too many requests ahead of their answers")
-        self._in_head, self._in_body = False, True
         super().on_headers_complete()
+        self._in_head, self._in_body = False, True
 
     def on_body(self, body: bytes) -> None:
         """A part of a body has come."""
@@ -102,14 +105,21 @@ class PatientProtocol(HttpToolsProtocol):
         if self._broken and self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._refuse()
-        elif self._in_body:
+        elif self._in_body:  # the rest of a body that was refused is not waited for without end
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._forget()
         self._taken()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _feed(self, data: bytes) -> None:
         """Parse some bytes.
@@ -138,24 +148,29 @@ class PatientProtocol(HttpToolsProtocol):
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise BadRequest("another version")
         names = [name for name, _ in self.headers]
-        if names.count(b"host") != 1 and self.parser.get_http_version() != "1.0":
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             raise BadRequest("not one host")
         if b"transfer-encoding" in names:
             codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-            if b"content-length" in names or codings != [b"chunked"]:
+            if b"content-length" in names or codings != [b"chunked"]:  # of the former, llhttp 9 says so first
                 raise BadRequest("a body of more than one form")
 
     def _refuse(self) -> None:
         """Say that what has come is no request, after the answers to those before it, and close the connection."""
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering and (self.pipeline or not self._in_body):
-            self._broken = True
-            self.flow.pause_reading()
-            return
-        text = "Invalid HTTP request received."
-        self.logger.warning(text)
         self._broken = True
-        self.send_400_response(text)
+        if self._in_body and self.pipeline and self.pipeline[0][0] is self.cycle:
+            # Its body is broken and it still waits for its turn: it is never begun, and gets the 400.
+            assert self._answering is not None  # it is what the others wait for
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._answering
+            self._in_body = False
+        if self._in_body and self.cycle.response_started:
+            self.transport.close()  # it has its answer, or a part of it: another one would be read as that of the next
+        elif self._in_body or self.cycle is None or self.cycle.response_complete:
+            text = "Invalid HTTP request received."
+            self.logger.warning(text)
+            self.send_400_response(text)
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

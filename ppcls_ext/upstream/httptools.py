@@ -8,10 +8,12 @@ from collections.abc import Sequence
 def head_without_offer(
     method: bytes, url: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]
 ) -> tuple[bytes, bool]:
-    """httptools 0.9.0 takes the end of a head that offers another protocol (`Connection: Upgrade`) for the end of the
-    request: its body is lost, and the connection is good for nothing more. Java's client offers HTTP/2 in this way with
-    every first request. A server that stays with HTTP/1.1 need not look at the offer (RFC 9110, section 7.8), so the
-    head is written again without it, for a fresh parser. Can go when httptools can be told that no offer is taken.
+    """The head of a request written again without its offer of another protocol, for a fresh parser.
+
+    httptools 0.9.0 takes the end of a head with such an offer (`Connection: Upgrade`) for the end of the request: its
+    body is lost, and the connection is good for nothing more. Java's client offers HTTP/2 in this way with every first
+    request. A server that stays with HTTP/1.1 need not look at the offer (RFC 9110, section 7.8). Can go when httptools
+    can be told that no offer is taken.
 
     Args:
         headers: names in lower case, and values.

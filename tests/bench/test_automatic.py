@@ -24,15 +24,18 @@ def row(engine: str, ratio: tuple[float, float, float] | None = None) -> dict[st
 
 def test_what_may_be_faster_is_measured_again_and_what_failed_is_not() -> None:
     others = [Subject(Path("model"), name) for name in ("slower", "tied", "failed")]
-    rows = [row("slower", (1.2, 1.1, 1.3)), row("tied", (1.02, 0.97, 1.08)), row("failed")]
+    rows = [row("slower", (1.2, 1.1, 1.3)), row("tied", (1.04, 1.01, 1.08)), row("failed")]
     assert rivals(others, rows) == [others[1]]
 
 
-@pytest.mark.parametrize(("milliseconds", "rounds"), [(0.5, MOST_ROUNDS), (16.0, 500), (1000.0, 60)])
-def test_the_slower_a_call_the_fewer_turns_are_taken(milliseconds: float, rounds: int) -> None:
+@pytest.mark.parametrize(
+    ("milliseconds", "rounds", "seconds"), [(0.5, MOST_ROUNDS, 1.5), (16.0, 500, 24.0), (1000.0, 60, 180.0)]
+)
+def test_the_slower_a_call_the_fewer_turns_are_taken(milliseconds: float, rounds: int, seconds: float) -> None:
+    """Of five calls each, of which two are not timed; never fewer turns than were asked for."""
     settings = many_turns(Settings(), milliseconds)
-    assert settings.rounds == rounds
-    assert settings.seconds <= max(CLOSE_SECONDS, rounds * 3 * milliseconds / 1e3)
+    assert (settings.rounds, settings.seconds) == (rounds, pytest.approx(seconds))
+    assert rounds in (MOST_ROUNDS, Settings().rounds) or rounds * 5 * milliseconds / 1e3 == CLOSE_SECONDS
 
 
 @pytest.mark.parametrize(

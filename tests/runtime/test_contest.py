@@ -71,6 +71,19 @@ def test_an_engine_that_left_early_does_not_cut_the_rounds_of_the_others() -> No
     assert decide([slow, lucky, faster]).winner is faster
 
 
+def test_an_engine_that_left_is_not_taken_for_the_luck_of_another() -> None:
+    """The preferred engine was slow while the one that left was there."""
+    preferred = Entry(ONEDNN, rounds=rounds([1.2] * 12 + [1.0] * 84))
+    winner = Entry(ORT, rounds=rounds([1.0] * 12 + [0.97] * 84))
+    left = Entry(OPENVINO, rounds=rounds([1.1] * 12))
+    assert decide([preferred, winner, left]).winner is winner
+
+
+def test_few_rounds_settle_nothing() -> None:
+    entries, _ = run({ONEDNN: Fake(1.0), ORT: Fake(1.001)}, seconds=60.0)
+    assert [len(entry.rounds) for entry in entries] == [contest.LEAST_SETTLED] * 2
+
+
 def test_a_lead_that_may_be_none_is_not_settled() -> None:
     onednn = Entry(ONEDNN, rounds=rounds([1.0] * 8))
     other = Entry(ORT, rounds=rounds([0.7, 1.2] * 4))

@@ -81,7 +81,7 @@ def still_works(place: tuple[str, int]) -> bool:
     [
         ([b"\0\1\2\r\n\r\n"], 400),
         ([b"GET / HTTQ/1.1\r\n\r\n"], 400),
-        ([b"GET /" + b"a" * LARGEST_HEAD + b" HTTP/1.1\r\n\r\n"], 400),
+        ([b"GET /" + b"a" * LARGEST_HEAD + b" HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
         ([HEAD + b"X: " + b"a" * (2 * LARGEST_HEAD)], 400),
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n"], 400),
@@ -95,7 +95,9 @@ def still_works(place: tuple[str, int]) -> bool:
         ([HEAD + b"Host: y\r\n\r\n"], 400),
         ([b"GET /v2 HTTP/1.1\r\n\r\n"], 400),
         ([b"GET /v2 HTTP/2.0\r\nHost: x\r\n\r\n"], 400),
+        ([b"GET /v2 HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n"], 400),
         ([b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
+        ([b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 99999999999\r\nConnection: close\r\n\r\n"], 413),
     ],
     ids=[
@@ -115,7 +117,9 @@ def still_works(place: tuple[str, int]) -> bool:
         "two hosts",
         "no host",
         "another version",
+        "two hosts of an old client",
         "a tunnel",
+        "a tunnel with an offer",
         "a long body",
     ],
 )
@@ -165,7 +169,14 @@ def posted(image: bytes, *headers: bytes) -> bytes:
     return HEAD + b"".join(header + b"\r\n" for header in headers) + b"Content-Length: %d\r\n\r\n" % len(image) + image
 
 
+def chunked(image: bytes, *headers: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """The same with a body in chunks."""
+    head = HEAD + b"".join(header + b"\r\n" for header in (*headers, b"Transfer-Encoding: chunked "))
+    return head + b"\r\n%x\r\n" % len(image) + image + b"\r\n" + end
+
+
 LAST = b"Connection: close"
+BROKEN = b"-1\r\n"  # no end of a body in chunks
 
 
 def values_of(answers: bytes) -> list[float]:
@@ -178,7 +189,7 @@ def test_an_offer_of_another_protocol_is_not_taken_and_costs_nothing(served: Ser
     """Java's client offers HTTP/2 with its first request, and expects an answer all the same."""
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
     with listening(served()) as place:
-        sent = posted(png(3), *offer) + posted(png(4)) + posted(png(5), *offer) + posted(png(6), LAST)
+        sent = posted(png(3), *offer) + posted(png(4)) + chunked(png(5), *offer) + posted(png(6), LAST)
         answers = said(place, *(sent[k : k + size] for k in range(0, len(sent), size)))
         assert values_of(answers) == [3, 4, 5, 6]
 
@@ -190,16 +201,43 @@ def test_requests_ahead_of_their_answers_are_answered_in_turn(served: Serve) -> 
         assert values_of(said(place, ahead + posted(png(6), LAST))) == [0, 1, 2, 3, 4, 6]
 
 
-def test_what_came_before_noise_is_answered_before_it_is_refused(served: Serve) -> None:
+@pytest.mark.parametrize(
+    "noise",
+    [b"\0\1\2\r\n\r\n", b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", chunked(b"abc", end=BROKEN)],
+    ids=["no request", "no path", "a broken body"],
+)
+def test_what_came_before_noise_is_answered_before_it_is_refused(served: Serve, noise: bytes) -> None:
     service = served()
     service.network.go.clear()
     with listening(service) as place, socket.create_connection(place, SECONDS) as client:
-        client.sendall(posted(png(3)) + b"\0\1\2\r\n\r\n" + posted(png(4)))
+        client.sendall(posted(png(3)) + posted(png(4)) + noise + posted(png(5)))
         wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 1)
         service.network.go.set()
         answers = received(client)
-    assert values_of(answers[: answers.index(b"HTTP/1.1 400")]) == [3]
-    assert answers.count(b"HTTP/1.1 ") == 2
+    assert values_of(answers[: answers.index(b"HTTP/1.1 400")]) == [3, 4]
+    assert answers.count(b"HTTP/1.1 ") == 3
+
+
+def test_a_request_that_has_its_answer_gets_no_other_one(served: Serve) -> None:
+    service = served(body_bytes=500)
+    with listening(service) as place, socket.create_connection(place, SECONDS) as client:
+        client.sendall(chunked(bytes(1000), end=b""))
+        wait_until(lambda: service.metric("pplcnet_requests_total", route="/predict", status="413") == 1)
+        client.sendall(BROKEN)
+        answers = received(client)
+    assert (status_of(answers), answers.count(b"HTTP/1.1 ")) == (413, 1)
+
+
+def test_a_client_that_goes_away_is_noticed_behind_another_request(served: Serve) -> None:
+    service = served()
+    service.network.go.clear()
+    with listening(service) as place:
+        with socket.create_connection(place, SECONDS) as client:
+            client.sendall(posted(png(3)) + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 1)
+        wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 0)
+        service.network.go.set()
+    assert [line["status"] for line in service.lines() if line["event"] == "request"] == [499]
 
 
 def test_many_requests_ahead_of_their_answers_are_not_kept(served: Serve) -> None:
@@ -216,12 +254,13 @@ def test_many_requests_ahead_of_their_answers_are_not_kept(served: Serve) -> Non
 def test_what_follows_the_last_chunk_is_no_header(served: Serve) -> None:
     """A trailer could bear what a proxy takes out of heads."""
     service = served(token="secret")
-    image = png(3)
-    chunks = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n%x\r\n" % len(image) + image
+    bearer = b"Authorization: Bearer secret"
     with listening(service) as place:
-        assert status_of(said(place, chunks + b"\r\n0\r\nAuthorization: Bearer secret\r\n\r\n")) == 401
-        bearing = chunks.replace(b"Connection", b"Authorization: Bearer secret\r\nConnection")
-        assert values_of(said(place, bearing + b"\r\n0\r\nX-Trailer: a\r\n\r\n")) == [3]
+        assert status_of(said(place, chunked(png(3), LAST, end=b"0\r\n" + bearer + b"\r\n\r\n"))) == 401
+        assert values_of(said(place, chunked(png(3), LAST, bearer, end=b"0\r\nX: a\r\n\r\n"))) == [3]
+        after = chunked(png(3), bearer, end=b"0\r\n" + LAST + b"\r\n\r\n") + posted(png(4), bearer)
+        answers = said(place, after)  # of a connection that is said to be closed nothing more is read
+        assert (values_of(answers.partition(b"HTTP/1.1 400")[0]), answers.count(b"HTTP/1.1 ")) == ([3], 2)
 
 
 def test_nothing_after_a_request_of_two_lengths_is_another_request(served: Serve) -> None:
