@@ -116,7 +116,6 @@ setup(
         "ray": ["ray[data]>=2.60,<2.64", *COMMAND_LINE],  # its checkpoints are what `infer --ray` resumes by
         "serve": [
             "uvicorn>=0.40",
-            "httptools>=0.7",  # what uvicorn reads requests with
             "starlette>=1.0",
             "python-multipart>=0.0.20",
             "prometheus-client>=0.21",

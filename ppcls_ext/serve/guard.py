@@ -46,7 +46,10 @@ class Guard:
             await send(message)
 
         try:
-            if self._lets_in(scope):
+            if _has_two_lengths(scope):
+                refusal = Refusal(400, "Content-Length beside Transfer-Encoding; send one", {"Connection": "close"})
+                await refused(refusal)(scope, receive, sent)
+            elif self._lets_in(scope):
                 await self._app(scope, receive, sent)
             else:
                 refusal = Refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
@@ -80,6 +83,12 @@ class Guard:
         kind, _, token = given.partition(b" ")
         # Digests, so that neither the content nor the length of the token shows in the time that this takes.
         return hmac.compare_digest(_digest(token.strip()), self._token) and kind.lower() == b"bearer"
+
+
+def _has_two_lengths(scope: Scope) -> bool:
+    """Whether a request states its length in two ways: a proxy may have taken the other one, and see two requests."""
+    names = {name for name, _ in scope["headers"]}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _digest(token: str | bytes) -> bytes:

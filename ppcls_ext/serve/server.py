@@ -17,7 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.registry import accepted_keys
@@ -26,7 +28,6 @@ from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.runtime.inference import load_inference
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.serve.app import Service
-from ppcls_ext.serve.connection import PatientProtocol
 from ppcls_ext.serve.limits import Limits
 from ppcls_ext.serve.log import Forward, Log
 from ppcls_ext.serve.metrics import Metrics
@@ -35,6 +36,7 @@ from ppcls_ext.serve.options import Options
 
 MOST_CONNECTIONS = 1024
 OTHER_FILES = 256  # so many may be open beside connections: those of models, libraries, the log
+LARGEST_HEAD = 2**14  # bytes of a request's line and headers
 KEEP_ALIVE_S = 30  # between two requests of a connection
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -137,6 +139,7 @@ def build_server(service: Service, limits: Limits) -> Server:
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(limits.drain_s)),
+        h11_max_incomplete_event_size=LARGEST_HEAD,
     )
     return Server(config, service)
 
@@ -175,6 +178,75 @@ class Server(uvicorn.Server):
         self._service.draining = True
         self._service.log("draining")
         await super().shutdown(sockets)
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, whose patience with slow clients has an end.
+
+    While no request of a connection is being answered, its client has `head_s` seconds, from its first byte, to send
+    the next head, or the rest of a body that was refused; and `answer_s` seconds to take what is sent to it. uvicorn
+    itself waits without end.
+    """
+
+    def __init__(self, *arguments: Any, head_s: float, answer_s: float, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.head_s, self._answer_s = head_s, answer_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._not_taken: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that the next two are called for every byte that waits
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Something that was sent waits for the client to take it."""
+        super().pause_writing()
+        self._not_taken = self.loop.call_later(self._answer_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Nothing waits any more."""
+        super().resume_writing()
+        self._taken()
+
+    def data_received(self, data: bytes) -> None:
+        """A client has sent something."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """A client has its answer."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._forget()
+        self._taken()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.head_s, self._lose_patience)
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _taken(self) -> None:
+        if self._not_taken is not None:
+            self._not_taken.cancel()
+            self._not_taken = None
+
+    def _lose_patience(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def address(listener: socket.socket) -> str:

@@ -25,8 +25,7 @@ import pytest
 
 from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.serve.connection import LARGEST_HEAD, MOST_PIPELINED, PatientProtocol
-from ppcls_ext.serve.server import _bound, address, model_names, serve
+from ppcls_ext.serve.server import LARGEST_HEAD, PatientProtocol, _bound, address, model_names, serve
 from tests.helpers.processes import ROOT, wait_until
 from tests.serve.conftest import SECONDS, Served, listening, png, value_of
 
@@ -238,17 +237,6 @@ def test_a_client_that_goes_away_is_noticed_behind_another_request(served: Serve
         wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 0)
         service.network.go.set()
     assert [line["status"] for line in service.lines() if line["event"] == "request"] == [499]
-
-
-def test_many_requests_ahead_of_their_answers_are_not_kept(served: Serve) -> None:
-    service = served(queue=100)
-    service.network.go.clear()
-    with listening(service) as place, socket.create_connection(place, SECONDS) as client:
-        client.sendall(b"".join(posted(png(k % 12)) for k in range(3 * MOST_PIPELINED)))
-        wait_until(lambda: service.metric("pplcnet_accepted_images", model="a") == 1)
-        service.network.go.set()
-        answers = received(client)
-    assert values_of(answers[: answers.index(b"HTTP/1.1 400")]) == [k % 12 for k in range(MOST_PIPELINED + 1)]
 
 
 def test_what_follows_the_last_chunk_is_no_header(served: Serve) -> None:
