@@ -12,6 +12,8 @@ def main() -> None:
     folder, image, picture = sys.argv[1:]
     with Predictor(folder, threshold=0.4) as predict:
         pixels = cv2.imread(image)  # a frame of a camera or of a film is such an array too
+        if pixels is None:
+            sys.exit(f"{image}: OpenCV cannot read it; give an image file")
         result = predict(pixels, channels="bgr")
     for label, score, (x1, y1, x2, y2) in zip(result.labels, result.scores, result.boxes, strict=True):
         print(f"{label} {score:.3f} from ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from ppcls_ext.bench.session import Subject, input_shapes
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.turns import DISCARDED, LEAST_CALLS
 from ppcls_ext.core.config import parse
-from ppcls_ext.core.display import out
+from ppcls_ext.core.display import complain, out
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.auto import check_auto, choose_fastest
 from ppcls_ext.runtime.choice import AUTO, EngineChoice
 from ppcls_ext.runtime.exported import read_exported
@@ -145,13 +146,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seconds", type=float, default=Settings.model_fields["seconds"].default)
     given = parser.parse_args(arguments)
+    try:
+        found = list(_regrets(given))
+    except UserError as error:
+        complain(f"automatic: {error}")
+        return error.exit_status
+    return int(not all(one.holds for one in found))
+
+
+def _regrets(given: argparse.Namespace) -> Iterator[Regret]:
     size = None if given.size is None else (given.size[0], given.size[1])
     settings = parse(Settings, {"seconds": given.seconds}, "automatic")
-    found = []
     for model in given.models:
-        found.append(regret(Subject(model, threads=given.threads, batch=given.batch, size=size), settings))
-        out.print(str(found[-1]), markup=False)
-    return int(not all(one.holds for one in found))
+        found = regret(Subject(model, threads=given.threads, batch=given.batch, size=size), settings)
+        out.print(str(found), markup=False)
+        yield found
 
 
 if __name__ == "__main__":

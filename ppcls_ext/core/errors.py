@@ -15,6 +15,10 @@ class UserError(Exception):
     exit_status = 2
 
 
+class WrongModel(UserError):
+    """A model that does not fit what its folder says of it: no image is to blame, and none of them gets a result."""
+
+
 class CheckFailed(Exception):
     """A stated expectation does not hold (parity, expected accuracy). Commands exit with status 1."""
 

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.errors import UserError, WrongModel
 from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.flow import Flow
 from ppcls_ext.runtime.inference import Inference
@@ -31,7 +31,7 @@ class Pipeline:
         fixed: whether the network takes exactly `batch`.
         engine: what results call that which runs the network; a function that gives it, where it is known only later.
         where: what an error about outputs that do not fit the recipe begins with.
-        errors: `raise`, or `keep` an image's error in its result.
+        errors: `raise`, or `keep` an image's error in its result; what is wrong with the model is raised either way.
         max_pixels: an image with more is refused before it is decoded; None takes any.
         decoders: threads that decode and prepare images for `stream` and `submit`; with 0 a stream does so in the
             thread that takes its results.
@@ -181,7 +181,7 @@ def _splitter(inference: Inference, where: str) -> Callable[[Arrays, int], list[
         try:
             inference.check_outputs(outputs)
         except UserError as error:
-            raise UserError(f"{where}{error}") from error
+            raise WrongModel(f"{where}{error}") from error
         return inference.split(outputs, images)
 
     return split

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.errors import UserError, WrongModel
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import Outputs, Work
 from ppcls_ext.runtime.results import Result
@@ -84,7 +84,7 @@ class Processing:
         Args:
             outcome: of the image's work; None where it has none.
         Raises:
-            UserError: what is wrong with the image, unless errors are kept.
+            UserError: what is wrong with the image, unless errors are kept. WrongModel: no image is to blame.
         """
         if outcome is None:
             return self._failed(image)
@@ -113,7 +113,7 @@ class Processing:
         if not isinstance(error, UserError):
             text = " ".join(str(error).split()) or "no message"
             error = UserError(f"image {image.source}: {type(image.error).__name__}: {text[:300]}")
-        if self._errors == "raise":
+        if self._errors == "raise" or isinstance(error, WrongModel):
             raise error from image.error if error is not image.error else None
         return self._inference.result_type(**self._about(image), error=str(error))
 

@@ -64,6 +64,11 @@ def test_the_verdict_is_that_of_the_many_turns(
     assert ("holds" if holds else "too slow") in str(found)
 
 
+def test_what_is_no_export_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert automatic.main([str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_engine_without_rivals_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     sole = EngineChoice("a", "onnx", "no other engine is left", (Candidate("a", "onnx"),))
     monkeypatch.setattr(automatic, "choice_for", lambda subject: sole)

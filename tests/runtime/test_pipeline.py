@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from ppcls_ext.cls.results import ClassResult
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.errors import UserError, WrongModel
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import Arrays, Run
 from ppcls_ext.runtime.pipeline import Pipeline
+from ppcls_ext.runtime.processing import Errors
 from ppcls_ext.runtime.results import Result
 from ppcls_ext.runtime.sources import Size
 from tests.helpers.processes import ROOT, SECONDS
@@ -92,6 +93,22 @@ def network() -> Network:
 
 def pipeline(network: Network, **arguments: Any) -> Pipeline:
     return Pipeline(network.open, Brightness(), **arguments)
+
+
+class Unfit(Brightness):
+    """A task whose network is another one."""
+
+    def check_outputs(self, outputs: Arrays) -> None:
+        raise UserError("9 labels for a network of 10 classes")
+
+
+@pytest.mark.parametrize("errors", ["raise", "keep"])
+def test_a_model_that_does_not_fit_is_no_fault_of_the_images(network: Network, errors: Errors) -> None:
+    with Pipeline(network.open, Unfit(), batch=2, errors=errors, where="model a: ") as predict:
+        with pytest.raises(WrongModel, match="model a: 9 labels"):
+            list(predict.stream([image(1), image(2)], "rgb"))
+        with pytest.raises(WrongModel, match="model a: 9 labels"):
+            predict.submit(image(1), "rgb").result(SECONDS)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

@@ -80,7 +80,7 @@ def still_works(place: tuple[str, int]) -> bool:
     [
         ([b"\0\1\2\r\n\r\n"], 400),
         ([b"GET / HTTQ/1.1\r\n\r\n"], 400),
-        ([b"GET /" + b"a" * LARGEST_HEAD + b" HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
+        ([b"GET /" + b"a" * LARGEST_HEAD + b" HTTP/1.1\r\n\r\n"], 400),
         ([HEAD + b"X: " + b"a" * (2 * LARGEST_HEAD)], 400),
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n"], 400),
@@ -92,11 +92,6 @@ def still_works(place: tuple[str, int]) -> bool:
         ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"], 400),
         ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * (2 * LARGEST_HEAD)], 400),
         ([HEAD + b"Host: y\r\n\r\n"], 400),
-        ([b"GET /v2 HTTP/1.1\r\n\r\n"], 400),
-        ([b"GET /v2 HTTP/2.0\r\nHost: x\r\n\r\n"], 400),
-        ([b"GET /v2 HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n"], 400),
-        ([b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
-        ([b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 99999999999\r\nConnection: close\r\n\r\n"], 413),
     ],
     ids=[
@@ -114,11 +109,6 @@ def still_works(place: tuple[str, int]) -> bool:
         "a negative chunk",
         "a long chunk's head",
         "two hosts",
-        "no host",
-        "another version",
-        "two hosts of an old client",
-        "a tunnel",
-        "a tunnel with an offer",
         "a long body",
     ],
 )
@@ -202,8 +192,8 @@ def test_requests_ahead_of_their_answers_are_answered_in_turn(served: Serve) -> 
 
 @pytest.mark.parametrize(
     "noise",
-    [b"\0\1\2\r\n\r\n", b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", chunked(b"abc", end=BROKEN)],
-    ids=["no request", "no path", "a broken body"],
+    [b"\0\1\2\r\n\r\n", chunked(b"abc", end=BROKEN)],
+    ids=["no request", "a broken body"],
 )
 def test_what_came_before_noise_is_answered_before_it_is_refused(served: Serve, noise: bytes) -> None:
     service = served()
@@ -239,18 +229,6 @@ def test_a_client_that_goes_away_is_noticed_behind_another_request(served: Serve
     assert [line["status"] for line in service.lines() if line["event"] == "request"] == [499]
 
 
-def test_what_follows_the_last_chunk_is_no_header(served: Serve) -> None:
-    """A trailer could bear what a proxy takes out of heads."""
-    service = served(token="secret")
-    bearer = b"Authorization: Bearer secret"
-    with listening(service) as place:
-        assert status_of(said(place, chunked(png(3), LAST, end=b"0\r\n" + bearer + b"\r\n\r\n"))) == 401
-        assert values_of(said(place, chunked(png(3), LAST, bearer, end=b"0\r\nX: a\r\n\r\n"))) == [3]
-        after = chunked(png(3), bearer, end=b"0\r\n" + LAST + b"\r\n\r\n") + posted(png(4), bearer)
-        answers = said(place, after)  # of a connection that is said to be closed nothing more is read
-        assert (values_of(answers.partition(b"HTTP/1.1 400")[0]), answers.count(b"HTTP/1.1 ")) == ([3], 2)
-
-
 def test_nothing_after_a_request_of_two_lengths_is_another_request(served: Serve) -> None:
     """A proxy that goes by the other length takes what follows for a body, or for another client's request."""
     service = served()
@@ -259,7 +237,7 @@ def test_nothing_after_a_request_of_two_lengths_is_another_request(served: Serve
         answer = said(place, two + b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (status_of(answer), answer.count(b"HTTP/1.1 ")) == (400, 1)
         assert b"connection: close" in answer.lower()
-    assert not [line for line in service.lines() if line["event"] == "request"]
+    assert [line["path"] for line in service.lines() if line["event"] == "request"] == ["/predict"]
 
 
 def test_a_client_that_does_not_take_its_picture_is_let_go(served: Serve) -> None:
