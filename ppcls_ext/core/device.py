@@ -13,7 +13,10 @@ from ppcls_ext.core.text import is_digits
 from ppcls_ext.upstream.paddle import asked_threads, import_paddle_with_threads
 
 LOOK_S = 0.3  # a look at what other processes do
+WAIT_POLICY = "OMP_WAIT_POLICY"  # of threads that wait for others: passive ones sleep, others spin
 MOSTLY_BUSY = 0.25  # a core that others use for three quarters of a look counts as theirs
+
+_own_policy: dict[str, str] = {}  # set by `set_threads`, and not by the user
 
 
 def usable_cores() -> int:
@@ -59,9 +62,19 @@ def set_threads(threads: int | None = None) -> int:
     OMP_NUM_THREADS of the environment wins over the default (every usable core), not over an explicit number.
     """
     # A thread that is done before the others sleeps, where by default it would spin on a core that others may need.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if WAIT_POLICY not in os.environ:
+        os.environ[WAIT_POLICY] = _own_policy[WAIT_POLICY] = "passive"
     import_paddle_with_threads(cpu_threads(threads))
     return kernel_threads()
+
+
+def environment_of_engines() -> dict[str, str]:
+    """The environment for processes that only run an engine, without what `set_threads` has set for training.
+
+    Between the short layers of a network a thread that sleeps wakes too late: with two threads, a call of a small
+    network on oneDNN takes longer than with one. A `Predictor`, which sets nothing, has threads that spin for a moment.
+    """
+    return {name: value for name, value in os.environ.items() if _own_policy.get(name) != value}
 
 
 def kernel_threads() -> int:

@@ -12,6 +12,8 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.core.device import environment_of_engines
+
 ANSWER_SECONDS = 600.0  # an engine that takes longer for one command hangs
 
 
@@ -48,7 +50,7 @@ class EngineProcess:
         self._pipe = ours
         package = str(Path(__file__).resolve().parents[2])  # found also where it is not installed
         environment = {
-            **os.environ,
+            **environment_of_engines(),
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
             "OMP_NUM_THREADS": str(threads),
             "GLOG_minloglevel": "2",

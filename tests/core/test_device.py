@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -170,3 +171,18 @@ def test_the_threads_of_a_run_are_shared_by_another_number_of_processes(
     assert train.run(argparse.Namespace(config=None, resume=str(tmp_path), override=override, profile=0, nproc=1)) == 0
     assert asked == [trained[0].global_section.threads] == [threads]
     assert ("as large a share of the cores" in capfd.readouterr().err) == (threads != 2)
+
+
+@pytest.mark.parametrize("users", [None, "passive", "active"])
+def test_engines_in_processes_of_their_own_wait_as_the_user_says(
+    monkeypatch: pytest.MonkeyPatch, users: str | None
+) -> None:
+    """Training has threads that sleep, which makes calls of small networks on two threads slower than on one."""
+    monkeypatch.setattr(device, "_own_policy", {})
+    monkeypatch.setenv(device.WAIT_POLICY, "")  # so that what is set below goes again
+    monkeypatch.delenv(device.WAIT_POLICY)
+    if users is not None:
+        monkeypatch.setenv(device.WAIT_POLICY, users)
+    device.set_threads(2)
+    assert os.environ[device.WAIT_POLICY] == (users or "passive")
+    assert device.environment_of_engines().get(device.WAIT_POLICY) == users
