@@ -113,6 +113,7 @@ setup(
         "paddle": [PADDLE, "setuptools<81"],
         "cli": COMMAND_LINE,  # what `pplcnet infer` needs beside an engine
         "parquet": ["pyarrow>=14"],
+        "draw": ["pillow"],  # pictures of results
         "ray": ["ray[data]>=2.60,<2.64", *COMMAND_LINE],  # its checkpoints are what `infer --ray` resumes by
         "serve": [
             "uvicorn>=0.40",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from det.boxes import detections, largest_difference, to_image
 from det.results import DetResult
 from det.transforms import INTERPOLATIONS, Sample, resize
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pixels import normalize
 from ppcls_ext.core.text import is_digits
@@ -46,9 +48,13 @@ class DetectionInference(Inference):
         in_graph = takes_pixels(recipe["preprocess"])
         self._tables = None if in_graph else PixelTables(lambda pixels: normalize(pixels).transpose(1, 2, 0))
         post = recipe["postprocess"]
+        # Where NMS is in the graph, outputs show a class only if one of its boxes is found. Earlier exports do not say.
+        classes = whole(post, "classes", "postprocess", 1, MOST_CLASSES) if "classes" in post else len(self.labels)
+        if classes != len(self.labels):
+            raise labels_do_not_fit(self.labels, classes)
         self.threshold = real(post, "threshold", "postprocess", 0, 1) if threshold is None else threshold
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"threshold: expected a score between 0 and 1, got {threshold}")
+        if not isinstance(self.threshold, Real) or not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold: expected a score between 0 and 1, got {threshold!r}")
         self.nms: dict[str, Any] = {
             "score_threshold": real(post, "score_threshold", "postprocess", 0, 1),
             "nms_threshold": real(post, "nms_threshold", "postprocess", 0, 1),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.pictures import require_pillow
 from ppcls_ext.core.text import one_line
 from ppcls_ext.runtime.results import Result
 
@@ -54,6 +55,7 @@ def draw_boxes(
     image: np.ndarray, boxes: Sequence[Sequence[float]], classes: Sequence[int], texts: Sequence[str]
 ) -> np.ndarray:
     """The image (uint8 RGB) with boxes x1 y1 x2 y2 and a text at each, in a colour for each class."""
+    require_pillow()
     from PIL import Image, ImageDraw, ImageFont  # only for pictures: production does without them
 
     canvas = Image.fromarray(np.ascontiguousarray(image))

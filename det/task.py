@@ -194,6 +194,7 @@ class Detection(Task):
             },
             "postprocess": {
                 "nms_in_graph": self.export.nms,
+                "classes": len(self.labels()),
                 "threshold": self.infer.threshold,
                 **self.nms.model_dump(),
             },

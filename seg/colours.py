@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ppcls_ext.core.files import atomic_write
+from ppcls_ext.core.pictures import require_pillow
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,6 +62,7 @@ def png_of_labels(classes: np.ndarray, colours: Sequence[Sequence[int]]) -> byte
 
 
 def _labels_picture(classes: np.ndarray, colours: Sequence[Sequence[int]]) -> Image.Image:
+    require_pillow()
     from PIL import Image  # only for pictures: production does without it
 
     picture = Image.fromarray(classes.astype(np.uint8)).convert("P")

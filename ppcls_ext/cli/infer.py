@@ -18,6 +18,7 @@ from ppcls_ext.cli.arguments import (
     share,
     threads,
 )
+from ppcls_ext.core.bounds import MAX_PIXELS
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.shard import Shard, read_shard
@@ -64,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOW",
         help="decode images exactly as evaluation does (exact), or large JPEGs at 1/2, 1/4 or 1/8, which is faster and "
         f"gives slightly other pixels (scaled); with -m (default: {DEFAULT_DECODE})",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="skip an image whose header states more than N pixels, before it is decoded; with -m (default: "
+        f"{MAX_PIXELS})",
     )
     add_config_arguments(parser, required=False)
     group = parser.add_argument_group("input")
@@ -161,6 +169,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("infer --allow-reduced concerns an engine that you name: add --engine")
     if arguments.config and arguments.decode is not None:
         raise UserError("infer --decode is of exported models: use it with -m; with -c images are decoded exactly")
+    if arguments.config and arguments.max_pixels is not None:
+        raise UserError(f"infer --max-pixels is of exported models: use it with -m; with -c it is {MAX_PIXELS}")
     if arguments.model and arguments.override:
         raise UserError("infer -o changes a config: use it with -c; an exported model (-m) is fixed")
 
@@ -170,15 +180,21 @@ def _with_ray(
 ) -> int:
     from ppcls_ext.deploy.ray_data import RayRun, infer_with_ray
 
-    predictor = {
-        "engine": arguments.engine,
-        "threads": arguments.threads or 1,
-        "batch": batch,
-        "decode": arguments.decode or DEFAULT_DECODE,
-        "allow_reduced": arguments.allow_reduced,
-    }
+    predictor = {**_predictor(arguments, batch), "threads": arguments.threads or 1}
     run = RayRun(arguments.model, arguments.ray, arguments.save, predictor, options, arguments.resume)
     return infer_with_ray(images, run, shard)
+
+
+def _predictor(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
+    """Keyword arguments of the `Predictor` of an exported model."""
+    return {
+        "engine": arguments.engine,
+        "threads": arguments.threads,
+        "batch": batch,
+        "decode": arguments.decode or DEFAULT_DECODE,
+        "max_pixels": arguments.max_pixels or MAX_PIXELS,
+        "allow_reduced": arguments.allow_reduced,
+    }
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -197,13 +213,11 @@ def _opened(arguments: argparse.Namespace, config: Config | None, options: Mappi
 
         return open_weights(config, options, batch)
     from ppcls_ext.deploy.infer import open_exported
+    from ppcls_ext.deploy.results_file import interrupted_engine
+    from ppcls_ext.runtime.choice import AUTO
 
-    return open_exported(
-        arguments.model,
-        arguments.engine,
-        arguments.threads,
-        options,
-        batch,
-        arguments.decode or DEFAULT_DECODE,
-        arguments.allow_reduced,
-    )
+    predictor = _predictor(arguments, batch)
+    if arguments.engine == AUTO and arguments.resume:
+        # What auto would choose today may be another engine, and all results of a run are of one.
+        predictor["engine"] = interrupted_engine(arguments.save) or AUTO
+    return open_exported(arguments.model, options, predictor)

@@ -12,6 +12,7 @@ MOST = 1e9  # bounds numbers that have no bound of their own
 MOST_CLASSES = 100_000  # the last layer of PP-LCNet has 128 million weights then
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 LARGEST_SIDE = 16_384  # pixels of an image that a network is given
+MAX_PIXELS = 2**27  # of an image that is decoded: 134 megapixels, 400 MB, more than cameras have
 MOST_BASES = 30  # configs above each other
 MOST_EPOCHS = 100_000
 MOST_STEPS = 10**9

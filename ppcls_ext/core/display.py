@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import sys
 import time
@@ -40,6 +41,21 @@ def say(text: str) -> None:
     """A line for the user on stderr."""
     if not _muted:
         err.print(one_line(text), markup=False)
+
+
+class _Said(logging.Handler):
+    """Says what is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def show_log(name: str) -> None:
+    """Have what is logged under a name said from now on: a command's lines for its user, where a library only logs."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(handler, _Said) for handler in logger.handlers):
+        logger.addHandler(_Said())
+    logger.setLevel(logging.INFO)
 
 
 def complain(text: object, style: str = "red") -> None:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ppcls_ext.core.bombs import MOST_CHUNKS, why_endless
+from ppcls_ext.core.bounds import MAX_PIXELS
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.reading import Unreadable, check_regular
@@ -40,7 +41,6 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
-MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: more than cameras have
 # What Pillow may decode: among the others are some that start programs, as EPS does.
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
@@ -238,8 +238,9 @@ def named_images(patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
                 seen.add(path)
             yield path, _name_below(path, pattern, folder)
         if empty:
-            kind = f"no images ({', '.join(ENDINGS)}) in this folder" if folder else "no such file or folder"
-            raise UserError(f"images {pattern}: {kind}")
+            if folder:
+                raise UserError(f"images {pattern}: no images ({', '.join(ENDINGS)}) in this folder; give another one")
+            raise UserError(f"images {pattern}: no such file or folder; fix the path")
 
 
 def _images_of(pattern: str) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write
 from ppcls_ext.core.text import one_line
 
@@ -17,16 +19,33 @@ LONGEST_CAPTION = 200  # characters
 CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels
 
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # of pictures, by the ending of their names
+
+
+def require_pillow() -> None:
+    """Raise UserError where Pillow is not installed: what runs in production does without it, pictures do not."""
+    if importlib.util.find_spec("PIL") is None:
+        raise UserError("pictures are drawn with Pillow, which is not installed; python -m pip install 'pplcnet[draw]'")
+
+
 def save_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 RGB [H, W, 3] as PNG, or as the format of the path's ending."""
+    """Write uint8 RGB [H, W, 3] as PNG or JPEG, as the path ends.
+
+    Raises:
+        UserError: another ending; Pillow is not installed.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"picture {path}: give a name that ends with {', '.join(FORMATS)}")
+    require_pillow()
     from PIL import Image  # here and below where it is used: what runs in production does without it
 
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower(), "PNG")
     atomic_write(path, lambda temporary: Image.fromarray(image).save(temporary, format=kind))
 
 
 def caption(image: np.ndarray, text: str, size: int = 14) -> np.ndarray:
-    """The image with a line of text above it; small images are enlarged so that the text fits."""
+    """The image with a line of text above it; small images are enlarged so that the text fits. Needs Pillow."""
+    require_pillow()
     from PIL import Image, ImageDraw, ImageFont
 
     factor = -(-CAPTION_WIDTH // image.shape[1])

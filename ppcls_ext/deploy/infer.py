@@ -16,6 +16,7 @@ from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
 from ppcls_ext.core.images import find_images, named_images
+from ppcls_ext.core.pictures import require_pillow
 from ppcls_ext.core.text import one_line
 from ppcls_ext.deploy.encoders import ENCODERS
 from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
@@ -25,7 +26,6 @@ from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
-from ppcls_ext.runtime.processing import Decode
 from ppcls_ext.runtime.results import Result
 
 MOST_NAMED = 20  # stderr names no more images without a result; a file of results names all of them
@@ -39,27 +39,17 @@ def check_infer_flags(task: str, options: Iterable[str]) -> None:
         raise UserError(f"infer {error}") from error
 
 
-def open_exported(
-    folder: Path,
-    engine: str | None,
-    threads: int | None,
-    options: Mapping[str, Any],
-    batch: int = 1,
-    decode: Decode = "exact",
-    allow_reduced: bool = False,
-) -> Pipeline:
-    """Predicts with an exported folder. Raises UserError: see `Predictor`."""
+def open_exported(folder: Path, options: Mapping[str, Any], predictor: Mapping[str, Any]) -> Pipeline:
+    """Predicts with an exported folder.
+
+    Args:
+        options: of the postprocessing.
+        predictor: further keyword arguments of `Predictor`.
+    Raises:
+        UserError: see `Predictor`.
+    """
     check_infer_flags(read_exported(folder).task, options)
-    return Predictor(
-        folder,
-        engine,
-        threads=threads,
-        batch=batch,
-        errors="keep",
-        decode=decode,
-        allow_reduced=allow_reduced,
-        **options,
-    )
+    return Predictor(folder, errors="keep", **predictor, **options)
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:
@@ -120,6 +110,8 @@ def infer(
         raise UserError(f"infer --format {form}: this task writes {', '.join(inference.forms)}")
     if save is not None:
         regular_target(save)  # before hours of predicting
+    if draw is not None:
+        require_pillow()
     paths = images_of(images, shard)
     if draw is not None and shard is not None:
         draw = draw / f"shard-{shard.index}-of-{shard.count}"  # each share numbers its pictures from 1

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from ppcls_ext.core.locks import locked
 from ppcls_ext.core.reading import Unreadable, parsed_json
 from ppcls_ext.deploy.encoders import ParquetEncoder
 from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
-from ppcls_ext.deploy.results_file import check_same
+from ppcls_ext.deploy.results_file import check_same, engine_of
 from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import read_exported
@@ -112,6 +112,8 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
     """
     ray = _import_ray()
     check_infer_flags(read_exported(run.model).task, run.options)
+    if run.resume and run.predictor["engine"] == AUTO:
+        run = replace(run, predictor={**run.predictor, "engine": _engine_begun(run.folder) or AUTO})
     with Predictor(run.model, **run.predictor, **run.options) as predictor:  # opens it once, before any actor does
         engine = predictor.engine
         if engine == AUTO:
@@ -170,12 +172,23 @@ def own_folder(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+def _engine_begun(folder: Path) -> str | None:
+    """The engine of the run that a folder has results of; None where there is none."""
+    file = folder / RUN_FILE
+    return engine_of(_read_run(folder, file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
 def _check_run(folder: Path, text: str, about: Mapping[str, Any]) -> None:
+    check_same(folder, _read_run(folder, text), about)
+
+
+def _read_run(folder: Path, text: str) -> Mapping[str, Any]:
+    """What a run file says; nothing, where it is empty."""
     try:
-        begun = parsed_json(text)
+        begun = parsed_json(text) if text.strip() else {}
     except Unreadable as error:
         raise UserError(f"{folder / RUN_FILE} is not as infer wrote it; delete {folder} and begin again") from error
-    check_same(folder, begun if isinstance(begun, dict) else {}, about)
+    return begun if isinstance(begun, dict) else {}
 
 
 @contextmanager

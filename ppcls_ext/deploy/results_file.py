@@ -15,6 +15,7 @@ from ppcls_ext.core.files import atomic_write, naming, regular_target
 from ppcls_ext.core.locks import locked
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.deploy.encoders import Encoder
+from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.results import Result
 
 COMMIT_SECONDS = 2.0  # results are stored at least this often: a crash loses no more work
@@ -80,7 +81,8 @@ class ResultsFile:
     Args:
         path: FILE; a symlink keeps pointing where it does.
         encoder: of its format.
-        run: what the results depend on, JSON-able; resuming wants the same. None: the run cannot be resumed.
+        run: what the results depend on, JSON-able; resuming wants the same. An `engine` that is to be chosen (`auto`)
+            is noted once a result names it. None: the run cannot be resumed.
         resume: go on with an interrupted run, or begin where there is none.
     Raises:
         UserError: something that is no regular file is there; another process writes there; an interrupted run is there
@@ -89,10 +91,9 @@ class ResultsFile:
 
     def __init__(self, path: Path, encoder: Encoder, run: Mapping[str, Any] | None, resume: bool) -> None:
         self.done = self.failed = 0
-        self._encoder, self._run = encoder, run
+        self._encoder, self._run = encoder, None if run is None else dict(run)
         self._target = regular_target(path)
-        self._part = self._target.with_name(f"{self._target.name}.part")
-        self._progress = self._target.with_name(f"{self._target.name}.part.json")
+        self._part, self._progress = _parts(self._target)
         self._finished = False
         regular_target(self._part)
         self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +149,8 @@ class ResultsFile:
 
     def write(self, result: Result) -> None:
         """Take the next result."""
+        if self._run is not None and self._run.get("engine") == AUTO:
+            self._run["engine"] = result.engine
         self._encoder.add(result)
         self.done += 1
         self.failed += not result.ok
@@ -181,6 +184,28 @@ class ResultsFile:
         self._file.close()
         if self._run is None and not self._finished:
             self._part.unlink(missing_ok=True)
+
+
+def interrupted_engine(path: Path) -> str | None:
+    """The engine of the interrupted run of a file of results; None where there is no such run, or none was chosen.
+
+    Raises:
+        UserError: what is noted of the run is not as it was written.
+    """
+    part, progress = _parts(regular_target(path))
+    state = _read_progress(progress) if part.exists() else None
+    return None if state is None else engine_of(state["run"])
+
+
+def engine_of(run: Mapping[str, Any]) -> str | None:
+    """The engine of a run whose note was read; None where none was chosen."""
+    engine = run.get("engine")
+    return engine if isinstance(engine, str) and engine != AUTO else None
+
+
+def _parts(target: Path) -> tuple[Path, Path]:
+    """The files of an interrupted run: its results so far, and what is known of it."""
+    return target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
 
 
 def _read_progress(file: Path) -> Mapping[str, Any] | None:

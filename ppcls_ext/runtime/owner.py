@@ -65,13 +65,19 @@ class EngineOwner:
         split: parts the outputs of a batch of so many images by image; may refuse them by raising.
         batch: images at once.
         fixed: whether the network takes exactly `batch`; missing images are then copies of the last one.
-        any_thread: whether any thread may run the engine, as long as one does at a time.
+        any_thread: tells whether any thread may run the engine, as long as one does at a time. It is asked at each
+            call, since which engine it is may be known only after the first.
     Raises:
         whatever `open_run` raises.
     """
 
     def __init__(
-        self, open_run: Callable[[], Run], split: Split, batch: int, fixed: bool, any_thread: bool = False
+        self,
+        open_run: Callable[[], Run],
+        split: Split,
+        batch: int,
+        fixed: bool,
+        any_thread: Callable[[], bool] = lambda: False,
     ) -> None:
         self._split, self._batch, self._fixed, self._any_thread = split, batch, fixed, any_thread
         self._engine: Run | None = None
@@ -125,7 +131,7 @@ class EngineOwner:
             UserError: it is closed; so do `put` and `put_batch`.
         """
         engine, own = self._engine, threading.current_thread() is self._thread
-        if engine is None or not (own or self._any_thread) or not self._busy.acquire(blocking=own):
+        if engine is None or not (own or self._any_thread()) or not self._busy.acquire(blocking=own):
             self.put_batch(images)
             return
         try:

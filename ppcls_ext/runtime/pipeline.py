@@ -11,8 +11,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from ppcls_ext.core.bounds import MAX_PIXELS
 from ppcls_ext.core.errors import UserError, WrongModel
-from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.flow import Flow
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.owner import CLOSED, Arrays, EngineOwner, Run, abandon, in_own_thread
@@ -36,7 +36,8 @@ class Pipeline:
         decoders: threads that decode and prepare images for `stream` and `submit`; with 0 a stream does so in the
             thread that takes its results.
         decode: `exact`, as evaluation does, or `scaled`: large JPEGs at 1/2, 1/4 or 1/8.
-        any_thread: whether any thread may run the network, as long as one does at a time.
+        any_thread: tells whether any thread may run the network, as long as one does at a time; default: none but its
+            own may.
     Raises:
         UserError: whatever is wrong with the arguments or the network.
     """
@@ -54,7 +55,7 @@ class Pipeline:
         max_pixels: int | None = MAX_PIXELS,
         decoders: int = 1,
         decode: Decode = "exact",
-        any_thread: bool = False,
+        any_thread: Callable[[], bool] = lambda: False,
     ) -> None:
         if type(decoders) is not int or decoders < 0:
             raise UserError(f"decoders must be a number of threads, got {decoders!r}")

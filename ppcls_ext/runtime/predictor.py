@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.bounds import MAX_PIXELS
 from ppcls_ext.core.device import cpu_threads, usable_cores
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.images import MAX_PIXELS
 from ppcls_ext.runtime.auto import check_auto, choose_fastest
 from ppcls_ext.runtime.choice import AUTO, EngineChoice, choose_engine
 from ppcls_ext.runtime.engines import engine_class, open_engine
@@ -75,6 +75,8 @@ class Predictor(Pipeline):
         choice = None if engine == AUTO else choose_engine(self.exported, engine, allow_reduced)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UserError(f"threads must be a positive number, got {threads!r}")
+        if size is not None and not _are_sides(size):
+            raise UserError(f"size must be (HEIGHT, WIDTH) in pixels, got {size!r}")
         self.threads = cpu_threads(threads)
         self._options = options
         try:
@@ -82,22 +84,23 @@ class Predictor(Pipeline):
         except UserError as error:
             raise UserError(f"exported model {self.exported.folder}: {error}") from error
         fixed = self.exported.batch
-        self._selection = _Selection(self.exported, inference, self.threads, batch if fixed == -1 else fixed, choice)
+        selection = _Selection(self.exported, inference, self.threads, batch if fixed == -1 else fixed, choice)
+        self._selection = selection
         keep_freed_memory(KEPT_BYTES, one_heap=True)
         shapes = self.exported.shapes(1, size)
         if choice is None and shapes is not None:
-            self._selection.choose(shapes)
+            selection.choose(shapes)
         super().__init__(
-            _opener(self._selection),
+            _opener(selection),
             inference,
             batch=batch if fixed == -1 else fixed,
             fixed=fixed != -1,
-            engine=self._selection.name,
+            engine=selection.name,
             where=f"exported model {self.exported.folder}: ",
             errors=errors,
             max_pixels=max_pixels,
             decode=decode,
-            any_thread=self._selection.any_thread,
+            any_thread=lambda: selection.any_thread,
             decoders=_decoders(self.threads) if decoders is None else decoders,
         )
 
@@ -137,6 +140,10 @@ class Predictor(Pipeline):
                 "give size=(HEIGHT, WIDTH)"
             )
         return self._selection.choice
+
+
+def _are_sides(size: Any) -> bool:
+    return isinstance(size, (tuple, list)) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
 
 
 def _decoders(threads: int) -> int:

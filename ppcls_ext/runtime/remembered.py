@@ -15,9 +15,10 @@ from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 
 MOST_ENTRIES = 500  # the oldest go
+LOGGER = "pplcnet"  # the name under which the runtime logs; commands show it (`ppcls_ext.core.display.show_log`)
 FORMAT = 1  # version of the file's layout
 
-log = logging.getLogger("pplcnet")
+log = logging.getLogger(LOGGER)
 
 
 def cache_folder() -> Path:

@@ -89,12 +89,16 @@ class Result(abc.ABC):
         """The image with what was found drawn into it, uint8 RGB [H, W, 3]. Needs Pillow.
 
         Raises:
-            UserError: the image cannot be read again.
+            UserError: the image cannot be read again; Pillow is not installed.
         """
         return self.draw(self.image())
 
     def save(self, path: str | Path) -> None:
-        """Write `plot()` as PNG, or as JPEG if the path ends so."""
+        """Write `plot()` as PNG or JPEG, as the path ends.
+
+        Raises:
+            UserError: another ending; Pillow is not installed; the image cannot be read again.
+        """
         save_image(Path(path), self.plot())
 
     def write_pictures(self, folder: Path, name: str) -> None:

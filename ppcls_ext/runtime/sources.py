@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
+from ppcls_ext.core.bounds import MAX_PIXELS
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.images import (
-    MAX_PIXELS,
     BrokenImage,
     check_header,
     check_pixels,

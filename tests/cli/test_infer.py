@@ -17,6 +17,7 @@ from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.registry import accepted_keys
 from ppcls_ext.deploy import results_file
+from ppcls_ext.runtime import predictor
 from ppcls_ext.tasks.finding import load_task
 from tests.helpers.configs import overrides
 from tests.helpers.help import help_of
@@ -107,6 +108,18 @@ def test_a_killed_run_is_resumed(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r", "whole"]
 
 
+def test_a_resumed_run_keeps_the_engine_that_auto_took(
+    exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Today's choice would be another one."""
+    saved = tmp_path / "r"
+    line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--save", str(saved)]
+    forked_to_its_end([*line, "--engine", "native"], tmp_path / "stderr.txt", killed_after_a_few_images())
+    monkeypatch.setattr(predictor, "choose_fastest", lambda *_: pytest.fail("an engine was chosen"))
+    assert main([*line, "--engine", "auto", "--resume"]) == 0
+    assert "going on after 3 of 15 images" in capfd.readouterr().err
+
+
 def test_shares_are_the_whole_list_once(exported: Path, data: Path, tmp_path: Path) -> None:
     line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--topk", "1", "--save"]
     assert main([*line, str(tmp_path / "whole")]) == 0
@@ -165,7 +178,7 @@ def test_bad_calls_of_infer(exported: Path, trained: Path, tmp_path: Path, data:
     assert "either an exported folder" in fails("infer", "-i", image)
     assert "needs images" in fails("infer", "-m", exported)
     assert "no inference.yml" in fails("infer", "-m", tmp_path, "-i", image)
-    assert "no such file or folder" in fails("infer", "-m", exported, "-i", "nothing.jpg")
+    assert "no such file or folder; fix the path" in fails("infer", "-m", exported, "-i", "nothing.jpg")
     assert "did you mean 'onednn'?" in fails("infer", "-m", exported, "-i", image, "--engine", "onedn")
     assert "infer --threshold: not a flag of classification; it has --topk" in fails(
         "infer", "-m", exported, "-i", image, "--threshold", "0.5"
@@ -195,12 +208,23 @@ def test_the_help_names_the_flags_and_formats_of_every_task(task: str) -> None:
 def test_flags_that_do_not_go_together(exported: Path, trained: Path, data: Path, fails: Fails) -> None:
     image = data / "val/red/00.png"
     assert "use it with -m" in fails("infer", "-c", trained, "-i", image, "--engine", "native")
+    assert "use it with -m" in fails("infer", "-c", trained, "-i", image, "--max-pixels", "9")
     assert "add --engine" in fails("infer", "-m", exported, "-i", image, "--allow-reduced")
     reduced = ("infer", "-m", exported, "-i", image, "--engine", "onednn-bf16")
     assert "infer --allow-reduced" in fails(*reduced)
     assert main([*map(str, reduced), "--allow-reduced"]) == 0
     assert "use it with -c" in fails("infer", "-m", exported, "-i", image, "-o", "Global.epochs=1")
     assert "add --format json" in fails("infer", "-m", exported, "-i", image, "--save", "out.json")
+
+
+def test_an_image_of_too_many_pixels_is_skipped(
+    exported: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = str(data / "val/red/00.png")
+    line = ["infer", "-m", str(exported), "-i", image, "--max-pixels"]
+    assert main([*line, "2303"]) == 2
+    assert "48 x 48 are more pixels than max_pixels=2303 allows; shrink it, or raise max_pixels" in capfd.readouterr().err
+    assert main([*line, "2304"]) == 0
 
 
 def test_images_and_batch_of_the_config_are_used(trained: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:

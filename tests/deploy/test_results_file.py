@@ -17,7 +17,7 @@ from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy import results_file
 from ppcls_ext.deploy.encoders import ENCODERS, Encoder
-from ppcls_ext.deploy.results_file import ResultsFile
+from ppcls_ext.deploy.results_file import ResultsFile, interrupted_engine
 from ppcls_ext.runtime.inference import Inference
 
 RUN = {"model": "a", "images": 5}
@@ -253,3 +253,21 @@ def test_parquet_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"needs pyarrow; python -m pip install 'pplcnet\[parquet\]'"):
         encoder_of("parquet")
+
+
+def test_the_engine_that_was_chosen_is_noted_with_the_first_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_file, "COMMIT_SECONDS", 0.0)
+    path = tmp_path / "r.csv"
+    assert interrupted_engine(path) is None
+    sink = ResultsFile(path, encoder_of("csv"), {**RUN, "engine": "auto"}, False)
+    assert interrupted_engine(path) is None
+    sink.write(ClassResult(source="0.jpg", error="empty", engine="auto"))
+    assert interrupted_engine(path) is None
+    sink.write(ClassResult(source="1.jpg", engine="native"))
+    sink.close()
+    assert interrupted_engine(path) == "native"
+    ResultsFile(path, encoder_of("csv"), {**RUN, "engine": "native"}, True).close()
+    with pytest.raises(UserError, match=r"begun with other engine \(native, now onednn\)"):
+        ResultsFile(path, encoder_of("csv"), {**RUN, "engine": "onednn"}, True)

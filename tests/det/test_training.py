@@ -104,9 +104,10 @@ def test_exports_give_the_boxes_of_dygraph(
     assert recipe["category_ids"] == [17]
 
     options = {"threshold": 0.1}
-    ours = coco_results(open_exported(folder, "onednn", 1, options), data, tmp_path / "a.json")
+    onednn, onnx_engine = ({"engine": name, "threads": 1} for name in ("onednn", "onnxruntime"))
+    ours = coco_results(open_exported(folder, options, onednn), data, tmp_path / "a.json")
     theirs = coco_results(open_weights(load_config(run.path), options), data, tmp_path / "b.json")
-    onnx = coco_results(open_exported(folder, "onnxruntime", 1, options), data, tmp_path / "c.json")
+    onnx = coco_results(open_exported(folder, options, onnx_engine), data, tmp_path / "c.json")
     assert len(ours) == len(onnx) == len(theirs) > 10
     for a, b, c in zip(ours, theirs, onnx, strict=True):
         assert (

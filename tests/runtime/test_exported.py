@@ -149,6 +149,20 @@ def test_labels_that_do_not_fit_the_network_are_refused(folder: Path, labels: li
     assert str(caught.value) == f"exported model {folder}: {wrong}"
 
 
+def test_labels_that_do_not_fit_a_detector_are_refused_where_nothing_is_found(
+    exports: dict[str, Path], tmp_path: Path
+) -> None:
+    """With NMS in the graph, outputs tell only the classes of the boxes that are found."""
+    folder = tmp_path / "detector"
+    shutil.copytree(exports["detection"], folder)
+    classes = len(read_exported(folder).labels)
+    resealed(folder, lambda recipe: recipe.update(labels=["a"], category_ids=[1]))
+    with pytest.raises(UserError) as caught:
+        Predictor(folder, "native")
+    wrong = f"labels: 1 for a network of {classes} classes; export again"
+    assert str(caught.value) == f"exported model {folder}: {wrong}"
+
+
 def test_an_engine_that_cannot_run_is_one_line(exported: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'onednn'"):
         Predictor(exported, engine="onednnn")

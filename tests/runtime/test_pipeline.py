@@ -122,7 +122,7 @@ def test_a_list_gives_a_list_in_order(network: Network, batch: int, decoders: in
 
 
 def test_a_caller_runs_an_engine_that_lets_any_thread_and_waits_where_it_runs_already(network: Network) -> None:
-    with pipeline(network, any_thread=True) as predict:
+    with pipeline(network, any_thread=lambda: True) as predict:
         assert predict(image(5), "rgb").scores == (5,)
         assert network.ran == [threading.get_ident()]
         assert network.entered.acquire(timeout=SECONDS)
@@ -134,9 +134,19 @@ def test_a_caller_runs_an_engine_that_lets_any_thread_and_waits_where_it_runs_al
         assert [first.result(SECONDS).scores, second.result(SECONDS).scores] == [(6,), (7,)]
 
 
+def test_whether_any_thread_may_run_it_can_turn_out_with_the_first_call(network: Network) -> None:
+    """As where `auto` chooses an engine for the size of the first image."""
+    with pipeline(network, any_thread=lambda: bool(network.ran)) as predict:
+        predict([image(5)], "rgb")
+        predict(image(6), "rgb")
+        own, ours = network.ran
+    assert (own, ours) == (own, threading.get_ident())
+    assert own != ours
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_without_decoders_a_stream_needs_no_other_thread(network: Network, batch: int) -> None:
-    with pipeline(network, decoders=0, any_thread=True, batch=batch, errors="keep") as predict:
+    with pipeline(network, decoders=0, any_thread=lambda: True, batch=batch, errors="keep") as predict:
         images = [image(20), image(21), "nowhere.jpg", image(22), image(23, side=6), image(24)]
         results = predict(images, "rgb")
     assert [result.scores for result in results] == [(20,), (21,), (), (22,), (23,), (24,)]
@@ -264,7 +274,7 @@ def test_a_submitted_image_can_be_cancelled(network: Network) -> None:
 
 @pytest.mark.parametrize("any_thread", [True, False])
 def test_what_is_called_with_a_result_may_ask_for_another_one(network: Network, any_thread: bool) -> None:
-    with pipeline(network, batch=4, any_thread=any_thread) as predict:
+    with pipeline(network, batch=4, any_thread=lambda: any_thread) as predict:
         asked: Future[float] = Future()
         future = predict.submit(image(5), "rgb")
         future.add_done_callback(lambda _: asked.set_result(predict(image(6), "rgb").scores[0]))
@@ -273,7 +283,7 @@ def test_what_is_called_with_a_result_may_ask_for_another_one(network: Network, 
 
 @pytest.mark.parametrize("any_thread", [True, False])
 def test_what_is_called_with_a_result_may_ask_for_several(network: Network, any_thread: bool) -> None:
-    with pipeline(network, batch=4, any_thread=any_thread) as predict:
+    with pipeline(network, batch=4, any_thread=lambda: any_thread) as predict:
         asked: Future[list[float]] = Future()
         future = predict.submit(image(5), "rgb")
         future.add_done_callback(lambda _: asked.set_result(values(predict([image(6), image(7)], "rgb"))))

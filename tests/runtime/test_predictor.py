@@ -176,3 +176,18 @@ def test_a_forked_child_opens_an_engine_of_its_own(exported: Path, data: Path, e
         child.join(SECONDS)
         assert child.exitcode == 0
         assert predict(file).labels == expected
+
+
+@pytest.mark.parametrize("size", [224, (224,), (224.0, 224), (0, 224), "224"])
+def test_a_size_that_is_none_is_one_line(exported: Path, size: Any) -> None:
+    with pytest.raises(UserError, match=r"size must be \(HEIGHT, WIDTH\) in pixels, got"):
+        Predictor(exported, "native", size=size)
+
+
+@pytest.mark.parametrize("threshold", ["x", None, 1.5, float("nan")])
+def test_a_threshold_that_is_none_is_one_line(exports: dict[str, Path], threshold: Any) -> None:
+    if threshold is None:  # the recipe's
+        Predictor(exports["detection"], "native", threshold=threshold).close()
+        return
+    with pytest.raises(UserError, match="threshold: expected a score between 0 and 1, got"):
+        Predictor(exports["detection"], "native", threshold=threshold)

@@ -116,7 +116,7 @@ def test_the_exported_model_gives_the_classes_of_the_weights(
     Image.open(data / "images/val" / largest.name).crop((0, 0, 61, 53)).save(tmp_path / "odd.png")
     shown = []
     for name, opened in (
-        ("onednn", open_exported(exported, "onednn", 1, {})),
+        ("onednn", open_exported(exported, {}, {"engine": "onednn", "threads": 1})),
         ("weights", open_weights(load_config(run.path), {})),
     ):
         infer([str(tmp_path / "odd.png")], opened, form="json", save=tmp_path / f"{name}.json", draw=tmp_path / name)
@@ -137,7 +137,8 @@ def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFold
     with checked_on("native"):
         folder = export(load_config(run.path, options), formats="json")
     results = tmp_path / "areas.csv"
-    infer([str(data / "images/val")], open_exported(folder, "native", 1, {}), form="csv", save=results)
+    native = open_exported(folder, {}, {"engine": "native", "threads": 1})
+    infer([str(data / "images/val")], native, form="csv", save=results)
     header, *rows = results.read_text().splitlines()
     assert header == "image,class,label,pixels,share,error"
     assert all(int(row.split(",")[3]) > 0 for row in rows)
