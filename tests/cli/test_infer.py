@@ -217,13 +217,12 @@ def test_flags_that_do_not_go_together(exported: Path, trained: Path, data: Path
     assert "add --format json" in fails("infer", "-m", exported, "-i", image, "--save", "out.json")
 
 
-def test_an_image_of_too_many_pixels_is_skipped(
-    exported: Path, data: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_of_too_many_pixels_is_skipped(exported: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     image = str(data / "val/red/00.png")
     line = ["infer", "-m", str(exported), "-i", image, "--max-pixels"]
     assert main([*line, "2303"]) == 2
-    assert "48 x 48 are more pixels than max_pixels=2303 allows; shrink it, or raise max_pixels" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "48 x 48 are more pixels than max_pixels=2303 allows; shrink it, or raise max_pixels" in said
     assert main([*line, "2304"]) == 0
 
 
