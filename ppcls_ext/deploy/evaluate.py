@@ -77,7 +77,10 @@ def _fastest(task: Task, model: nn.Layer, engine: str | None, images: int) -> nn
     if engine is None:
         engine = FIRST if images >= ENGINE_PAYS and paddle.get_device() == "cpu" else PADDLE
     network, _ = on_engine(model, task.evaluated_shape, engine, "eval", say)
-    return task.made_fast(model) if network is model else network
+    if network is not model:
+        return network
+    task.keep_memory()
+    return task.made_fast(model)
 
 
 def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:

@@ -56,6 +56,7 @@ def right_answers(run: Path) -> Answers:
     task = make_task(load_config(run))
     if task.name != "classification":
         raise UserError(f"{run}: answers are counted of classification, not {task.name}")
+    task.keep_memory()
     model = task.made_fast(task.build_model())
     task.load_trained(model, str(run / LAST_WEIGHTS))
     model.eval()

@@ -66,6 +66,7 @@ class Judge:
         Args:
             own_statistics: its batch norms have some; otherwise they are taken from training images first.
         """
+        self._task.keep_memory()
         with paddle.no_grad():
             if not own_statistics:
                 give_statistics(network, self._training)

@@ -82,14 +82,27 @@ class Task(abc.ABC):
     def build_model(self) -> nn.Layer:
         """The network of the config with initial weights."""
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether networks run with what is ours to speed them up (`Global.fast_cpu`, on a CPU)."""
+        return bool(self.global_section.fast_cpu and paddle.get_device() == "cpu")
+
     def made_fast(self, model: nn.Layer) -> nn.Layer:
-        """A network that is trained or evaluated in this process: on a CPU with our kernels (`Global.fast_cpu`)."""
-        if self.global_section.fast_cpu and paddle.get_device() == "cpu":
+        """A network that is trained or evaluated in this process: with our kernels, where it `is_fast`."""
+        if self.is_fast:
             from ppcls_ext.models import kernels as cpu_kernels  # imported only here, since it loads a compiler
 
-            keep_freed_memory()
             cpu_kernels.speed_up(model, kernel_threads())
         return model
+
+    def keep_memory(self) -> None:
+        """Have memory that is freed from now on stay with the process, where it `is_fast`.
+
+        Who trains calls it after the first step: what that step leaves for good (gradients, the optimizer's state)
+        would else lie in the middle of what it frees, and the next steps' tensors would not fit between.
+        """
+        if self.is_fast:
+            keep_freed_memory()
 
     @abc.abstractmethod
     def load_pretrained(self, model: nn.Layer, path: str) -> list[str]:

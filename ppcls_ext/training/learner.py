@@ -38,6 +38,7 @@ class Learner:
 
     def __init__(self, task: Task, schedule: Schedule, device: str) -> None:
         self._task, self.schedule = task, schedule
+        self._has_stepped = False
         self._seed = task.global_section.seed
         seed_all(self._seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
@@ -75,6 +76,9 @@ class Learner:
         synchronise(self.model)
         with RecordEvent("optimizer"):
             self.precision.step(self.optimizer)
+        if not self._has_stepped:
+            self._has_stepped = True
+            self._task.keep_memory()
         if not self.schedule.by_epoch:
             self.schedule.lr.step()
         if self.average is not None:
