@@ -19,6 +19,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PADDLE = "paddlepaddle>=3.0,<3.3"
 COMMAND_LINE = ["pydantic>=2", "rich"]
+PILLOW = "pillow>=10.1"  # the first whose own font has sizes
 CONFIGS = "configs"  # here in the checkout, <site-packages>/ppcls_ext/configs in the wheel
 
 
@@ -113,21 +114,21 @@ setup(
         "paddle": [PADDLE, "setuptools<81"],
         "cli": COMMAND_LINE,  # what `pplcnet infer` needs beside an engine
         "parquet": ["pyarrow>=14"],
-        "draw": ["pillow"],  # pictures of results
+        "draw": [PILLOW],  # pictures of results
         "ray": ["ray[data]>=2.60,<2.64", *COMMAND_LINE],  # its checkpoints are what `infer --ray` resumes by
         "serve": [
             "uvicorn>=0.40",
             "starlette>=1.0",
             "python-multipart>=0.0.20",
             "prometheus-client>=0.21",
-            "pillow",  # drawn pictures
+            PILLOW,  # drawn pictures
             *COMMAND_LINE,
         ],
         "train": [
             PADDLE,
             "setuptools<81",
             "protobuf<7",
-            "pillow",
+            PILLOW,
             "matplotlib",
             "scipy",
             "scikit-learn",

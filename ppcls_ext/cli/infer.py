@@ -135,12 +135,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ray is not None:
         failed = _with_ray(arguments, images, options, batch, shard)
     else:
-        from ppcls_ext.deploy.infer import infer
+        from ppcls_ext.deploy.infer import Output, images_of, infer
 
+        output = Output(arguments.format, arguments.save, arguments.draw, arguments.resume)
+        output.check(_task(arguments, config))
+        paths = images_of(images, shard)
         with _opened(arguments, config, options, batch) as pipeline:
-            failed = infer(
-                images, pipeline, arguments.format, arguments.save, arguments.draw, arguments.resume, options, shard
-            )
+            failed = infer(paths, pipeline, output, options, shard)
     return UserError.exit_status if failed else 0
 
 
@@ -197,6 +198,15 @@ def _predictor(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
     }
 
 
+def _task(arguments: argparse.Namespace, config: Config | None) -> str:
+    """The name of the task of what predicts."""
+    if config is not None:
+        return config.global_section.task
+    from ppcls_ext.runtime.exported import read_exported
+
+    return read_exported(arguments.model).task
+
+
 def _config(arguments: argparse.Namespace) -> Config:
     threads = [] if arguments.threads is None else [f"Global.threads={arguments.threads}"]
     return read_config(arguments.config, [*arguments.override, *threads])
@@ -213,11 +223,6 @@ def _opened(arguments: argparse.Namespace, config: Config | None, options: Mappi
 
         return open_weights(config, options, batch)
     from ppcls_ext.deploy.infer import open_exported
-    from ppcls_ext.deploy.results_file import interrupted_engine
-    from ppcls_ext.runtime.choice import AUTO
 
-    predictor = _predictor(arguments, batch)
-    if arguments.engine == AUTO and arguments.resume:
-        # What auto would choose today may be another engine, and all results of a run are of one.
-        predictor["engine"] = interrupted_engine(arguments.save) or AUTO
-    return open_exported(arguments.model, options, predictor)
+    resumed = arguments.save if arguments.resume else None
+    return open_exported(arguments.model, options, _predictor(arguments, batch), resumed)

@@ -34,7 +34,6 @@ from ppcls_ext.cli.crash import EXIT_STATUS, save_report
 from ppcls_ext.core.display import complain, show_log
 from ppcls_ext.core.errors import CheckFailed, PeerLost, UserError, nearest
 from ppcls_ext.core.version import __version__
-from ppcls_ext.runtime.remembered import LOGGER
 
 
 class Command(Protocol):
@@ -158,7 +157,7 @@ def _place_and_reason(error: OSError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status. Wrong usage raises SystemExit, as argparse does."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    show_log(LOGGER)
+    show_log()
     try:
         return int(arguments.run(arguments))
     except BrokenPipeError:  # the reader of our output went away, such as `| head`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ class ClassificationInference(Inference):
         given = recipe["postprocess"].get("topk")
         if type(given) is not int or given < 1:
             raise UserError(f"postprocess.topk: expected a number of classes, got {given!r}")
-        if topk is not None and (type(topk) is not int or topk < 1):
+        if topk is not None and (not isinstance(topk, Integral) or topk is True or topk < 1):
             raise UserError(f"topk: expected a number of classes, got {topk!r}")
-        self.topk = min(topk or given, len(self.labels))
+        self.topk = min(int(topk or given), len(self.labels))
         preprocess = recipe["preprocess"]
         self._pixels = takes_pixels(preprocess)
         transforms = build_preprocessing(preprocess.get("transforms"), "preprocess.transforms")

@@ -16,6 +16,8 @@ LOOK_S = 0.3  # a look at what other processes do
 WAIT_POLICY = "OMP_WAIT_POLICY"  # of threads that wait for others: passive ones sleep, others spin
 MOSTLY_BUSY = 0.25  # a core that others use for three quarters of a look counts as theirs
 
+THREADS_A_CPU = 8
+
 _own_policy: dict[str, str] = {}  # set by `set_threads`, and not by the user
 
 
@@ -52,6 +54,13 @@ def cpu_threads(threads: int | None = None) -> int:
     if given == "1" and "PADDLE_LOCAL_SIZE" in os.environ:
         given = ""  # Paddle's launcher writes 1 where the user gave no number, so nobody has asked for it
     return int(given) if is_digits(given) and int(given) > 0 else usable_cores()
+
+
+def most_threads() -> int:
+    """The largest number of threads that an engine is given: far more than there are processors would only wait for
+    each other, by the thousand for minutes.
+    """
+    return THREADS_A_CPU * (os.cpu_count() or 1)
 
 
 def set_threads(threads: int | None = None) -> int:

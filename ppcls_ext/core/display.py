@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ppcls_ext.core.logs import log
 from ppcls_ext.core.text import one_line
 
 WIDE = 10_000  # characters
@@ -50,12 +51,13 @@ class _Said(logging.Handler):
         say(record.getMessage())
 
 
-def show_log(name: str) -> None:
-    """Have what is logged under a name said from now on: a command's lines for its user, where a library only logs."""
-    logger = logging.getLogger(name)
-    if not any(isinstance(handler, _Said) for handler in logger.handlers):
-        logger.addHandler(_Said())
-    logger.setLevel(logging.INFO)
+def show_log() -> None:
+    """Say what the package logs, from now on: in a command, it is for the user."""
+    if not any(isinstance(handler, _Said) for handler in log.handlers):
+        log.addHandler(_Said())
+        log.propagate = False
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
 
 
 def complain(text: object, style: str = "red") -> None:

@@ -19,6 +19,7 @@ LONGEST_CAPTION = 200  # characters
 CAPTION_WIDTH = 128  # least width of a picture with a caption, in pixels
 
 
+LONGEST_JPEG = 65500  # pixels of a side, which libjpeg bounds
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # of pictures, by the ending of their names
 
 
@@ -28,15 +29,23 @@ def require_pillow() -> None:
         raise UserError("pictures are drawn with Pillow, which is not installed; python -m pip install 'pplcnet[draw]'")
 
 
+def picture_format(path: Path) -> str:
+    """What Pillow calls the format of a picture, by the path's ending. Raises UserError for an ending of another."""
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"picture {path}: give a name that ends with {', '.join(FORMATS)}")
+    return kind
+
+
 def save_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 RGB [H, W, 3] as PNG or JPEG, as the path ends.
 
     Raises:
-        UserError: another ending; Pillow is not installed.
+        UserError: another ending; too large for JPEG; Pillow is not installed.
     """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise UserError(f"picture {path}: give a name that ends with {', '.join(FORMATS)}")
+    kind = picture_format(path)
+    if kind == "JPEG" and max(image.shape[:2]) > LONGEST_JPEG:
+        raise UserError(f"picture {path}: a JPEG has at most {LONGEST_JPEG} pixels a side; write a .png")
     require_pillow()
     from PIL import Image  # here and below where it is used: what runs in production does without it
 

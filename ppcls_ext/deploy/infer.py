@@ -8,10 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.core.bounds import MAX_PIXELS
 from ppcls_ext.core.display import bar, out, say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
@@ -19,15 +22,18 @@ from ppcls_ext.core.images import find_images, named_images
 from ppcls_ext.core.pictures import require_pillow
 from ppcls_ext.core.text import one_line
 from ppcls_ext.deploy.encoders import ENCODERS
-from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput
+from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput, check_unfinished, interrupted_run
 from ppcls_ext.deploy.shard import Shard
-from ppcls_ext.runtime.engines.base import FORMATS
+from ppcls_ext.runtime.choice import AUTO
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.engines.base import FLOAT, FORMATS
 from ppcls_ext.runtime.exported import read_exported, sha256
-from ppcls_ext.runtime.inference import check_options
+from ppcls_ext.runtime.inference import check_options, load_inference
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
 
+MODEL_FORMAT = "model format"  # what an interrupted run calls the format that its engine runs
 MOST_NAMED = 20  # stderr names no more images without a result; a file of results names all of them
 
 
@@ -39,17 +45,78 @@ def check_infer_flags(task: str, options: Iterable[str]) -> None:
         raise UserError(f"infer {error}") from error
 
 
-def open_exported(folder: Path, options: Mapping[str, Any], predictor: Mapping[str, Any]) -> Pipeline:
+@dataclass(frozen=True)
+class Output:
+    """Where results go, and as what.
+
+    csv, jsonl and parquet are written as the results come and take any number of images; the other forms hold all
+    results until the last one is there.
+
+    Attributes:
+        form: table, json, csv, jsonl or parquet, and what else the task writes.
+        save: write there instead of to stdout (all but table).
+        draw: a folder for pictures of the results.
+        resume: go on with the interrupted run that `save` is of.
+    """
+
+    form: str = "table"
+    save: Path | None = None
+    draw: Path | None = None
+    resume: bool = False
+
+    def check(self, task: str) -> None:
+        """Raise UserError or OSError for what cannot be written: before a network is opened, which may take long."""
+        forms = load_inference(task).forms
+        if self.form not in forms:
+            raise UserError(f"infer --format {self.form}: this task writes {', '.join(forms)}")
+        if self.save is not None:
+            regular_target(self.save)
+            if self.resume:
+                check_unfinished(self.save)
+        if self.draw is not None:
+            require_pillow()
+            self.draw.mkdir(parents=True, exist_ok=True)
+
+
+def open_exported(
+    folder: Path, options: Mapping[str, Any], predictor: Mapping[str, Any], resumed: Path | None = None
+) -> Pipeline:
     """Predicts with an exported folder.
 
     Args:
         options: of the postprocessing.
         predictor: further keyword arguments of `Predictor`.
+        resumed: the file of results whose interrupted run is gone on with.
     Raises:
         UserError: see `Predictor`.
     """
     check_infer_flags(read_exported(folder).task, options)
+    if resumed is not None:
+        predictor = as_begun(predictor, interrupted_run(resumed), resumed)
     return Predictor(folder, errors="keep", **predictor, **options)
+
+
+def as_begun(predictor: Mapping[str, Any], run: Mapping[str, Any], results: Path) -> Mapping[str, Any]:
+    """Keyword arguments of `Predictor` with which an interrupted run goes on: where it is to choose an engine, the one
+    that the run was begun with, since today's choice may be another and all results are of one.
+
+    Args:
+        run: what its results depend on; nothing, where there is none.
+        results: its file or folder, which errors name.
+    Raises:
+        UserError: an engine that is not installed or that `auto` never takes.
+    """
+    engine, model_format = run.get("engine"), run.get(MODEL_FORMAT)
+    if predictor["engine"] != AUTO or engine in (None, AUTO):
+        return predictor
+    try:
+        kind = engine_class(str(engine))
+        kind.require()
+    except UserError as error:
+        raise UserError(f"{results} was begun with engine {engine}, with which auto goes on: {error}") from error
+    if kind.precision != FLOAT:
+        raise UserError(f"{results} was begun with engine {engine}, which auto never takes; name it with --engine")
+    return {**predictor, "engine": engine, "model_format": model_format}
 
 
 def results_of(paths: Sequence[str], pipeline: Pipeline, skipped: list[str]) -> Iterator[Result]:
@@ -80,52 +147,42 @@ def images_of(images: Sequence[str], shard: Shard | None) -> list[str]:
 
 
 def infer(
-    images: Sequence[str],
+    paths: Sequence[str],
     pipeline: Pipeline,
-    form: str = "table",
-    save: Path | None = None,
-    draw: Path | None = None,
-    resume: bool = False,
+    output: Output,
     options: Mapping[str, Any] | None = None,
     shard: Shard | None = None,
 ) -> int:
     """Predict and print or write results; gives the number of images that have none.
 
-    csv, jsonl and parquet are written as the results come and take any number of images; the other forms hold all
-    results until the last one is there.
-
     Args:
-        images: files, folders, globs.
-        form: table, json, csv, jsonl or parquet, and what else the task writes.
-        save: write there instead of to stdout (all but table).
-        draw: a folder for pictures of the results.
-        resume: go on with the interrupted run that `save` is of.
+        paths: of the images.
+        output: that was checked.
         options: of the postprocessing; a run is resumed with the same only.
-        shard: the share of the images to predict on; a run is resumed with the same only.
+        shard: the share of the images that `paths` are; a run is resumed with the same only.
     Raises:
-        UserError: nothing to predict on; a file that cannot be written; nothing that can be resumed.
+        UserError: a file that cannot be written; nothing that can be resumed.
     """
-    inference = pipeline.inference
-    if form not in inference.forms:
-        raise UserError(f"infer --format {form}: this task writes {', '.join(inference.forms)}")
-    if save is not None:
-        regular_target(save)  # before hours of predicting
-    if draw is not None:
-        require_pillow()
-    paths = images_of(images, shard)
+    draw = output.draw
     if draw is not None and shard is not None:
         draw = draw / f"shard-{shard.index}-of-{shard.count}"  # each share numbers its pictures from 1
-    if form not in ENCODERS:
-        return _infer_small(paths, pipeline, form, save, draw)
-    encoder = ENCODERS[form](inference)
-    if save is None:
+    if output.form not in ENCODERS:
+        return _infer_small(paths, pipeline, output.form, output.save, draw)
+    encoder = ENCODERS[output.form](pipeline.inference)
+    if output.save is None:
         return _infer_bulk(paths, pipeline, StandardOutput(encoder), draw)
     run = None
     if isinstance(pipeline, Predictor):
-        run = {"shard": _text(shard), "format": form, **identity(paths, pipeline, options or {})}
-    failed = _infer_bulk(paths, pipeline, ResultsFile(save, encoder, run, resume), draw)
-    say(f"results: {save}")
+        fixed = {"shard": _text(shard), "format": output.form, **identity(paths, pipeline, options or {})}
+        run = partial(_noted, fixed, pipeline)
+    failed = _infer_bulk(paths, pipeline, ResultsFile(output.save, encoder, run, output.resume), draw)
+    say(f"results: {output.save}")
     return failed
+
+
+def _noted(run: Mapping[str, Any], predictor: Predictor) -> Mapping[str, Any]:
+    """What results depend on, with the engine as it is known now."""
+    return {**run, **_engine_of(predictor)}
 
 
 def _text(shard: Shard | None) -> str | None:
@@ -149,29 +206,37 @@ def identity(paths: Sequence[str], predictor: Predictor, options: Mapping[str, A
     return {
         "options": dict(options),
         "decode": predictor.decode,
-        "engine": predictor.engine,
+        "max_pixels": None if predictor.max_pixels == MAX_PIXELS else predictor.max_pixels,
+        **_engine_of(predictor),
         "model": model.hexdigest(),
         "images": len(paths),
         "list of images": digest.hexdigest(),
     }
 
 
+def _engine_of(predictor: Predictor) -> dict[str, Any]:
+    return {"engine": predictor.engine, MODEL_FORMAT: predictor.model_format}
+
+
 def _infer_bulk(paths: Sequence[str], pipeline: Pipeline, sink: Sink, draw: Path | None) -> int:
     """Hand each result on as it comes; gives the number of images without one."""
-    start, begun = sink.done, time.monotonic()
+    start = sink.done
     if start:
         say(f"going on after {start} of {len(paths)} images")
     named = 0
     try:
+        results = pipeline.stream(islice(paths, start, None))
+        first = list(islice(results, 1))  # for which an engine may be chosen yet, which is no part of the pace
+        begun = time.monotonic()
         with bar(len(paths), "infer", start) as progress:
-            for number, result in enumerate(pipeline.stream(islice(paths, start, None)), start=start + 1):
+            for number, result in enumerate(chain(first, results), start=start + 1):
+                if draw is not None and result.ok:  # before it counts as done, so that no picture is lost by a crash
+                    _draw(result, draw, number)
                 sink.write(result)
                 if not result.ok and named < MOST_NAMED:
                     named += 1
                     say(f"skipped: {result.error}")
-                if draw is not None and result.ok:
-                    _draw(result, draw, number)
-                rate = (number - start) / max(time.monotonic() - begun, 1e-9)
+                rate = (number - start - 1) / max(time.monotonic() - begun, 1e-9)
                 progress.advance(values=f"{rate:.1f} images/s")
         sink.finish()
     finally:

@@ -21,10 +21,10 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.locks import locked
-from ppcls_ext.core.reading import Unreadable, parsed_json
+from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.deploy.encoders import ParquetEncoder
-from ppcls_ext.deploy.infer import MOST_NAMED, check_infer_flags, identity, images_of
-from ppcls_ext.deploy.results_file import check_same, engine_of
+from ppcls_ext.deploy.infer import MOST_NAMED, as_begun, check_infer_flags, identity, images_of
+from ppcls_ext.deploy.results_file import check_same
 from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import read_exported
@@ -112,18 +112,18 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
     """
     ray = _import_ray()
     check_infer_flags(read_exported(run.model).task, run.options)
-    if run.resume and run.predictor["engine"] == AUTO:
-        run = replace(run, predictor={**run.predictor, "engine": _engine_begun(run.folder) or AUTO})
+    paths = images_of(images, shard)
+    if run.resume:
+        run = replace(run, predictor=as_begun(run.predictor, _begun(run.folder), run.folder))
     with Predictor(run.model, **run.predictor, **run.options) as predictor:  # opens it once, before any actor does
-        engine = predictor.engine
-        if engine == AUTO:
+        if predictor.engine == AUTO:
             raise UserError("infer --ray --engine auto: this model takes images of any size, so name an engine")
-        paths = images_of(images, shard)
+        taken = {"engine": predictor.engine, "model_format": predictor.model_format}
         about = {"shard": None if shard is None else str(shard), **identity(paths, predictor, run.options)}
     with own_folder(run, about):
         if paths:
             with _cluster(ray, run.address):
-                _predict(ray, paths, run, engine)
+                _predict(ray, paths, run, taken)
     say(f"results: {run.folder}")
     return _failed(run.folder, len(paths))
 
@@ -163,8 +163,7 @@ def own_folder(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
         if others and not run.resume:
             raise UserError(f"{run.folder} has results already; go on with --resume, or delete it")
         if others:
-            stream.seek(0)
-            _check_run(run.folder, stream.read(), about)
+            _check_run(run.folder, about)
         else:
             stream.truncate(0)
             stream.write(json.dumps(about, indent=1) + "\n")
@@ -172,23 +171,26 @@ def own_folder(run: RayRun, about: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _engine_begun(folder: Path) -> str | None:
-    """The engine of the run that a folder has results of; None where there is none."""
+def _check_run(folder: Path, about: Mapping[str, Any]) -> None:
+    check_same(folder, _begun(folder), about)
+
+
+def _begun(folder: Path) -> Mapping[str, Any]:
+    """What the results in a folder depend on; nothing, where no run was begun there.
+
+    Raises:
+        UserError: what is noted of the run is not as it was written.
+    """
     file = folder / RUN_FILE
-    return engine_of(_read_run(folder, file.read_text(encoding="utf-8"))) if file.is_file() else None
-
-
-def _check_run(folder: Path, text: str, about: Mapping[str, Any]) -> None:
-    check_same(folder, _read_run(folder, text), about)
-
-
-def _read_run(folder: Path, text: str) -> Mapping[str, Any]:
-    """What a run file says; nothing, where it is empty."""
+    if not file.is_file() or (not file.stat().st_size and os.listdir(folder) == [RUN_FILE]):
+        return {}
     try:
-        begun = parsed_json(text) if text.strip() else {}
+        begun = read_json(file)
     except Unreadable as error:
-        raise UserError(f"{folder / RUN_FILE} is not as infer wrote it; delete {folder} and begin again") from error
-    return begun if isinstance(begun, dict) else {}
+        raise UserError(f"{file} is not as infer wrote it ({error}); delete {folder} and begin again") from error
+    if not isinstance(begun, dict):
+        raise UserError(f"{file} is not as infer wrote it; delete {folder} and begin again")
+    return begun
 
 
 @contextmanager
@@ -208,8 +210,12 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _predict(ray: Any, paths: Sequence[str], run: RayRun, engine: str) -> None:
-    """Have Ray Data predict on what is not done yet."""
+def _predict(ray: Any, paths: Sequence[str], run: RayRun, taken: Mapping[str, Any]) -> None:
+    """Have Ray Data predict on what is not done yet.
+
+    Args:
+        taken: engine and format that every actor opens, as keyword arguments of `Predictor`.
+    """
     import pyarrow
 
     threads = run.predictor["threads"]
@@ -225,7 +231,7 @@ def _predict(ray: Any, paths: Sequence[str], run: RayRun, engine: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     start = os.getcwd() if any(not os.path.isabs(path) for path in paths) else None
     listed = ray.put(pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary()))
-    arguments = {**run.predictor, "engine": engine, **run.options}
+    arguments = {**run.predictor, **taken, **run.options}
     with warnings.catch_warnings():  # of Ray 2.64, which will have another way to bound retries; setup.py excludes it
         warnings.simplefilter("ignore")
         results = ray.data.range(len(paths), override_num_blocks=blocks).map_batches(

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,11 +15,13 @@ from ppcls_ext.core.files import atomic_write, naming, regular_target
 from ppcls_ext.core.locks import locked
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.deploy.encoders import Encoder
-from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.results import Result
 
 COMMIT_SECONDS = 2.0  # results are stored at least this often: a crash loses no more work
 MOST_WAITING = 4096  # so many results in memory are stored at once, however little time has passed
+
+
+Run = Callable[[], Mapping[str, Any]]  # gives what results depend on
 
 
 class Sink(Protocol):
@@ -81,23 +83,23 @@ class ResultsFile:
     Args:
         path: FILE; a symlink keeps pointing where it does.
         encoder: of its format.
-        run: what the results depend on, JSON-able; resuming wants the same. An `engine` that is to be chosen (`auto`)
-            is noted once a result names it. None: the run cannot be resumed.
+        run: gives what the results depend on, JSON-able; resuming wants the same. It is asked again each time that
+            results are stored, since which engine `auto` takes may be known only then. None: the run cannot be resumed.
         resume: go on with an interrupted run, or begin where there is none.
     Raises:
         UserError: something that is no regular file is there; another process writes there; an interrupted run is there
             and not to be resumed, or is another run; there is nothing to resume, since FILE is whole.
     """
 
-    def __init__(self, path: Path, encoder: Encoder, run: Mapping[str, Any] | None, resume: bool) -> None:
+    def __init__(self, path: Path, encoder: Encoder, run: Run | None, resume: bool) -> None:
         self.done = self.failed = 0
-        self._encoder, self._run = encoder, None if run is None else dict(run)
+        self._encoder, self._run = encoder, run
         self._target = regular_target(path)
         self._part, self._progress = _parts(self._target)
         self._finished = False
         regular_target(self._part)
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        state = self._state(path, resume) if run is not None else None
+        state = self._state(path, run(), resume) if run is not None else None
         self._file = self._opened()
         try:
             self._begin(state)
@@ -106,25 +108,20 @@ class ResultsFile:
             raise
         self._waiting = 0
 
-    def _state(self, path: Path, resume: bool) -> Mapping[str, Any] | None:
+    def _state(self, path: Path, run: Mapping[str, Any], resume: bool) -> Mapping[str, Any] | None:
         """What is known of the interrupted run that is to be resumed; None begins anew."""
+        if resume:
+            check_unfinished(path)
         state = _read_progress(self._progress)
-        if not resume:
-            if state is not None and state["done"] and self._part.exists():
-                raise UserError(
-                    f"{self._part} has {state['done']} of {state['run']['images']} images of an interrupted run; "
-                    "go on with --resume, or delete it"
-                )
-            return None
-        if state is not None and not self._part.exists() and path.exists():
-            self._progress.unlink()  # the crash came between the last two steps
-            state = None
-        if state is None:
-            if path.exists() and not self._part.exists():
-                raise UserError(f"{path} is whole, there is nothing to resume; without --resume it is made anew")
-            return None
-        check_same(self._part, state["run"], self._run or {})
-        return state
+        if resume and state is not None:
+            check_same(self._part, state["run"], run)
+            return state
+        if state is not None and state["done"] and self._part.exists():
+            raise UserError(
+                f"{self._part} has {state['done']} of {state['run']['images']} images of an interrupted run; "
+                "go on with --resume, or delete it"
+            )
+        return None
 
     def _opened(self) -> IO[bytes]:
         """The part, opened for appending and locked."""
@@ -149,8 +146,6 @@ class ResultsFile:
 
     def write(self, result: Result) -> None:
         """Take the next result."""
-        if self._run is not None and self._run.get("engine") == AUTO:
-            self._run["engine"] = result.engine
         self._encoder.add(result)
         self.done += 1
         self.failed += not result.ok
@@ -166,7 +161,7 @@ class ResultsFile:
             os.fsync(self._file.fileno())
         if self._run is not None:
             size = os.fstat(self._file.fileno()).st_size
-            state = {"done": self.done, "failed": self.failed, "bytes": size, "run": self._run}
+            state = {"done": self.done, "failed": self.failed, "bytes": size, "run": self._run()}
             text = json.dumps(state, indent=1) + "\n"
             atomic_write(self._progress, lambda file: file.write_text(text), f"{self._progress.name}.tmp")
         self._waiting = 0
@@ -186,21 +181,24 @@ class ResultsFile:
             self._part.unlink(missing_ok=True)
 
 
-def interrupted_engine(path: Path) -> str | None:
-    """The engine of the interrupted run of a file of results; None where there is no such run, or none was chosen.
+def check_unfinished(path: Path) -> None:
+    """Raise UserError where there is nothing to resume, since a file of results is whole."""
+    part, progress = _parts(regular_target(path))
+    if path.exists() and not part.exists():
+        progress.unlink(missing_ok=True)  # a crash came between the last two steps of the run that wrote it
+        raise UserError(f"{path} is whole, there is nothing to resume; without --resume it is made anew")
+
+
+def interrupted_run(path: Path) -> Mapping[str, Any]:
+    """What the results of the interrupted run of a file depend on; nothing, where there is no such run.
 
     Raises:
         UserError: what is noted of the run is not as it was written.
     """
     part, progress = _parts(regular_target(path))
     state = _read_progress(progress) if part.exists() else None
-    return None if state is None else engine_of(state["run"])
-
-
-def engine_of(run: Mapping[str, Any]) -> str | None:
-    """The engine of a run whose note was read; None where none was chosen."""
-    engine = run.get("engine")
-    return engine if isinstance(engine, str) and engine != AUTO else None
+    run: Mapping[str, Any] = {} if state is None else state["run"]
+    return run
 
 
 def _parts(target: Path) -> tuple[Path, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ppcls_ext.core.cpu import Watch, cpu_flags, cpu_model
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.logs import log
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.choice import PREFERRED, Candidate, EngineChoice, no_engine
 from ppcls_ext.runtime.contest import SECONDS, Contender, EngineContender, Entry, Name, compete, ratio
@@ -19,12 +19,10 @@ from ppcls_ext.runtime.engines.base import FLOAT, FORMATS
 from ppcls_ext.runtime.exported import PARITY, RECIPE, Exported, read_parity, sha256
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.process import EngineFailed
-from ppcls_ext.runtime.remembered import LOGGER, recall, remember
+from ppcls_ext.runtime.remembered import recall, remember
 
 Shapes = Sequence[tuple[int, ...]]
 Start = Callable[[Name], Contender]
-
-log = logging.getLogger(LOGGER)
 
 DISTURBING_CORES = 0.3  # that others used while engines were timed, from which they suffer in different measure
 BUSY_SECONDS = 3600.0  # a choice that was made beside such processes is remembered for so long
@@ -60,9 +58,15 @@ def choose_fastest(
     if known is not None:
         return known
 
-    log.info("engines take turns for up to %.0f s, to find the fastest for this model here; once", SECONDS)
     exported.verify([PARITY, *dict.fromkeys(file for name in names for file in FORMATS[name.model_format])])
     stored = {f: read_parity(exported, f) for f in {name.model_format for name in names}}
+    if len(names) > 1:
+        log.info(
+            "auto: opens this model in %d ways and has them take turns for up to %.0f s; what is the fastest here is "
+            "remembered",
+            len(names),
+            SECONDS,
+        )
     batches = [inputs_of for inputs_of, _ in next(iter(stored.values()))]
     watch = Watch()
     entries, decision = compete(

@@ -129,15 +129,21 @@ def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: content[f.name] for f in fields(kind)}
 
 
-def choose_engine(exported: Exported, engine: str | None, allow_reduced: bool = False) -> EngineChoice:
+def choose_engine(
+    exported: Exported, engine: str | None, allow_reduced: bool = False, model_format: str | None = None
+) -> EngineChoice:
     """An engine and the model format that it is to run, without measuring.
 
     Args:
         engine: the caller's choice; None takes the first of `PREFERRED` that can run here.
         allow_reduced: take an engine with reduced precision also where the export has not accepted it.
+        model_format: that it is to run, of an engine that is named; default: the first of the folder's that it runs.
     Raises:
-        UserError: an engine that is unknown, not installed, without a format in this folder, or not accepted.
+        UserError: an engine that is unknown, not installed, without a format in this folder, or not accepted; a format
+            that it does not run or that is not there.
     """
+    if engine is None and model_format is not None:
+        raise UserError(f"model_format={model_format!r} is of an engine: name that too")
     if engine is not None:
         kind = engine_class(engine)
         kind.require()
@@ -154,7 +160,12 @@ def choose_engine(exported: Exported, engine: str | None, allow_reduced: bool = 
                 f"has not accepted; let pplcnet export -o Export.{kind.precision}=true try it, or run it all the same: "
                 "infer --allow-reduced, Predictor(..., allow_reduced=True)"
             )
-        return EngineChoice(engine, usable[0], "it was asked for")
+        if model_format is not None and model_format not in usable:
+            raise UserError(
+                f"exported model {exported.folder}: engine {engine} runs {' or '.join(usable)} of this folder, not "
+                f"{model_format!r}"
+            )
+        return EngineChoice(engine, model_format or usable[0], "it was asked for")
     for name in PREFERRED:
         kind = engine_class(name)
         usable = [f for f in kind.formats if f in exported.formats]

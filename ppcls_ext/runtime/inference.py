@@ -119,7 +119,8 @@ def check_options(task: str, options: Iterable[str], named: str = "{}") -> None:
     for name in options:
         if name not in known:
             has = f"; it has {', '.join(named.format(flag) for flag in sorted(known))}" if known else ""
-            raise UserError(f"{named.format(name)}: not a flag of {task}{has}")
+            kind = "flag" if named.startswith("-") else "argument"
+            raise UserError(f"{named.format(name)}: not a{'n' * (kind == 'argument')} {kind} of {task}{has}")
 
 
 def build_inference(task: str, recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Inference:

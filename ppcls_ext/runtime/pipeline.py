@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from ppcls_ext.core.bounds import MAX_PIXELS
+from ppcls_ext.core.bounds import MAX_PIXELS, MOST_THREADS
 from ppcls_ext.core.errors import UserError, WrongModel
 from ppcls_ext.runtime.flow import Flow
 from ppcls_ext.runtime.inference import Inference
@@ -57,11 +57,11 @@ class Pipeline:
         decode: Decode = "exact",
         any_thread: Callable[[], bool] = lambda: False,
     ) -> None:
-        if type(decoders) is not int or decoders < 0:
-            raise UserError(f"decoders must be a number of threads, got {decoders!r}")
+        if type(decoders) is not int or not 0 <= decoders <= MOST_THREADS:
+            raise UserError(f"decoders must be a number of threads of at most {MOST_THREADS}, got {decoders!r}")
         if type(batch) is not int or batch < 1:
             raise UserError(f"batch must be a positive number, got {batch!r}")
-        self.inference, self.batch, self.decode = inference, batch, decode
+        self.inference, self.batch, self.decode, self.max_pixels = inference, batch, decode, max_pixels
         self._engine = engine if callable(engine) else lambda: engine
         self._processing = Processing(inference, self._engine, errors, max_pixels, decode)
         self._open_run, self._fixed, self._where = open_run, fixed, where
@@ -71,7 +71,11 @@ class Pipeline:
         self._flow: Flow | None = None
         self._closer: weakref.finalize[..., Pipeline] | None = None
         _PIPELINES.add(self)
+        self._before_opening()
         self._running()
+
+    def _before_opening(self) -> None:
+        """What has to be done before the network is opened, once it is known that the arguments are right."""
 
     @property
     def engine(self) -> str:
@@ -109,6 +113,8 @@ class Pipeline:
             inference: of the same recipe with other options (`Predictor.inference_with`), which makes this image's
                 result; default: the pipeline's own.
         """
+        if inference is not None and not isinstance(inference, Inference):
+            raise UserError(f"inference must be what inference_with gives, got {type(inference).__name__}")
         return self._running().submit(image, channels, inference)
 
     def stream(
@@ -123,6 +129,8 @@ class Pipeline:
             prefetch: images taken beyond the one whose result is next, which bounds the memory; default: two batches,
                 and one for each decoder.
         """
+        if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
+            raise UserError(f"stream takes images one after the other, got a {type(images).__name__}; give a list")
         if prefetch is None:
             prefetch = 2 * self.batch + self._decoders
         if type(prefetch) is not int or prefetch < 0:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.core.bounds import MAX_PIXELS
-from ppcls_ext.core.device import cpu_threads, usable_cores
+from ppcls_ext.core.device import THREADS_A_CPU, cpu_threads, most_threads, usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.auto import check_auto, choose_fastest
 from ppcls_ext.runtime.choice import AUTO, EngineChoice, choose_engine
@@ -51,6 +51,7 @@ class Predictor(Pipeline):
         size: height and width of the network's input that `auto` looks for the fastest engine for, where the export
             leaves them free; default: those of the first image.
         allow_reduced: run an engine with reduced precision also where export has not found it faster and as good.
+        model_format: of the folder, that a named engine runs; default: the first of its own that is there.
         options: of the task's own: `topk` (classification), `threshold` (detection).
     Raises:
         UserError: not an exported folder or not as export wrote it; an engine that is not installed or cannot run it.
@@ -69,14 +70,12 @@ class Predictor(Pipeline):
         decoders: int | None = None,
         size: tuple[int, int] | None = None,
         allow_reduced: bool = False,
+        model_format: str | None = None,
         **options: Any,
     ) -> None:
+        _check(engine, threads, size, allow_reduced)
         self.exported = read_exported(folder)
-        choice = None if engine == AUTO else choose_engine(self.exported, engine, allow_reduced)
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise UserError(f"threads must be a positive number, got {threads!r}")
-        if size is not None and not _are_sides(size):
-            raise UserError(f"size must be (HEIGHT, WIDTH) in pixels, got {size!r}")
+        choice = None if engine == AUTO else choose_engine(self.exported, engine, allow_reduced, model_format)
         self.threads = cpu_threads(threads)
         self._options = options
         try:
@@ -86,10 +85,8 @@ class Predictor(Pipeline):
         fixed = self.exported.batch
         selection = _Selection(self.exported, inference, self.threads, batch if fixed == -1 else fixed, choice)
         self._selection = selection
+        self._shapes = self.exported.shapes(1, size)
         keep_freed_memory(KEPT_BYTES, one_heap=True)
-        shapes = self.exported.shapes(1, size)
-        if choice is None and shapes is not None:
-            selection.choose(shapes)
         super().__init__(
             _opener(selection),
             inference,
@@ -104,6 +101,10 @@ class Predictor(Pipeline):
             decoders=_decoders(self.threads) if decoders is None else decoders,
         )
 
+    def _before_opening(self) -> None:
+        if self._shapes is not None:
+            self._selection.choose(self._shapes)
+
     def __enter__(self) -> Predictor:
         return self
 
@@ -111,6 +112,11 @@ class Predictor(Pipeline):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in order of their numbers."""
         return self.exported.labels
+
+    @property
+    def model_format(self) -> str | None:
+        """The format of the folder that the engine runs; None until `auto` has chosen for the first image's size."""
+        return None if self._selection.choice is None else self._selection.choice.model_format
 
     @property
     def chosen(self) -> EngineChoice | None:
@@ -140,6 +146,22 @@ class Predictor(Pipeline):
                 "give size=(HEIGHT, WIDTH)"
             )
         return self._selection.choice
+
+
+def _check(engine: Any, threads: Any, size: Any, allow_reduced: Any) -> None:
+    """Raise UserError for arguments that are none, before anything is read or measured."""
+    if engine is not None and not isinstance(engine, str):
+        raise UserError(f"engine must be a name, got {engine!r}")
+    most = most_threads()
+    if threads is not None and not (type(threads) is int and 0 < threads <= most):
+        raise UserError(
+            f"threads must be a positive number of at most {most}, which is {THREADS_A_CPU} for each processor of this "
+            f"machine; got {threads!r}"
+        )
+    if size is not None and not _are_sides(size):
+        raise UserError(f"size must be (HEIGHT, WIDTH) in pixels, got {size!r}")
+    if type(allow_reduced) is not bool:
+        raise UserError(f"allow_reduced must be True or False, got {allow_reduced!r}")
 
 
 def _are_sides(size: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.logs import log
 from ppcls_ext.core.reading import Unreadable, read_json
 
 MOST_ENTRIES = 500  # the oldest go
-LOGGER = "pplcnet"  # the name under which the runtime logs; commands show it (`ppcls_ext.core.display.show_log`)
 FORMAT = 1  # version of the file's layout
-
-log = logging.getLogger(LOGGER)
 
 
 def cache_folder() -> Path:

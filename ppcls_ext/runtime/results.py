@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.pictures import save_image
+from ppcls_ext.core.pictures import picture_format, save_image
 from ppcls_ext.runtime.sources import Channels, read_image
 
 STAGES = ("decode", "prepare", "network", "postprocess")
@@ -99,6 +100,9 @@ class Result(abc.ABC):
         Raises:
             UserError: another ending; Pillow is not installed; the image cannot be read again.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise UserError(f"picture {path!r}: give a path")
+        picture_format(Path(path))  # before the image is read again
         save_image(Path(path), self.plot())
 
     def write_pictures(self, folder: Path, name: str) -> None:

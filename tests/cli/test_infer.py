@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,10 +15,13 @@ import pytest
 
 from ppcls_ext.cli import infer
 from ppcls_ext.cli.main import main
+from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.registry import accepted_keys
+from ppcls_ext.deploy import infer as deploy_infer
 from ppcls_ext.deploy import results_file
 from ppcls_ext.runtime import predictor
+from ppcls_ext.runtime.choice import EngineChoice
 from ppcls_ext.tasks.finding import load_task
 from tests.helpers.configs import overrides
 from tests.helpers.help import help_of
@@ -108,16 +112,95 @@ def test_a_killed_run_is_resumed(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r", "whole"]
 
 
-def test_a_resumed_run_keeps_the_engine_that_auto_took(
-    exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("task", TASKS)
+def test_a_resumed_run_keeps_the_engine_and_format_that_auto_took(
+    task: str,
+    exported: Path,
+    exports: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Today's choice would be another one."""
+    """Whether auto chose before the first image or, of a segmenter of free size, for it."""
+    folder = exported if task == "classification" else exports[task]
+    last_format = {"classification": "pdmodel"}.get(task, "json")  # of those that native runs, which takes the first
+    taken = EngineChoice("native", last_format, "as in a test")
+    monkeypatch.setattr(predictor, "choose_fastest", lambda *_: taken)
+    monkeypatch.setattr(predictor, "check_auto", lambda _: None)
+    line = ["infer", "-m", str(folder), "-i", str(data / "val"), "--format", "csv", "--save"]
+    line += [str(tmp_path / "r"), "--engine", "auto", "--threads", "1"]
+    forked_to_its_end(line, tmp_path / "stderr.txt", killed_after_a_few_images())
+    run = json.loads((tmp_path / "r.part.json").read_text())["run"]
+    assert (run["engine"], run["model format"]) == ("native", last_format)
+
+    opened: list[tuple[str, str]] = []
+    own = predictor.open_engine
+    monkeypatch.setattr(predictor, "choose_fastest", lambda *_: pytest.fail("an engine was chosen"))
+    monkeypatch.setattr(
+        predictor, "open_engine", lambda name, *given: (opened.append((name, given[-1])), own(name, *given))[1]
+    )
+    assert main([*line, "--resume"]) == 0
+    assert opened == [("native", last_format)]
+    assert "going on after 3 of 15 images" in capfd.readouterr().err
+
+
+def test_a_run_whose_engine_auto_cannot_go_on_with_says_so(
+    exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
     saved = tmp_path / "r"
     line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--save", str(saved)]
     forked_to_its_end([*line, "--engine", "native"], tmp_path / "stderr.txt", killed_after_a_few_images())
     monkeypatch.setattr(predictor, "choose_fastest", lambda *_: pytest.fail("an engine was chosen"))
-    assert main([*line, "--engine", "auto", "--resume"]) == 0
-    assert "going on after 3 of 15 images" in capfd.readouterr().err
+    note = tmp_path / "r.part.json"
+    begun = note.read_text()
+    for engine, why in (
+        ("onednn-bf16", "which auto never takes; name it with --engine"),
+        ("nativ", "with which auto goes on: engine 'nativ' is unknown; did you mean 'native'?"),
+    ):
+        note.write_text(begun.replace('"native"', f'"{engine}"'))
+        message = fails(*line, "--engine", "auto", "--resume")
+        assert f"{saved} was begun with engine {engine}, {why}" in message
+
+
+def test_only_images_of_the_same_sizes_are_taken_by_a_resumed_run(
+    exported: Path, data: Path, tmp_path: Path, fails: Fails
+) -> None:
+    line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--save", str(tmp_path / "r")]
+    forked_to_its_end(line, tmp_path / "stderr.txt", killed_after_a_few_images())
+    assert "begun with other max_pixels (none, now 9999)" in fails(*line, "--resume", "--max-pixels", "9999")
+
+
+def test_a_picture_that_cannot_be_written_is_written_by_the_resumed_run(
+    exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["infer", "-m", str(exported), "-i", str(data / "val"), "--format", "csv", "--save", str(tmp_path / "r")]
+    line += ["--draw", str(tmp_path / "drawn")]
+    monkeypatch.setattr(results_file, "COMMIT_SECONDS", 0.0)
+    own = ClassResult.write_pictures
+    monkeypatch.setattr(ClassResult, "write_pictures", no_space)
+    assert main([*line]) == 2
+    monkeypatch.setattr(ClassResult, "write_pictures", own)
+    assert main([*line, "--resume"]) == 0
+    assert [file.name[:4] for file in sorted((tmp_path / "drawn").iterdir())] == [f"{n:04d}" for n in range(1, 16)]
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_cannot_be_is_said_before_a_network_is_opened(
+    exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    """With --engine auto, opening takes half a minute the first time."""
+    (tmp_path / "whole").write_text("image,rank\n")
+    monkeypatch.setattr(deploy_infer, "Predictor", lambda *_, **__: pytest.fail("a network was opened"))
+    line = ["infer", "-m", exported, "--engine", "auto", "-i"]
+    good = [*line, data / "val"]
+    assert "no such file or folder" in fails(*line, "nowhere.jpg")
+    assert "this task writes table, json" in fails(*good, "--format", "xml")
+    assert "is whole" in fails(*good, "--format", "csv", "--save", tmp_path / "whole", "--resume")
+    assert "File exists" in fails(*good, "--draw", tmp_path / "whole")
 
 
 def test_shares_are_the_whole_list_once(exported: Path, data: Path, tmp_path: Path) -> None:

@@ -41,3 +41,10 @@ def test_without_pillow_one_line_names_the_extra(tmp_path: Path, monkeypatch: py
     ):
         with pytest.raises(UserError, match=r"not installed; python -m pip install 'pplcnet\[draw\]'"):
             draw()
+
+
+def test_a_picture_that_no_jpeg_holds_is_one_line(tmp_path: Path) -> None:
+    long = np.zeros((1, 65501, 3), np.uint8)
+    with pytest.raises(UserError, match="a JPEG has at most 65500 pixels a side"):
+        save_image(tmp_path / "a.jpg", long)
+    save_image(tmp_path / "a.png", long)

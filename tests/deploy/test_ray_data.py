@@ -177,6 +177,15 @@ def test_a_file_system_without_locks_is_a_line(
     assert f"{tmp_path / 'results'}: no lock there (Operation not supported)" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[]", b"", b"{"])
+def test_a_damaged_note_of_a_run_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "_run.json").write_bytes(content)
+    (tmp_path / "rows.parquet").touch()
+    run = ray_data.RayRun(tmp_path, ray_data.LOCAL, tmp_path, {}, {}, resume=True)
+    with pytest.raises(UserError, match="is not as infer wrote it"), ray_data.own_folder(run, {}):
+        pass
+
+
 def test_flags_that_do_not_go_with_ray(exported: Path, data: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     line = ("infer", "-m", exported, "-i", data / "val", "--ray")
     assert "--format parquet --save FOLDER" in fails(*line, "--format", "csv", "--save", tmp_path / "r")

@@ -17,7 +17,7 @@ from ppcls_ext.cls.results import ClassResult
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy import results_file
 from ppcls_ext.deploy.encoders import ENCODERS, Encoder
-from ppcls_ext.deploy.results_file import ResultsFile, interrupted_engine
+from ppcls_ext.deploy.results_file import ResultsFile, interrupted_run
 from ppcls_ext.runtime.inference import Inference
 
 RUN = {"model": "a", "images": 5}
@@ -60,7 +60,7 @@ def encoder_of(form: str) -> Encoder:
 
 def write_all(path: Path, form: str, resume: bool = False, encoder: Encoder | None = None) -> int:
     """Write the rest of all results; gives how many have an error."""
-    sink = ResultsFile(path, encoder or encoder_of(form), RUN, resume)
+    sink = ResultsFile(path, encoder or encoder_of(form), lambda: RUN, resume)
     try:
         for result in some_results()[sink.done :]:
             sink.write(result)
@@ -187,7 +187,7 @@ def interrupted(path: Path, results: Sequence[ClassResult], run: dict[str, Any] 
     """Leave what a run leaves that has written some results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results_file, "MOST_WAITING", 1)  # each result is stored at once
-        sink = ResultsFile(path, encoder_of("csv"), run, False)
+        sink = ResultsFile(path, encoder_of("csv"), None if run is None else lambda: run, False)
         for result in results:
             sink.write(result)
         sink.close()
@@ -206,15 +206,15 @@ def test_only_the_same_run_is_resumed(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     interrupted(path, some_results()[:2])
     with pytest.raises(UserError, match=r"has 2 of 5 images of an interrupted run; go on with --resume, or delete it"):
-        ResultsFile(path, encoder_of("csv"), RUN, False)
+        ResultsFile(path, encoder_of("csv"), lambda: RUN, False)
     with pytest.raises(UserError, match=r"begun with other images \(5, now 6\)"):
-        ResultsFile(path, encoder_of("csv"), {**RUN, "images": 6}, True)
+        ResultsFile(path, encoder_of("csv"), lambda: {**RUN, "images": 6}, True)
     (tmp_path / "r.csv.part").write_text("")
     with pytest.raises(UserError, match="has lost bytes"):
-        ResultsFile(path, encoder_of("csv"), RUN, True)
+        ResultsFile(path, encoder_of("csv"), lambda: RUN, True)
     (tmp_path / "r.csv.part.json").write_text("{}")
     with pytest.raises(UserError, match="is not as infer wrote it"):
-        ResultsFile(path, encoder_of("csv"), RUN, True)
+        ResultsFile(path, encoder_of("csv"), lambda: RUN, True)
 
 
 def test_a_run_that_cannot_be_resumed_leaves_nothing(tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_a_run_that_cannot_be_resumed_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
-    first = ResultsFile(tmp_path / "r.csv", encoder_of("csv"), RUN, False)
+    first = ResultsFile(tmp_path / "r.csv", encoder_of("csv"), lambda: RUN, False)
     with pytest.raises(UserError, match="another process is writing it"):
-        ResultsFile(tmp_path / "r.csv", encoder_of("csv"), RUN, True)
+        ResultsFile(tmp_path / "r.csv", encoder_of("csv"), lambda: RUN, True)
     first.close()
 
 
@@ -245,7 +245,7 @@ def test_what_is_no_regular_file_is_not_written_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "r.csv.part")
     for name, kind in (("fifo", "FIFO"), ("folder", "folder"), ("link", "FIFO"), ("r.csv", "FIFO")):
         with pytest.raises(UserError, match=f"is a {kind} and is not written over"):
-            ResultsFile(tmp_path / name, encoder_of("csv"), RUN, False)
+            ResultsFile(tmp_path / name, encoder_of("csv"), lambda: RUN, False)
     assert (tmp_path / "fifo").is_fifo()
 
 
@@ -255,19 +255,19 @@ def test_parquet_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         encoder_of("parquet")
 
 
-def test_the_engine_that_was_chosen_is_noted_with_the_first_result(
+def test_what_a_run_depends_on_is_noted_as_it_is_known_when_results_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As the engine that `auto` takes for the first image."""
     monkeypatch.setattr(results_file, "COMMIT_SECONDS", 0.0)
-    path = tmp_path / "r.csv"
-    assert interrupted_engine(path) is None
-    sink = ResultsFile(path, encoder_of("csv"), {**RUN, "engine": "auto"}, False)
-    assert interrupted_engine(path) is None
-    sink.write(ClassResult(source="0.jpg", error="empty", engine="auto"))
-    assert interrupted_engine(path) is None
-    sink.write(ClassResult(source="1.jpg", engine="native"))
+    path, run = tmp_path / "r.csv", {**RUN, "engine": "auto"}
+    assert interrupted_run(path) == {}
+    sink = ResultsFile(path, encoder_of("csv"), lambda: run, False)
+    assert interrupted_run(path)["engine"] == "auto"
+    run["engine"] = "native"
+    sink.write(ClassResult(source="0.jpg"))
     sink.close()
-    assert interrupted_engine(path) == "native"
-    ResultsFile(path, encoder_of("csv"), {**RUN, "engine": "native"}, True).close()
+    assert interrupted_run(path) == {**RUN, "engine": "native"}
     with pytest.raises(UserError, match=r"begun with other engine \(native, now onednn\)"):
-        ResultsFile(path, encoder_of("csv"), {**RUN, "engine": "onednn"}, True)
+        ResultsFile(path, encoder_of("csv"), lambda: {**RUN, "engine": "onednn"}, True)
+    ResultsFile(path, encoder_of("csv"), lambda: run, True).close()

@@ -14,10 +14,11 @@ import yaml
 from det.demo import make_scenes
 from det.network import _atss, _task_aligned
 from ppcls_ext.core.config import Config, load_config
+from ppcls_ext.core.images import find_images
 from ppcls_ext.core.run_folder import RunFolder, read_log
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.deploy.export import export
-from ppcls_ext.deploy.infer import infer, open_exported
+from ppcls_ext.deploy.infer import Output, infer, open_exported
 from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.deploy.weights import open_weights
 from ppcls_ext.tasks.finding import make_task
@@ -87,7 +88,7 @@ def test_an_engine_measures_what_paddle_measures(run: RunFolder, tmp_path: Path)
 
 
 def coco_results(opened: Any, data: Path, file: Path) -> list[dict[str, Any]]:
-    infer([str(data / "images" / "val")], opened, form="coco", save=file)
+    infer(find_images([str(data / "images" / "val")]), opened, Output("coco", file))
     return json.loads(file.read_text())
 
 

@@ -143,7 +143,7 @@ def resume_note(content: bytes, resume: bool) -> None:
     part = written("bulk/rows.jsonl.part", b"x" * 20)
     with only_user_errors():
         encoder = JsonLinesEncoder(SimpleNamespace(columns=("a",), column_types=(str,)))  # type: ignore[arg-type]
-        sink = ResultsFile(part.with_name("rows.jsonl"), encoder, RUN, resume)
+        sink = ResultsFile(part.with_name("rows.jsonl"), encoder, lambda: RUN, resume)
         assert 0 <= sink.done <= RUN["images"]  # type: ignore[operator]
         sink.close()
 

@@ -166,9 +166,9 @@ def test_labels_that_do_not_fit_a_detector_are_refused_where_nothing_is_found(
 def test_an_engine_that_cannot_run_is_one_line(exported: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'onednn'"):
         Predictor(exported, engine="onednnn")
-    with pytest.raises(UserError, match="threads must be a positive number, got 0"):
+    with pytest.raises(UserError, match=r"threads must be a positive number of at most .* got 0"):
         Predictor(exported, threads=0)
-    with pytest.raises(UserError, match=r"topp: not a flag of classification; it has topk"):
+    with pytest.raises(UserError, match=r"topp: not an argument of classification; it has topk"):
         Predictor(exported, topp=1)
 
 

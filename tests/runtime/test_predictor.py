@@ -21,6 +21,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.deploy.weights import open_weights
+from ppcls_ext.runtime import predictor
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT
 from ppcls_ext.runtime.results import STAGES, Result
@@ -96,7 +97,7 @@ def test_an_image_may_have_options_of_its_own(exported: Path, data: Path) -> Non
         two = predict.inference_with(topk=2)
         futures = [predict.submit(photo, inference=inference) for inference in (None, two, predict.inference_with())]
         whole, best, again = (future.result(SECONDS) for future in futures)
-        with pytest.raises(UserError, match="threshold: not a flag of classification; it has topk"):
+        with pytest.raises(UserError, match="threshold: not an argument of classification; it has topk"):
             predict.inference_with(threshold=0.5)
         with pytest.raises(UserError, match="topk: expected a number of classes, got 0"):
             predict.inference_with(topk=0)
@@ -184,10 +185,61 @@ def test_a_size_that_is_none_is_one_line(exported: Path, size: Any) -> None:
         Predictor(exported, "native", size=size)
 
 
-@pytest.mark.parametrize("threshold", ["x", None, 1.5, float("nan")])
+@pytest.mark.parametrize("threshold", ["x", None, True, 1.5, float("nan"), np.float32(0.5)])
 def test_a_threshold_that_is_none_is_one_line(exports: dict[str, Path], threshold: Any) -> None:
-    if threshold is None:  # the recipe's
+    if threshold is None or threshold == 0.5:  # None is the recipe's
         Predictor(exports["detection"], "native", threshold=threshold).close()
         return
     with pytest.raises(UserError, match="threshold: expected a score between 0 and 1, got"):
         Predictor(exports["detection"], "native", threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"threads": 10**6}, "threads must be a positive number of at most"),
+        ({"engine": ["onednn"]}, r"engine must be a name, got \['onednn'\]"),
+        ({"allow_reduced": "yes"}, "allow_reduced must be True or False, got 'yes'"),
+        ({"decoders": 10**6}, "decoders must be a number of threads of at most"),
+        ({"batch": 1.5}, "batch must be a positive number, got 1.5"),
+        ({"errors": "ignore"}, 'errors must be "raise" or "keep"'),
+        ({"max_pixels": 0}, "max_pixels must be a positive number"),
+        ({"topk": True}, "topk: expected a number of classes, got True"),
+        ({"engine": None, "model_format": "onnx"}, "model_format='onnx' is of an engine: name that too"),
+        ({"engine": "native", "model_format": "onnx"}, "engine native runs json or pdmodel of this folder, not 'onnx'"),
+    ],
+)
+def test_wrong_arguments_are_one_line_before_anything_is_measured(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr(predictor, "choose_fastest", lambda *_: pytest.fail("an engine was chosen"))
+    with pytest.raises(UserError, match=says):
+        Predictor(exported, **{"engine": "auto", **arguments})
+
+
+def test_numbers_of_numpy_are_numbers(exported: Path) -> None:
+    with Predictor(exported, "native", threads=1, topk=np.int64(2)) as predict:
+        assert len(predict(np.zeros((48, 48, 3), np.uint8), "rgb").labels) == 2
+
+
+def test_a_named_format_is_run(exported: Path) -> None:
+    with Predictor(exported, "native", threads=1, model_format="pdmodel") as predict:
+        assert predict.model_format == predict.report().model_format == "pdmodel"
+
+
+def test_wrong_calls_are_one_line(exported: Path, data: Path, tmp_path: Path) -> None:
+    file = photos(data)[0]
+    with Predictor(exported, "native", threads=1) as predict:
+        for images in (file, Path(file), b"...", 5):
+            with pytest.raises(UserError, match=r"stream takes images one after the other, got a .*; give a list"):
+                predict.stream(images)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="inference must be what inference_with gives, got int"):
+            predict.submit(file, None, 5)  # type: ignore[arg-type]
+        for deep in ("F", "I", "I;16"):
+            with pytest.raises(UserError, match=f"mode {deep} has more than 8 bits; convert it to RGB first"):
+                predict(Image.new(deep, (48, 48)))
+        result = predict(file)
+    with pytest.raises(UserError, match="picture None: give a path"):
+        result.save(None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a\.gif: give a name that ends with"):
+        result.save(tmp_path / "a.gif")

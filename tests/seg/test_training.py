@@ -15,10 +15,11 @@ from PIL import Image
 
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import CheckFailed
+from ppcls_ext.core.images import find_images
 from ppcls_ext.core.run_folder import RunFolder, read_log
 from ppcls_ext.deploy.evaluate import evaluate
 from ppcls_ext.deploy.export import export
-from ppcls_ext.deploy.infer import infer, open_exported
+from ppcls_ext.deploy.infer import Output, infer, open_exported
 from ppcls_ext.deploy.weights import open_weights
 from ppcls_ext.tasks.step import Step
 from ppcls_ext.training.state import read_state
@@ -119,7 +120,7 @@ def test_the_exported_model_gives_the_classes_of_the_weights(
         ("onednn", open_exported(exported, {}, {"engine": "onednn", "threads": 1})),
         ("weights", open_weights(load_config(run.path), {})),
     ):
-        infer([str(tmp_path / "odd.png")], opened, form="json", save=tmp_path / f"{name}.json", draw=tmp_path / name)
+        infer([str(tmp_path / "odd.png")], opened, Output("json", tmp_path / f"{name}.json", tmp_path / name))
         labels = Image.open(tmp_path / name / "0001_odd_labels.png")
         assert labels.mode == "P"
         classes = np.array(labels)
@@ -138,7 +139,7 @@ def test_logits_of_a_fixed_size_export_give_the_same_kind_of_result(run: RunFold
         folder = export(load_config(run.path, options), formats="json")
     results = tmp_path / "areas.csv"
     native = open_exported(folder, {}, {"engine": "native", "threads": 1})
-    infer([str(data / "images/val")], native, form="csv", save=results)
+    infer(find_images([str(data / "images/val")]), native, Output("csv", results))
     header, *rows = results.read_text().splitlines()
     assert header == "image,class,label,pixels,share,error"
     assert all(int(row.split(",")[3]) > 0 for row in rows)
