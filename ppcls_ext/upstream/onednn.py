@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,17 +30,29 @@ def make_sgemm_known() -> bool:
     return False
 
 
-def use_one_openmp_thread() -> None:
-    """Let what this thread calls stay in it: the oneDNN in paddle 3.2.2 would split a product among threads of
-    its own. Can go when the wheel lets a caller choose the threads of one product.
+@contextlib.contextmanager
+def one_openmp_thread() -> Iterator[None]:
+    """While this lasts, what this thread calls stays in it: the oneDNN in paddle 3.2.2 would split a product among
+    threads of its own. Can go when the wheel lets a caller choose the threads of one product.
 
     OpenMP keeps the number for each thread. Both of its runtimes that Paddle's wheel brings are told.
     """
+    before = [runtime.omp_get_max_threads() for runtime in _openmp_runtimes()]
+    try:
+        for runtime in _openmp_runtimes():
+            runtime.omp_set_num_threads(1)
+        yield
+    finally:
+        for runtime, threads in zip(_openmp_runtimes(), before, strict=True):
+            runtime.omp_set_num_threads(threads)
+
+
+@cache
+def _openmp_runtimes() -> list[ctypes.CDLL]:
     import paddle
 
-    own = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
-    for library in ("libgomp.so.1", str(own)):
-        try:
-            ctypes.CDLL(library).omp_set_num_threads(1)
-        except OSError:  # this wheel does not have it, so nobody can call it
-            continue
+    found = []
+    for library in ("libgomp.so.1", str(Path(paddle.__file__).parent / "libs" / "libiomp5.so")):
+        with contextlib.suppress(OSError):  # this wheel does not have it, so nobody can call it
+            found.append(ctypes.CDLL(library))
+    return found

@@ -1,0 +1,1 @@
+"""Tests of `ppcls_ext.models.kernels`."""
