@@ -53,7 +53,7 @@ class DetectionInference(Inference):
         if classes != len(self.labels):
             raise labels_do_not_fit(self.labels, classes)
         self.threshold = real(post, "threshold", "postprocess", 0, 1) if threshold is None else threshold
-        if not isinstance(self.threshold, Real) or self.threshold is True or not 0 <= self.threshold <= 1:
+        if not isinstance(self.threshold, Real) or isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
             raise UserError(f"threshold: expected a score between 0 and 1, got {threshold!r}")
         self.nms: dict[str, Any] = {
             "score_threshold": real(post, "score_threshold", "postprocess", 0, 1),

@@ -31,7 +31,7 @@ from ppcls_ext.cli import (
     train,
 )
 from ppcls_ext.cli.crash import EXIT_STATUS, save_report
-from ppcls_ext.core.display import complain, show_log
+from ppcls_ext.core.display import complain, shown_log
 from ppcls_ext.core.errors import CheckFailed, PeerLost, UserError, nearest
 from ppcls_ext.core.version import __version__
 
@@ -157,9 +157,9 @@ def _place_and_reason(error: OSError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status. Wrong usage raises SystemExit, as argparse does."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    show_log()
     try:
-        return int(arguments.run(arguments))
+        with shown_log():
+            return int(arguments.run(arguments))
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         sys.stderr.close()
         return 0

@@ -35,7 +35,7 @@ class ClassificationInference(Inference):
         given = recipe["postprocess"].get("topk")
         if type(given) is not int or given < 1:
             raise UserError(f"postprocess.topk: expected a number of classes, got {given!r}")
-        if topk is not None and (not isinstance(topk, Integral) or topk is True or topk < 1):
+        if topk is not None and (not isinstance(topk, Integral) or isinstance(topk, bool) or topk < 1):
             raise UserError(f"topk: expected a number of classes, got {topk!r}")
         self.topk = min(int(topk or given), len(self.labels))
         preprocess = recipe["preprocess"]

@@ -48,16 +48,26 @@ class _Said(logging.Handler):
     """Says what is logged."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        try:
+            say(record.getMessage())
+        except Exception:
+            self.handleError(record)
 
 
-def show_log() -> None:
-    """Say what the package logs, from now on: in a command, it is for the user."""
-    if not any(isinstance(handler, _Said) for handler in log.handlers):
-        log.addHandler(_Said())
-        log.propagate = False
-    if log.level == logging.NOTSET:
+@contextlib.contextmanager
+def shown_log() -> Iterator[None]:
+    """While this lasts, what the package logs is said: in a command, it is for the user."""
+    handler, level, propagates = _Said(), log.level, log.propagate
+    log.addHandler(handler)
+    log.propagate = False
+    if level == logging.NOTSET:
         log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagates
 
 
 def complain(text: object, style: str = "red") -> None:

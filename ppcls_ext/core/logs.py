@@ -1,4 +1,4 @@
-"""The log of what may run in production, which leaves it to the caller to show it; commands do (`display.show_log`)."""
+"""The log of what may run in production: a library only writes it, commands show it (`display.shown_log`)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,14 @@ from ppcls_ext.core.images import find_images, named_images
 from ppcls_ext.core.pictures import require_pillow
 from ppcls_ext.core.text import one_line
 from ppcls_ext.deploy.encoders import ENCODERS
-from ppcls_ext.deploy.results_file import ResultsFile, Sink, StandardOutput, check_unfinished, interrupted_run
+from ppcls_ext.deploy.results_file import (
+    MODEL_FORMAT,
+    ResultsFile,
+    Sink,
+    StandardOutput,
+    check_unfinished,
+    interrupted_run,
+)
 from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.engines import engine_class
@@ -33,7 +40,6 @@ from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
 from ppcls_ext.runtime.results import Result
 
-MODEL_FORMAT = "model format"  # what an interrupted run calls the format that its engine runs
 MOST_NAMED = 20  # stderr names no more images without a result; a file of results names all of them
 
 

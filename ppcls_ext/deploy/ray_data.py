@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.core.device import usable_cores
+from ppcls_ext.core.device import most_threads, usable_cores
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.locks import locked
@@ -115,7 +115,8 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
     paths = images_of(images, shard)
     if run.resume:
         run = replace(run, predictor=as_begun(run.predictor, _begun(run.folder), run.folder))
-    with Predictor(run.model, **run.predictor, **run.options) as predictor:  # opens it once, before any actor does
+    here = {**run.predictor, "threads": min(run.predictor["threads"], most_threads())}  # nodes may have more processors
+    with Predictor(run.model, **here, **run.options) as predictor:  # opens it once, before any actor does
         if predictor.engine == AUTO:
             raise UserError("infer --ray --engine auto: this model takes images of any size, so name an engine")
         taken = {"engine": predictor.engine, "model_format": predictor.model_format}
@@ -182,7 +183,7 @@ def _begun(folder: Path) -> Mapping[str, Any]:
         UserError: what is noted of the run is not as it was written.
     """
     file = folder / RUN_FILE
-    if not file.is_file() or (not file.stat().st_size and os.listdir(folder) == [RUN_FILE]):
+    if not file.is_file() or os.listdir(folder) == [RUN_FILE]:  # without results it is written anew
         return {}
     try:
         begun = read_json(file)

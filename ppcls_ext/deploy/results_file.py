@@ -21,6 +21,7 @@ COMMIT_SECONDS = 2.0  # results are stored at least this often: a crash loses no
 MOST_WAITING = 4096  # so many results in memory are stored at once, however little time has passed
 
 
+MODEL_FORMAT = "model format"  # what a run calls the format that its engine runs
 Run = Callable[[], Mapping[str, Any]]  # gives what results depend on
 
 
@@ -112,11 +113,11 @@ class ResultsFile:
         """What is known of the interrupted run that is to be resumed; None begins anew."""
         if resume:
             check_unfinished(path)
-        state = _read_progress(self._progress)
+        state = _read_progress(self._progress) if self._part.exists() else None  # else it is of one that was deleted
         if resume and state is not None:
             check_same(self._part, state["run"], run)
             return state
-        if state is not None and state["done"] and self._part.exists():
+        if state is not None and state["done"]:
             raise UserError(
                 f"{self._part} has {state['done']} of {state['run']['images']} images of an interrupted run; "
                 "go on with --resume, or delete it"
@@ -225,7 +226,7 @@ def _read_progress(file: Path) -> Mapping[str, Any] | None:
 def check_same(part: Path, begun: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Raise UserError where a run differs from the one that was interrupted, naming the first difference."""
     for key in run:
-        if begun.get(key) == run[key]:
+        if begun.get(key) == run[key] or (key == MODEL_FORMAT and key not in begun):  # earlier versions did not note it
             continue
         short = all(len(str(value)) < 60 for value in (begun.get(key), run[key]))
         values = f" ({_shown(begun.get(key))}, now {_shown(run[key])})" if short else ""

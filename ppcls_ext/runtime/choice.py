@@ -137,13 +137,11 @@ def choose_engine(
     Args:
         engine: the caller's choice; None takes the first of `PREFERRED` that can run here.
         allow_reduced: take an engine with reduced precision also where the export has not accepted it.
-        model_format: that it is to run, of an engine that is named; default: the first of the folder's that it runs.
+        model_format: that an engine which is named is to run; default: the first of the folder's that it runs.
     Raises:
         UserError: an engine that is unknown, not installed, without a format in this folder, or not accepted; a format
             that it does not run or that is not there.
     """
-    if engine is None and model_format is not None:
-        raise UserError(f"model_format={model_format!r} is of an engine: name that too")
     if engine is not None:
         kind = engine_class(engine)
         kind.require()

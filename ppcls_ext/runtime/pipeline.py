@@ -129,16 +129,15 @@ class Pipeline:
             prefetch: images taken beyond the one whose result is next, which bounds the memory; default: two batches,
                 and one for each decoder.
         """
-        if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
-            raise UserError(f"stream takes images one after the other, got a {type(images).__name__}; give a list")
+        items = _one_by_one(images)
         if prefetch is None:
             prefetch = 2 * self.batch + self._decoders
         if type(prefetch) is not int or prefetch < 0:
             raise UserError(f"prefetch must be a number of images, got {prefetch!r}")
         flow = self._running()
         if self._decoders == 0 or in_own_thread():  # as in a callback of `submit`
-            return self._held(flow.plain_stream(iter(images), channels))
-        return self._held(flow.stream(iter(images), channels, prefetch + 1))
+            return self._held(flow.plain_stream(items, channels))
+        return self._held(flow.stream(items, channels, prefetch + 1))
 
     def _held(self, results: Iterator[Result]) -> Iterator[Result]:
         """The results; whoever holds this generator holds the pipeline, which would else be closed under it."""
@@ -181,6 +180,17 @@ class Pipeline:
         if self._flow is not None:
             abandon(self._flow)
         self._flow = self._closer = None
+
+
+def _one_by_one(images: Iterable[Any]) -> Iterator[Any]:
+    """What goes through some images. Raises UserError for a single one, whose characters or rows are no images."""
+    single = isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim <= 3)
+    try:
+        if not single:
+            return iter(images)
+    except TypeError:
+        pass
+    raise UserError(f"stream takes images one after the other, got a {type(images).__name__}; give a list")
 
 
 def _splitter(inference: Inference, where: str) -> Callable[[Arrays, int], list[list[np.ndarray]]]:

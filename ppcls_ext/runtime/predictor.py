@@ -73,10 +73,10 @@ class Predictor(Pipeline):
         model_format: str | None = None,
         **options: Any,
     ) -> None:
-        _check(engine, threads, size, allow_reduced)
+        _check(engine, threads, size, allow_reduced, model_format)
         self.exported = read_exported(folder)
         choice = None if engine == AUTO else choose_engine(self.exported, engine, allow_reduced, model_format)
-        self.threads = cpu_threads(threads)
+        self.threads = _checked_threads(threads)
         self._options = options
         try:
             inference = self.inference_with()
@@ -148,20 +148,29 @@ class Predictor(Pipeline):
         return self._selection.choice
 
 
-def _check(engine: Any, threads: Any, size: Any, allow_reduced: Any) -> None:
+def _check(engine: Any, threads: Any, size: Any, allow_reduced: Any, model_format: Any) -> None:
     """Raise UserError for arguments that are none, before anything is read or measured."""
     if engine is not None and not isinstance(engine, str):
         raise UserError(f"engine must be a name, got {engine!r}")
-    most = most_threads()
-    if threads is not None and not (type(threads) is int and 0 < threads <= most):
-        raise UserError(
-            f"threads must be a positive number of at most {most}, which is {THREADS_A_CPU} for each processor of this "
-            f"machine; got {threads!r}"
-        )
+    if threads is not None and type(threads) is not int:
+        raise UserError(f"threads must be a positive number, got {threads!r}")
     if size is not None and not _are_sides(size):
         raise UserError(f"size must be (HEIGHT, WIDTH) in pixels, got {size!r}")
     if type(allow_reduced) is not bool:
         raise UserError(f"allow_reduced must be True or False, got {allow_reduced!r}")
+    if model_format is not None and engine in (None, AUTO):
+        raise UserError(f"model_format={model_format!r} is of an engine: name that too")
+
+
+def _checked_threads(threads: int | None) -> int:
+    found, most = cpu_threads(threads), most_threads()
+    if not 0 < found <= most:
+        what = "threads" if threads is not None else "threads, from OMP_NUM_THREADS,"
+        raise UserError(
+            f"{what} must be a positive number of at most {most}, which is {THREADS_A_CPU} for each processor of this "
+            f"machine; got {found}"
+        )
+    return found
 
 
 def _are_sides(size: Any) -> bool:

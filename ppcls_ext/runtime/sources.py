@@ -130,7 +130,7 @@ def _rgb_of_pil(image: Any, max_pixels: int | None) -> np.ndarray:
 
     check_pixels(image.size, source_name(image), max_pixels, RAISE)
     if image.mode == "F" or image.mode.startswith("I"):  # Pillow would cut off what is above 255
-        raise UserError(f"image {source_name(image)}: mode {image.mode} has more than 8 bits; convert it to RGB first")
+        raise UserError(f"image {source_name(image)}: mode {image.mode} has more than 8 bits; scale it to 8 bits first")
     try:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # decoding happens here, and Pillow raises many kinds for damaged files

@@ -59,6 +59,8 @@ class Search:
         if aim.doubt:
             say(f"warning: {aim.doubt}")
         set_device(self.task.global_section.device)
+        if self.wish.accuracy == "scores":
+            self.task.keep_memory()  # else the judge or a training does
         judge, scorer = Judge(self.task), Scorer(aim.class_num, seed, self.task.made_fast)
         population, generations = self.wish.sizes
         evolution = Evolution(

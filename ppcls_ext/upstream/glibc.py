@@ -25,7 +25,7 @@ def keep_freed_memory(most: int | None = None, one_heap: bool = False) -> None:
     sets up the C library, that stands. Can go when both cache memory by themselves.
 
     It is best called once what stays for good is there: until then, large blocks lie in mappings of their own and leave
-    no gaps between what stays. A training that asks for it after its first step needs an eighth less memory.
+    no gaps between what stays. A training that asks for it after its first step needs less memory.
 
     Of several callers in a process the one that asks for most is served, in whatever order they come: a `Predictor` on
     another engine must not take from Paddle's what it keeps.

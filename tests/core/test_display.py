@@ -23,23 +23,28 @@ def test_plain_lines_of_progress_say_how_long_the_rest_takes(
 
 
 @pytest.fixture
-def fresh_log() -> Iterator[logging.Logger]:
-    kept = log.level, log.propagate, log.handlers[:]
-    log.level, log.propagate, log.handlers = logging.NOTSET, True, []
-    yield log
-    log.level, log.propagate, log.handlers = kept
+def level() -> Iterator[None]:
+    kept = log.level
+    yield
+    log.setLevel(kept)
 
 
-def test_a_command_says_what_is_logged_once(fresh_log: logging.Logger, capfd: pytest.CaptureFixture[str]) -> None:
-    display.show_log()
-    display.show_log()
-    fresh_log.info("engines take turns")
-    fresh_log.debug("nobody wants to know")
+def test_a_command_says_what_is_logged_and_leaves_the_log_as_it_was(
+    level: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log.setLevel(logging.NOTSET)
+    before = log.handlers[:], log.propagate
+    with display.shown_log():
+        log.info("engines take turns")
+        log.debug("nobody wants to know")
     assert capfd.readouterr().err.splitlines() == ["engines take turns"]
+    assert (log.handlers, log.propagate, log.level) == (*before, logging.NOTSET)
+    log.info("not a command's")
+    assert capfd.readouterr().err == ""
 
 
-def test_a_level_that_the_caller_has_set_stands(fresh_log: logging.Logger, capfd: pytest.CaptureFixture[str]) -> None:
-    fresh_log.setLevel(logging.ERROR)
-    display.show_log()
-    fresh_log.info("engines take turns")
+def test_a_level_that_the_caller_has_set_stands(level: None, capfd: pytest.CaptureFixture[str]) -> None:
+    log.setLevel(logging.ERROR)
+    with display.shown_log():
+        log.info("engines take turns")
     assert capfd.readouterr().err == ""

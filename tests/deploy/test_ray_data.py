@@ -186,6 +186,13 @@ def test_a_damaged_note_of_a_run_is_one_line(tmp_path: Path, content: bytes) -> 
         pass
 
 
+def test_a_note_without_results_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "_run.json").write_text("{")  # its process was killed while it wrote
+    run = ray_data.RayRun(tmp_path, ray_data.LOCAL, tmp_path, {}, {}, resume=True)
+    with ray_data.own_folder(run, {"model": "a"}):
+        assert (tmp_path / "_run.json").read_text().strip() == '{\n "model": "a"\n}'
+
+
 def test_flags_that_do_not_go_with_ray(exported: Path, data: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     line = ("infer", "-m", exported, "-i", data / "val", "--ray")
     assert "--format parquet --save FOLDER" in fails(*line, "--format", "csv", "--save", tmp_path / "r")

@@ -271,3 +271,20 @@ def test_what_a_run_depends_on_is_noted_as_it_is_known_when_results_are_stored(
     with pytest.raises(UserError, match=r"begun with other engine \(native, now onednn\)"):
         ResultsFile(path, encoder_of("csv"), lambda: {**RUN, "engine": "onednn"}, True)
     ResultsFile(path, encoder_of("csv"), lambda: run, True).close()
+
+
+def test_whoever_deletes_the_part_begins_anew(tmp_path: Path) -> None:
+    """As messages advise; what was noted of it counts no more."""
+    path = tmp_path / "r.csv"
+    interrupted(path, some_results()[:2])
+    (tmp_path / "r.csv.part").unlink()
+    assert interrupted_run(path) == {}
+    sink = ResultsFile(path, encoder_of("csv"), lambda: {**RUN, "model": "b"}, True)
+    assert sink.done == 0
+    sink.close()
+
+
+def test_a_run_of_an_earlier_version_has_noted_no_format(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    interrupted(path, some_results()[:2])
+    ResultsFile(path, encoder_of("csv"), lambda: {**RUN, "model format": "onnx"}, True).close()

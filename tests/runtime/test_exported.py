@@ -149,6 +149,7 @@ def test_labels_that_do_not_fit_the_network_are_refused(folder: Path, labels: li
     assert str(caught.value) == f"exported model {folder}: {wrong}"
 
 
+@pytest.mark.slow
 def test_labels_that_do_not_fit_a_detector_are_refused_where_nothing_is_found(
     exports: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -179,12 +179,14 @@ def test_a_forked_child_opens_an_engine_of_its_own(exported: Path, data: Path, e
         assert predict(file).labels == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [224, (224,), (224.0, 224), (0, 224), "224"])
 def test_a_size_that_is_none_is_one_line(exported: Path, size: Any) -> None:
     with pytest.raises(UserError, match=r"size must be \(HEIGHT, WIDTH\) in pixels, got"):
         Predictor(exported, "native", size=size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["x", None, True, 1.5, float("nan"), np.float32(0.5)])
 def test_a_threshold_that_is_none_is_one_line(exports: dict[str, Path], threshold: Any) -> None:
     if threshold is None or threshold == 0.5:  # None is the recipe's
@@ -194,6 +196,8 @@ def test_a_threshold_that_is_none_is_one_line(exports: dict[str, Path], threshol
         Predictor(exports["detection"], "native", threshold=threshold)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -217,11 +221,13 @@ def test_wrong_arguments_are_one_line_before_anything_is_measured(
         Predictor(exported, **{"engine": "auto", **arguments})
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_are_numbers(exported: Path) -> None:
     with Predictor(exported, "native", threads=1, topk=np.int64(2)) as predict:
         assert len(predict(np.zeros((48, 48, 3), np.uint8), "rgb").labels) == 2
 
 
+@pytest.mark.slow
 def test_a_named_format_is_run(exported: Path) -> None:
     with Predictor(exported, "native", threads=1, model_format="pdmodel") as predict:
         assert predict.model_format == predict.report().model_format == "pdmodel"
@@ -236,7 +242,7 @@ def test_wrong_calls_are_one_line(exported: Path, data: Path, tmp_path: Path) ->
         with pytest.raises(UserError, match="inference must be what inference_with gives, got int"):
             predict.submit(file, None, 5)  # type: ignore[arg-type]
         for deep in ("F", "I", "I;16"):
-            with pytest.raises(UserError, match=f"mode {deep} has more than 8 bits; convert it to RGB first"):
+            with pytest.raises(UserError, match=f"mode {deep} has more than 8 bits; scale it to 8 bits first"):
                 predict(Image.new(deep, (48, 48)))
         result = predict(file)
     with pytest.raises(UserError, match="picture None: give a path"):

@@ -52,7 +52,7 @@ def _run(kernel: Callable[..., None], threads: int, count: int, arguments: tuple
     pieces = min(count, PARTS_PER_THREAD * threads, max(threads, arguments[0].nbytes // LEAST_BYTES))
     with one_openmp_thread():
         # Where another thread of this process is at it, this one works alone.
-        if min(threads, pieces) == 1 or not _sharing.acquire(blocking=False):
+        if min(threads, pieces) <= 1 or not _sharing.acquire(blocking=False):
             kernel(0, count, *arguments)
             return
         try:
@@ -84,10 +84,17 @@ def _shared(run: Callable[[int, int], None], ends: list[int], helpers: Sequence[
             if next(finished) == len(ends) - 1:
                 all_done.release()
 
-    for helper in helpers:
-        helper.help_with(work)
-    work()
-    all_done.acquire()
+    try:
+        for helper in helpers:
+            helper.help_with(work)
+        work()
+        all_done.acquire()
+    except BaseException:  # Ctrl-C: arrays are the memory of tensors, which may be gone once this returns
+        for _ in left:  # nobody begins another piece
+            pass
+        for helper in helpers:
+            helper.stop()
+        raise
     for helper in helpers:
         helper.work = None  # it holds what the kernel was given
     if failures:
@@ -101,6 +108,7 @@ class _Helper:
         self.work: Callable[[], None] | None = None
         self._wake = threading.Lock()  # released where it is to look at `work`
         self._wake.acquire()
+        self._busy = threading.Lock()  # held while it works
         threading.Thread(target=self._serve, name="pplcnet-kernels", daemon=True).start()
 
     def help_with(self, work: Callable[[], None]) -> None:
@@ -113,10 +121,21 @@ class _Helper:
         with one_openmp_thread():
             while True:
                 self._wake.acquire()
-                work = self.work
-                if work is not None:
-                    work()
-                del work
+                with self._busy:
+                    work = self.work
+                    if work is not None:
+                        work()
+                    del work
+
+    def stop(self) -> None:
+        """Wait until it has done what it has begun; it begins nothing more."""
+        self.work = None
+        while True:
+            try:
+                with self._busy:
+                    return
+            except KeyboardInterrupt:  # another one: a kernel takes milliseconds
+                continue
 
 
 @cache

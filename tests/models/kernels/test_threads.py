@@ -101,3 +101,29 @@ def test_kernels_of_several_threads_do_not_wait_for_each_other() -> None:
     other.join(SECONDS)
     assert (first.done == 1).all()
     assert (second.done == 1).all()
+
+
+def test_whoever_is_interrupted_waits_for_what_a_helper_has_begun() -> None:
+    """Arrays are the memory of tensors, which may be gone once the interrupt has gone through."""
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Interrupt:
+        """In the place of a helper: the user's Ctrl-C, once the other helper has begun."""
+
+        def help_with(self, work: Callable[[], None]) -> None:
+            assert begun.wait(SECONDS)
+            threading.Timer(0.1, go.set).start()
+            raise KeyboardInterrupt
+
+        def stop(self) -> None:
+            pass
+
+    def part(start: int, end: int) -> None:
+        begun.set()
+        assert go.wait(SECONDS)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        threads._shared(part, [0, 1, 2, 3], [threads._helpers(1)[0], Interrupt()])  # type: ignore[list-item]
+    assert ended.is_set()
+    test_every_part_is_done_once(2, LARGE)
