@@ -197,7 +197,6 @@ def test_a_threshold_that_is_none_is_one_line(exports: dict[str, Path], threshol
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -233,6 +232,7 @@ def test_a_named_format_is_run(exported: Path) -> None:
         assert predict.model_format == predict.report().model_format == "pdmodel"
 
 
+@pytest.mark.slow
 def test_wrong_calls_are_one_line(exported: Path, data: Path, tmp_path: Path) -> None:
     file = photos(data)[0]
     with Predictor(exported, "native", threads=1) as predict:
