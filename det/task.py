@@ -194,7 +194,7 @@ class Detection(Task):
             },
             "postprocess": {
                 "nms_in_graph": self.export.nms,
-                "classes": len(self.labels()),
+                "classes": self.class_num,
                 "threshold": self.infer.threshold,
                 **self.nms.model_dump(),
             },

@@ -4,6 +4,4 @@ from __future__ import annotations
 
 import logging
 
-LOGGER = "pplcnet"
-
-log = logging.getLogger(LOGGER)
+log = logging.getLogger("pplcnet")

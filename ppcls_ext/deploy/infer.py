@@ -71,7 +71,7 @@ class Output:
     resume: bool = False
 
     def check(self, task: str) -> None:
-        """Raise UserError or OSError for what cannot be written: before a network is opened, which may take long."""
+        """Raise UserError for what cannot be written: before a network is opened, which may take long."""
         forms = load_inference(task).forms
         if self.form not in forms:
             raise UserError(f"infer --format {self.form}: this task writes {', '.join(forms)}")
@@ -81,7 +81,9 @@ class Output:
                 check_unfinished(self.save)
         if self.draw is not None:
             require_pillow()
-            self.draw.mkdir(parents=True, exist_ok=True)
+            there = next(place for place in (self.draw, *self.draw.absolute().parents) if place.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                raise UserError(f"infer --draw {self.draw}: {there} is no folder to write in; give another one")
 
 
 def open_exported(

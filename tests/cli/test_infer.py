@@ -200,7 +200,10 @@ def test_what_cannot_be_is_said_before_a_network_is_opened(
     assert "no such file or folder" in fails(*line, "nowhere.jpg")
     assert "this task writes table, json" in fails(*good, "--format", "xml")
     assert "is whole" in fails(*good, "--format", "csv", "--save", tmp_path / "whole", "--resume")
-    assert "File exists" in fails(*good, "--draw", tmp_path / "whole")
+    assert "whole is no folder to write in" in fails(*good, "--draw", tmp_path / "whole")
+    assert "whole is no folder to write in" in fails(*good, "--draw", tmp_path / "whole" / "deep")
+    assert "no such file or folder" in fails(*line, "nowhere.jpg", "--draw", tmp_path / "new" / "deep")
+    assert [file.name for file in tmp_path.iterdir()] == ["whole"]
 
 
 def test_shares_are_the_whole_list_once(exported: Path, data: Path, tmp_path: Path) -> None:
