@@ -39,6 +39,7 @@ _task_aligned = ppdet("modeling.assigners.task_aligned_assigner")
 _assign_utils = ppdet("modeling.assigners.utils")
 _bbox_utils = ppdet("modeling.bbox_utils")
 _batch_operators = ppdet("data.transform.batch_operators")
+_layers = ppdet("modeling.layers")
 _ops = ppdet("modeling.ops")
 
 REG_MAX = 7  # a side is at most so many strides from the centre of its cell
@@ -134,16 +135,30 @@ class PicoHeadTAL(_pico_head.PicoHeadV2):  # type: ignore[name-defined]
         return losses
 
 
+class ActivatedConvNorm(_layers.ConvNormLayer):  # type: ignore[name-defined]
+    """ConvNormLayer with an activation after it, of which one kernel can make a step."""
+
+    fused_parts = ("conv", "norm", "act")  # see `ppcls_ext.models.kernels.layers.Fused`
+    act: nn.Layer
+
+    def forward(self, inputs: paddle.Tensor) -> paddle.Tensor:
+        """From float32 [N, C, H, W] to [N, C', H', W']."""
+        return self.act(_layers.ConvNormLayer.forward(self, inputs))  # by name: tracing loses `super()` here
+
+
 class Features(_pico_head.PicoFeat):  # type: ignore[name-defined]
-    """PicoFeat whose activation is a layer, which may have another kernel."""
+    """PicoFeat whose activations, H-Swish behind every norm, are parts of the layers before them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.activation = nn.Hardswish()
+        for layer in self.sublayers():
+            if type(layer) is _layers.ConvNormLayer:
+                layer.__class__ = ActivatedConvNorm
+                layer.act = nn.Hardswish()
 
     def act_func(self, x: paddle.Tensor) -> paddle.Tensor:
-        """H-Swish of float32 of any shape."""
-        return self.activation(x)
+        """The values themselves: they are activated already."""
+        return x
 
 
 class PicoDet(nn.Layer):

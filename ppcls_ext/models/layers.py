@@ -40,6 +40,8 @@ def _padding(kernel: int, dilation: int) -> int | list[int]:
 class ConvBNLayer(nn.Layer):
     """Convolution without bias, batch norm, activation."""
 
+    fused_parts = ("conv", "bn", "act")  # see `ppcls_ext.models.kernels.layers.Fused`
+
     def __init__(
         self,
         in_channels: int,

@@ -34,10 +34,12 @@ class Average:
         """Take in the weights after step number `step`; what is no float is copied."""
         decay = min(self.settings.decay, (1 + step) / (10 + step)) if self.settings.warmup else self.settings.decay
         with paddle.no_grad():
+            # As tensors: of each number Paddle makes one, and leaks a part of it (`upstream.paddle.tensor_of`).
+            shares = {dtype: paddle.full([1], 1 - decay, dtype) for dtype in (paddle.float32, paddle.float64)}
             for name, tensor in model.state_dict().items():
                 mean = self.tensors[name]
-                if mean.dtype in (paddle.float32, paddle.float64):
-                    mean.lerp_(tensor, 1 - decay)  # one pass over it
+                if mean.dtype in shares:
+                    mean.lerp_(tensor, shares[mean.dtype])  # one pass over it
                 else:
                     mean.set_value(tensor)
 

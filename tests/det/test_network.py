@@ -11,7 +11,7 @@ import pytest
 
 from det.backbones import build_backbone
 from det.demo import make_scenes
-from det.network import ExportedDetector, WithNms
+from det.network import ExportedDetector, Features, WithNms
 from det.sections import NmsSection
 from det.task import Detection
 from det.transforms import Sample
@@ -170,6 +170,17 @@ def test_the_cost_that_a_config_states_is_counted(name: str) -> None:
     task = Detection(config)
     found = count(task.build_model(), paddle.zeros([1, *task.global_section.image_shape]))
     assert (f"{found.params / 1e6:.2f}", f"{found.flops / 1e6:.0f}") == stated.groups()
+
+
+@pytest.mark.parametrize("with_se", [False, True])
+def test_the_features_of_the_head_are_those_of_paddledetection(with_se: bool) -> None:
+    options = {"feat_in": 8, "feat_out": 8, "num_convs": 2, "share_cls_reg": True, "use_se": with_se}
+    own, theirs = Features(**options), ppdet("modeling.heads.pico_head").PicoFeat(**options)
+    assert [name for name, _ in own.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    own.set_state_dict(theirs.state_dict())
+    maps = paddle.randn([2, 8, 5, 7])
+    for found, expected in zip(own(maps, 1), theirs(maps, 1), strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 def test_configs_of_table_4_are_all_there() -> None:

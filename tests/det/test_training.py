@@ -92,6 +92,15 @@ def coco_results(opened: Any, data: Path, file: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_text())
 
 
+def same_box(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Places in a list do not tell: two boxes whose scores differ by rounding may change theirs."""
+    return (
+        (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        and abs(one["score"] - other["score"]) < 1e-3
+        and np.abs(np.subtract(one["bbox"], other["bbox"])).max() < 0.05
+    )
+
+
 @pytest.mark.parametrize(("nms", "formats"), [("true", ("json", "pdmodel")), ("false", ("json",))])
 def test_exports_give_the_boxes_of_dygraph(
     run: RunFolder, data: Path, tmp_path: Path, nms: str, formats: Sequence[str]
@@ -110,12 +119,9 @@ def test_exports_give_the_boxes_of_dygraph(
     theirs = coco_results(open_weights(load_config(run.path), options), data, tmp_path / "b.json")
     onnx = coco_results(open_exported(folder, options, onnx_engine), data, tmp_path / "c.json")
     assert len(ours) == len(onnx) == len(theirs) > 10
-    for a, b, c in zip(ours, theirs, onnx, strict=True):
-        assert (
-            (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"]) == (c["image_id"], c["category_id"])
-        )
-        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=0.05)
-        np.testing.assert_allclose(a["bbox"], c["bbox"], atol=0.05)
+    for others in (theirs, onnx):
+        assert all(any(same_box(one, other) for other in others) for one in ours)
+        assert all(any(same_box(one, other) for one in ours) for other in others)
 
 
 def test_the_check_of_an_export_holds_where_nothing_is_found(run: RunFolder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import paddle
 import pytest
 from paddle import nn
 
+from det.network import ActivatedConvNorm, Features
 from ppcls_ext.core.config import load_config
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.kernels import speed_up
@@ -20,7 +21,6 @@ from ppcls_ext.models.kernels.geometry import Geometry, Layout
 from ppcls_ext.models.kernels.layers import (
     FastBatchNorm2D,
     FastBiasConv2D,
-    FastConvBNLayer,
     FastDenseConv2D,
     FastDepthwiseConv2D,
     FastHardswish,
@@ -136,7 +136,7 @@ def test_gradients_of_convolution_norm_and_activation_are_those_in_double_precis
     double.train() if training else double.eval()
     x = sample(4, 6, 13, 11)
     found = outputs_and_gradients(speed_up(layer, 2), x)
-    assert type(layer) is FastConvBNLayer
+    assert isinstance(layer, Fused)
     expected = outputs_and_gradients(double, x.astype(np.float64))
     for one, other in zip(found, expected, strict=True):
         assert np.abs(one - other).max() < 3e-6 * max(1.0, np.abs(other).max())
@@ -146,6 +146,9 @@ SUITES = {
     "PaddleSeg, with a bias before the norm": lambda: paddleseg("models.layers").ConvBNReLU(6, 4, 1),
     "PaddleSeg, depthwise": lambda: paddleseg("models.layers").ConvBN(6, 6, 3, padding=2, dilation=2, groups=6),
     "PaddleDetection": lambda: ppdet("modeling.layers").ConvNormLayer(6, 6, 5, 1, groups=6),
+    "PicoDet's head, with an activation": lambda: next(
+        layer for layer in Features(feat_in=6, feat_out=6).sublayers() if isinstance(layer, ActivatedConvNorm)
+    ),
 }
 
 

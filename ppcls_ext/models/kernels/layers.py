@@ -14,7 +14,7 @@ from ppcls_ext.models.kernels.convolutions import Dense, Depthwise, Kernels
 from ppcls_ext.models.kernels.geometry import Geometry, is_plain
 from ppcls_ext.models.kernels.loops.norms import HARDSWISH, NO_ACTIVATION, RELU
 from ppcls_ext.models.kernels.resizing import Resized
-from ppcls_ext.models.layers import ConvBNLayer, Resize
+from ppcls_ext.models.layers import Resize
 
 
 def speed_up(model: nn.Layer, threads: int) -> nn.Layer:
@@ -37,8 +37,6 @@ def _replacement(layer: nn.Layer) -> type[nn.Layer] | None:
     kind: Any = type(layer)
     if kind is nn.Hardswish:
         return FastHardswish
-    if kind is ConvBNLayer:
-        return FastConvBNLayer
     if kind is Resize:
         return FastResize
     if _fused(kind) is not None:
@@ -84,13 +82,8 @@ def _parts(layer: Fused) -> list[Any]:
     return [None if name is None else getattr(layer, name) for name in layer.parts]
 
 
-class FastConvBNLayer(Fused, ConvBNLayer):
-    """`ConvBNLayer` as one step."""
-
-    parts = ("conv", "bn", "act")
-
-
-# Layers of the suites that are a convolution and what follows it, by module and name.
+# Layers of the suites that are a convolution and what follows it, by module and name. A layer of ours says it by a
+# `fused_parts` of its own.
 _PARTS: dict[str, tuple[str, str, str | None]] = {
     "paddleseg.models.layers.layer_libs.ConvBNReLU": ("_conv", "_batch_norm", "_relu"),
     "paddleseg.models.layers.layer_libs.ConvBN": ("_conv", "_batch_norm", None),
@@ -100,7 +93,7 @@ _PARTS: dict[str, tuple[str, str, str | None]] = {
 
 @cache
 def _fused(kind: Any) -> type[nn.Layer] | None:
-    parts = _PARTS.get(f"{kind.__module__}.{kind.__qualname__}")
+    parts = vars(kind).get("fused_parts") or _PARTS.get(f"{kind.__module__}.{kind.__qualname__}")
     return None if parts is None else type(f"Fast{kind.__name__}", (Fused, kind), {"parts": parts})
 
 
