@@ -1,5 +1,5 @@
 """Every network of a space in one set of weights: a smaller network has the first channels, the middle of the kernels
-and the first blocks of the largest.
+and the first blocks of the largest. The weights begin so that all widths and kernels give what the smallest gives.
 
 A network that is cut out is an ordinary one, whose parameters are slices of the shared ones: it runs on whatever
 kernels networks run on, and gradients find their way back through the slices.
@@ -7,8 +7,8 @@ kernels networks run on, and gradients find their way back through the slices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -24,6 +24,7 @@ from ppcls_ext.models.weights import Weights, numpy_state
 from ppcls_ext.search.space import Space, StageSpace, with_width
 
 Shape = tuple[int, ...]
+Pick = Callable[..., Any]  # `max` or `min`
 
 NORMS = ("bn", "identity", "last_norm")  # what batch norms are called in `ppcls_ext.models`
 
@@ -54,8 +55,11 @@ class Supernet(nn.Layer):
     def __init__(self, space: Space, class_num: int) -> None:
         super().__init__()
         self.space, self.class_num = space, class_num
+        smallest = shared_shapes(space, class_num, min)
         for name, shape in shared_shapes(space, class_num).items():
-            self.add_parameter(name, self.create_parameter(list(shape), attr=_attribute(name, shape)))
+            parameter = self.create_parameter(list(shape), attr=_attribute(name, shape))
+            self.add_parameter(name, parameter)
+            _hide_what_is_larger(parameter, smallest[name])
 
     def cut(self, spec: NetworkSpec) -> Subnet:
         """A network of the space on the shared weights, without dropout. Its batch norms have no statistics yet."""
@@ -121,9 +125,13 @@ def shared_name(name: str, spec: NetworkSpec) -> str:
     return "/".join(parts)
 
 
-def shared_shapes(space: Space, class_num: int) -> dict[str, Shape]:
-    """The shape of each shared tensor: in every dimension the largest that a network of the space has."""
-    stem = max(space.stems)
+def shared_shapes(space: Space, class_num: int, pick: Pick = max) -> dict[str, Shape]:
+    """The shape of each shared tensor: in every dimension the largest that a network of the space has.
+
+    Args:
+        pick: `min` gives the smallest, of the networks that have such a tensor.
+    """
+    stem = pick(space.stems)
     shapes: dict[str, Shape] = {
         "conv1/conv/weight": (stem, IMAGE_CHANNELS, STEM_KERNEL, STEM_KERNEL),
         "conv1/bn/weight": (stem,),
@@ -132,23 +140,23 @@ def shared_shapes(space: Space, class_num: int) -> dict[str, Shape]:
     before = stem
     for stage, (name, allowed) in enumerate(zip(STAGES, space.stages, strict=True)):
         for position in range(max(allowed.depths)):
-            own = max(allowed.widths)
+            own = pick(allowed.widths)
             # A stage that may be empty hands on what it gets.
             channels = own if position else before
-            for kind, tensors in _block_shapes(allowed, channels, 1 if position else STRIDES[stage + 1]).items():
+            for kind, tensors in _block_shapes(allowed, channels, 1 if position else STRIDES[stage + 1], pick).items():
                 for tensor, shape in tensors.items():
                     shapes[f"{name}/{position}/{kind}/{tensor}"] = shape
-        before = max(before, *allowed.widths) if 0 in allowed.depths else max(allowed.widths)
-    last = max(space.last_widths)
-    if last:
+        before = pick(before, *allowed.widths) if 0 in allowed.depths else pick(allowed.widths)
+    if any(space.last_widths):
+        last = pick(filter(None, space.last_widths))
         shapes |= {"last_conv/weight": (last, before, 1, 1), "fc/weight": (last, class_num), "fc/bias": (class_num,)}
     if 0 in space.last_widths:
         shapes |= {"fc_of_trunk/weight": (before, class_num), "fc_of_trunk/bias": (class_num,)}
     return shapes
 
 
-def _block_shapes(stage: StageSpace, in_channels: int, stride: int) -> dict[str, dict[str, Shape]]:
-    """For each kind of block of a stage, the tensors of its blocks, as large as the largest of them."""
+def _block_shapes(stage: StageSpace, in_channels: int, stride: int, pick: Pick) -> dict[str, dict[str, Shape]]:
+    """For each kind of block of a stage, the tensors of its blocks, as large as the largest (or smallest) of them."""
     found: dict[str, dict[str, Shape]] = {}
     # Activations have no parameters.
     choices: dict[tuple[object, ...], BlockSpec] = {
@@ -156,13 +164,13 @@ def _block_shapes(stage: StageSpace, in_channels: int, stride: int) -> dict[str,
     }
     for choice in choices.values():
         with paddle.utils.unique_name.guard():
-            block = Block(with_width(choice, max(stage.widths)), in_channels, stride, 1.0)
+            block = Block(with_width(choice, pick(stage.widths)), in_channels, stride, 1.0)
         tensors = found.setdefault(choice.kind, {})
         for name, parameter in block.named_parameters():
             if parameter.stop_gradient:  # statistics of norms
                 continue
             key, shape = name.replace(".", "/"), tuple(parameter.shape)
-            tensors[key] = tuple(map(max, tensors.get(key, shape), shape))
+            tensors[key] = tuple(map(pick, tensors.get(key, shape), shape))
     return found
 
 
@@ -173,6 +181,24 @@ def _attribute(name: str, shape: Shape) -> ParamAttr:
     if name.endswith("bias"):
         return ParamAttr(initializer=Constant(0.0))
     return ParamAttr(initializer=KaimingNormal()) if len(shape) == 4 else ParamAttr()
+
+
+def _hide_what_is_larger(parameter: paddle.Tensor, smallest: Shape) -> None:
+    """Begin with zero where a layer reads channels, or sees pixels, that the smallest layer has not.
+
+    Every width and kernel then gives at first what the smallest gives, and improves on it. With random values what the
+    first channels have learned for the smallest network would drown in channels that mean nothing yet.
+    """
+    if len(smallest) == 1:
+        return  # of one channel each, whoever reads it
+    whole = tuple(parameter.shape)
+    # A convolution is [to, from, height, width], a linear layer [from, to].
+    part = (whole[0], *smallest[1:]) if len(whole) == 4 else (smallest[0], whole[1])
+    values = parameter.numpy()
+    window = _window(whole, part)
+    hidden = np.zeros_like(values)
+    hidden[window] = values[window]
+    parameter.set_value(hidden)
 
 
 def _window(whole: Shape, part: Shape) -> tuple[slice, ...]:

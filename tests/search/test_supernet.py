@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import paddle
 import pytest
 
 from ppcls_ext.core.seeding import seed_all
+from ppcls_ext.models.block_kinds import BlockSpec
 from ppcls_ext.models.factory import build_searched
 from ppcls_ext.models.kernels import speed_up
 from ppcls_ext.models.lcnet import PPLCNet
@@ -17,7 +20,7 @@ from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.models.weights import load_into, numpy_state
 from ppcls_ext.search.bound import space_around
 from ppcls_ext.search.judge import give_statistics
-from ppcls_ext.search.space import Space, space_named
+from ppcls_ext.search.space import Space, space_named, with_width
 from ppcls_ext.search.supernet import Supernet
 from tests.helpers.spaces import SIDE, tiny_space
 
@@ -104,6 +107,41 @@ def test_the_kernel_that_is_cut_out_is_the_middle() -> None:
     subnet = supernet.cut(supernet.space.smallest())
     cut = next(layer.weight for layer, part, shared, _ in subnet.parts if shared == name and part == "weight")
     np.testing.assert_array_equal(cut.numpy(), supernet._parameters[name].numpy()[:8, :, 1:4, 1:4])
+
+
+def test_every_width_and_kernel_gives_at_first_what_the_smallest_gives() -> None:
+    supernet = Supernet(tiny_space(), 3)
+    smallest = supernet.space.smallest()
+
+    def output(spec: NetworkSpec) -> np.ndarray:
+        assert spec in supernet.space
+        subnet = supernet.cut(spec)
+        give_statistics(subnet.network, [images(4)])
+        subnet.network.eval()
+        return subnet.network(images()).numpy()
+
+    def changed(change: Callable[[BlockSpec], BlockSpec]) -> NetworkSpec:
+        return smallest.replace(stages=tuple(tuple(map(change, stage)) for stage in smallest.stages))
+
+    wide = changed(lambda block: with_width(block, 16)).replace(stem=16)
+    seeing_more = changed(lambda block: replace(block, kernel=5))
+    for larger in (wide, seeing_more):
+        np.testing.assert_allclose(output(larger), output(smallest), rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_larger_than_the_smallest_network_learns() -> None:
+    supernet = Supernet(tiny_space(), 3)
+    before = {name: parameter.numpy() for name, parameter in supernet.named_parameters()}
+    largest = supernet.cut(supernet.space.largest())
+    optimizer = paddle.optimizer.SGD(1.0, parameters=supernet.parameters())
+    for _ in range(2):  # what is read with weights of zero has no gradient in the first step
+        supernet.lend(largest)
+        largest.network(images(4)).square().mean().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    name = "blocks3/0/ds/pw_conv/conv/weight"
+    assert (before[name][:, 8:] == 0).all()
+    assert (supernet._parameters[name].numpy()[:, 8:] != 0).mean() > 0.9
 
 
 def test_a_supernet_starts_from_the_channels_of_a_scale() -> None:
