@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from det.network import ActivatedConvNorm, Features
 from ppcls_ext.core.config import load_config
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.kernels import speed_up
+from ppcls_ext.models.kernels.autograd import origin_of
 from ppcls_ext.models.kernels.geometry import Geometry, Layout
 from ppcls_ext.models.kernels.layers import (
     FastBatchNorm2D,
@@ -242,6 +244,53 @@ def test_a_network_trains_as_with_paddles_kernels_on_any_number_of_threads() -> 
     assert all(np.array_equal(one[1][name], three[1][name]) for name in one[1])
     np.testing.assert_allclose(one[0], theirs[0], rtol=5e-3)
     assert theirs[0][-1] < theirs[0][0]
+
+
+@pytest.mark.parametrize("second", ["depthwise", "dense", "strided", "no norm"])
+def test_a_map_between_two_steps_is_not_kept_and_made_again_for_gradients(second: str) -> None:
+    following = {
+        "depthwise": lambda: ConvBNLayer(4, 4, 5, 2, 4, "relu", 1.0),
+        "dense": lambda: ConvBNLayer(4, 6, 1, 1, 1, "hardswish", 1.0),
+        "strided": lambda: ConvBNLayer(4, 6, 3, 2, 1, "hardswish", 1.0),
+        "no norm": lambda: nn.Conv2D(4, 3, 1),
+    }
+    layers = nn.Sequential(ConvBNLayer(4, 4, 3, 1, 4, "hardswish", 1.0), following[second]())
+    x = sample(3, 4, 9, 7)
+    double = copy.deepcopy(layers).to(dtype="float64")
+    found = outputs_and_gradients(speed_up(layers, 2), x)
+    for one, other in zip(found, outputs_and_gradients(double, x.astype(np.float64)), strict=True):
+        assert np.abs(one - other).max() < 5e-6 * max(1.0, np.abs(other).max())
+    between = layers[0](paddle.to_tensor(x))
+    kept = weakref.ref(between)
+    out = layers[1](between)
+    del between
+    assert kept() is None
+    assert not out.stop_gradient
+
+
+def test_a_map_that_was_changed_in_place_is_taken_as_it_is() -> None:
+    layers = nn.Sequential(ConvBNLayer(4, 4, 3, 1, 4, "hardswish", 1.0), ConvBNLayer(4, 6, 1, 1, 1, "relu", 1.0))
+
+    class Changed(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return self.layers[1](self.layers[0](x).scale_(2.0, bias=1.0))
+
+    network, x = Changed(), sample(3, 4, 9, 7)
+    double = copy.deepcopy(network).to(dtype="float64")
+    found = outputs_and_gradients(speed_up(network, 1), x)
+    for one, other in zip(found, outputs_and_gradients(double, x.astype(np.float64)), strict=True):
+        assert np.abs(one - other).max() < 5e-6 * max(1.0, np.abs(other).max())
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
+    layer = speed_up(ConvBNLayer(4, 4, 3, 1, 4, "hardswish", 1.0), 1)
+    assert origin_of(layer(paddle.to_tensor(sample(2, 4, 5, 5)))) is not None
+    with paddle.no_grad():
+        assert origin_of(layer(paddle.to_tensor(sample(2, 4, 5, 5)))) is None
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,40 @@ from ppcls_ext.models.kernels.statistics import Statistics, uses_running_statist
 from ppcls_ext.models.kernels.threads import split
 
 
+@dataclass(frozen=True)  # no tuple: Paddle would take its tensor for an input that wants a gradient
+class Origin:
+    """What a map was made of by a norm and its activation, so that the map need not be kept.
+
+    Attributes:
+        y: the map before the norm, which the norm keeps anyway.
+        factors: float32 [C, 2], scale and shift of the norm.
+        version: of the map's values, as Paddle counts what is done to them in place.
+    """
+
+    y: Tensor
+    factors: np.ndarray
+    activation: int
+    version: int
+
+
+def origin_of(x: Tensor) -> Origin | None:
+    """What a map was made of, if that is known and the map is what it was."""
+    origin: Origin | None = getattr(x, "origin", None)
+    return origin if origin is not None and origin.version == x.inplace_version else None
+
+
 class Convolution(PyLayer):
     """A convolution."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, kernels: Kernels, threads: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, origin: Origin | None, kernels: Kernels, threads: int) -> Tensor:
         """See `paddle.autograd.PyLayer`."""
         x, weight = x.contiguous(), weight.contiguous()
         out = empty(kernels.shape(x, weight))
         kernels.forward(x, weight, out, no_moments(), threads)
-        ctx.kernels, ctx.threads = kernels, threads
+        ctx.kernels, ctx.threads, ctx.origin = kernels, threads, _without_tensor(origin)
         ctx.wanted = not x.stop_gradient, not weight.stop_gradient
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if origin is None else origin.y, weight)
         return out
 
     @staticmethod
@@ -44,7 +67,7 @@ class Convolution(PyLayer):
         """See `paddle.autograd.PyLayer`."""
         x, weight = ctx.saved_tensor()
         x_grad, weight_grad = empty(x.shape) if ctx.wanted[0] else None, empty(weight.shape)
-        ctx.kernels.backward(Saved(x, weight), grad.contiguous(), x_grad, weight_grad, ctx.threads)
+        ctx.kernels.backward(Saved(x, weight, **ctx.origin), grad.contiguous(), x_grad, weight_grad, ctx.threads)
         return x_grad, weight_grad if ctx.wanted[1] else None
 
 
@@ -80,7 +103,11 @@ class Norm(PyLayer):
 
 
 class ConvolutionNorm(PyLayer):
-    """A convolution, the batch norm after it, and an activation. A bias of the convolution is left to the norm."""
+    """A convolution, the batch norm after it, and an activation. A bias of the convolution is left to the norm.
+
+    What lies between convolution and norm is kept, and not what comes out: the next convolution makes that again from
+    `made` when it needs it for its gradients.
+    """
 
     @staticmethod
     def forward(
@@ -90,6 +117,8 @@ class ConvolutionNorm(PyLayer):
         bias: Tensor | None,
         norm_weight: Tensor,
         norm_bias: Tensor,
+        origin: Origin | None,
+        made: list[Origin],
         kernels: Kernels,
         norm: Any,
         activation: int,
@@ -105,9 +134,11 @@ class ConvolutionNorm(PyLayer):
         ctx.kernels, ctx.statistics, ctx.activation, ctx.threads = kernels, statistics, activation, threads
         parameters = [tensor for tensor in (bias, norm_weight, norm_bias) if tensor is not None]
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, *parameters)]
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(x, weight, y)
-        return _normalised(y, statistics, activation, threads)
+        ctx.has_bias, ctx.origin = bias is not None, _without_tensor(origin)
+        ctx.save_for_backward(x if origin is None else origin.y, weight, y)
+        out = _normalised(y, statistics, activation, threads)
+        made.append(Origin(y, np.ascontiguousarray(statistics.of_channel[2:].T), activation, out.inplace_version))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -117,10 +148,15 @@ class ConvolutionNorm(PyLayer):
         of_norm = empty([y.shape[1]]), empty([y.shape[1]])
         constants = ctx.statistics.gradients(y, grad, ctx.activation, ctx.threads, *of_norm)
         x_grad, weight_grad = empty(x.shape) if ctx.wanted[0] else None, empty(weight.shape)
-        saved = Saved(x, weight, y, constants, ctx.activation)
+        saved = Saved(x, weight, y, constants, ctx.activation, **ctx.origin)
         ctx.kernels.backward(saved, grad, x_grad, weight_grad, ctx.threads)
         of_bias = [ctx.statistics.gradient_of_bias(of_norm[1])] if ctx.has_bias else []
         return x_grad, *_those_wanted((weight_grad, *of_bias, *of_norm), ctx.wanted[1:])
+
+
+def _without_tensor(origin: Origin | None) -> dict[str, Any]:
+    """What a step keeps of an origin beside its map, as `Saved` calls it."""
+    return {} if origin is None else {"factors": origin.factors, "x_activation": origin.activation}
 
 
 def _normalised(y: Tensor, statistics: Statistics, activation: int, threads: int) -> Tensor:

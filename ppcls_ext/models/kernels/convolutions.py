@@ -30,13 +30,20 @@ class Kernels(Protocol):
 
 
 class Saved(NamedTuple):
-    """What a convolution and the norm after it keep; constants are as for `normalise_backward`."""
+    """What a convolution and the norm after it keep; constants are as for `normalise_backward`.
+
+    Attributes:
+        x: what the convolution saw; or what that was made of, by a norm's `factors` (see `dense_backward`) and
+            `x_activation`.
+    """
 
     x: Tensor
     weight: Tensor
     y: Tensor | None = None
     constants: np.ndarray = np.empty((0, 4), np.float32)
     activation: int = NO_ACTIVATION
+    factors: np.ndarray = np.empty((0, 2), np.float32)
+    x_activation: int = NO_ACTIVATION
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Depthwise:
 
     def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, weight_grad: Tensor, threads: int) -> None:
         """See `Kernels`."""
-        x, weight, y, constants, activation = saved
+        x, weight, y, constants, activation, *normal = saved
         taps = as_array(weight).reshape(x.shape[1], -1)
         taps_grad = np.empty((x.shape[0], *taps.shape), dtype=np.float32)
         x_grad = empty(x.shape) if x_grad is None else x_grad
@@ -72,7 +79,7 @@ class Depthwise:
             constants,
             as_planes(x_grad),
         ]
-        arguments = *arrays, taps_grad.reshape(-1, taps.shape[1]), activation, *self._layout(x)[1]
+        arguments = *arrays, taps_grad.reshape(-1, taps.shape[1]), activation, *self._layout(x)[1], *normal
         split(convolve_backward, threads, len(arrays[0]), *arguments)
         add_up(taps_grad.reshape(len(taps_grad), -1), as_array(weight_grad).ravel())
 
@@ -99,7 +106,7 @@ class Dense:
 
     def backward(self, saved: Saved, grad: Tensor, x_grad: Tensor | None, weight_grad: Tensor, threads: int) -> None:
         """See `Kernels`."""
-        x, weight, y, constants, activation = saved
+        x, weight, y, constants, activation, *normal = saved
         weight_grads = np.empty((min(GROUPS, x.shape[0]), *as_matrix(weight).shape), dtype=np.float32)
         filled = np.empty((0, 0, 0), np.float32) if x_grad is None else as_images(x_grad)
         arrays = (
@@ -110,6 +117,6 @@ class Dense:
             constants,
             filled,
         )
-        arguments = *arrays, weight_grads, activation, *self._window(x)
+        arguments = *arrays, weight_grads, activation, *self._window(x), *normal
         split(dense_backward, threads, len(weight_grads), *arguments)
         add_up(weight_grads.reshape(len(weight_grads), -1), as_array(weight_grad).ravel())

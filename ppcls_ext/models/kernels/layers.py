@@ -9,7 +9,15 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from ppcls_ext.models.kernels.autograd import AddBias, Convolution, ConvolutionNorm, Hardswish, Norm
+from ppcls_ext.models.kernels.autograd import (
+    AddBias,
+    Convolution,
+    ConvolutionNorm,
+    Hardswish,
+    Norm,
+    Origin,
+    origin_of,
+)
 from ppcls_ext.models.kernels.convolutions import Dense, Depthwise, Kernels
 from ppcls_ext.models.kernels.geometry import Geometry, is_plain
 from ppcls_ext.models.kernels.loops.norms import HARDSWISH, NO_ACTIVATION, RELU
@@ -75,7 +83,11 @@ class Fused(nn.Layer):  # type: ignore[misc]
         if not isinstance(conv, (FastDepthwiseConv2D, FastDenseConv2D)) or not conv.takes(x):
             return norm.activated(conv(x), code)
         parameters = conv.weight, conv.bias, norm.weight, norm.bias
-        return ConvolutionNorm.apply(x, *parameters, conv.kernels(), norm, code, self.threads)
+        made: list[Origin] = []
+        out = ConvolutionNorm.apply(x, *parameters, origin_of(x), made, conv.kernels(), norm, code, self.threads)
+        if not out.stop_gradient:  # else nobody keeps what it was made of
+            out.origin = made[0]
+        return out
 
 
 def _parts(layer: Fused) -> list[Any]:
@@ -122,7 +134,7 @@ class FastDepthwiseConv2D(nn.Conv2D):
         """As the layer that it replaces; float32 [N, C, H, W] on the CPU goes through our kernel."""
         if not self.takes(x):
             return nn.Conv2D.forward(self, x)
-        out = Convolution.apply(x, self.weight, self.kernels(), self.threads)
+        out = Convolution.apply(x, self.weight, origin_of(x), self.kernels(), self.threads)
         return out if self.bias is None else AddBias.apply(out, self.bias, self.threads)
 
 

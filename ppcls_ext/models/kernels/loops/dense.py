@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 
 from ppcls_ext.models.kernels.loops.compiling import Compiled
-from ppcls_ext.models.kernels.loops.norms import moments_of, norm_gradient
+from ppcls_ext.models.kernels.loops.norms import moments_of, norm_gradient, normalise_plane
 from ppcls_ext.models.kernels.loops.rows import copy, fill
 from ppcls_ext.upstream.onednn import SGEMM, make_sgemm_known
 
@@ -143,7 +143,9 @@ def _add_dots(grad, x, out):
 
 
 @Compiled
-def dense_backward(start, end, x, weight, y, grad, constants, x_grad, weight_grads, activation, window, unfolds):
+def dense_backward(
+    start, end, x, weight, y, grad, constants, x_grad, weight_grads, activation, window, unfolds, factors, x_activation
+):
     """Gradients of a convolution and of the norm and activation after it, by groups of images.
 
     Args:
@@ -152,9 +154,12 @@ def dense_backward(start, end, x, weight, y, grad, constants, x_grad, weight_gra
         x_grad: empty if nobody wants it.
         weight_grads: [groups, C', C x taps].
         window, unfolds: as for `dense`.
+        factors: float32 [C, 2], scale and shift by which `x` becomes what the convolution saw, and `x_activation` after
+            them; empty where `x` is that itself.
     """
     y_grad = np.empty(grad.shape[1:] if len(constants) else (0, 0), np.float32)
     seen = np.empty((weight.shape[1], grad.shape[2]) if unfolds else (0, 0), np.float32)
+    normal = np.empty(x.shape[1:] if len(factors) else (0, 0), np.float32)
     few = grad.shape[2] >= LONG_ROWS and min(weight.shape) <= FEW_CHANNELS
     for group in range(start, end):
         weight_grads[group] = 0
@@ -163,9 +168,13 @@ def dense_backward(start, end, x, weight, y, grad, constants, x_grad, weight_gra
                 planes = y[image, channel], grad[image, channel]
                 norm_gradient(planes[0], planes[1], constants[channel], y_grad[channel], activation)
             of_image = y_grad if len(constants) else grad[image]
+            for channel in range(len(normal)):
+                factor, summand = factors[channel, 0], factors[channel, 1]
+                normalise_plane(x[image, channel], factor, summand, normal[channel], x_activation)
+            source = normal if len(factors) else x[image]
             if unfolds:
-                _unfold(x.ravel(), image * x.shape[1] * x.shape[2], seen.ravel(), window)
-            source = seen if unfolds else x[image]
+                _unfold(source.ravel(), 0, seen.ravel(), window)
+                source = seen
             if few:
                 _add_dots(of_image, source, weight_grads[group])
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ppcls_ext.models.kernels.loops.compiling import Compiled
-from ppcls_ext.models.kernels.loops.norms import moments_of, norm_gradient
+from ppcls_ext.models.kernels.loops.norms import moments_of, norm_gradient, normalise_plane
 from ppcls_ext.models.kernels.loops.rows import copy, copy_apart, copy_row, fill
 from ppcls_ext.models.kernels.loops.vectors import (
     LANES,
@@ -193,7 +193,22 @@ def convolve(start, end, x, taps, out, offsets, stride, padding, phase, moments)
 
 @Compiled
 def convolve_backward(
-    start, end, x, taps, y, grad, constants, x_grad, taps_grad, activation, offsets, stride, padding, phase
+    start,
+    end,
+    x,
+    taps,
+    y,
+    grad,
+    constants,
+    x_grad,
+    taps_grad,
+    activation,
+    offsets,
+    stride,
+    padding,
+    phase,
+    factors,
+    x_activation,
 ):
     """Gradients of a depthwise convolution and of the norm and activation after it.
 
@@ -201,6 +216,7 @@ def convolve_backward(
         y: what the convolution gave; `grad` is the gradient after norm and activation.
         constants: as for `normalise_backward`; empty where there is no norm: then y is not read.
         taps_grad: of each plane.
+        factors, x_activation: as for `dense_backward`.
     """
     length, phases = phase[1], stride[0] * stride[1]
     size = phase[0] * length
@@ -210,10 +226,11 @@ def convolve_backward(
     # The gradient of the output in rows as long as those of a phase; zeros before it, after it and between the rows.
     count = _whole(grad.shape[1] * length)
     padded = np.zeros(2 * size + grad.shape[1] * length + 2 * BLOCK, np.float32)
-    at, factors = np.empty(len(offsets), np.int64), np.empty(len(offsets), np.float32)
+    at, of_taps = np.empty(len(offsets), np.int64), np.empty(len(offsets), np.float32)
     flat_x, flat_grad, flat_x_grad = x.ravel(), grad.ravel(), x_grad.ravel()
     area, width = grad.shape[1] * grad.shape[2], grad.shape[2]
     y_grad = np.empty(area, np.float32)
+    normal = np.empty(x.shape[1] * x.shape[2] if len(factors) else 0, np.float32)
     reaches = [_reach(runs, one, size) for one in range(phases)]
     for plane in range(start, end):
         if len(constants):
@@ -224,7 +241,12 @@ def convolve_backward(
         else:
             for row in range(grad.shape[1]):
                 copy_row(flat_grad, plane * area + row * width, padded, size + row * length, width, True)
-        _deal(flat_x, plane * x.shape[1] * x.shape[2], dealt, runs, stride)
+        if len(factors):
+            channel = plane % len(factors)
+            normalise_plane(x[plane].ravel(), factors[channel, 0], factors[channel, 1], normal, x_activation)
+            _deal(normal, 0, dealt, runs, stride)
+        else:
+            _deal(flat_x, plane * x.shape[1] * x.shape[2], dealt, runs, stride)
         _dots(padded, size, count, dealt, offsets, taps_grad, plane)
         for one in range(phases):
             found = 0
@@ -232,7 +254,7 @@ def convolve_backward(
             for tap in range(len(offsets)):
                 if one * size <= offsets[tap] < (one + 1) * size:
                     at[found] = size - offsets[tap] + low
-                    factors[found] = taps[plane % len(taps), tap]
+                    of_taps[found] = taps[plane % len(taps), tap]
                     found += 1
-            _sum_shifted(padded, at, factors, found, dealt_grad, low, high - low)
+            _sum_shifted(padded, at, of_taps, found, dealt_grad, low, high - low)
         _collect(dealt_grad, flat_x_grad, plane * x.shape[1] * x.shape[2], x.shape[1] * x.shape[2], runs, stride[1])

@@ -95,20 +95,25 @@ def plane_moments(start, end, y, moments):
 
 
 @Compiled
+def normalise_plane(y, factor, summand, out, activation):
+    """Scaled, shifted, activated numbers of one channel."""
+    if activation == HARDSWISH:
+        for i in range(len(y)):
+            out[i] = activated(factor * y[i] + summand, HARDSWISH)
+    elif activation == RELU:
+        for i in range(len(y)):
+            out[i] = activated(factor * y[i] + summand, RELU)
+    else:
+        for i in range(len(y)):
+            out[i] = factor * y[i] + summand
+
+
+@Compiled
 def normalise(start, end, y, scale, shift, out, activation):
     """Scaled, shifted, activated planes; `scale` and `shift` are of each channel."""
     for plane in range(start, end):
-        factor, summand = scale[plane % len(scale)], shift[plane % len(scale)]
-        of_plane, out_plane = y[plane], out[plane]
-        if activation == HARDSWISH:
-            for i in range(len(of_plane)):
-                out_plane[i] = activated(factor * of_plane[i] + summand, HARDSWISH)
-        elif activation == RELU:
-            for i in range(len(of_plane)):
-                out_plane[i] = activated(factor * of_plane[i] + summand, RELU)
-        else:
-            for i in range(len(of_plane)):
-                out_plane[i] = factor * of_plane[i] + summand
+        channel = plane % len(scale)
+        normalise_plane(y[plane], scale[channel], shift[channel], out[plane], activation)
 
 
 @Compiled
