@@ -59,9 +59,8 @@ class Supernet(nn.Layer):
         for name, shape in shared_shapes(space, class_num).items():
             parameter = self.create_parameter(list(shape), attr=_attribute(name, shape))
             self.add_parameter(name, parameter)
-            if _is_extra(name, space):
-                _begin_as_identity(parameter)
-            _hide_what_is_larger(parameter, smallest[name])
+            if not (_is_extra(name, space) and _begins_as_identity(parameter)):
+                _hide_what_is_larger(parameter, smallest[name])
 
     def cut(self, spec: NetworkSpec) -> Subnet:
         """A network of the space on the shared weights, without dropout. Its batch norms have no statistics yet."""
@@ -191,17 +190,21 @@ def _is_extra(name: str, space: Space) -> bool:
     return parts[0] in STAGES and int(parts[1]) >= max(1, min(space.stages[STAGES.index(parts[0])].depths))
 
 
-def _begin_as_identity(parameter: paddle.Tensor) -> None:
+def _begins_as_identity(parameter: paddle.Tensor) -> bool:
     """Have a convolution that keeps the number of channels hand on what it gets, so that a deeper network begins near
     what the shallowest gives: behind a block of random weights nothing that was learned is where it was.
+
+    Gives whether it is such a convolution. Every channel then reads itself alone, so that nothing needs to be hidden;
+    a channel that read nothing would be constant, and its norm would make its gradient explode.
     """
     shape = tuple(parameter.shape)
     if len(shape) != 4 or shape[1] not in (1, shape[0]):
-        return  # a norm, a bias, a gate, or a convolution to another number of channels
+        return False  # a norm, a bias, a gate, or a convolution to another number of channels
     values = np.zeros(shape, np.float32)
     channels = np.arange(shape[0])
     values[channels, channels if shape[1] > 1 else 0, (shape[2] - 1) // 2, (shape[3] - 1) // 2] = 1
     parameter.set_value(values)
+    return True
 
 
 def _hide_what_is_larger(parameter: paddle.Tensor, smallest: Shape) -> None:

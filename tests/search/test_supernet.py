@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from ppcls_ext.core.seeding import seed_all
 from ppcls_ext.models.block_kinds import BlockSpec
@@ -127,6 +128,25 @@ def test_every_width_and_kernel_gives_at_first_what_the_smallest_gives() -> None
     seeing_more = changed(lambda block: replace(block, kernel=5))
     for larger in (wide, seeing_more):
         np.testing.assert_allclose(output(larger), output(smallest), rtol=1e-3, atol=1e-5)
+
+
+def test_a_block_that_only_deeper_networks_have_begins_by_handing_on_what_it_gets() -> None:
+    supernet = Supernet(tiny_space(), 3)
+    smallest = supernet.space.smallest()
+    stages = list(smallest.stages)
+    stages[3] *= 2
+    deeper = smallest.replace(stages=tuple(stages))
+    assert deeper in supernet.space
+    network = supernet.cut(deeper).network
+    extra = network.blocks5[1]
+    seed_all(0)
+    x = paddle.randn([8, 8, 6, 6])
+
+    def correlation(block: nn.Layer) -> float:
+        pairs = zip(block(x).transpose([1, 0, 2, 3]).numpy(), x.transpose([1, 0, 2, 3]).numpy(), strict=True)
+        return min(float(np.corrcoef(out.ravel(), seen.ravel())[0, 1]) for out, seen in pairs)
+
+    assert correlation(extra) > 0.6  # two norms and H-Swishes bend it; of random weights it is near 0
 
 
 def test_what_is_larger_than_the_smallest_network_learns() -> None:
