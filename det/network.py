@@ -147,10 +147,16 @@ class ActivatedConvNorm(_layers.ConvNormLayer):  # type: ignore[name-defined]
 
 
 class Features(_pico_head.PicoFeat):  # type: ignore[name-defined]
-    """PicoFeat whose activations, H-Swish behind every norm, are parts of the layers before them."""
+    """PicoFeat whose activations, H-Swish behind every norm, are parts of the layers before them.
+
+    Raises:
+        ValueError: another activation.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        if self.act != "hard_swish":
+            raise ValueError(f"act must be hard_swish, got {self.act!r}")
         for layer in self.sublayers():
             if type(layer) is _layers.ConvNormLayer:
                 layer.__class__ = ActivatedConvNorm

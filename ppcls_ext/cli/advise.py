@@ -7,7 +7,6 @@ import argparse
 from ppcls_ext.cli.arguments import path, positive_number, threads
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.display import out, say, show_table
-from ppcls_ext.models.network_spec import CLASSES
 
 NAME = "advise"
 HELP = "say which scale, input size and engine fit a latency on this CPU"
@@ -44,19 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and show; gives the exit status."""
-    from ppcls_ext.search.advise import PAPER_SIZE, advise, own_calibrations, spec_of
+    from ppcls_ext.search.advise import advise, asked_about
+    from ppcls_ext.search.calibrations import own_calibrations
 
-    spec, size, classes = None, PAPER_SIZE, CLASSES
-    if arguments.model is not None:
-        config = load_config(arguments.model)
-        arch = config.get("Arch") or {}
-        spec, size, classes = spec_of(arch), config.global_section.image_shape[1], arch.get("class_num", CLASSES)
-    calibrations = own_calibrations(arguments.threads, arguments.calibration)
-    advice = advise(calibrations, arguments.latency, spec, size, classes)
-    for engine, ms in advice.own.items():
-        say(f"{arguments.model} at {size} px on {engine}: {ms:.2f} ms")
-    for doubt in advice.doubts:
+    asked = None if arguments.model is None else asked_about(load_config(arguments.model))
+    advice = advise(own_calibrations(arguments.threads, arguments.calibration), arguments.latency, asked)
+    for doubt in [*([asked.note] if asked is not None and asked.note else []), *advice.doubts]:
         say(f"warning: {doubt}")
+    if asked is not None:
+        for engine, ms in advice.own.items():
+            fits = "fits" if ms <= arguments.latency else f"more than {arguments.latency:g} ms"
+            say(f"{arguments.model} at {asked.side} px on {engine}: {ms:.2f} ms, {fits}")
     rows = [[way.arch, way.input_size, way.engine, way.ms] for way in advice.options]
     title = f"at most {arguments.latency:g} ms, {arguments.threads} thread{'s' * (arguments.threads != 1)}, predicted"
     show_table(title, ["network", "size", "engine", "ms"], rows)

@@ -22,13 +22,13 @@ from ppcls_ext.cli.arguments import (
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import out, say
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.search.wish import ACCURACIES, Wish
+from ppcls_ext.search.wish import ACCURACIES, SPACE, Wish
 
 NAME = "search"
 HELP = "find the network for this CPU, engine and latency, on your own images"
 DESCRIPTION = (
     "With --calibrate: time probes of single blocks and whole networks of a space on an engine, interleaved, fit a "
-    "latency model to them, and judge it by networks that it has not seen. It takes 10 to 20 minutes for an engine, "
+    "latency model to them, and judge it by networks that it has not seen. It takes about 20 minutes for an engine, "
     "longer in the larger space `cpu`, and goes on where it was stopped. `pplcnet advise` uses what it leaves. "
     "With -c and --latency or --like: look for the most accurate network of the space that the model says is fast "
     "enough, by a supernet that is trained on a part of the config's training images and judges networks by the rest; "
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=threads, default=1, metavar="N", help="run each with N threads (default: %(default)s)"
     )
     group.add_argument(
-        "--space", default="lcnet", metavar="SPACE", help="take networks from this space (default: %(default)s)"
+        "--space", default=SPACE, metavar="SPACE", help="take networks from this space (default: %(default)s)"
     )
     group.add_argument("--quick", action="store_true", help="with --calibrate, measure too little to rely on")
     group = parser.add_argument_group("output")
@@ -142,8 +142,8 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) ->
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
-    from ppcls_ext.search.advise import calibration_file
     from ppcls_ext.search.calibrate import CalibrationPlan, calibrate, check_accuracy
+    from ppcls_ext.search.calibrations import calibration_file
     from ppcls_ext.search.report import write_report
     from ppcls_ext.search.space import space_named
 

@@ -4,76 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.models.factory import SEARCHED
-from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.network_spec import CLASSES, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
-from ppcls_ext.runtime.remembered import cache_folder
-from ppcls_ext.search.calibrate import target_of
+from ppcls_ext.search.calibrations import calibrating_command
 from ppcls_ext.search.latency import LatencyModel
-from ppcls_ext.search.measurements import Calibration, read_calibration
-from ppcls_ext.search.space import INPUT_SIZES
+from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.space import INPUT_SIZES, square_side
 
+CLASSIFICATION = "classification"  # the task that latency models are of
 PAPER_SIZE = 224  # pixels; what is advised where no config says another
-HOW = "pplcnet search --calibrate --engine {engine} --threads {threads}"
 
 
-def calibration_file(engine: str, threads: int, space: str, quick: bool = False) -> Path:
-    """Where a calibration of this user's machine is kept unless a file is named.
+@dataclass(frozen=True)
+class Asked:
+    """A network that advice is asked about.
 
-    Args:
-        quick: it rests on too few calls; a whole one must not go on with them.
+    Attributes:
+        side: of its images, in pixels.
+        class_num: of its head.
+        note: what its config leaves open, in a line; empty for nothing.
     """
-    return cache_folder() / "latency" / f"{engine}-{threads}-{space}{'-quick' * quick}.json"
+
+    spec: NetworkSpec
+    side: int
+    class_num: int
+    note: str
 
 
-def own_calibrations(threads: int, files: Sequence[Path] = (), space: str | None = None) -> list[Calibration]:
-    """The finished calibrations of this machine for a number of threads, one of each engine.
+def asked_about(config: Config) -> Asked:
+    """The network of a config, without looking at its data.
 
-    Of an engine's, one of `space` comes before others, an accepted one before one that is not, and then the most
-    accurate.
-
-    Args:
-        files: to read instead of all of the user's.
     Raises:
-        UserError: none; one of `files` that is of another machine, engine, version or number of threads, or unfinished.
+        UserError: another task, a network that no latency model knows, images that none is for.
     """
-    candidates = [*files] or sorted((cache_folder() / "latency").glob("*.json"))
-    found: dict[str, list[Calibration]] = {}
-    refused = []
-    for file in candidates:
-        calibration = read_calibration(file)
-        differences = _differences(calibration, threads)
-        if differences:
-            refused.append(f"{file}: {'; '.join(differences)}")
-        else:
-            found.setdefault(calibration.target.engine, []).append(calibration)
-    if refused and (files or not found):
-        raise UserError(f"calibration {refused[0]}; calibrate again: {HOW.format(engine='ENGINE', threads=threads)}")
-    if not found:
+    task = config.global_section.task
+    if task != CLASSIFICATION:
         raise UserError(
-            f"no calibration of this machine for {threads} threads; make one: "
-            + HOW.format(engine="onednn", threads=threads)
+            f"Global.task: latency models know classifiers, not {task}; ask about a classifier with the same backbone"
         )
-    return [min(several, key=lambda c: (c.space != space, bool(c.doubt), _error(c))) for several in found.values()]
-
-
-def _differences(calibration: Calibration, threads: int) -> list[str]:
-    """Why a calibration says nothing of this machine with a number of threads; empty where it does."""
-    try:
-        target = target_of(calibration.target.engine, threads)
-    except UserError as error:  # the engine is not installed any more; others are
-        return [str(error)]
-    unfinished = calibration.model is None or calibration.accuracy is None
-    return [*calibration.target.differences(target), *["it is not finished"] * unfinished]
-
-
-def _error(calibration: Calibration) -> float:
-    assert calibration.accuracy is not None
-    return calibration.accuracy["model"].median
+    arch = config.get("Arch") or {}
+    spec, class_num, note = spec_of(arch), arch.get("class_num", CLASSES), ""
+    if not isinstance(class_num, int):
+        class_num = CLASSES
+        note = f"Arch.class_num: the number of classes is not known before a training; predicted with {CLASSES:,}"
+    return Asked(spec, square_side(config.global_section.image_shape), class_num, note)
 
 
 def spec_of(arch: Mapping[str, Any]) -> NetworkSpec:
@@ -117,10 +96,11 @@ class Advice:
     """What fits a budget.
 
     Attributes:
-        own: predicted milliseconds of the network that was asked about, for each engine; empty: none was.
+        own: predicted milliseconds of the network that was asked about, for each engine that it can be predicted on.
         options: for each scale that fits at some size, the largest size that does, the largest scale first.
         best: of the options, the largest scale at the size that was asked for, or else the one with the most work.
-        doubts: why predictions may be off, a line for each calibration that was not accepted.
+        doubts: why predictions may be off or are missing, a line for each calibration that was not accepted or has no
+            prices for what the network does.
     """
 
     own: Mapping[str, float]
@@ -129,21 +109,18 @@ class Advice:
     doubts: Sequence[str]
 
 
-def advise(
-    calibrations: Sequence[Calibration], latency: float, spec: NetworkSpec | None, input_size: int, class_num: int
-) -> Advice:
+def advise(calibrations: Sequence[Calibration], latency: float, asked: Asked | None = None) -> Advice:
     """See `Advice`.
 
     Args:
         latency: of one image, in milliseconds, at most.
-        spec: of the network that is asked about, if any.
-        input_size: that is wanted, in pixels.
-        class_num: of the head.
+        asked: the network that is asked about, if any.
     Raises:
         UserError: nothing is so fast, with the fastest there is.
     """
+    side, class_num = (PAPER_SIZE, CLASSES) if asked is None else (asked.side, asked.class_num)
     models = {c.target.engine: c.model for c in calibrations if c.model is not None}
-    ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in sorted({*INPUT_SIZES, input_size})]
+    ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in sorted({*INPUT_SIZES, side})]
     fitting = [way for way in ways if way.ms <= latency]
     if not fitting:
         least = min(ways, key=lambda way: way.ms)
@@ -151,12 +128,22 @@ def advise(
             f"--latency {latency:g}: nothing is so fast; the fastest is {least.arch} at {least.input_size} px on "
             f"{least.engine} with {least.ms:.2f} ms"
         )
-    wanted = [way for way in fitting if way.input_size == input_size]
+    wanted = [way for way in fitting if way.input_size == side]
     best = max(wanted or fitting, key=lambda way: LCNetSpec(scale=way.scale).network().count(0, way.input_size).flops)
     largest = {way.scale: way for way in sorted(fitting, key=lambda way: way.input_size)}
-    asked = None if spec is None else spec.replace(input_size=input_size)
-    own = {} if asked is None else {engine: model.predict(asked, class_num) for engine, model in models.items()}
-    doubts = [c.doubt for c in calibrations if c.doubt]
+    own, doubts = {}, [c.doubt for c in calibrations if c.doubt]
+    for calibration in calibrations:
+        model, target = calibration.model, calibration.target
+        if asked is None or model is None:
+            continue
+        spec = asked.spec.replace(input_size=side)
+        unknown = model.unknown(spec)
+        if unknown:
+            larger = calibrating_command(target.engine, target.threads, "cpu")
+            parts = ", ".join(unknown)
+            doubts.append(f"the calibration of {target.engine} has no {parts}; one of the larger space may: {larger}")
+        else:
+            own[target.engine] = model.predict(spec, class_num)
     return Advice(own, [largest[scale] for scale in sorted(largest, reverse=True)], best, doubts)
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.models.network_spec import LARGEST_STRIDE, NetworkSpec
+from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
-from ppcls_ext.search.advise import own_calibrations
+from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.bound import bounded_space
+from ppcls_ext.search.calibrations import calibrating_command, own_calibrations
 from ppcls_ext.search.folder import SearchFolder
 from ppcls_ext.search.held_out import check_task
 from ppcls_ext.search.latency import LatencyModel
-from ppcls_ext.search.space import Space, space_named
+from ppcls_ext.search.space import Space, space_named, square_side
 from ppcls_ext.search.wish import Wish
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -93,25 +94,27 @@ def aim_of(wish: Wish) -> Aim:
     given.pop("Expect", None)  # what the config promises is of another network
     task = make_task(given)
     check_task(task)
+    # What is wrong with the wish itself comes before the advice to calibrate for 20 minutes.
+    side, named = square_side(task.global_section.image_shape), space_named(wish.space)
+    if wish.like is not None and wish.like not in SPECS:
+        raise UserError(f"--like {wish.like}: no network of that name; {nearest(wish.like, SPECS)}")
+    engine_class(wish.engine).require()
     model, doubt = _latency_model(wish)
-    side = _side(task)
-    named = space_named(wish.space)
     unknown = unknown_parts(model, named.replace(input_sizes=(side,)))
     if unknown:
         raise UserError(
-            f"space '{named.name}': the calibration has no {', '.join(unknown)}; make one of this space: pplcnet "
-            f"search --calibrate --space {named.name} --engine {wish.engine} --threads {wish.threads}"
+            f"space '{named.name}': the calibration has no {', '.join(unknown)}; make one of this space: "
+            + calibrating_command(wish.engine, wish.threads, named.name)
         )
 
     def latency(spec: NetworkSpec) -> float:
         return model.predict(spec, task.class_num)
 
-    if wish.latency is not None:
-        bound = wish.latency
-    elif wish.like in SPECS:
+    if wish.like is not None:
         bound = latency(SPECS[wish.like].network().replace(input_size=side))
     else:
-        raise UserError(f"--like {wish.like}: no network of that name; {nearest(str(wish.like), SPECS)}")
+        assert wish.latency is not None  # one of the two is given
+        bound = wish.latency
     if wish.supernet is None:
         space, scale = bounded_space(named, latency, bound, side)
     else:
@@ -122,24 +125,9 @@ def aim_of(wish: Wish) -> Aim:
 def _latency_model(wish: Wish) -> tuple[LatencyModel, str]:
     """The model of this machine, engine and number of threads, and why it may be off; empty where it was accepted."""
     files = [] if wish.calibration is None else [wish.calibration]
-    for calibration in own_calibrations(wish.threads, files, wish.space):
-        if calibration.target.engine == wish.engine and calibration.model is not None:
-            return calibration.model, calibration.doubt
-    raise UserError(
-        f"no calibration of {wish.engine} with {wish.threads} threads; make one: pplcnet search --calibrate "
-        f"--engine {wish.engine} --threads {wish.threads}"
-    )
-
-
-def _side(task: Task) -> int:
-    """Side of the images of a task in pixels. Raises UserError for one that no network of a space is for."""
-    _, height, width = task.global_section.image_shape
-    if height != width or height % LARGEST_STRIDE:
-        raise UserError(
-            f"Global.image_shape: a search needs square images with sides that {LARGEST_STRIDE} divides, such as "
-            f"[3,128,128], got {height} x {width}"
-        )
-    return height
+    (calibration,) = own_calibrations(wish.threads, files, wish.space, wish.engine)
+    assert calibration.model is not None  # it is finished
+    return calibration.model, calibration.doubt
 
 
 def unknown_parts(model: LatencyModel, space: Space) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.models.block_kinds import DIVISOR, BlockSpec, parts_of, round_width
-from ppcls_ext.models.network_spec import STAGES, STRIDES, NetworkSpec
+from ppcls_ext.models.network_spec import LARGEST_STRIDE, STAGES, STRIDES, NetworkSpec
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, BASE_STEM_WIDTH, BLOCKS, SCALES
 
 BASE_WIDTHS = tuple(next(b.width for b in BLOCKS if b.stage == stage) for stage in STAGES)
@@ -287,6 +287,21 @@ SPACES = {
         family_space("cpu", [_NEWER + _FULL] * 3 + [_NEWER] * 2, acts=("hardswish", "relu")),
     )
 }
+
+
+def square_side(image_shape: Sequence[int]) -> int:
+    """Side of a config's images, [channels, height, width], in pixels.
+
+    Raises:
+        UserError: one that no network of a space is for.
+    """
+    _, height, width = image_shape
+    if height != width or height % LARGEST_STRIDE:
+        raise UserError(
+            f"Global.image_shape: networks of a space are for square images with sides that {LARGEST_STRIDE} divides, "
+            f"such as [3,128,128], not {height} x {width}"
+        )
+    return height
 
 
 def space_named(name: str) -> Space:

@@ -1,5 +1,6 @@
 """Every network of a space in one set of weights: a smaller network has the first channels, the middle of the kernels
-and the first blocks of the largest. The weights begin so that all widths and kernels give what the smallest gives.
+and the first blocks of the largest. The weights begin so that wider and deeper networks give nearly what the smallest
+gives.
 
 A network that is cut out is an ordinary one, whose parameters are slices of the shared ones: it runs on whatever
 kernels networks run on, and gradients find their way back through the slices.
@@ -7,6 +8,7 @@ kernels networks run on, and gradients find their way back through the slices.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, KaimingNormal
 from paddle.regularizer import L2Decay
 
-from ppcls_ext.models.block_kinds import BlockSpec
+from ppcls_ext.models.block_kinds import BLOCK_KINDS, BlockSpec
 from ppcls_ext.models.layers import Block
 from ppcls_ext.models.lcnet import PPLCNet
 from ppcls_ext.models.network_spec import IMAGE_CHANNELS, STAGES, STEM_KERNEL, STRIDES, NetworkSpec
@@ -59,7 +61,7 @@ class Supernet(nn.Layer):
         for name, shape in shared_shapes(space, class_num).items():
             parameter = self.create_parameter(list(shape), attr=_attribute(name, shape))
             self.add_parameter(name, parameter)
-            if not (_is_extra(name, space) and _begins_as_identity(parameter)):
+            if not (_is_further(name, space) and _hands_on(name, parameter)):
                 _hide_what_is_larger(parameter, smallest[name])
 
     def cut(self, spec: NetworkSpec) -> Subnet:
@@ -156,6 +158,7 @@ def shared_shapes(space: Space, class_num: int, pick: Pick = max) -> dict[str, S
     return shapes
 
 
+@functools.lru_cache(maxsize=64)  # all blocks of a stage but the first have the same, and making layers takes long
 def _block_shapes(stage: StageSpace, in_channels: int, stride: int, pick: Pick) -> dict[str, dict[str, Shape]]:
     """For each kind of block of a stage, the tensors of its blocks, as large as the largest (or smallest) of them."""
     found: dict[str, dict[str, Shape]] = {}
@@ -184,22 +187,28 @@ def _attribute(name: str, shape: Shape) -> ParamAttr:
     return ParamAttr(initializer=KaimingNormal()) if len(shape) == 4 else ParamAttr()
 
 
-def _is_extra(name: str, space: Space) -> bool:
-    """Whether a tensor is of a block that the shallowest network has not: one of stride 1."""
+def _is_further(name: str, space: Space) -> bool:
+    """Whether a tensor is of a block after a stage's first that the shallowest network has not."""
     parts = name.split("/")
     return parts[0] in STAGES and int(parts[1]) >= max(1, min(space.stages[STAGES.index(parts[0])].depths))
 
 
-def _begins_as_identity(parameter: paddle.Tensor) -> bool:
-    """Have a convolution that keeps the number of channels hand on what it gets, so that a deeper network begins near
-    what the shallowest gives: behind a block of random weights nothing that was learned is where it was.
+def _hands_on(name: str, parameter: paddle.Tensor) -> bool:
+    """Begin a tensor of a further block so that the block hands on what it gets: behind one of random weights nothing
+    that was learned is where it was. A convolution in groups stays random, since its groups are others at each width.
 
-    Gives whether it is such a convolution. Every channel then reads itself alone, so that nothing needs to be hidden;
-    a channel that read nothing would be constant, and its norm would make its gradient explode.
+    Gives whether every channel reads itself alone, so that nothing is to be hidden; a channel that reads nothing is
+    constant, and its norm makes its gradient explode.
     """
+    kind, part, *_, last = name.split("/")[2:]
     shape = tuple(parameter.shape)
-    if len(shape) != 4 or shape[1] not in (1, shape[0]):
-        return False  # a norm, a bias, a gate, or a convolution to another number of channels
+    of_kind: Any = BLOCK_KINDS[kind]
+    if of_kind.residual:  # the shortcut hands on; what is added to it begins with nothing
+        if part in ("conv", "pw_conv") and name.endswith("bn/weight"):
+            parameter.set_value(np.zeros(shape, np.float32))
+        return False
+    if last != "weight" or len(shape) != 4 or part == "se" or shape[1] not in (1, shape[0]):
+        return False
     values = np.zeros(shape, np.float32)
     channels = np.arange(shape[0])
     values[channels, channels if shape[1] > 1 else 0, (shape[2] - 1) // 2, (shape[3] - 1) // 2] = 1

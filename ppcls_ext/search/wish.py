@@ -9,6 +9,7 @@ from typing import Literal, get_args
 Accuracy = Literal["supernet", "short", "scores"]
 ACCURACIES: tuple[Accuracy, ...] = get_args(Accuracy)
 
+SPACE = "lcnet"  # unless another is asked for
 CANDIDATES: dict[Accuracy, tuple[int, int]] = {  # networks of a generation, and generations
     "supernet": (40, 10),
     "short": (8, 3),

@@ -35,7 +35,7 @@ class Average:
         decay = min(self.settings.decay, (1 + step) / (10 + step)) if self.settings.warmup else self.settings.decay
         with paddle.no_grad():
             # As tensors: of each number Paddle makes one, and leaks a part of it (`upstream.paddle.tensor_of`).
-            shares = {dtype: paddle.full([1], 1 - decay, dtype) for dtype in (paddle.float32, paddle.float64)}
+            shares = {dtype: paddle.full([], 1 - decay, dtype) for dtype in (paddle.float32, paddle.float64)}
             for name, tensor in model.state_dict().items():
                 mean = self.tensors[name]
                 if mean.dtype in shares:

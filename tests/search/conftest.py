@@ -8,6 +8,7 @@ import pytest
 
 from ppcls_ext.search import held_out
 from ppcls_ext.search.calibrate import target_of
+from ppcls_ext.search.calibrations import calibration_file
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.latency import Accuracy, LatencyModel
 from ppcls_ext.search.measurements import Calibration
@@ -17,6 +18,8 @@ from tests.helpers.spaces import SIDE, tiny_space, write_images
 
 SPACE = tiny_space()
 GOOD = Accuracy(0.01, 1.0, 0.99, 50)
+# Milliseconds for a unit of some costs; all others are free.
+PRICES = {"network.calls": 0.05, "pointwise.work": 0.02, "depthwise5s1.work": 0.2, "head.weights": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,16 @@ def wish(images: Path, calibration: Calibration, tmp_path: Path) -> Wish:
     return Wish(
         "my_images", settings, sum(ends) / 2, None, "onednn", 1, "tiny", "supernet", 2, 6, None, None, tmp_path / "out"
     )
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    """One of this machine for the space `lcnet`, the only one in a cache of its own."""
+    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path / "cache"))
+    space = SPACES["lcnet"]
+    names = {name for spec in [space.largest(), *space.samples(50, 0)] for name in costs_of(spec)}
+    prices = {name: PRICES.get(name, 0.0) for name in names}
+    target = target_of("onednn", 1)
+    found = Calibration(target, "lcnet", "", "", {}, model=LatencyModel(target, prices), accuracy={"model": GOOD})
+    found.save(calibration_file("onednn", 1, "lcnet"))
+    return found

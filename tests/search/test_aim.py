@@ -19,10 +19,15 @@ from ppcls_ext.search.wish import Wish
     [
         ({"latency": 1e-3}, "nothing in the space 'tiny' is so fast at 32 px; the fastest takes"),
         ({"latency": None, "like": "PPLCNet_x9"}, "--like PPLCNet_x9: no network of that name"),
-        ({"engine": "native"}, "no calibration of native with 1 threads; make one: pplcnet search --calibrate"),
+        (
+            {"engine": "native"},
+            "no calibration of native of this machine for 1 thread; make one, .*: pplcnet search --calibrate",
+        ),
         ({"threads": 2}, "calibrat"),
         ({"space": "cpu"}, r"space 'cpu': the calibration has no .*full"),
         ({"space": "moon"}, "no space 'moon'"),
+        ({"space": "moon", "threads": 7}, "no space 'moon'"),  # before the advice to calibrate
+        ({"engine": "moon"}, "engine 'moon' is unknown"),
         ({"supernet": Path("nowhere")}, "--supernet nowhere: not the folder of a search"),
     ],
 )
@@ -34,7 +39,7 @@ def test_what_cannot_be_found_is_one_line(wish: Wish, change: dict[str, Any], me
 
 @pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])
 def test_images_that_no_network_is_for_are_one_line(wish: Wish, shape: str) -> None:
-    with pytest.raises(UserError, match="a search needs square images with sides that 32 divides"):
+    with pytest.raises(UserError, match="square images with sides that 32 divides"):
         aim_of(replace(wish, overrides=(*wish.overrides, f"Global.image_shape={shape}")))
 
 

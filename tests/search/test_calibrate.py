@@ -14,20 +14,18 @@ import pytest
 
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.cli.main import main
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.deploy.untrained import network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
-from ppcls_ext.search.advise import advise, calibration_file, own_calibrations, spec_of
-from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check_accuracy, target_of
+from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check_accuracy
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
 from ppcls_ext.search.measurements import Calibration, Measured, read_calibration
 from ppcls_ext.search.report import write_report
-from ppcls_ext.search.space import INPUT_SIZES, Space, space_named
+from ppcls_ext.search.space import INPUT_SIZES, space_named
 
 SPACE = space_named("lcnet")
 
@@ -243,128 +241,3 @@ def test_accuracy_is_judged_by_what_was_asked() -> None:
     found = accuracy([1.2 * ms if ms in (2, 7, 12, 17, 20) else ms for ms in measured], measured)
     assert (found.close, found.n) == (0.75, 20)
     assert shortfalls(found) == ["only 75% of networks are within 10%, fewer than 90%"]
-
-
-# Advice
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
-    folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrating, "build", lambda network, work, formats: None)
-        patch.setattr(calibrating, "machine", lambda: {"usable_cores": 2})
-        plan = CalibrationPlan(SPACE, "onednn", 1, folder / "calibration.json", folder / "work")
-        return calibrate(plan, engine(plan))
-
-
-@pytest.fixture
-def calibrated(made: Calibration, plan: CalibrationPlan, monkeypatch: pytest.MonkeyPatch) -> Calibration:
-    """The calibration of the made-up engine, in a cache of its own."""
-    cache = plan.file.parent / "cache"
-    monkeypatch.setenv("PPLCNET_CACHE", str(cache))
-    made.save(cache / "latency" / "onednn-1-lcnet.json")
-    return made
-
-
-def test_advice_is_the_largest_scale_that_fits(calibrated: Calibration) -> None:
-    spec = LCNetSpec(scale=0.75).network()
-    advice = advise(own_calibrations(1), 1.001 * latency(spec), spec, 224, 1000)
-    assert advice.own["onednn"] == pytest.approx(latency(spec), rel=0.02)
-    assert (advice.best.input_size, advice.best.engine) == (224, "onednn")
-    assert advice.best.scale in (0.5, 0.75)  # the budget is the latency itself, give or take the error of the model
-    assert [way.scale for way in advice.options] == sorted((way.scale for way in advice.options), reverse=True)
-    for way in advice.options:
-        assert way.ms <= 1.001 * latency(spec)
-        assert way.ms == pytest.approx(
-            latency(LCNetSpec(scale=way.scale).network().replace(input_size=way.input_size)), rel=0.03
-        )
-
-
-def test_a_bound_that_nothing_meets_names_the_fastest(calibrated: Calibration) -> None:
-    with pytest.raises(UserError, match=r"nothing is so fast; the fastest is PPLCNet_x0_25 at 128 px on onednn with"):
-        advise([calibrated], 0.001, None, 224, 1000)
-
-
-def test_a_calibration_of_another_machine_is_refused(calibrated: Calibration, tmp_path: Path) -> None:
-    file = tmp_path / "theirs.json"
-    replace(calibrated, target=replace(calibrated.target, cpu=("Another CPU",))).save(file)
-    with pytest.raises(UserError, match="cpu: Another CPU, not"):
-        own_calibrations(1, [file])
-    with pytest.raises(UserError, match="threads: 1, not 2"):
-        own_calibrations(2)
-
-
-BAD, LUCKY = Accuracy(0.07, 0.8, 0.98, 50), Accuracy(0.001, 1.0, 0.99, 4)
-
-
-def test_a_calibration_that_was_not_accepted_is_said_by_advise(
-    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
-) -> None:
-    replace(calibrated, accuracy={"model": BAD}).save(calibration_file("onednn", 1, "lcnet"))
-    assert main(["advise", "--latency", "5"]) == 0
-    line = "warning: the calibration of onednn with 1 thread was not accepted: its median error is 7.0%, more than 5%; "
-    assert line in capsys.readouterr().err
-    assert replace(calibrated, accuracy={"model": LUCKY}).doubt.endswith("only 4 networks judged it, fewer than 20")
-    assert calibrated.doubt == ""
-
-
-def test_of_several_calibrations_that_of_the_space_comes_first_and_then_an_accepted_one(
-    calibrated: Calibration,
-) -> None:
-    calibrated = replace(calibrated, accuracy={"model": Accuracy(0.03, 1.0, 0.99, 50)})
-    calibrated.save(calibration_file("onednn", 1, "lcnet"))
-    quick = replace(calibrated, accuracy={"model": LUCKY})
-    quick.save(calibration_file("onednn", 1, "lcnet", quick=True))
-    assert own_calibrations(1) == [calibrated]
-    other = replace(calibrated, space="cpu", accuracy={"model": Accuracy(0.02, 1.0, 0.99, 50)})
-    other.save(calibration_file("onednn", 1, "cpu"))
-    assert own_calibrations(1) == [other]
-    assert own_calibrations(1, space="lcnet") == [calibrated]
-
-
-def test_a_calibration_of_an_engine_that_is_gone_does_not_stop_those_of_others(calibrated: Calibration) -> None:
-    gone = replace(calibrated, target=replace(calibrated.target, engine="gone"))
-    gone.save(calibration_file("gone", 1, "lcnet"))
-    assert own_calibrations(1) == [calibrated]
-    with pytest.raises(UserError, match="engine 'gone' is unknown"):
-        own_calibrations(1, [calibration_file("gone", 1, "lcnet")])
-
-
-def test_without_a_calibration_the_command_for_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="pplcnet search --calibrate --engine onednn --threads 1"):
-        own_calibrations(1)
-
-
-@pytest.mark.parametrize(
-    ("arch", "scale"), [({"name": "PPLCNet_x0_5"}, 0.5), ({"name": "PPLCNet", "scale": 0.4, "class_num": 3}, 0.4)]
-)
-def test_the_network_of_a_config_is_known(arch: dict[str, Any], scale: float) -> None:
-    assert spec_of(arch) == LCNetSpec(scale=scale).network()
-    assert spec_of({"name": "LCNetSearched", "arch": spec_of(arch).text}) == spec_of(arch)
-
-
-def test_a_network_that_no_model_knows_is_one_line() -> None:
-    with pytest.raises(UserError, match="knows no network 'MobileNetV1'"):
-        spec_of({"name": "MobileNetV1"})
-
-
-def test_a_target_needs_an_engine_that_is_installed() -> None:
-    with pytest.raises(UserError, match="engine 'tpu' is unknown"):
-        target_of("tpu", 1)
-
-
-def test_the_quick_plan_is_small(plan: CalibrationPlan) -> None:
-    quick = replace(plan, quick=True)
-    assert len(quick.networks()) < 30
-    found = calibrate(quick, engine(quick))
-    assert json.loads(plan.file.read_text())["space"] == found.space
-
-
-def test_a_space_with_too_few_networks_is_one_line() -> None:
-    tiny = Space(
-        "tiny", (8,), tuple(replace(s, depths=(1,), widths=s.widths[:1], blocks=s.blocks[:1]) for s in SPACE.stages)
-    )
-    with pytest.raises(UserError, match=f"it has fewer than {calibrating.FITTED} networks to measure; ask for fewer"):
-        CalibrationPlan(tiny, "onednn", 1, Path(), Path()).networks()

@@ -33,7 +33,8 @@ class Origin:
     Attributes:
         y: the map before the norm, which the norm keeps anyway.
         factors: float32 [C, 2], scale and shift of the norm.
-        version: of the map's values, as Paddle counts what is done to them in place.
+        version: of the map's values, as Paddle counts what is done to them in place. It does not count `set_value` and
+            `copy_`, which nothing here or in the suites does to a map.
     """
 
     y: Tensor
@@ -105,8 +106,8 @@ class Norm(PyLayer):
 class ConvolutionNorm(PyLayer):
     """A convolution, the batch norm after it, and an activation. A bias of the convolution is left to the norm.
 
-    What lies between convolution and norm is kept, and not what comes out: the next convolution makes that again from
-    `made` when it needs it for its gradients.
+    What lies between convolution and norm is kept, and not what comes out: by its `Origin`, the next convolution makes
+    that again when it needs it for its gradients. A PyLayer cannot return an origin, so `forward` puts it into `made`.
     """
 
     @staticmethod

@@ -1,0 +1,95 @@
+"""Which scale, size and engine fit a latency, and whether one's own network does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ppcls_ext.cli.main import main
+from ppcls_ext.core.config import load_config
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.network_spec import parse_spec
+from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.search.advise import Asked, advise, asked_about, spec_of
+from ppcls_ext.search.calibrations import calibration_file
+from ppcls_ext.search.latency import Accuracy
+from ppcls_ext.search.measurements import Calibration
+
+BAD, LUCKY = Accuracy(0.07, 0.8, 0.98, 50), Accuracy(0.001, 1.0, 0.99, 4)
+
+
+def test_advice_is_the_largest_scale_that_fits(calibrated: Calibration) -> None:
+    assert calibrated.model is not None
+    spec = LCNetSpec(scale=0.75).network()
+    bound = calibrated.model.predict(spec)
+    advice = advise([calibrated], bound, Asked(spec, 224, 1000, ""))
+    assert advice.own == {"onednn": bound}
+    assert (advice.best.scale, advice.best.input_size, advice.best.engine) == (0.75, 224, "onednn")
+    assert [way.scale for way in advice.options] == sorted((way.scale for way in advice.options), reverse=True)
+    for way in advice.options:
+        sized = LCNetSpec(scale=way.scale).network().replace(input_size=way.input_size)
+        assert way.ms == calibrated.model.predict(sized) <= bound
+
+
+def test_a_bound_that_nothing_meets_names_the_fastest(calibrated: Calibration) -> None:
+    with pytest.raises(UserError, match=r"nothing is so fast; the fastest is PPLCNet_x0_25 at 128 px on onednn with"):
+        advise([calibrated], 0.001)
+
+
+def test_what_has_no_price_is_said_rather_than_free(calibrated: Calibration) -> None:
+    spec = parse_spec("stem16 | ds-c32 | fused-c64-e4 | ds-c128-k7-gelu | ds-c256 | ds-c512 | last1280-drop0.2 | 224")
+    advice = advise([calibrated], 100.0, Asked(spec, 224, 1000, ""))
+    assert advice.own == {}
+    (doubt,) = advice.doubts
+    assert doubt.startswith("the calibration of onednn has no ")
+    assert {"gelu", "full"} <= set(doubt.replace(",", "").replace(";", "").split())
+    assert doubt.endswith("pplcnet search --calibrate --space cpu --engine onednn --threads 1")
+
+
+@pytest.mark.parametrize(("latency", "verdict"), [("500", "fits"), ("0.5", "more than 0.5 ms")])
+def test_a_config_whose_classes_are_yet_to_be_counted_is_answered(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str], latency: str, verdict: str
+) -> None:
+    assert main(["advise", "-m", "my_images", "--latency", latency]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Arch.class_num: the number of classes is not known before a training; predicted with 1,000" in said
+    assert f"ms, {verdict}" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "message"),
+    [
+        ("my_images", "Global.image_shape=[3,100,100]", "square images with sides that 32 divides, .*, not 100 x 100"),
+        ("my_images", "Global.image_shape=[3,64,512]", "not 64 x 512"),
+        ("det/my_coco", "Global.seed=0", "latency models know classifiers, not detection"),
+        (
+            "my_images",
+            "Arch={name: MobileNetV3_large_x1_0}",
+            "knows no network 'MobileNetV3_large_x1_0'",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_about_is_one_line(config: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        asked_about(load_config(config, [override]))
+
+
+def test_a_calibration_that_was_not_accepted_is_said(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(calibrated, accuracy={"model": BAD}).save(calibration_file("onednn", 1, "lcnet"))
+    assert main(["advise", "--latency", "50"]) == 0
+    line = "warning: the calibration of onednn with 1 thread was not accepted: its median error is 7.0%, more than 5%; "
+    assert line in capsys.readouterr().err
+    assert replace(calibrated, accuracy={"model": LUCKY}).doubt.endswith("only 4 networks judged it, fewer than 20")
+    assert calibrated.doubt == ""
+
+
+@pytest.mark.parametrize(
+    ("arch", "scale"), [({"name": "PPLCNet_x0_5"}, 0.5), ({"name": "PPLCNet", "scale": 0.4, "class_num": 3}, 0.4)]
+)
+def test_the_network_of_a_config_is_known(arch: dict[str, Any], scale: float) -> None:
+    assert spec_of(arch) == LCNetSpec(scale=scale).network()
+    assert spec_of({"name": "LCNetSearched", "arch": spec_of(arch).text}) == spec_of(arch)

@@ -1,0 +1,70 @@
+"""Which calibrations of a machine hold, and what to do where none does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.core.errors import UserError
+from ppcls_ext.search.calibrations import calibrating_command, calibration_file, own_calibrations
+from ppcls_ext.search.latency import Accuracy
+from ppcls_ext.search.measurements import Calibration
+
+LUCKY = Accuracy(0.001, 1.0, 0.99, 4)
+
+
+def test_one_of_another_machine_is_refused_with_its_own_command(calibrated: Calibration, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    replace(calibrated, space="cpu", target=replace(calibrated.target, cpu=("Another CPU",))).save(file)
+    command = "calibrate again: pplcnet search --calibrate --space cpu --engine onednn --threads 1"
+    with pytest.raises(UserError, match=f"cpu: Another CPU, not .*; {command}"):
+        own_calibrations(1, [file])
+
+
+def test_one_of_other_threads_counts_where_it_is_named(calibrated: Calibration) -> None:
+    with pytest.raises(UserError, match=r"no calibration of this machine for 2 threads; make one, .*--threads 2"):
+        own_calibrations(2)
+    with pytest.raises(UserError, match="threads: 1, not 2"):
+        own_calibrations(2, [calibration_file("onednn", 1, "lcnet")])
+
+
+def test_an_unfinished_one_goes_on_with_its_command(calibrated: Calibration) -> None:
+    replace(calibrated, model=None, accuracy=None).save(calibration_file("onednn", 1, "lcnet"))
+    with pytest.raises(UserError, match=r"it is not finished; this goes on with it: .*--engine onednn --threads 1"):
+        own_calibrations(1)
+
+
+def test_of_several_that_of_the_space_comes_first_and_then_an_accepted_one(calibrated: Calibration) -> None:
+    calibrated = replace(calibrated, accuracy={"model": Accuracy(0.03, 1.0, 0.99, 50)})
+    calibrated.save(calibration_file("onednn", 1, "lcnet"))
+    quick = replace(calibrated, accuracy={"model": LUCKY})
+    quick.save(calibration_file("onednn", 1, "lcnet", quick=True))
+    assert own_calibrations(1) == [calibrated]
+    other = replace(calibrated, space="cpu", accuracy={"model": Accuracy(0.02, 1.0, 0.99, 50)})
+    other.save(calibration_file("onednn", 1, "cpu"))
+    assert own_calibrations(1) == [other]
+    assert own_calibrations(1, space="lcnet") == [calibrated]
+
+
+def test_one_of_an_engine_that_is_gone_does_not_stop_those_of_others(calibrated: Calibration) -> None:
+    gone = replace(calibrated, target=replace(calibrated.target, engine="gone"))
+    gone.save(calibration_file("gone", 1, "lcnet"))
+    assert own_calibrations(1) == [calibrated]
+    with pytest.raises(UserError, match="engine 'gone' is unknown"):
+        own_calibrations(1, [calibration_file("gone", 1, "lcnet")])
+
+
+def test_an_engine_is_asked_for_by_name(calibrated: Calibration) -> None:
+    assert own_calibrations(1, engine="onednn") == [calibrated]
+    command = calibrating_command("native", 1, "cpu")
+    assert command == "pplcnet search --calibrate --space cpu --engine native --threads 1"
+    with pytest.raises(UserError, match=f"no calibration of native of this machine for 1 thread; .*: {command}"):
+        own_calibrations(1, space="cpu", engine="native")
+
+
+def test_without_any_the_command_for_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="20 minutes: pplcnet search --calibrate --engine onednn --threads 1"):
+        own_calibrations(1)
