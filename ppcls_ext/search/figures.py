@@ -11,7 +11,7 @@ from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.search.latency import CLOSE, LatencyModel
 from ppcls_ext.search.measurements import REPEATS, Calibration, Probe, probes
-from ppcls_ext.search.space import space_named
+from ppcls_ext.search.space import space_named, with_width
 
 PLAIN = "plain"
 
@@ -77,7 +77,7 @@ def block_costs(calibration: Calibration) -> list[tuple[Probe, float, float]]:
         if base is None:
             continue
         if probe is base:
-            one = _block_us(model, probe.spec)
+            one = _block_us(model, probe.spec, probe.stage)
             found.append((probe, one, one))
             continue
         blocks = REPEATS + 1
@@ -87,9 +87,45 @@ def block_costs(calibration: Calibration) -> list[tuple[Probe, float, float]]:
     return found
 
 
-def _block_us(model: LatencyModel, spec: NetworkSpec) -> float:
-    """Microseconds of one of the repeated blocks of a probe, by the model."""
-    stage = max(range(len(STAGES)), key=lambda k: len(spec.stages[k]))
+def channel_costs(calibration: Calibration) -> dict[str, list[tuple[int, float]]]:
+    """For each stage, microseconds of a plain block by the model at each width that the space has: (channels, us)."""
+    model = calibration.model
+    assert model is not None
+    space = space_named(calibration.space)
+    smallest = space.smallest()
+    found = {}
+    for stage, (name, allowed) in enumerate(zip(STAGES, space.stages, strict=True)):
+        found[name] = []
+        for width in allowed.widths:
+            wide = with_width(allowed.blocks[0], width)
+            stages = list(smallest.stages)
+            stages[stage] = (wide, wide)
+            found[name].append((width, _block_us(model, smallest.replace(stages=tuple(stages)), stage)))
+    return found
+
+
+def draw_channel_costs(calibration: Calibration) -> str:
+    """What a plain block costs in each stage against its channels, by the model, as SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 4.0), layout="constrained", facecolor="white")
+        ax = figure.subplots()
+        for name, costs in channel_costs(calibration).items():
+            widths, microseconds = zip(*costs, strict=True)
+            ax.plot(widths, microseconds, "o-", markersize=2.5, linewidth=1.0, label=name)
+        ax.set(xscale="log", yscale="log", xlabel="channels of the block", ylabel="microseconds, by the model")
+        ax.set_title(f"{draw_title(calibration)}: a plain block")
+        plain_ticks(ax.xaxis, (8, 16, 32, 64, 128, 256, 512, 1024))
+        plain_ticks(ax.yaxis, (1, 3, 10, 30, 100, 300, 1000, 3000, 10000))
+        ax.grid(color="#ddd", linewidth=0.5)
+        ax.legend(frameon=False)
+        return svg_text(figure)
+
+
+def _block_us(model: LatencyModel, spec: NetworkSpec, stage: int) -> float:
+    """Microseconds of the last block of a stage, by the model."""
     fewer = spec.replace(stages=tuple(b[:-1] if k == stage else b for k, b in enumerate(spec.stages)))
     return 1e3 * (model.predict(spec) - model.predict(fewer))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.search.figures import draw_block_costs, draw_predictions, draw_title
+from ppcls_ext.search.figures import draw_block_costs, draw_channel_costs, draw_predictions, draw_title
 from ppcls_ext.search.latency import CLOSE
 from ppcls_ext.search.measurements import Calibration
 
@@ -15,12 +15,13 @@ NAMES = {"model": "latency model", "blocks": "sum of blocks alone", "flops": "mu
 def write_report(calibration: Calibration, out: Path) -> Path:
     """Write the page and its pictures into a folder; gives the page.
 
-    Files are `ENGINE-THREADS-SPACE.md`, `...-predicted.svg` and `...-blocks.svg`.
+    Files are `ENGINE-THREADS-SPACE.md`, `...-predicted.svg`, `...-blocks.svg` and `...-channels.svg`.
     """
     target = calibration.target
     name = f"{target.engine}-{target.threads}-{calibration.space}"
     atomic_write_text(out / f"{name}-predicted.svg", draw_predictions(calibration))
     atomic_write_text(out / f"{name}-blocks.svg", draw_block_costs(calibration))
+    atomic_write_text(out / f"{name}-channels.svg", draw_channel_costs(calibration))
     page = out / f"{name}.md"
     atomic_write_text(page, _page(calibration, name))
     return page
@@ -51,6 +52,8 @@ def _page(calibration: Calibration, name: str) -> str:
         f"![Predicted against measured milliseconds]({name}-predicted.svg)",
         "",
         f"![What a block costs in each stage, and a change of its kernel, gate or activation]({name}-blocks.svg)",
+        "",
+        f"![What a plain block costs in each stage against its channels]({name}-channels.svg)",
     ]
     if failed:
         lines += ["", "Not measured:", "", *(f"- `{one.arch}`: {one.failure}" for one in failed)]

@@ -16,16 +16,16 @@ from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.deploy.untrained import network_of_spec
-from ppcls_ext.models.network_spec import NetworkSpec
+from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
 from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check_accuracy
 from ppcls_ext.search.costs import costs_of
-from ppcls_ext.search.figures import block_costs
+from ppcls_ext.search.figures import block_costs, channel_costs
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
 from ppcls_ext.search.measurements import Calibration, Measured, read_calibration
 from ppcls_ext.search.report import write_report
-from ppcls_ext.search.space import INPUT_SIZES, space_named
+from ppcls_ext.search.space import INPUT_SIZES, space_named, with_width
 
 SPACE = space_named("lcnet")
 
@@ -225,12 +225,24 @@ def test_probes_say_what_a_change_in_a_block_costs(plan: CalibrationPlan) -> Non
         assert by_model == pytest.approx(measured, abs=2.0)
 
 
+def test_what_channels_cost_is_the_difference_that_a_block_makes(plan: CalibrationPlan) -> None:
+    found = calibrate(plan, engine(plan))
+    costs = channel_costs(found)
+    assert list(costs) == list(STAGES)
+    smallest = SPACE.smallest()
+    (plain,) = set(smallest.stages[4])
+    for width, microseconds in costs["blocks6"]:
+        wide = with_width(plain, width)
+        one, two = (smallest.replace(stages=(*smallest.stages[:4], (wide,) * n)) for n in (1, 2))
+        assert microseconds == pytest.approx(1e3 * (latency(two) - latency(one)), rel=0.05)
+
+
 @pytest.mark.slow
-def test_a_report_has_both_pictures(plan: CalibrationPlan) -> None:
+def test_a_report_has_its_pictures(plan: CalibrationPlan) -> None:
     page = write_report(calibrate(plan, engine(plan)), plan.file.parent / "report")
     text = page.read_text()
     assert "| latency model |" in text
-    for picture in ("onednn-1-lcnet-predicted.svg", "onednn-1-lcnet-blocks.svg"):
+    for picture in ("onednn-1-lcnet-predicted.svg", "onednn-1-lcnet-blocks.svg", "onednn-1-lcnet-channels.svg"):
         assert picture in text
         assert "<svg" in (page.parent / picture).read_text()
 
