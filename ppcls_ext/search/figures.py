@@ -93,7 +93,7 @@ def channel_costs(calibration: Calibration) -> dict[str, list[tuple[int, float]]
     assert model is not None
     space = space_named(calibration.space)
     smallest = space.smallest()
-    found = {}
+    found: dict[str, list[tuple[int, float]]] = {}
     for stage, (name, allowed) in enumerate(zip(STAGES, space.stages, strict=True)):
         found[name] = []
         for width in allowed.widths:

@@ -167,7 +167,7 @@ def _block_shapes(stage: StageSpace, in_channels: int, stride: int, pick: Pick) 
         (b.kind, b.kernel, b.se, b.expansion, b.groups, b.start_kernel): b for b in stage.blocks
     }
     for choice in choices.values():
-        with paddle.utils.unique_name.guard():
+        with paddle.utils.unique_name.guard(), paddle.LazyGuard():  # without values, which would be drawn
             block = Block(with_width(choice, pick(stage.widths)), in_channels, stride, 1.0)
         tensors = found.setdefault(choice.kind, {})
         for name, parameter in block.named_parameters():
