@@ -68,7 +68,7 @@ class CalibrationPlan:
         if self.quick:
             return Settings(rounds=4, processes=1, seconds=0.1, warmup=2, iterations=None)
         # One process: what another takes to start is better spent on rounds, some of which are undisturbed.
-        return Settings(rounds=60, processes=1, seconds=3.6, warmup=10, iterations=None)
+        return Settings(rounds=60, processes=1, seconds=3.4, warmup=10, iterations=None)
 
     def networks(self) -> list[tuple[NetworkSpec, Use]]:
         """Every network and what it is for; a random order within each use, so that drifts hit all sizes alike."""
