@@ -7,6 +7,7 @@ import argparse
 from ppcls_ext.cli.arguments import path, positive_number, threads
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.display import out, say, show_table
+from ppcls_ext.core.errors import UserError
 
 NAME = "advise"
 HELP = "say which scale, input size and engine fit a latency on this CPU"
@@ -47,13 +48,24 @@ def run(arguments: argparse.Namespace) -> int:
     from ppcls_ext.search.calibrations import own_calibrations
 
     asked = None if arguments.model is None else asked_about(load_config(arguments.model))
-    advice = advise(own_calibrations(arguments.threads, arguments.calibration), arguments.latency, asked)
+    spec = None if asked is None else asked.spec
+    advice = advise(own_calibrations(arguments.threads, arguments.calibration, spec=spec), arguments.latency, asked)
     for doubt in [*([asked.note] if asked is not None and asked.note else []), *advice.doubts]:
         say(f"warning: {doubt}")
     if asked is not None:
         for engine, ms in advice.own.items():
             fits = "fits" if ms <= arguments.latency else f"more than {arguments.latency:g} ms"
             say(f"{arguments.model} at {asked.side} px on {engine}: {ms:.2f} ms, {fits}")
+    if advice.best is None:
+        least = advice.fastest
+        nothing = (
+            f"--latency {arguments.latency:g}: no scale is so fast; the fastest is {least.arch} at "
+            f"{least.input_size} px on {least.engine} with {least.ms:.2f} ms"
+        )
+        if not any(ms <= arguments.latency for ms in advice.own.values()):
+            raise UserError(nothing)
+        say(nothing)  # one's own network is
+        return 0
     rows = [[way.arch, way.input_size, way.engine, way.ms] for way in advice.options]
     title = f"at most {arguments.latency:g} ms, {arguments.threads} thread{'s' * (arguments.threads != 1)}, predicted"
     show_table(title, ["network", "size", "engine", "ms"], rows)

@@ -12,9 +12,10 @@ from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import CLASSES, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.search.calibrations import calibrating_command
+from ppcls_ext.search.costs import parts_of_space
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.measurements import Calibration
-from ppcls_ext.search.space import INPUT_SIZES, square_side
+from ppcls_ext.search.space import INPUT_SIZES, SPACES, square_side
 
 CLASSIFICATION = "classification"  # the task that latency models are of
 PAPER_SIZE = 224  # pixels; what is advised where no config says another
@@ -98,14 +99,17 @@ class Advice:
     Attributes:
         own: predicted milliseconds of the network that was asked about, for each engine that it can be predicted on.
         options: for each scale that fits at some size, the largest size that does, the largest scale first.
-        best: of the options, the largest scale at the size that was asked for, or else the one with the most work.
+        best: of the options, the largest scale at the size that was asked for, or else the one with the most work; None
+            where no scale is so fast.
+        fastest: of all scales at all sizes.
         doubts: why predictions may be off or are missing, a line for each calibration that was not accepted or has no
             prices for what the network does.
     """
 
     own: Mapping[str, float]
     options: Sequence[Option]
-    best: Option
+    best: Option | None
+    fastest: Option
     doubts: Sequence[str]
 
 
@@ -115,36 +119,40 @@ def advise(calibrations: Sequence[Calibration], latency: float, asked: Asked | N
     Args:
         latency: of one image, in milliseconds, at most.
         asked: the network that is asked about, if any.
-    Raises:
-        UserError: nothing is so fast, with the fastest there is.
     """
     side, class_num = (PAPER_SIZE, CLASSES) if asked is None else (asked.side, asked.class_num)
     models = {c.target.engine: c.model for c in calibrations if c.model is not None}
     ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in sorted({*INPUT_SIZES, side})]
     fitting = [way for way in ways if way.ms <= latency]
-    if not fitting:
-        least = min(ways, key=lambda way: way.ms)
-        raise UserError(
-            f"--latency {latency:g}: nothing is so fast; the fastest is {least.arch} at {least.input_size} px on "
-            f"{least.engine} with {least.ms:.2f} ms"
-        )
-    wanted = [way for way in fitting if way.input_size == side]
-    best = max(wanted or fitting, key=lambda way: LCNetSpec(scale=way.scale).network().count(0, way.input_size).flops)
+    wanted = [way for way in fitting if way.input_size == side] or fitting
+    best = max(wanted, key=_work, default=None)
     largest = {way.scale: way for way in sorted(fitting, key=lambda way: way.input_size)}
     own, doubts = {}, [c.doubt for c in calibrations if c.doubt]
     for calibration in calibrations:
-        model, target = calibration.model, calibration.target
-        if asked is None or model is None:
+        if asked is None or calibration.model is None:
             continue
-        spec = asked.spec.replace(input_size=side)
-        unknown = model.unknown(spec)
+        spec, engine = asked.spec.replace(input_size=side), calibration.target.engine
+        unknown = calibration.model.unknown(spec)
         if unknown:
-            larger = calibrating_command(target.engine, target.threads, "cpu")
-            parts = ", ".join(unknown)
-            doubts.append(f"the calibration of {target.engine} has no {parts}; one of the larger space may: {larger}")
+            what = f"the calibration of {engine} has no {', '.join(unknown)}: nothing is said of it"
+            doubts.append(what + _remedy(calibration, unknown))
         else:
-            own[target.engine] = model.predict(spec, class_num)
-    return Advice(own, [largest[scale] for scale in sorted(largest, reverse=True)], best, doubts)
+            own[engine] = calibration.model.predict(spec, class_num)
+    options = [largest[scale] for scale in sorted(largest, reverse=True)]
+    return Advice(own, options, best, min(ways, key=lambda way: way.ms), doubts)
+
+
+def _work(way: Option) -> int:
+    return LCNetSpec(scale=way.scale).network().count(0, way.input_size).flops
+
+
+def _remedy(calibration: Calibration, unknown: Sequence[str]) -> str:
+    """Which calibration would know what this one does not, in words; empty: none of a space that there is."""
+    for name, space in SPACES.items():
+        if name != calibration.space and set(unknown) <= parts_of_space(space):
+            target = calibration.target
+            return f"; make one of a larger space: {calibrating_command(target.engine, target.threads, name)}"
+    return ""
 
 
 def _fastest(models: Mapping[str, LatencyModel], scale: float, size: int, class_num: int) -> Option:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.bound import bounded_space
 from ppcls_ext.search.calibrations import calibrating_command, own_calibrations
+from ppcls_ext.search.costs import drawn_from
 from ppcls_ext.search.folder import SearchFolder
 from ppcls_ext.search.held_out import check_task
 from ppcls_ext.search.latency import LatencyModel
@@ -20,8 +20,6 @@ from ppcls_ext.search.space import Space, space_named, square_side
 from ppcls_ext.search.wish import Wish
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
-
-KINDS_DRAWN = 64  # networks in which every kind of block of a space is found
 
 
 @dataclass(frozen=True)
@@ -132,10 +130,4 @@ def _latency_model(wish: Wish) -> tuple[LatencyModel, str]:
 
 def unknown_parts(model: LatencyModel, space: Space) -> list[str]:
     """Kinds of operations in a space that a latency model has no price for."""
-    found = {part for spec in [space.largest(), *_drawn(space)] for part in model.unknown(spec)}
-    return sorted(found)
-
-
-def _drawn(space: Space) -> list[NetworkSpec]:
-    rng = random.Random(0)
-    return [space.sample(rng) for _ in range(KINDS_DRAWN)]
+    return sorted({part for spec in drawn_from(space) for part in model.unknown(spec)})

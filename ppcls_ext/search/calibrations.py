@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.choice import PREFERRED
 from ppcls_ext.runtime.remembered import cache_folder
 from ppcls_ext.search.calibrate import target_of
@@ -22,19 +25,31 @@ def calibration_file(engine: str, threads: int, space: str, quick: bool = False)
     return cache_folder() / "latency" / f"{engine}-{threads}-{space}{'-quick' * quick}.json"
 
 
-def calibrating_command(engine: str, threads: int, space: str = SPACE) -> str:
-    """The command that makes a calibration, or goes on with it."""
-    of_space = "" if space == SPACE else f" --space {space}"
-    return f"pplcnet search --calibrate{of_space} --engine {engine} --threads {threads}"
+def calibrating_command(engine: str, threads: int, space: str = SPACE, file: Path | None = None) -> str:
+    """The command that makes a calibration, or goes on with it.
+
+    Args:
+        file: where it is kept, if that is known.
+    """
+    flags = "" if space == SPACE else f" --space {space}"
+    if file is not None and file == calibration_file(engine, threads, space, quick=True):
+        flags += " --quick"
+    elif file is not None and file != calibration_file(engine, threads, space):
+        flags += f" --calibration {shlex.quote(str(file))}"
+    return f"pplcnet search --calibrate{flags} --engine {engine} --threads {threads}"
 
 
 def own_calibrations(
-    threads: int, files: Sequence[Path] = (), space: str | None = None, engine: str | None = None
+    threads: int,
+    files: Sequence[Path] = (),
+    space: str | None = None,
+    engine: str | None = None,
+    spec: NetworkSpec | None = None,
 ) -> list[Calibration]:
     """The finished calibrations of this machine for a number of threads, one of each engine.
 
-    Of an engine's, one of `space` comes before others, an accepted one before one that is not, and then the most
-    accurate.
+    Of an engine's, one that knows all that `spec` does comes before others, one of `space` then, an accepted one before
+    one that is not, and then the most accurate.
 
     Args:
         files: to read instead of all of the user's.
@@ -51,10 +66,11 @@ def own_calibrations(
         if not files and (target.threads != threads or engine not in (None, target.engine)):
             continue
         differences = _differences(calibration, threads, engine)
-        command = calibrating_command(engine or target.engine, threads, calibration.space)
         if differences:
+            command = calibrating_command(engine or target.engine, threads, calibration.space)
             refused.append(f"calibration {file}: {'; '.join(differences)}; calibrate again: {command}")
         elif calibration.model is None or calibration.accuracy is None:
+            command = calibrating_command(target.engine, threads, calibration.space, file)
             refused.append(f"calibration {file}: it is not finished; this goes on with it: {command}")
         else:
             found.setdefault(target.engine, []).append(calibration)
@@ -62,11 +78,18 @@ def own_calibrations(
         raise UserError(refused[0])
     if not found:
         of_engine = "" if engine is None else f" of {engine}"
+        how_long = ", in about 20 minutes" if space in (None, SPACE) else ""  # others are larger
         raise UserError(
-            f"no calibration{of_engine} of this machine for {threads} thread{'s' * (threads != 1)}; make one, in about "
-            f"20 minutes: {calibrating_command(engine or PREFERRED[0], threads, space or SPACE)}"
+            f"no calibration{of_engine} of this machine for {threads} thread{'s' * (threads != 1)}; make one"
+            f"{how_long}: {calibrating_command(engine or PREFERRED[0], threads, space or SPACE)}"
         )
-    return [min(several, key=lambda c: (c.space != space, bool(c.doubt), _error(c))) for several in found.values()]
+
+    def order(calibration: Calibration) -> tuple[Any, ...]:
+        assert calibration.model is not None
+        lacks = spec is not None and bool(calibration.model.unknown(spec))
+        return lacks, calibration.space != space, bool(calibration.doubt), _error(calibration)
+
+    return [min(several, key=order) for several in found.values()]
 
 
 def _differences(calibration: Calibration, threads: int, engine: str | None) -> list[str]:

@@ -7,14 +7,18 @@ activations run within them.
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Iterator, Mapping
 
 from ppcls_ext.models.block_kinds import IDENTITY, BlockSpec, Conv, Gate, has_shortcut, parts_of
 from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
+from ppcls_ext.search.space import Space
 
 # Widths are padded to it by kernels of AVX-512, and by those of AVX2 that hold two registers: narrow layers pay for it.
 VECTOR = 16
 MILLION = 1e6  # the unit of work and traffic, so that coefficients are of like size
+
+NETWORKS_DRAWN = 64  # in which every kind of block of a space is found
 
 Costs = Mapping[str, float]
 
@@ -108,3 +112,14 @@ def _head_costs(spec: NetworkSpec, size: int, class_num: int) -> Iterator[tuple[
     yield "head.traffic", spec.out_channels * size**2 / MILLION
     features = spec.last_width or spec.out_channels
     yield "head.weights", (spec.out_channels * spec.last_width + features * class_num) / MILLION
+
+
+def parts_of_space(space: Space) -> set[str]:
+    """Kinds of operations that networks of a space have."""
+    return {name.partition(".")[0] for spec in drawn_from(space) for name in costs_of(spec)}
+
+
+def drawn_from(space: Space) -> list[NetworkSpec]:
+    """Networks of a space in which all of its parts are found."""
+    rng = random.Random(0)
+    return [space.largest(), *(space.sample(rng) for _ in range(NETWORKS_DRAWN))]

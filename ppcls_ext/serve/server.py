@@ -190,6 +190,8 @@ class Joined:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
+        # None: nothing is to be sent at the end of this turn of the loop. Empty: that was sent already, and what comes
+        # in this turn is sent as it comes.
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
@@ -219,7 +221,7 @@ class Joined:
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, whose patience with slow clients has an end, and which sends an answer at once.
+    """uvicorn's HTTP/1.1, whose patience with slow clients has an end, and which sends a short answer in one piece.
 
     While no request of a connection is being answered, its client has `head_s` seconds, from its first byte, to send
     the next head, or the rest of a body that was refused; and `answer_s` seconds to take what is sent to it. uvicorn

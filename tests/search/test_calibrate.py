@@ -19,13 +19,13 @@ from ppcls_ext.deploy.untrained import network_of_spec
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
-from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check_accuracy
+from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check_accuracy, target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs, channel_costs
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
 from ppcls_ext.search.measurements import Calibration, Measured, read_calibration
 from ppcls_ext.search.report import write_report
-from ppcls_ext.search.space import INPUT_SIZES, space_named, with_width
+from ppcls_ext.search.space import INPUT_SIZES, Space, space_named, with_width
 
 SPACE = space_named("lcnet")
 
@@ -253,3 +253,23 @@ def test_accuracy_is_judged_by_what_was_asked() -> None:
     found = accuracy([1.2 * ms if ms in (2, 7, 12, 17, 20) else ms for ms in measured], measured)
     assert (found.close, found.n) == (0.75, 20)
     assert shortfalls(found) == ["only 75% of networks are within 10%, fewer than 90%"]
+
+
+def test_a_target_needs_an_engine_that_is_installed() -> None:
+    with pytest.raises(UserError, match="engine 'tpu' is unknown"):
+        target_of("tpu", 1)
+
+
+def test_the_quick_plan_is_small(plan: CalibrationPlan) -> None:
+    quick = replace(plan, quick=True)
+    assert len(quick.networks()) < 30
+    found = calibrate(quick, engine(quick))
+    assert json.loads(plan.file.read_text())["space"] == found.space
+
+
+def test_a_space_with_too_few_networks_is_one_line() -> None:
+    tiny = Space(
+        "tiny", (8,), tuple(replace(s, depths=(1,), widths=s.widths[:1], blocks=s.blocks[:1]) for s in SPACE.stages)
+    )
+    with pytest.raises(UserError, match=f"it has fewer than {calibrating.FITTED} networks to measure; ask for fewer"):
+        CalibrationPlan(tiny, "onednn", 1, Path(), Path()).networks()

@@ -31,9 +31,13 @@ def test_one_of_other_threads_counts_where_it_is_named(calibrated: Calibration) 
 
 
 def test_an_unfinished_one_goes_on_with_its_command(calibrated: Calibration) -> None:
-    replace(calibrated, model=None, accuracy=None).save(calibration_file("onednn", 1, "lcnet"))
-    with pytest.raises(UserError, match=r"it is not finished; this goes on with it: .*--engine onednn --threads 1"):
+    stopped = replace(calibrated, model=None, accuracy=None)
+    stopped.save(calibration_file("onednn", 1, "lcnet"))
+    with pytest.raises(UserError, match=r"it is not finished; this goes on with it: .*--calibrate --engine onednn "):
         own_calibrations(1)
+    quick, elsewhere = calibration_file("onednn", 1, "lcnet", quick=True), Path("my file.json").resolve()
+    assert "--calibrate --quick --engine" in calibrating_command("onednn", 1, file=quick)
+    assert f"--calibrate --calibration '{elsewhere}' --engine" in calibrating_command("onednn", 1, file=elsewhere)
 
 
 def test_of_several_that_of_the_space_comes_first_and_then_an_accepted_one(calibrated: Calibration) -> None:
