@@ -143,7 +143,7 @@ class ActivatedConvNorm(_layers.ConvNormLayer):  # type: ignore[name-defined]
 
     def forward(self, inputs: paddle.Tensor) -> paddle.Tensor:
         """From float32 [N, C, H, W] to [N, C', H', W']."""
-        return self.act(_layers.ConvNormLayer.forward(self, inputs))  # by name: tracing loses `super()` here
+        return self.act(self.norm(self.conv(inputs)))
 
 
 class Features(_pico_head.PicoFeat):  # type: ignore[name-defined]

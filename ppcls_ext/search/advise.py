@@ -17,7 +17,6 @@ from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.space import INPUT_SIZES, SPACES, square_side
 
-CLASSIFICATION = "classification"  # the task that latency models are of
 PAPER_SIZE = 224  # pixels; what is advised where no config says another
 
 
@@ -44,7 +43,7 @@ def asked_about(config: Config) -> Asked:
         UserError: another task, a network that no latency model knows, images that none is for.
     """
     task = config.global_section.task
-    if task != CLASSIFICATION:
+    if task != "classification":
         raise UserError(
             f"Global.task: latency models know classifiers, not {task}; ask about a classifier with the same backbone"
         )
