@@ -58,6 +58,8 @@ def asked_about(config: Config) -> Asked:
 def spec_of(arch: Mapping[str, Any]) -> NetworkSpec:
     """The network of a config's `Arch` section. Raises UserError for one that no latency model knows."""
     name = str(arch.get("name", ""))
+    if not name:
+        raise UserError("Arch.name: there is none; give the config of a network")
     if name in SPECS:
         return SPECS[name].network()
     fields = {key: value for key, value in arch.items() if key in LCNetSpec.__dataclass_fields__}

@@ -180,48 +180,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class Joined:
-    """A transport that sends the head of an answer with what follows it, if that is written before anything else
-    happens.
-
-    uvicorn writes one after the other, and each send lets go of the interpreter's lock, which threads that decode
-    images then hold for longer than the send takes.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        # None: nothing is to be sent at the end of this turn of the loop. Empty: that was sent already, and what comes
-        # in this turn is sent as it comes.
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Send this, soon if it is the first."""
-        if not data:
-            return
-        if self._head is None:
-            self._head = data
-            self._loop.call_soon(self._send)
-        else:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
-
-    def close(self) -> None:
-        """Close once everything is sent."""
-        self._send()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the transport's own."""
-        return getattr(self._transport, name)
-
-    def _send(self) -> None:
-        head, self._head = self._head, None
-        if head:
-            self._transport.write(head)
-
-
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, whose patience with slow clients has an end, and which sends a short answer in one piece.
+    """uvicorn's HTTP/1.1, whose patience with slow clients has an end.
 
     While no request of a connection is being answered, its client has `head_s` seconds, from its first byte, to send
     the next head, or the rest of a body that was refused; and `answer_s` seconds to take what is sent to it. uvicorn
@@ -236,7 +196,7 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that the next two are called for every byte that waits
         self._watch()
 

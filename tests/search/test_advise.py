@@ -97,6 +97,7 @@ def test_a_config_whose_classes_are_yet_to_be_counted_is_answered(
         ("my_images", "Global.image_shape=[3,100,100]", "square images with sides that 32 divides, .*, not 100 x 100"),
         ("my_images", "Global.image_shape=[3,64,512]", "not 64 x 512"),
         ("det/my_coco", "Global.seed=0", "latency models know classifiers, not detection"),
+        ("studies/found_clothing", "Global.seed=0", "Arch.name: there is none; give the config of a network"),
         (
             "my_images",
             "Arch={name: MobileNetV3_large_x1_0}",

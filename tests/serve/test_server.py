@@ -25,7 +25,7 @@ import pytest
 
 from ppcls_ext import Predictor
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.serve.server import LARGEST_HEAD, Joined, PatientProtocol, _bound, address, model_names, serve
+from ppcls_ext.serve.server import LARGEST_HEAD, PatientProtocol, _bound, address, model_names, serve
 from tests.helpers.processes import ROOT, wait_until
 from tests.serve.conftest import SECONDS, Served, listening, png, value_of
 
@@ -491,35 +491,3 @@ def test_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path, stack: Exi
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, err) == (1, "")
     assert json.loads(out.splitlines()[-1])["text"] == "a model hangs"
-
-
-class Sent:
-    """A transport that notes what it is given."""
-
-    def __init__(self) -> None:
-        self.writes: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self.writes.append(data)
-
-    def close(self) -> None:
-        self.writes.append(b"closed")
-
-
-def test_the_head_of_an_answer_goes_with_what_follows_it_at_once() -> None:
-    sent = Sent()
-
-    async def answer() -> None:
-        joined = Joined(sent, asyncio.get_running_loop())  # type: ignore[arg-type]
-        for data in (b"head", b"body", b"", b"more"):
-            joined.write(data)
-        assert sent.writes == [b"headbody", b"more"]
-        await asyncio.sleep(0)
-        joined.write(b"head of a stream")
-        await asyncio.sleep(0)
-        assert sent.writes[2:] == [b"head of a stream"]
-        joined.write(b"last")
-        joined.close()
-        assert sent.writes[3:] == [b"last", b"closed"]
-
-    asyncio.run(answer())
