@@ -63,8 +63,8 @@ def small(data: Path, output: Path, *overrides: str) -> Config:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     output = tmp_path_factory.mktemp("run")
-    # Rounding, which the alignment of memory most likely changes, decides what so short a training finds: with 16 epochs
-    # AP50 was 0.19 to 0.95 over four seeds at three rates, with these 0.79 to 0.97.
+    # Rounding, which the alignment of memory most likely changes, decides what so short a training finds: with 16
+    # epochs AP50 was 0.19 to 0.95 over four seeds at three rates, with these 0.79 to 0.97.
     settings = ["Global.epochs=24", "Global.eval_interval=24"]
     return train(small(data, output, *settings, "Global.print_batch_step=8"))
 
