@@ -116,7 +116,9 @@ class Learner:
         own = numpy_state(self.model) if self.average is not None else None
         if self.average is not None:
             self.model.set_state_dict({n: t.clone() for n, t in self.average.tensors.items()})
-        yield
-        if own is not None:
-            self.model.set_state_dict(own)
-        self.train_mode()
+        try:
+            yield
+        finally:
+            if own is not None:
+                self.model.set_state_dict(own)
+            self.train_mode()

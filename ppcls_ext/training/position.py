@@ -63,7 +63,9 @@ class Position:
                 f"its position is step {self.step} of epoch {self.epoch + 1} after {self.total_steps} steps in all, "
                 f"which cannot be with {steps} steps in an epoch"
             )
-        if self.step and (self.images < 1 or "loss" not in self.sums):
+        # A run that was lengthened within an epoch has no losses of it before its first step.
+        began_here = self.images == 0 and not self.sums and self.step < steps
+        if self.step and not began_here and (self.images < 1 or "loss" not in self.sums):
             raise UserError("its position has no losses of the epoch that is under way")
 
     def means(self) -> dict[str, float]:
@@ -90,6 +92,16 @@ class Position:
         """Go on to the next epoch, whose sums start anew."""
         self.epoch, self.step = self.epoch + 1, 0
         self.sums, self.images = {}, 0
+
+    def reopen_epoch(self, steps: int) -> None:
+        """Go back into the last epoch, where a run by steps ended within it and is now to go on.
+
+        Args:
+            steps: in an epoch.
+        """
+        left = self.epoch * steps - self.total_steps
+        if self.step == 0 and left > 0:
+            self.epoch, self.step = self.epoch - 1, steps - left
 
     def rank(self, value: float, patience: int | None) -> bool:
         """Whether the result of an evaluation is the best so far.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ class Trainer:
         self.folder = RunFolder(path.parent)
         self.folder.lock()
         self.position = self.checkpoint.load(path)
+        if not self.finished:
+            self.position.reopen_epoch(self.length.steps)
         say(f"resuming {path.parent} after epoch {self.position.epoch}, step {self.position.step}")
         self.folder.log("resume", {"epoch": self.position.epoch, "step": self.position.total_steps})
 
@@ -149,7 +152,6 @@ class Trainer:
         skip, ahead = at.step * self.global_section.update_freq, at.epoch + 1 < self.length.epochs
         with contextlib.closing(self.loader.epoch(at.epoch, skip, ahead)) as batches:
             self._steps(batches, shown, interrupt)
-        self.learner.end_epoch()
         self.progress.end_epoch(at)
 
     def _steps(self, batches: Iterable[Sequence[paddle.Tensor]], shown: Bar, interrupt: Interrupt) -> None:
@@ -178,10 +180,16 @@ class Trainer:
         at = self.position
         if not self.folder.latest.exists():
             self.save_latest()  # weights without a state, left by a kill, could be neither resumed nor begun anew
-        means = at.means()
+        means, before = at.means(), replace(at)
         at.end_epoch()
         finished = at.total_steps >= self.last_step
-        metrics = self.evaluations.after_epoch(at, self.learner, self.folder, finished)
+        try:
+            metrics = self.evaluations.after_epoch(at, self.learner, self.folder, finished)
+        except UserError:
+            self.position = before  # what follows the last step of the epoch is left to do
+            raise
+        if at.total_steps == at.epoch * self.length.steps:  # else the epoch may yet go on, in a longer run
+            self.learner.end_epoch()
         line = f"epoch {at.epoch}/{self.length.epochs}: {values_text({'loss': means['loss']})}"
         line += f"  eval {values_text(metrics)}" if metrics else ""
         line += "  (best so far)" if metrics and at.best_epoch == at.epoch else ""

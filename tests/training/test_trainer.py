@@ -240,6 +240,39 @@ def test_a_run_of_steps_ends_within_an_epoch(few: Path, tmp_path: Path) -> None:
     assert log_of(run, "eval")[-1]["step"] == 7
 
 
+@pytest.mark.parametrize("changes", [[], BY_EPOCH], ids=["by step", "by epoch"])
+def test_a_run_of_steps_can_be_lengthened_any_number_of_times(
+    changes: list[str], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees the images of a run that was as long from the beginning; stopped in between it can be resumed, too."""
+    constant = changes or ["Optimizer.lr=0.01"]  # a rate that does not depend on the length
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", few, Global={"iters": 12}), constant)).path
+    run = train(load_config(small(tmp_path / "run.yaml", few, Global={"iters": 3}), constant)).path
+    for iters in (7, 12):
+        stopped_in_step(1, monkeypatch, load_config(run, [f"Global.checkpoints={run}", f"Global.iters={iters}"]))
+        train(load_config(run, [f"Global.checkpoints={run}", f"Global.iters={iters}"]))
+    weights, expected = read_weights(run / "last.pdparams"), read_weights(whole / "last.pdparams")
+    for name, array in expected.items():
+        np.testing.assert_array_equal(weights[name], array, err_msg=name)
+
+
+def test_an_evaluation_that_fails_is_left_to_do(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last step, with an average: what is saved are the weights of training, and a resume evaluates them."""
+    settings = {"Global": {"epochs": 2, "eval_interval": 2}, "EMA": {"decay": 0.9}}
+    whole = train(load_config(small(tmp_path / "whole" / "run.yaml", few, **settings), BY_EPOCH)).path
+
+    def fails(*_: Any) -> Any:
+        raise UserError("val/03.png: cannot be read")
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="cannot be read"):
+        patched.setattr(Classification, "evaluate", fails)
+        train(load_config(small(tmp_path / "run.yaml", few, **settings), BY_EPOCH))
+    run = tmp_path / "output" / "run"
+    assert not (run / "last.pdparams").exists()
+    train(load_config(run, [f"Global.checkpoints={run}"]))
+    assert_same_run(run, whole)
+
+
 def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -> None:
     before = (whole["plain"] / "best.pdparams").read_bytes()
     message = fails("train", "-c", whole["plain"], lines=None)
