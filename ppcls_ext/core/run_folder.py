@@ -101,6 +101,14 @@ class RunFolder:
         """The folder that a config's run goes into."""
         return cls(run_folder_path(config))
 
+    def check_unused(self) -> None:
+        """Raise UserError where the folder holds a run already."""
+        if self.latest.exists() or self.best.exists():
+            raise UserError(
+                f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
+                "or write elsewhere: give the YAML file it came from, and -o Global.output_dir=FOLDER"
+            )
+
     def start(self, config: Config, labels: tuple[str, ...], resuming: bool) -> None:
         """Make the folder and write what is known before the first step (in one process of a job).
 
@@ -108,11 +116,8 @@ class RunFolder:
             UserError: it already holds a run and this is not its continuation.
         """
         self.lock()
-        if not resuming and (self.latest.exists() or self.best.exists()):
-            raise UserError(
-                f"run folder {self.path}: it already holds a run; go on with --resume {self.path}, "
-                "or write elsewhere: give the YAML file it came from, and -o Global.output_dir=FOLDER"
-            )
+        if not resuming:
+            self.check_unused()
         if not distributed.is_main():
             return
         try:

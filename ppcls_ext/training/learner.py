@@ -32,6 +32,7 @@ class Learner:
         device: full name, such as `cpu` or `gpu:0`.
     Attributes:
         average: None without an `EMA` section.
+        rate: the learning rate of the last step.
     Raises:
         UserError: a wrong section.
     """
@@ -39,6 +40,7 @@ class Learner:
     def __init__(self, task: Task, schedule: Schedule, device: str) -> None:
         self._task, self.schedule = task, schedule
         self._has_stepped = False
+        self.rate = 0.0
         self._seed = task.global_section.seed
         seed_all(self._seed)
         # Parameter names count up over the whole process: under a guard a run does not depend on earlier ones.
@@ -72,6 +74,7 @@ class Learner:
         Returns:
             the losses of each batch.
         """
+        self.rate = float(self.optimizer.get_lr())
         steps = self._backward(batches, number)
         synchronise(self.model)
         with RecordEvent("optimizer"):

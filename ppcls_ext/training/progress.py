@@ -49,7 +49,7 @@ class Progress:
         """Log the means since the epoch began; gives them as text for the progress bar."""
         self.flush(at)
         waiting = self._waits.share()
-        means, speed, lr = at.means(), self._pending.images_per_second(), float(learner.optimizer.get_lr())
+        means, speed, lr = at.means(), self._pending.images_per_second(), learner.rate
         event = {
             "epoch": at.epoch + 1, "step": at.total_steps, **means, "lr": lr,
             "images_per_s": round(speed, 1), "waiting_for_data": round(waiting, 4),

@@ -73,6 +73,8 @@ class Trainer:
         Raises:
             UserError: wrong data, weights of another network, a state of another run.
         """
+        if not self.global_section.checkpoints:
+            self.folder.check_unused()  # before what takes long; `start` looks again, when no other can write there
         _check_images(self.task, (["Eval"] if self.evaluations.loader is not None else []) + ["Train"])
         processes = distributed.world()
         if processes > 1:

@@ -198,6 +198,11 @@ def by_epoch(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 BY_EPOCH = ["Optimizer.lr={name: Piecewise, decay_epochs: [1, 2], values: [0.02, 0.01, 0.005], by_epoch: true}"]
 
 
+def test_the_log_has_the_rate_that_a_step_was_made_with(by_epoch: Path) -> None:
+    rates = {e["step"]: e["lr"] for e in log_of(by_epoch, "train")}
+    assert [rates[step] for step in (1, 5, 6, 10, 11, 15)] == [0.02, 0.02, 0.01, 0.01, 0.005, 0.005]
+
+
 @pytest.mark.parametrize("step", [1, 5, 6, 14, 15])
 def test_a_run_stopped_right_after_any_step_resumes_exactly(
     step: int, by_epoch: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
