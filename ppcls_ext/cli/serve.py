@@ -124,12 +124,16 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"serve --{name} must be a positive number of seconds, got {getattr(arguments, name)}")
     try:
         from ppcls_ext.serve.limits import MEGABYTE, Limits
+        from ppcls_ext.serve.model import GREY
         from ppcls_ext.serve.server import serve
     except ModuleNotFoundError as error:
         raise UserError(f"serve needs the package {error.name}: python -m pip install 'pplcnet[serve]'") from error
     token = _token(arguments.token_file)
     if token is None and not _is_loopback(arguments.host):
         say(f"serve --host {arguments.host} without a token: whoever reaches it may use it (--token-file sets one)")
+    least = GREY.shape[0] * GREY.shape[1]
+    if arguments.max_pixels < least:
+        raise UserError(f"serve --max-pixels {arguments.max_pixels}: give at least {least}, which its own probes have")
     size = arguments.max_mb * MEGABYTE
     limits = Limits(
         queue=arguments.queue,
@@ -160,6 +164,7 @@ def _token(file: Path | None) -> str | None:
         token, where = os.environ.get(TOKEN), f"${TOKEN}"
         if token is None:
             return None
+        token = token.strip()
     else:
         try:
             lines = read_text(file, LONGEST_TOKEN).splitlines()

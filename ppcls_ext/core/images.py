@@ -45,6 +45,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
 
+REPLACE_FILE = "; replace the file or remove it from the list"
+
+
 class BrokenImage(UserError):
     """An image file that is missing or cannot be decoded in full."""
 
@@ -88,7 +91,7 @@ def check_header(
     if size is not None:
         check_pixels(size, name, max_pixels, cure)
     elif data.size and max_pixels is not None:
-        raise BrokenImage(f"image {name}: not an image of a known kind; replace the file or remove it from the list")
+        raise BrokenImage(f"image {name}: not an image of a known kind{REPLACE_FILE}")
     return size
 
 
@@ -120,7 +123,7 @@ def decode_rgb(data: np.ndarray, name: str | Path, upright: bool = True, reducti
         with contextlib.suppress(cv2.error):  # it raises where a header asks for more than it allocates
             image = cv2.imdecode(data, flags)
     if image is None:
-        raise BrokenImage(f"image {name}: {_why(data)}; replace the file or remove it from the list")
+        raise BrokenImage(f"image {name}: {_why(data)}{REPLACE_FILE}")
     return image if is_rgb else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

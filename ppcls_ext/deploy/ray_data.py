@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ppcls_ext.core.device import most_threads, usable_cores
 from ppcls_ext.core.display import say
@@ -43,6 +47,7 @@ BLOCKS_PER_ACTOR = 8  # a short list is cut into at least so many, so that all a
 # Processors that the actors leave to Ray's other tasks, which read the list and leave out what is done: they compute
 # hardly anything, but would wait for ever for a processor. On this machine Ray is told of so many more than there are.
 SPARE_CPUS = 2
+CONNECT_SECONDS = 10.0
 MOST_RETRIES = 3  # a block whose actors die is tried no more often: an image may kill every process that reads it
 
 # What is no result begins with an underscore, which readers of Parquet folders pass over.
@@ -123,7 +128,7 @@ def infer_with_ray(images: Sequence[str], run: RayRun, shard: Shard | None = Non
         about = {"shard": None if shard is None else str(shard), **identity(paths, predictor, run.options)}
     with own_folder(run, about):
         if paths:
-            with _cluster(ray, run.address):
+            with _cluster(ray, run.address, run.predictor["threads"]):
                 _predict(ray, paths, run, taken)
     say(f"results: {run.folder}")
     return _failed(run.folder, len(paths))
@@ -195,20 +200,45 @@ def _begun(folder: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str) -> Iterator[None]:
-    """Ray, on this machine or of a cluster, as long as the context lasts."""
+def _cluster(ray: Any, address: str, threads: int) -> Iterator[None]:
+    """Ray, on this machine or of a cluster, as long as the context lasts; `threads` are those of an actor."""
     arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == LOCAL:
-        arguments |= {"num_cpus": usable_cores() + SPARE_CPUS, "include_dashboard": False}
+        cores = max(usable_cores(), threads)  # an actor of more threads than there are cores has room, too
+        arguments |= {"num_cpus": cores + SPARE_CPUS, "include_dashboard": False}
+    else:
+        _check_reachable(address)
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with quiet_stderr():
             ray.init(address=address, **arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"infer --ray {address}: {_one_line(error)}") from error
+    signal.signal(signal.SIGTERM, _end)  # Ray's own handler prints a C++ trace
     try:
         yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UserError where nothing listens at a HOST:PORT: Ray itself tries again for minutes, without a word."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UserError(f"infer --ray {address}: {error}; give HOST:PORT or auto") from error
+    if host is None or port is None:  # auto, or a name of Ray's own
+        return
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"infer --ray {address}: no answer ({error}); is the address that of Ray's head?") from error
 
 
 def _predict(ray: Any, paths: Sequence[str], run: RayRun, taken: Mapping[str, Any]) -> None:
@@ -220,7 +250,7 @@ def _predict(ray: Any, paths: Sequence[str], run: RayRun, taken: Mapping[str, An
     import pyarrow
 
     threads = run.predictor["threads"]
-    actors = max(1, (int(ray.cluster_resources()["CPU"]) - SPARE_CPUS) // threads)
+    actors = _actors(ray, threads)
     blocks = max(-(-len(paths) // MOST_IN_BLOCK), min(len(paths), actors * BLOCKS_PER_ACTOR))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty()
@@ -248,6 +278,22 @@ def _predict(ray: Any, paths: Sequence[str], run: RayRun, taken: Mapping[str, An
         results.write_parquet(folder, ray_remote_args={"num_cpus": 0})
     except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
         raise CheckFailed(f"infer --ray: {_one_line(error)}; what is done stays, go on with --resume") from error
+
+
+def _actors(ray: Any, threads: int) -> int:
+    """How many actors of so many threads a cluster has room for, beside Ray's own tasks.
+
+    Raises:
+        UserError: for none; Ray would wait for ever.
+    """
+    for_actors = int(ray.cluster_resources()["CPU"]) - SPARE_CPUS
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    most = min(largest, for_actors)
+    if most < 1:
+        raise UserError(f"infer --ray: Ray's own tasks need {SPARE_CPUS} processors, and the cluster has no more")
+    if threads > most:
+        raise UserError(f"infer --ray --threads {threads}: no actor of the cluster can have so many; give {most}")
+    return for_actors // threads
 
 
 def _one_line(error: BaseException) -> str:

@@ -100,7 +100,7 @@ class ResultsFile:
         self._finished = False
         regular_target(self._part)
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        state = self._state(path, run(), resume) if run is not None else None
+        state = self._state(path, None if run is None else run(), resume)
         self._file = self._opened()
         try:
             self._begin(state)
@@ -109,12 +109,12 @@ class ResultsFile:
             raise
         self._waiting = 0
 
-    def _state(self, path: Path, run: Mapping[str, Any], resume: bool) -> Mapping[str, Any] | None:
+    def _state(self, path: Path, run: Mapping[str, Any] | None, resume: bool) -> Mapping[str, Any] | None:
         """What is known of the interrupted run that is to be resumed; None begins anew."""
         if resume:
             check_unfinished(path)
         state = _read_progress(self._progress) if self._part.exists() else None  # else it is of one that was deleted
-        if resume and state is not None:
+        if resume and state is not None and run is not None:
             check_same(self._part, state["run"], run)
             return state
         if state is not None and state["done"]:

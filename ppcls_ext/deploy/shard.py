@@ -43,5 +43,6 @@ def read_shard(text: str) -> Shard:
         raise UserError(f"--shard {text}: expected I/N, share I of N, such as 1/4")
     shard = Shard(int(found[1]), int(found[2]))
     if not 1 <= shard.index <= shard.count:
-        raise UserError(f"--shard {text}: shares are counted from 1 to N; a job's number from 0 needs 1 added to it")
+        advice = "a job's number from 0 needs 1 added to it" if shard.index == 0 else f"give 1/{shard.count or 1} or so"
+        raise UserError(f"--shard {text}: shares are counted from 1 to N; {advice}")
     return shard

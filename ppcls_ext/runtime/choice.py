@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, HOW_TO_EXPORT
 from ppcls_ext.runtime.exported import Exported
@@ -143,6 +143,8 @@ def choose_engine(
             that it does not run or that is not there.
     """
     if engine is not None:
+        if engine not in ENGINES:
+            raise UserError(f"engine '{engine}' is unknown; {nearest(engine, [*ENGINES, AUTO])}")
         kind = engine_class(engine)
         kind.require()
         usable = [f for f in kind.formats if f in exported.formats]

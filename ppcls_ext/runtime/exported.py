@@ -214,6 +214,8 @@ def _refused(folder: Path, why: str) -> UserError:
 
 def _read_recipe(folder: Path) -> Any:
     file = folder / RECIPE
+    if not folder.exists():
+        raise UserError(f"exported model {folder}: no such folder; give the one that export wrote")
     if not file.exists():
         raise UserError(f"exported model {folder}: no {RECIPE} in it; give the folder that export wrote")
     try:

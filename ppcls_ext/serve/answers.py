@@ -56,6 +56,9 @@ async def no_such_place(request: Request, error: Exception) -> Response:
     """The answer to a request for an address or method that there is not."""
     assert isinstance(error, HTTPException)
     text = "no such address; GET / lists them" if error.status_code == 404 else error.detail
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        text = f"{request.method[:20]} is not for this address; it takes {allowed}"
     return refused(Refusal(error.status_code, text, error.headers))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -37,6 +37,9 @@ class Service:
     Args:
         models: by name; the service does not close their predictors.
         token: that requests must bear, if any; health is open to all.
+    Attributes:
+        draining: the service is being stopped.
+        is_crowded: whether there are more connections than requests are answered on; the server sets it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Service:
     ) -> None:
         self.models, self.limits, self.metrics, self.log = models, limits, metrics, log
         self.draining = False
+        self.is_crowded: Callable[[], bool] = lambda: False
         self._bodies, self.pictures = Bodies(limits), Pictures()
         self._token = token
 
@@ -71,7 +75,7 @@ class Service:
             lifespan=self._lifespan,
         )
         starlette.router.redirect_slashes = False
-        return Guard(starlette, self.metrics, self.log, self._token)
+        return Guard(starlette, self.metrics, self.log, self._token, lambda: self.draining, lambda: self.is_crowded())
 
     async def index(self, request: Request) -> Response:
         """GET /"""
@@ -113,6 +117,9 @@ class Service:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer"""
         model = self._of_path(request)
+        if request.query_params:
+            name = next(iter(request.query_params))
+            raise Refusal(400, f"parameter {name[:50]!r}: this address takes none; POST /predict does")
         model.check_room()
         async with self._bodies.read(request) as body:
             asked = await protocol.read_request(body, request.headers.get(protocol.HEADER), self.limits)

@@ -106,9 +106,14 @@ def decoded_base64(text: Any, where: str) -> bytes:
     if not isinstance(text, str):
         raise Refusal(400, f"{where} must be base64 text")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(_without_breaks(text), validate=True)
     except (binascii.Error, ValueError):
-        raise Refusal(400, f"{where} is not valid base64") from None
+        raise Refusal(400, f"{where} is not valid base64 of a file, which has no data: before it") from None
+
+
+def _without_breaks(text: str) -> str:
+    """Base64 as many programs write it has a line break after each 76 characters."""
+    return "".join(text.split()) if "\n" in text else text
 
 
 async def images_of(headers: Headers, body: bytes, limits: Limits) -> tuple[list[RequestImage], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +25,22 @@ class Guard:
     Args:
         app: that answers those which bear the token.
         token: that requests must bear, if any; health is open to all.
+        draining: whether the service is being stopped, so that connections end with the answer they are at.
+        crowded: whether there are too many connections, so that only questions of health are answered.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: Log, token: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log: Log,
+        token: str | None,
+        draining: Callable[[], bool] = lambda: False,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app, self._metrics, self._log = app, metrics, log
         self._token = None if token is None else _digest(token)
+        self._draining, self._crowded = draining, crowded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -43,12 +55,17 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._draining():  # the client would send its next request into a connection that closes
+                    message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
             await send(message)
 
         try:
             if _has_two_lengths(scope):
                 refusal = Refusal(400, "Content-Length beside Transfer-Encoding; send one", {"Connection": "close"})
                 await refused(refusal)(scope, receive, sent)
+            elif self._crowded() and scope["path"] not in OPEN_TO_ALL:
+                headers = {"Retry-After": "1", "Connection": "close"}
+                await refused(Refusal(503, "too many connections; come again later", headers))(scope, receive, sent)
             elif self._lets_in(scope):
                 await self._app(scope, receive, sent)
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import socket
 import struct
 import sys
 import time
@@ -23,6 +24,7 @@ from ppcls_ext.core.errors import UserError
 
 PATIENCE_S = 120.0  # an answer may take this long
 CALLS = 200  # so many calls of the Predictor alone give their median
+RECONNECT_S = 0.1  # between two tries where nothing listens
 SLOW_S = 1.0  # a slow client takes this long for half of its body
 
 
@@ -119,25 +121,32 @@ class _Shared:
 
 async def _client(shared: _Shared, number: int) -> None:
     chance = random.Random(number)
-    reader, writer = await shared.connect()
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     while (image := shared.next()) is not None:
         if chance.random() < shared.hostile:
             await _be_hostile(shared, image, chance)
         start = time.perf_counter()
         try:
+            if connection is None:
+                connection = await shared.connect()
+            reader, writer = connection
             writer.write(shared.request(image))
             status = await asyncio.wait_for(_status(reader), PATIENCE_S)
         except (OSError, EOFError, asyncio.TimeoutError):
             shared.found.lost += 1
-            writer.close()
-            reader, writer = await shared.connect()
+            if connection is None:
+                await asyncio.sleep(RECONNECT_S)
+            else:
+                connection[1].close()
+                connection = None
             continue
         shared.found.statuses[status] += 1
         if status == 200:
             shared.found.ms.append((time.perf_counter() - start) * 1e3)
         elif status == 429:
             await asyncio.sleep(0.05)
-    writer.close()
+    if connection is not None:
+        connection[1].close()
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
@@ -160,8 +169,12 @@ async def _be_hostile(shared: _Shared, image: bytes, chance: random.Random) -> N
         "slow": (whole[: len(whole) // 2], whole[len(whole) // 2 :]),
         "dropped": (whole[:-1], b""),
     }
-    reader, writer = await shared.connect()
     outcome = "closed"
+    try:
+        reader, writer = await shared.connect()
+    except OSError:
+        shared.found.hostile[f"{kind} {outcome}"] += 1
+        return
     try:
         first, rest = parts[kind]
         writer.write(first)
@@ -220,13 +233,31 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of --bare (default: 1)")
     parser.add_argument("--batch", type=int, default=8, help="of --bare (default: 8)")
     given = parser.parse_args()
-    images = [file.read_bytes() for file in given.images]
+    try:
+        return _load(given)
+    except UserError as error:
+        print(f"load: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def _load(given: argparse.Namespace) -> int:
+    url = urlsplit(given.address)
+    if url.scheme != "http" or not url.hostname:
+        raise UserError(f"{given.address}: give an address such as http://127.0.0.1:8000/predict")
+    if given.seconds <= 0 or min(given.clients) < 1 or (given.requests is not None and given.requests < 1):
+        raise UserError("--clients, --seconds and --requests must be above 0")
+    if not 0 <= given.hostile <= 1:
+        raise UserError(f"--hostile {given.hostile}: give a share from 0 to 1")
+    try:
+        images = [file.read_bytes() for file in given.images]
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; give image files") from error
+    try:
+        socket.create_connection((url.hostname, url.port or 80), PATIENCE_S).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{given.address}: no answer ({error}); is the service running?") from error
     if given.bare:
-        try:
-            rate, ms = bare(given.bare, images, given.threads, given.batch, given.seconds)
-        except UserError as error:
-            print(f"load: {error}", file=sys.stderr)
-            return error.exit_status
+        rate, ms = bare(given.bare, images, given.threads, given.batch, given.seconds)
         print(f"Predictor alone {rate:8.1f} images/s  p50 {ms:7.2f} ms of a call", flush=True)
     lost = 0
     for clients in given.clients:

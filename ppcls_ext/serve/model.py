@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.images import BrokenImage
+from ppcls_ext.core.images import REPLACE_FILE, BrokenImage
 from ppcls_ext.runtime.inference import Inference
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.results import Result
@@ -177,8 +177,9 @@ class Model:
     def _outcome(self, job: Job) -> Result | Refusal:
         error = job.done.exception()
         if error is not None:
-            text = " ".join(str(error).split()) or type(error).__name__
-            return Refusal(422 if isinstance(error, BrokenImage) else 500, text)
+            if isinstance(error, BrokenImage):
+                return Refusal(422, _for_client(error, job.image))
+            return Refusal(500, " ".join(str(error).split()) or type(error).__name__)
         result = job.done.result()
         stages = self._metrics.stage_seconds
         for stage, ms in result.ms.items():
@@ -186,6 +187,12 @@ class Model:
         waited = time.perf_counter() - job.since - sum(result.ms.values()) / 1e3
         stages.labels(self.name, "wait").observe(max(0.0, waited))
         return result if job.image.name is None else replace(result, source=job.image.name)
+
+
+def _for_client(error: BrokenImage, image: RequestImage) -> str:
+    """What is wrong with an image, for whom has sent it: there is no list of files to remove it from."""
+    text = " ".join(str(error).split()).removesuffix(REPLACE_FILE)
+    return text.replace(source_name(image.content), image.name or "of the request", 1) + "; send another file"
 
 
 def watch_batches(inference: Inference, observe: Callable[[float], None]) -> None:

@@ -35,6 +35,7 @@ from ppcls_ext.serve.model import GREY, Model
 from ppcls_ext.serve.options import Options
 
 MOST_CONNECTIONS = 1024
+PROBES = 64  # connections beyond them, that get an answer to questions of health alone
 OTHER_FILES = 256  # so many may be open beside connections: those of models, libraries, the log
 LARGEST_HEAD = 2**14  # bytes of a request's line and headers
 KEEP_ALIVE_S = 30  # between two requests of a connection
@@ -70,7 +71,7 @@ def serve(
     for option in options:
         if not any(option in own for own in chosen.values()):
             raise UserError(f"serve --{option}: no model here has it")
-    allow_open_files(MOST_CONNECTIONS + OTHER_FILES)  # many systems give 1,024 unless they are asked
+    allow_open_files(MOST_CONNECTIONS + PROBES + OTHER_FILES)  # many systems give 1,024 unless they are asked
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_bound(host, port))
         metrics = Metrics()
@@ -110,7 +111,7 @@ def model_names(folders: Sequence[str]) -> dict[str, Path]:
         name, separator, rest = text.partition("=")
         folder = Path(rest if separator and not Path(text).is_dir() else text)
         if not separator or Path(text).is_dir():
-            path = folder.resolve()
+            path = Path(os.path.abspath(folder))  # a symlink is called as it is, whatever it points to at the moment
             name = path.parent.name if path.name == "inference" else path.name
         if not _NAME.fullmatch(name):
             raise UserError(f"model {text}: '{name}' cannot be a name in an address; give NAME=FOLDER")
@@ -136,18 +137,21 @@ def build_server(service: Service, limits: Limits) -> Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MOST_CONNECTIONS + PROBES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(limits.drain_s)),
         h11_max_incomplete_event_size=LARGEST_HEAD,
     )
-    return Server(config, service)
+    server = Server(config, service)
+    service.is_crowded = lambda: len(server.server_state.connections) > MOST_CONNECTIONS
+    return server
 
 
 def run(server: Server, listener: socket.socket) -> None:
     """Answer requests at a bound socket until SIGTERM or SIGINT, and then those that were accepted."""
-    # uvicorn restores these handlers once it has drained, and raises the signal again: this time nothing is to happen.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    # uvicorn has handlers of its own while it runs. One that comes before is as good as one while it does; once it has
+    # drained it raises the signal again, which then changes nothing.
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         asyncio.run(server.serve(sockets=[listener]))
     finally:

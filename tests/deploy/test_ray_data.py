@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -162,6 +163,33 @@ def test_without_ray_one_line_says_what_is_missing(
     line = ("infer", "-m", exported, "-i", data / "val", "--ray", "--format", "parquet", "--save", tmp_path / "r")
     assert "needs Ray Data; python -m pip install 'pplcnet[ray]', or make ray" in fails(*line)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_where_nothing_listens_is_a_line(address: str) -> None:
+    """Ray itself would try again for minutes, without a word."""
+    with pytest.raises(UserError, match=f"infer --ray {address}: "):
+        ray_data._check_reachable(address)
+
+
+@pytest.mark.parametrize(("cpus", "threads", "actors"), [([4], 1, 2), ([4, 4], 3, 2), ([2 + 8], 4, 2)])
+def test_actors_leave_room_for_the_tasks_of_ray(cpus: list[int], threads: int, actors: int) -> None:
+    assert ray_data._actors(cluster(cpus), threads) == actors
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "clue"),
+    [([4], 4, "can have so many; give 2"), ([4, 4], 5, "can have so many; give 4"), ([2], 1, "need 2 processors")],
+)
+def test_an_actor_that_would_wait_for_ever_is_refused(cpus: list[int], threads: int, clue: str) -> None:
+    with pytest.raises(UserError, match=clue):
+        ray_data._actors(cluster(cpus), threads)
+
+
+def cluster(cpus: list[int]) -> Any:
+    """What Ray tells of a cluster whose nodes have so many processors."""
+    nodes = [{"Alive": True, "Resources": {"CPU": float(count)}} for count in cpus]
+    return SimpleNamespace(cluster_resources=lambda: {"CPU": float(sum(cpus))}, nodes=lambda: nodes)
 
 
 def test_a_file_system_without_locks_is_a_line(

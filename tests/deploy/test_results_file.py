@@ -217,6 +217,15 @@ def test_only_the_same_run_is_resumed(tmp_path: Path) -> None:
         ResultsFile(path, encoder_of("csv"), lambda: RUN, True)
 
 
+def test_a_run_that_cannot_be_resumed_keeps_what_an_interrupted_one_has(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    interrupted(path, some_results()[:2])
+    with pytest.raises(UserError, match="has 2 of 5 images of an interrupted run; go on with --resume, or delete it"):
+        ResultsFile(path, encoder_of("csv"), None, False)
+    write_all(path, "csv", resume=True)
+    assert path.read_bytes().startswith(b"image,")
+
+
 def test_a_run_that_cannot_be_resumed_leaves_nothing(tmp_path: Path) -> None:
     interrupted(tmp_path / "r.csv", some_results()[:2], run=None)
     assert list(tmp_path.iterdir()) == []

@@ -58,6 +58,18 @@ def test_a_form_gives_a_list_by_the_names_of_the_files(served: Serve, client_of:
     assert [value_of(r) for r in client.post("/predict", files=files[:1]).json()] == [1]
 
 
+def test_what_is_wrong_with_an_image_is_said_to_whom_has_sent_it(served: Serve, client_of: Connect) -> None:
+    """By the name that it was sent under; there is no list of files to remove it from."""
+    client, cut = client_of(served()), png(1, 64)[:80]
+    files = [("x", ("one.png", png(1))), ("x", ("cut.png", cut))]
+    text = client.post("/predict", files=files).json()[1]["error"]
+    assert text.startswith("image cut.png: ")
+    assert text.endswith("; send another file")
+    text = client.post("/predict", content=cut, headers=PNG).json()["error"]
+    assert text.startswith("image of the request: ")
+    assert "list" not in text
+
+
 def test_json_gives_what_it_asks_for(served: Serve, client_of: Connect) -> None:
     client = client_of(served())
     assert value_of(client.post("/predict", json={"image": base64_of(png(7))}).json()) == 7
@@ -298,6 +310,7 @@ def test_other_places_are_errors_of_one_line(
     answer = client_of(served()).request(method, path)
     assert answer.status_code == status
     assert set(answer.json()) == {"error"}
+    assert status != 405 or f"it takes {answer.headers['allow']}" in answer.json()["error"]
 
 
 def test_a_large_body_is_refused(served: Serve, client_of: Connect) -> None:

@@ -114,6 +114,19 @@ def test_an_error_of_an_image_is_in_its_result_unless_all_have_one(served: Serve
     assert client.post(INFER, json=asked(tensor(data=texts[:1]))).status_code == 422
 
 
+def test_options_of_predict_are_refused_and_not_passed_over(served: Serve, client_of: Connect) -> None:
+    answer = client_of(served()).post(f"{INFER}?topk=1", json=asked(tensor()))
+    assert answer.status_code == 400
+    assert "'topk'" in answer.json()["error"]
+
+
+def test_base64_may_have_line_breaks(served: Serve, client_of: Connect) -> None:
+    text = base64.encodebytes(png(9, 64)).decode()
+    assert "\n" in text.strip()
+    answer = client_of(served()).post(INFER, json=asked(tensor(data=[text]))).json()
+    assert value_of(json.loads(answer["outputs"][0]["data"][0])) == 9
+
+
 def test_a_client_may_wait_for_less_than_the_deadline(served: Serve, client_of: Connect) -> None:
     service = served()
     client = client_of(service)

@@ -308,12 +308,38 @@ def test_what_was_accepted_is_answered_before_the_end(served: Serve) -> None:
     assert events.index("draining") < events.index("request")
 
 
+def test_connections_end_with_their_answer_while_the_service_drains(served: Serve) -> None:
+    """Else a client sends its next request into a connection that is about to be closed."""
+    service = served()
+    with listening(service) as place:
+        assert b"connection: close" not in said(place, posted(png(1))).lower()
+        service.service.draining = True
+        assert b"connection: close" in said(place, posted(png(1))).lower()
+
+
+def test_among_too_many_connections_health_is_answered_alone(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppcls_ext.serve.server.MOST_CONNECTIONS", 2)
+    service = served()
+    with listening(service) as place, ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(place, SECONDS))
+        url = f"http://{place[0]}:{place[1]}"
+        wait_until(lambda: httpx.get(f"{url}/models", timeout=SECONDS).status_code == 503)
+        refused = httpx.get(f"{url}/models", timeout=SECONDS)
+        assert refused.json() == {"error": "too many connections; come again later"}
+        assert refused.headers["retry-after"] == "1"
+        assert httpx.get(f"{url}/v2/health/live", timeout=SECONDS).status_code == 200
+    assert service.metric("pplcnet_requests_total", route="other", status="503") >= 2
+
+
 def test_models_are_called_by_their_folders(tmp_path: Path) -> None:
     for name in ("one/inference", "two", "x=y", "bad name"):
         (tmp_path / name).mkdir(parents=True)
     folder = str(tmp_path)
     assert list(model_names([f"{folder}/one/inference", f"{folder}/two"])) == ["one", "two"]
     assert model_names([f"b={folder}/two"]) == {"b": tmp_path / "two"}
+    (tmp_path / "link").symlink_to(tmp_path / "two")
+    assert list(model_names([f"{folder}/link"])) == ["link"]  # whatever it points to
     for wrong, why in (
         ([f"{folder}/two", f"two={folder}/one"], "already"),
         ([f"{folder}/bad name"], "NAME=FOLDER"),
@@ -341,6 +367,8 @@ def _recipe(folder: Path) -> Path:
 
 def test_bad_flags_are_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "no inference.yml" in fails("serve", "-m", tmp_path)
+    assert "no such folder" in fails("serve", "-m", tmp_path / "nothing")
+    assert "give at least 4096" in fails("serve", "-m", tmp_path, "--max-pixels", "100")
     assert "--deadline" in fails("serve", "-m", tmp_path, "--deadline", "0")
     assert "--threshold" in fails("serve", "-m", f"a={_recipe(tmp_path)}", "--threshold", "0.5")
     (tmp_path / "token").write_text("\n")

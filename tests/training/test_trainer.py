@@ -269,9 +269,11 @@ def test_an_evaluation_that_fails_is_left_to_do(few: Path, tmp_path: Path, monke
     def fails(*_: Any) -> Any:
         raise UserError("val/03.png: cannot be read")
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="cannot be read"):
+    config = load_config(small(tmp_path / "run.yaml", few, **settings), BY_EPOCH)
+    with monkeypatch.context() as patched:
         patched.setattr(Classification, "evaluate", fails)
-        train(load_config(small(tmp_path / "run.yaml", few, **settings), BY_EPOCH))
+        with pytest.raises(UserError, match="cannot be read"):
+            train(config)
     run = tmp_path / "output" / "run"
     assert not (run / "last.pdparams").exists()
     train(load_config(run, [f"Global.checkpoints={run}"]))
