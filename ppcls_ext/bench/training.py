@@ -104,7 +104,10 @@ def trainees(
             found.append(Trainee(f"pplcnet, {count} threads", sys.executable, settings))
         return found
     found.append(Trainee("pplcnet, Global.fast_cpu=false", sys.executable, {**common, "fast": False}))
-    has_torch = subprocess.run([torch_python, "-c", "import torch"], capture_output=True).returncode == 0
+    try:
+        has_torch = subprocess.run([torch_python, "-c", "import torch"], capture_output=True).returncode == 0
+    except OSError as error:
+        raise UserError(f"--torch-python {torch_python}: {error.strerror}; give a Python that has PyTorch") from error
     if not has_torch:
         say("PyTorch is not installed, and left out; --torch-python names a Python that has it")
         return found
@@ -180,6 +183,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _compare(given: argparse.Namespace) -> None:
+    for name in ("threads", "batch", "size", "rounds", "steps"):
+        if getattr(given, name) < 1:
+            raise UserError(f"--{name} {getattr(given, name)}: expected 1 or more")
+    if any(threads < 1 for threads in given.other_threads) or given.busy < 0:
+        raise UserError("--other-threads and --busy are numbers of threads and of cores")
+    if given.processor_time and given.other_threads:
+        raise UserError("--processor-time adds up the threads of a step, so it cannot compare numbers of them")
     sizes = given.network, given.threads, given.batch, given.size
     taking_part = trainees(*sizes, given.torch_python, given.other_threads, given.torch_compile)
     for trainee in taking_part:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.cli.arguments import add_config_arguments, given, positive, up_to
-from ppcls_ext.core.config import ENVIRONMENT, LATEST_STATE, Config, in_run_folder, load_config, run_folder_path
+from ppcls_ext.core.config import ENVIRONMENT, LATEST_STATE, Config, in_run_folder, load_config
 from ppcls_ext.core.device import cpu_threads, free_cores, set_threads, usable_cores
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
 from ppcls_ext.core.reading import Unreadable, read_json
+from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.models.spec import SPECS
 
 NAME = "train"
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"Global.checkpoints={arguments.resume}")
     given = arguments.resume or arguments.config
     if arguments.profile:
+        if load_config(given, overrides).get("Distill"):
+            overrides.append("Distill.cache=null")  # a profile writes nothing
         return _profile(arguments, _leaving_busy_cores(given, overrides))
     if arguments.nproc > 1:
         return _run_processes(arguments, load_config(given, overrides))
@@ -141,12 +144,21 @@ def _share_of_another_job(config: Config) -> int | None:
 
 
 def _run_processes(arguments: argparse.Namespace, config: Config) -> int:
-    """Run the same command without `--nproc` in each process of a job."""
+    """Run the same command without `--nproc` in each process of a job.
+
+    Raises:
+        UserError: beside `run_job`'s, where a run that is there is not to be touched, its logs included.
+    """
+    folder = RunFolder.of(config)
+    folder.lock()
+    folder.unlock()  # for the job
+    if not arguments.resume:
+        folder.check_unused()
     own = ["--resume", arguments.resume] if arguments.resume else ["-c", arguments.config]
     for override in arguments.override:
         own += ["-o", override]
     command = [sys.executable, "-u", "-m", "ppcls_ext.cli", NAME, *own]
-    return run_job(arguments.nproc, command, run_folder_path(config) / "log", f"pplcnet {NAME}: ")
+    return run_job(arguments.nproc, command, folder.path / "log", f"pplcnet {NAME}: ")
 
 
 def _profile(arguments: argparse.Namespace, config: Config) -> int:

@@ -165,7 +165,8 @@ class Loader:
         if len(self) == 0:
             raise UserError(
                 f"a batch of {self.batch_size} with drop_last leaves nothing of {len(dataset)} images; "
-                "use a smaller sampler.batch_size, or sampler.drop_last=false"
+                "-o DataLoader.Train.sampler.batch_size=N takes a smaller one, and "
+                "-o DataLoader.Train.sampler.drop_last=false the rest"
             )
 
     def __len__(self) -> int:

@@ -22,7 +22,10 @@ from ppcls_ext.training.state import (
     read_state,
     save_state,
 )
-from ppcls_ext.upstream.paddle import accumulator_names, restore_state
+from ppcls_ext.upstream.paddle import accumulator_names
+
+ADDED = ("network", "image_shape")  # what states of earlier versions do not say
+HINTS = {"batch_size": ": it is that of all processes, DataLoader.Train.sampler.batch_size times --nproc"}
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Checkpoint:
         if learner.average is not None:
             learner.average.load(_part(tensors, "ema/"))
         learner.precision.load(info.get("precision", {}))
-        restore_state(learner.schedule.lr, info["schedule"])
+        learner.schedule.restore(info["schedule"])
         return position
 
     def _check_run(self, path: Path, run: Any) -> None:
@@ -82,10 +85,11 @@ class Checkpoint:
         fingerprint = self.fingerprint()
         for key in {**run, **fingerprint}:
             was, now = run.get(key), fingerprint.get(key)
-            if _as_json(was) != _as_json(now):
+            if _as_json(was) != _as_json(now) and not (key in ADDED and key not in run):
                 raise UserError(
                     f"training state {path}: saved with {str(key)[:40]} {str(was)[:100]}, this config has {now}; "
-                    "an exact resume needs the same (or start anew from its weights: -o Global.pretrained_model=FILE)"
+                    f"an exact resume needs the same{HINTS.get(key, '')} (or start anew from its weights: "
+                    "-o Global.pretrained_model=FILE)"
                 )
 
     def _check(self, tensors: Weights, info: Mapping[str, Any], position: Position) -> None:

@@ -167,9 +167,8 @@ class Teacher:
                 model = build_arch(self.files.arch, self.class_num)
             except UserError as error:
                 raise UserError(f"Distill.teacher: {error}") from error
-        own = model.state_dict()
         for name in head_names(model):
-            if name in weights and tuple(weights[name].shape) != tuple(own[name].shape):
+            if name in weights and weights[name].ndim and weights[name].shape[-1] != self.class_num:
                 raise UserError(
                     f"Distill.teacher {self.files.weights}: it has {weights[name].shape[-1]} classes, the student "
                     f"{self.class_num}; both need the same ones in the same order"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from ppcls_ext.core import distributed
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.models.weights import save_weights
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.learner import Learner
-from ppcls_ext.training.position import Position
+from ppcls_ext.training.position import Position, diverged
 
 
 class Evaluations:
@@ -26,6 +28,8 @@ class Evaluations:
 
         Args:
             finished: no epoch follows.
+        Raises:
+            CheckFailed: a metric is not a number; no weights are written then.
         """
         if self.loader is not None and (at.epoch % self._task.global_section.eval_interval == 0 or finished):
             return self._evaluate(at, learner, folder, finished)
@@ -38,6 +42,9 @@ class Evaluations:
         last = finished or (section.early_stop is not None and at.stale + 1 >= section.early_stop)  # it may be
         with learner.averaged():
             metrics = self._task.evaluate(learner.model, lambda _: None, folder.eval if last and main else None)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise diverged(name, value, f"in the evaluation after epoch {at.epoch}")
         if main:
             save_weights(folder.last, learner.weights())
         if at.rank(metrics[self._task.primary], section.early_stop) and main:

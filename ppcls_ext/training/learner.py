@@ -83,7 +83,7 @@ class Learner:
             self._has_stepped = True
             self._task.keep_memory()
         if not self.schedule.by_epoch:
-            self.schedule.lr.step()
+            self.schedule.advance()
         if self.average is not None:
             with RecordEvent("average"):
                 self.average.update(self.model, number + 1)
@@ -105,7 +105,7 @@ class Learner:
     def end_epoch(self) -> None:
         """Step a schedule that goes by epochs."""
         if self.schedule.by_epoch:
-            self.schedule.lr.step()
+            self.schedule.advance()
 
     def weights(self) -> Weights:
         """The weights that a run is for: the averages, where the config asks for them."""

@@ -66,7 +66,7 @@ class Forecast:
 
     def __init__(self, last_step: int) -> None:
         self.last_step = last_step
-        self._steps, self._began, self._told = 0, 0.0, False
+        self._steps, self._images, self._began, self._told = 0, 0, 0.0, False
 
     def step(self, total_steps: int, images: int) -> str | None:
         """Count a step; gives the line to show, when it is time for it.
@@ -81,6 +81,8 @@ class Forecast:
         now = time.monotonic()
         if self._steps == FIRST_STEPS:
             self._began = now
+        elif self._steps > FIRST_STEPS:
+            self._images += images  # not all batches are full
         measured = self._steps - FIRST_STEPS
         if measured < MEASURED_STEPS or now - self._began < MEASURED_SECONDS:
             return None
@@ -88,4 +90,5 @@ class Forecast:
         pace = (now - self._began) / measured
         steps = self.last_step - total_steps
         left = timedelta(seconds=round(pace * steps))
-        return f"{steps} steps to go, about {left} at {images / pace:.1f} images/s, without evaluations"
+        speed = self._images / (now - self._began)
+        return f"{steps} steps to go, about {left} at {speed:.1f} images/s, without evaluations"

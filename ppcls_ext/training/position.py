@@ -81,10 +81,7 @@ class Position:
         for name, value in {**step.losses, **step.stats}.items():
             number = float(value)
             if not math.isfinite(number):
-                raise CheckFailed(
-                    f"{name} is {number} near step {self.total_steps} (epoch {self.epoch + 1}): training diverged; "
-                    "lower Optimizer.lr.learning_rate or start from pretrained weights"
-                )
+                raise diverged(name, number, f"near step {self.total_steps} (epoch {self.epoch + 1})")
             self.sums[name] = self.sums.get(name, 0.0) + number * step.images
         self.images += step.images
 
@@ -116,6 +113,14 @@ class Position:
         self.stale += 1
         self.stopped = patience is not None and self.stale >= patience
         return False
+
+
+def diverged(name: str, value: float, where: str) -> CheckFailed:
+    """What to raise for a loss or a metric that is not a number."""
+    return CheckFailed(
+        f"{name} is {value} {where}: training diverged; lower Optimizer.lr.learning_rate or start from pretrained "
+        "weights"
+    )
 
 
 def _is_number(value: Any) -> bool:

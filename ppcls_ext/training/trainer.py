@@ -205,6 +205,8 @@ def _fingerprint(trainer: Trainer) -> dict[str, Any]:
     """What has to be the same for a resume to be exact, JSON-able."""
     return {
         "task": trainer.task.name,
+        "network": str(dict(trainer.task.config["Arch"]).get("name")),
+        "image_shape": list(trainer.global_section.image_shape),
         "optimizer": dict(trainer.task.config["Optimizer"]).get("name"),
         "seed": trainer.global_section.seed,
         "images": len(trainer.loader.dataset),

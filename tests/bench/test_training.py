@@ -33,6 +33,23 @@ def test_the_report_compares_each_with_the_first() -> None:
     assert (rows[1]["least"], rows[1]["most"]) == (32, 40)
 
 
+@pytest.mark.slow  # one of them tries to start a process
+@pytest.mark.parametrize(
+    ("arguments", "clue"),
+    [
+        (["--rounds", "0"], "--rounds 0: expected 1 or more"),
+        (["--batch", "-1"], "--batch -1: expected 1 or more"),
+        (["--other-threads", "0"], "numbers of threads"),
+        (["--processor-time", "--other-threads", "2"], "cannot compare numbers of them"),
+        (["--torch-python", "/nowhere/python"], "--torch-python /nowhere/python: No such file"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments: list[str], clue: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(arguments) == UserError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert clue in line
+
+
 @pytest.mark.slow
 def test_what_cannot_be_had_is_left_out() -> None:
     names = [c.name for c in training.trainees("PPLCNet_x0_25", 1, 2, 32, "/bin/false")]

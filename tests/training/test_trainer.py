@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +19,11 @@ import pytest
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.run_folder import read_log
 from ppcls_ext.models.weights import read_weights
 from ppcls_ext.training.optimizers import LR_NUMBERS
+from ppcls_ext.training.state import read_state
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.configs import config_of, write_config
 from tests.helpers.processes import ROOT, SECONDS, SIGNALS, command, forked_to_its_end
@@ -261,6 +265,27 @@ def test_a_run_of_steps_can_be_lengthened_any_number_of_times(
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
 
 
+def test_a_run_that_is_lengthened_goes_on_at_the_rate_of_its_new_length(few: Path, tmp_path: Path) -> None:
+    """Paddle's own cosine would stay at the 0 with which the run had ended."""
+    cosine = ["Optimizer.lr={name: Cosine, learning_rate: 0.02}"]
+    run = train(load_config(small(tmp_path / "run.yaml", few, Global={"epochs": 1}), cosine)).path
+    train(load_config(run, [f"Global.checkpoints={run}", "Global.epochs=2"]))
+    rates = {e["step"]: e["lr"] for e in log_of(run, "train")}
+    expected = {step: 0.01 * (1 + math.cos(math.pi * (step - 1) / 10)) for step in range(6, 11)}
+    assert {step: rates[step] for step in expected} == pytest.approx(expected)
+
+
+def test_a_metric_that_is_no_number_is_not_the_best(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Classification.evaluate
+    results = iter([{}, {"loss": math.nan}])
+    monkeypatch.setattr(Classification, "evaluate", lambda *arguments: {**own(*arguments), **next(results)})
+    with pytest.raises(CheckFailed, match="loss is nan in the evaluation after epoch 2: training diverged"):
+        train(load_config(small(tmp_path / "run.yaml", few)))
+    run = tmp_path / "output" / "run"
+    assert [e["epoch"] for e in log_of(run, "eval")] == [1]
+    assert read_state(run / "latest.safetensors")[1]["position"]["best_epoch"] == 1
+
+
 def test_an_evaluation_that_fails_is_left_to_do(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last step, with an average: what is saved are the weights of training, and a resume evaluates them."""
     settings = {"Global": {"epochs": 2, "eval_interval": 2}, "EMA": {"decay": 0.9}}
@@ -288,10 +313,39 @@ def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -
     assert (whole["plain"] / "best.pdparams").read_bytes() == before
 
 
+def test_a_job_leaves_the_logs_of_another_run_alone(fails: Fails, whole: dict[str, Path]) -> None:
+    """Of one that ended, and of one that is going on and writes them."""
+    log = whole["plain"] / "log" / "workerlog.0"
+    log.parent.mkdir()
+    log.write_text("what it said\n")
+    job = ("train", "--nproc", "2")
+    try:
+        assert "already holds a run" in fails(*job, "-c", whole["plain"], lines=None)
+        held = FolderLock(whole["plain"], "run folder")
+        held.acquire()
+        assert "is still writing there" in fails(*job, "--resume", whole["plain"], lines=None)
+        held.release()
+        assert log.read_text() == "what it said\n"
+    finally:
+        shutil.rmtree(log.parent)
+
+
 def test_resuming_with_another_batch_is_refused(whole: dict[str, Path]) -> None:
     overrides = [f"Global.checkpoints={whole['plain']}", "DataLoader.Train.sampler.batch_size=4"]
-    with pytest.raises(UserError, match=r"batch_size 8, this config has 4"):
+    with pytest.raises(UserError, match=r"batch_size 8, this config has 4; .* times --nproc"):
         train(load_config(whole["plain"], overrides))
+
+
+@pytest.mark.parametrize(
+    ("change", "clue"),
+    [
+        ("Arch.name=PPLCNet_x0_35", "network PPLCNet_x0_25, this config has PPLCNet_x0_35"),
+        ("Global.image_shape=[3,64,64]", r"image_shape \[3, 32, 32\], this config has \[3, 64, 64\]"),
+    ],
+)
+def test_resuming_with_another_network_or_size_is_refused(change: str, clue: str, whole: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=clue):
+        train(load_config(whole["plain"], [f"Global.checkpoints={whole['plain']}", change]))
 
 
 def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
