@@ -214,14 +214,15 @@ def tables(found: Profile, most: int = 25) -> list[tuple[str, list[str], list[Ro
     speed = f"{found.images / found.seconds:.1f} images/s"
     title = f"{found.steps} steps of {step * 1e3:.1f} ms ({speed}), threads: {found.threads}"
     parts = [(name, _ms(found.parts[name], found), _share(found.parts[name], found)) for name in PARTS]
-    limits = (
-        f"this machine: {found.gflops:.0f} GFLOP/s, {found.gbps:.1f} GB/s; bytes and FLOPs are those of our kernels"
-    )
+    limits = f"this machine: {found.gflops:.0f} GFLOP/s, {found.gbps:.1f} GB/s"
+    if found.problems:
+        limits += "; bytes and FLOPs are those of our kernels"
     columns = ["calls a step", "ms a step", "share", "GB/s", "GFLOP/s", "of the limit"]
+    kernels = ("kernels by size", ["kernel", *columns], _rows(found, found.problems, most))
     return [
         (title, ["part", "ms a step", "share"], parts),
         (limits, ["operator", *columns], _rows(found, found.operators, most)),
-        ("kernels by size", ["kernel", *columns], _rows(found, found.problems, most)),
+        *([kernels] if found.problems else []),
     ]
 
 
@@ -237,7 +238,7 @@ def _row(name: str, cost: Cost, found: Profile) -> Row:
     limit = found.of_limit(cost)
     return (
         name,
-        f"{cost.calls / found.steps:.0f}",
+        f"{cost.calls / found.steps:.{0 if cost.calls >= found.steps else 1}f}",  # of some sizes of several, below 1
         _ms(cost, found),
         _share(cost, found),
         f"{cost.bytes / cost.seconds / 1e9:.1f}" if cost.bytes else "",

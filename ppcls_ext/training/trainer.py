@@ -180,8 +180,10 @@ class Trainer:
 
     def _after_epoch(self) -> dict[str, float]:
         at = self.position
-        if not self.folder.latest.exists():
-            self.save_latest()  # weights without a state, left by a kill, could be neither resumed nor begun anew
+        # Weights without a state, left by a kill, could be neither resumed nor begun anew. And of several processes the
+        # one that saves may not learn that another could not read an image to evaluate on.
+        if not self.folder.latest.exists() or distributed.world() > 1:
+            self.save_latest()
         means, before = at.means(), replace(at)
         at.end_epoch()
         finished = at.total_steps >= self.last_step
