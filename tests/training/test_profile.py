@@ -90,3 +90,11 @@ def test_steps_are_profiled_and_nothing_is_saved(data: Path, tmp_path: Path) -> 
     shown = [row[0] for _, _, rows in tables(found, most=3) for row in rows]
     assert shown.count("all others") == 2
     assert not (tmp_path / "output").exists()
+
+
+def test_without_our_kernels_no_table_speaks_of_them() -> None:
+    found = Profile(steps=1, threads=1, gflops=10, gbps=1)
+    found.seconds = found.images = 1
+    shown = tables(found)
+    assert len(shown) == 2
+    assert not [title for title, _, _ in shown if "kernels" in title]
