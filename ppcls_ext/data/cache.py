@@ -28,8 +28,8 @@ MARGIN = 1.3  # of the memory that is set aside over what those headers make of 
 class ImageCache:
     """The decoded images of a split, by their number.
 
-    The memory is an anonymous mapping that worker processes inherit when they are forked. It lives as long as this
-    object, and takes real memory only where an image has been written.
+    The memory is an anonymous mapping that worker processes inherit when they are forked. It lives until `close`, and
+    takes real memory only where an image has been written.
 
     Args:
         split: what lines for the user call it.
@@ -67,8 +67,19 @@ class ImageCache:
             places = np.frombuffer(mmap.mmap(-1, 8 * (4 * self.slots * len(self.paths) + 1)), np.int64)
             self._places, self._end = places[:-1].reshape(-1, 4), places[-1:]
             self._lock: IO[Any] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in the next line)
-            weakref.finalize(self, self._lock.close)  # with the memory, whose end is that of this object
+            self._unlock = weakref.finalize(self, self._lock.close)
             self._memory = np.frombuffer(mmap.mmap(-1, capacity), np.uint8)
+
+    def close(self) -> None:
+        """Let go of the memory; the next pass sets some aside anew.
+
+        Objects that hold each other hold this one, so that it may outlive its run for long, and a study has many runs.
+        """
+        self._opened = False
+        if self._memory is not None:
+            self._memory = None
+            del self._places, self._end
+            self._unlock()
 
     def _plan(self, workers: int) -> tuple[int, str]:
         """Bytes to set aside, and what to say about it."""

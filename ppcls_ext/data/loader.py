@@ -206,7 +206,12 @@ class Loader:
                 yield batch
 
     def close(self) -> None:
-        """End the workers that prepare the next epoch, where there are any."""
+        """End the workers that prepare the next epoch, where there are any, and let go of images that are kept."""
+        self._end_ahead()
+        if self.cache is not None:
+            self.cache.close()
+
+    def _end_ahead(self) -> None:
         if self._ahead is not None:
             self._ahead[1].close()
             self._ahead = None
@@ -215,7 +220,7 @@ class Loader:
         if self._ahead is not None and skip == 0 and self._ahead[0] == epoch:
             (_, arriving, count), self._ahead = self._ahead, None
             return arriving, count
-        self.close()
+        self._end_ahead()
         return self._prepare(epoch, skip)
 
     def _prepare(self, epoch: int, skip: int) -> tuple[_Arriving, int]:

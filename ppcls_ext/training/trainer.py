@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.expect import verify
 from ppcls_ext.core.images import check_images
 from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.data.loader import Loader
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.checkpoint import Checkpoint
@@ -58,7 +60,9 @@ class Trainer:
         self.learner = Learner(task, schedule, self.device)
         self.position = Position()
         self.progress = Progress(self.global_section, self.loader, self.length)
-        self.checkpoint = Checkpoint(self.learner, self.length.steps, lambda: _fingerprint(self))
+        self.checkpoint = Checkpoint(
+            self.learner, self.length.steps, partial(_fingerprint, task, self.loader, self.learner)
+        )
 
     @property
     def last_step(self) -> int:
@@ -136,6 +140,8 @@ class Trainer:
                 raise
             finally:
                 self.loader.close()
+                if self.evaluations.loader is not None:
+                    self.evaluations.loader.close()
                 self.folder.close()
         if self.position.stopped:
             say(f"stopped early: {self.position.stale} evaluations without a better {self.task.primary}")
@@ -203,21 +209,22 @@ class Trainer:
         return metrics
 
 
-def _fingerprint(trainer: Trainer) -> dict[str, Any]:
+def _fingerprint(task: Task, loader: Loader, learner: Learner) -> dict[str, Any]:
     """What has to be the same for a resume to be exact, JSON-able."""
+    section = task.global_section
     return {
-        "task": trainer.task.name,
-        "network": str(dict(trainer.task.config["Arch"]).get("name")),
-        "image_shape": list(trainer.global_section.image_shape),
-        "optimizer": dict(trainer.task.config["Optimizer"]).get("name"),
-        "seed": trainer.global_section.seed,
-        "images": len(trainer.loader.dataset),
-        "batch_size": trainer.loader.batch_size,
-        "ema": trainer.learner.average is not None,
-        **({"update_freq": trainer.global_section.update_freq} if trainer.global_section.update_freq > 1 else {}),
-        **({"freeze": list(trainer.global_section.freeze)} if trainer.global_section.freeze else {}),
-        **({"amp": True} if trainer.learner.precision.state() else {}),
-        **trainer.task.fingerprint(),
+        "task": task.name,
+        "network": str(dict(task.config["Arch"]).get("name")),
+        "image_shape": list(section.image_shape),
+        "optimizer": dict(task.config["Optimizer"]).get("name"),
+        "seed": section.seed,
+        "images": len(loader.dataset),
+        "batch_size": loader.batch_size,
+        "ema": learner.average is not None,
+        **({"update_freq": section.update_freq} if section.update_freq > 1 else {}),
+        **({"freeze": list(section.freeze)} if section.freeze else {}),
+        **({"amp": True} if learner.precision.state() else {}),
+        **task.fingerprint(),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def temporary_files() -> set[str]:
         with contextlib.suppress(OSError):  # the one by which they are listed is closed
             links[number] = os.readlink(f"/dev/fd/{number}")
     return {number for number, link in links.items() if link.endswith(" (deleted)")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_let_go_and_can_be_taken_anew(paths: list[str]) -> None:
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("/dev/zero (deleted)")
+
+    before = mappings()
+    cache = opened(paths)
+    decoded(cache, paths)
+    assert mappings() > before
+    cache.close()
+    assert mappings() == before
+    assert decoded(cache, paths) == 6
+    cache.open(workers=0)
+    assert [decoded(cache, paths), decoded(cache, paths)] == [6, 0]
 
 
 def test_no_file_is_left_open(paths: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import shutil
@@ -303,6 +304,23 @@ def test_an_evaluation_that_fails_is_left_to_do(few: Path, tmp_path: Path, monke
     assert not (run / "last.pdparams").exists()
     train(load_config(run, [f"Global.checkpoints={run}"]))
     assert_same_run(run, whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_lets_go_of_its_images(few: Path, tmp_path: Path) -> None:
+    """Though nothing collects its objects, which hold each other: a study has many runs in one process."""
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("/dev/zero (deleted)")
+
+    gc.collect()
+    before = mappings()
+    gc.disable()
+    try:
+        train(load_config(small(tmp_path / "run.yaml", few, Global={"epochs": 2})))
+    finally:
+        gc.enable()
+    assert mappings() == before
 
 
 def test_a_run_folder_is_not_overwritten(fails: Fails, whole: dict[str, Path]) -> None:
