@@ -19,7 +19,9 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.soak import check_runs, soak
 from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.files import atomic_write_text, regular_target
+from ppcls_ext.runtime.engines import engine_class
+from ppcls_ext.runtime.exported import RECIPE, read_exported
 from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import CONFIDENCE
 
@@ -147,6 +149,18 @@ def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     show_table("compared with the old report", columns, shown)
 
 
+def check_exports(subjects: Sequence[Subject]) -> None:
+    """Raise UserError for an unknown engine, and for a folder that is not as export wrote it: another model would be
+    measured. Folders without a recipe are left to the engines.
+    """
+    for subject in subjects:
+        engine_class(subject.engine)
+    for model in dict.fromkeys(subject.model for subject in subjects):
+        if (model / RECIPE).exists():
+            exported = read_exported(model)
+            exported.verify(exported.checksums or {})
+
+
 def check_target(file: Path) -> None:
     """Make the folder of a file that is to be written. Raises UserError where it cannot be written."""
     if file.is_dir():
@@ -155,6 +169,7 @@ def check_target(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--json {file}: its folder cannot be made ({error.strerror}); give another file") from error
+    regular_target(file)
     if not os.access(file.parent, os.W_OK):
         raise UserError(f"--json {file}: its folder cannot be written to; give another file")
 
@@ -180,6 +195,7 @@ def benchmark(
     if json_file is not None:
         check_target(json_file)
     subjects = [chosen(subject) for subject in subjects]
+    check_exports(subjects)
     report = run_benchmark(subjects, settings)
     show_results(report)
     problems = [f"{name_of(row)}: {row['failure']}" for row in report["results"] if row["failure"]]

@@ -2,7 +2,7 @@
 
 import sys
 
-from ppcls_ext.cli.main import main
+from ppcls_ext.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

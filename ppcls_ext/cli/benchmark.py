@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.cli.arguments import DEFAULT_ENGINE, batch, core, engine_names, path, positive, real, seed, threads
+from ppcls_ext.cli.arguments import (
+    DEFAULT_ENGINE,
+    batch,
+    core,
+    engine_names,
+    path,
+    positive,
+    real,
+    seed,
+    threads,
+    up_to,
+)
 from ppcls_ext.core.config import parse
 from ppcls_ext.core.errors import UserError
 
@@ -102,7 +113,7 @@ def _add_subject_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--streams",
-        type=positive,
+        type=up_to(256),
         default=1,
         metavar="N",
         help="run N predictors at once, to measure throughput (default: %(default)s)",

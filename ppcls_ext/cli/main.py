@@ -8,13 +8,14 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ppcls_ext.cli import (
     advise,
@@ -156,10 +157,14 @@ def _place_and_reason(error: OSError) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status. Wrong usage raises SystemExit, as argparse does."""
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+    except SystemExit as end:  # after --help and --version, too
+        end.code = _flushed("", end.code)
+        raise
     try:
         with shown_log():
-            return int(arguments.run(arguments))
+            return int(_flushed(f" {arguments.command}", arguments.run(arguments)))
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         sys.stderr.close()
         return 0
@@ -168,11 +173,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         text, status = _explained(error)
         complain(f"pplcnet {arguments.command}: {text}")
+        _drop_what_cannot_be_written()
         if isinstance(error, PeerLost):
             from ppcls_ext.core.distributed import wait_for_launcher
 
             wait_for_launcher()
         return status
+
+
+def _flushed(command: str, status: Any) -> Any:
+    """The exit status, once what was written to stdout is out: Python itself would say in two lines that it is not."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        complain(f"pplcnet{command}: standard output: {error.strerror}; nothing more can be written there")
+        _drop_what_cannot_be_written()
+        return UserError.exit_status
+    return status
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Python writes the rest of stdout when it ends, and says in two lines of its own where it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

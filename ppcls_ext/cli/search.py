@@ -150,6 +150,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     space = space_named(arguments.space)
     default = calibration_file(arguments.engine, arguments.threads, space.name, arguments.quick)
     file = arguments.calibration or default
+    for folder in (arguments.out or CALIBRATING, arguments.work or WORK, file.parent):
+        _make_folder(folder)
     plan = CalibrationPlan(space, arguments.engine, arguments.threads, file, arguments.work or WORK, arguments.quick)
     found = calibrate(plan)
     page = write_report(found, arguments.out or CALIBRATING)
@@ -159,6 +161,14 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     else:
         check_accuracy(found, file)
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder now, and not only when there is something to write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"search: {folder}: {error.strerror}; give another folder") from error
 
 
 def _search(arguments: argparse.Namespace) -> int:

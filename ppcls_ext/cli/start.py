@@ -1,7 +1,8 @@
-"""The entry point of `pplcnet`: says in one line what the command line needs where only the runtime is installed."""
+"""The entry point of `pplcnet`, and what has to hold before anything is imported, said in a line where it does not."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 NEEDED = ("rich", "pydantic")  # the extra `cli`
@@ -9,6 +10,12 @@ NEEDED = ("rich", "pydantic")  # the extra `cli`
 
 def main() -> int:
     """Run the command that was typed; gives the exit status."""
+    _open_streams()
+    try:
+        os.getcwd()
+    except OSError as error:  # Paddle asks for it when it is imported
+        print(f"pplcnet: the working folder: {error.strerror}; cd to one that is there", file=sys.stderr)
+        return 2
     try:
         from ppcls_ext.cli.main import main as run
     except ModuleNotFoundError as error:
@@ -17,3 +24,10 @@ def main() -> int:
         print(f"pplcnet: the command line needs {error.name}; python -m pip install 'pplcnet[cli]'", file=sys.stderr)
         return 2
     return run()
+
+
+def _open_streams() -> None:
+    """Have what is written to a stream that was closed at the start (`>&-`) go nowhere; Python gives None for it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  open to the end of the process

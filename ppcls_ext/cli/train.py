@@ -15,7 +15,7 @@ from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
 from ppcls_ext.core.reading import Unreadable, read_json
-from ppcls_ext.core.run_folder import RunFolder
+from ppcls_ext.core.text import assignment
 from ppcls_ext.models.spec import SPECS
 
 NAME = "train"
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     overrides = list(arguments.override)
     if arguments.resume:
-        overrides.append(f"Global.checkpoints={arguments.resume}")
+        overrides.append(assignment("Global.checkpoints", arguments.resume))
     given = arguments.resume or arguments.config
     if arguments.profile:
         if load_config(given, overrides).get("Distill"):
@@ -149,6 +149,8 @@ def _run_processes(arguments: argparse.Namespace, config: Config) -> int:
     Raises:
         UserError: beside `run_job`'s, where a run that is there is not to be touched, its logs included.
     """
+    from ppcls_ext.core.run_folder import RunFolder
+
     folder = RunFolder.of(config)
     folder.lock()
     folder.unlock()  # for the job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def scan_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageLi
         if folder.name not in number_of:
             known = ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
             raise UserError(f"image folder {folder}: '{folder.name}' is not a class of the training split ({known})")
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
+        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and not os.path.isdir(f))
         if class_names is None and not files:
             raise UserError(f"image folder {folder}: no images ({', '.join(ENDINGS)}); remove the folder or fill it")
         paths += [str(f) for f in files]

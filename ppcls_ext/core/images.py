@@ -264,12 +264,12 @@ def _name_below(path: str, pattern: str, folder: bool) -> str:
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    """Image files in a folder and in those below it, without following links to folders. In the order of names, level
-    by level; a million of them take the memory of their paths alone."""
+    """What is named as an image file is, in a folder and in those below it, without following links to folders. In the
+    order of names, level by level; a million of them take the memory of their paths alone."""
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         if entry.is_dir(follow_symlinks=False):
             yield from _images_below(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in ENDINGS and entry.is_file():
-            yield entry.path
+        elif os.path.splitext(entry.name)[1].lower() in ENDINGS and not os.path.isdir(entry.path):
+            yield entry.path  # a link to nowhere and what is no regular file, too: who reads it says so

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -209,3 +211,29 @@ def _saved(earlier: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
         return False
     evaluated = earlier["epoch"] if earlier["event"] == "eval" else 0
     return bool(earlier["step"] <= resume["step"] and evaluated <= resume["epoch"])
+
+
+# What a run leaves before it has saved anything, beside hidden files.
+BEGUN = {RUN_CONFIG, ENVIRONMENT, LABELS, "run.lock", "log.jsonl", "scalars", "eval", "log"}
+
+
+def discard_unsaved(path: Path) -> None:
+    """Remove the run folder of a run that ended before it had saved anything to go on from, where there is one.
+
+    Raises:
+        UserError: something else is in it, or another process writes there; all of it stays.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise UserError(f"run folder {path}: it is no folder of its own; move it away, or give another folder")
+    others = sorted(name for name in os.listdir(path) if name not in BEGUN and not name.startswith("."))
+    if others:
+        raise UserError(
+            f"run folder {path}: it holds {others[0]}, but no {LATEST_STATE} to go on from; move it away, or give "
+            "another folder"
+        )
+    folder = RunFolder(path)
+    folder.lock()
+    shutil.rmtree(path)
+    folder.unlock()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import unicodedata
 from typing import Any
 
@@ -53,3 +55,8 @@ SHOWN = 200  # characters; a message shows no more of a value
 def shown(value: Any) -> str:
     """A value of a config, short enough for a message."""
     return one_line(repr(value), SHOWN)
+
+
+def assignment(key: str, value: str | os.PathLike[str]) -> str:
+    """KEY=VALUE as `-o` takes it, for a text as it is: YAML would read some as a number, a comment or nothing."""
+    return f"{key}={json.dumps(os.fspath(value))}"

@@ -11,6 +11,7 @@ from ppcls_ext.core.config import BEST_WEIGHTS, Config, load_config
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.text import assignment
 
 ROOT = Path("output") / "demo"
 TRUNK = ROOT / "classification" / BEST_WEIGHTS  # what the other demos start from
@@ -108,9 +109,9 @@ def run_demo(
         folder = fresh_folder(root)
         data = folder / "data"
         make_data(data)
-        overrides = [f"Global.data_root={data}", f"Global.output_dir={folder}"]
+        overrides = [assignment("Global.data_root", data), assignment("Global.output_dir", folder)]
         if trunk is not None and trunk.is_file():
-            overrides.append(f"Global.pretrained_model={trunk}")
+            overrides.append(assignment("Global.pretrained_model", trunk))
         elif trunk is not None:
             say(f"no {trunk}: the trunk starts from scratch (`make demo` trains it)")
         config = load_config(config_name, overrides)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write, atomic_write_bytes, put_folder_in_place, restore_folder
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.core.version import __version__
 from ppcls_ext.deploy.parity import Parity, check_parity, worse
@@ -202,6 +204,26 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     task = make_task(config)
     folder = Path(config.global_section.save_inference_dir or RunFolder.of(config).path / "inference")
     target = Path(os.path.realpath(folder))  # a symlink keeps pointing where it did
+    with _kept_to_oneself(target):
+        return _export(task, folder, target, chosen, formats, fold)
+
+
+@contextlib.contextmanager
+def _kept_to_oneself(target: Path) -> Iterator[None]:
+    """Keep other exports out of a folder, by a lock beside it. Raises UserError where another is under way."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(target.parent, "export into", f".{target.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"export folder {target}: {error.strerror}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _export(task: Task, folder: Path, target: Path, chosen: Sequence[str], formats: str | None, fold: bool) -> Path:
     restore_folder(target)
     if (folder.exists() and not folder.is_dir()) or (
         folder.is_dir() and not (folder / RECIPE).is_file() and any(folder.iterdir())

@@ -17,9 +17,19 @@ from ppcls_ext.core.stored import Positive, Scalar, Stored, checked
 from ppcls_ext.data.lists import read_labels
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.tables import NUMBERS
+from ppcls_ext.runtime.engines import ENGINES
 
 RAW = "reproduce.json"  # the measurements, which the report folder keeps
 RAW_TODAY = "today.json"  # those of later networks
+
+
+def _known_engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"engine {name[:40]!r} is unknown")
+    return name
+
+
+Engine = Annotated[str, pydantic.AfterValidator(_known_engine)]
 
 
 class _Environment(Stored):
@@ -79,7 +89,7 @@ class _Benchmark(Stored):
 
     table: int
     variant: str
-    engine: str
+    engine: Engine
     report: _Report | None = None
     failure: str | None = None
 
@@ -201,7 +211,7 @@ class _TodayReport(Stored):
 class _TodayPart(Stored):
     """An engine with a number of threads: its report, or why there is none."""
 
-    engine: str
+    engine: Engine
     threads: int
     report: _TodayReport | None = None
     failure: str | None = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,9 @@ from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
-from ppcls_ext.core.run_folder import read_log
+from ppcls_ext.core.locks import FolderLock
+from ppcls_ext.core.run_folder import discard_unsaved, read_log
+from ppcls_ext.core.text import assignment
 from ppcls_ext.paper.paired import Answers, paired_difference, right_answers
 from ppcls_ext.paper.study_plan import StudyPlan
 from ppcls_ext.paper.study_report import VariantResult, result_of, table_cells, table_heads, write_report
@@ -36,8 +37,18 @@ class Study:
 
         A run that is finished is left alone, one that was stopped goes on. One that diverges is left out.
         Raises:
-            UserError: wrong data; a folder that holds runs with other settings. Stopped: interrupted.
+            UserError: wrong data; a folder that holds runs with other settings, or in which another process writes.
+            Stopped: interrupted.
         """
+        self.plan.output.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(self.plan.output, "study folder", "study.lock")
+        lock.acquire()
+        try:
+            return self._run()
+        finally:
+            lock.release()
+
+    def _run(self) -> list[VariantResult]:
         for done, ((variant, seed), config) in enumerate(self.plan.wanted.items(), start=1):
             self._check_settings(variant, seed, config)
             if self.value(variant, seed) is None:
@@ -91,10 +102,9 @@ class Study:
     def _train(self, variant: str, seed: int, config: Config) -> None:
         folder = self.plan.run_folder(variant, seed)
         if (folder / LATEST_STATE).is_file():
-            train(load_config(folder, [f"Global.checkpoints={folder}"]))
+            train(load_config(folder, [assignment("Global.checkpoints", folder)]))
             return
-        if folder.exists():
-            shutil.rmtree(folder)  # that run ended before it had saved anything to go on from
+        discard_unsaved(folder)
         train(config)
 
     def _check_settings(self, variant: str, seed: int, config: Config) -> None:

@@ -10,6 +10,7 @@ import pydantic
 
 from ppcls_ext.core.config import Config, Section, find_config, load_config, parse, read_yaml, shipped_studies
 from ppcls_ext.core.errors import UserError, nearest
+from ppcls_ext.core.text import assignment
 from ppcls_ext.paper.tables import table
 from ppcls_ext.tasks.finding import load_task
 
@@ -97,7 +98,10 @@ class StudyPlan:
         # Seed by seed, so that a study that is not finished yet compares variants with the same seeds.
         self.wanted = {(name, seed): self._config(name, seed) for seed in self.seeds for name in variants}
         first = next(iter(self.wanted.values()))
-        self.metric = self.section.metric or load_task(first.global_section.task).primary
+        task = load_task(first.global_section.task)
+        self.metric = self.section.metric or task.primary
+        if self.metric not in task.metric_names:
+            raise UserError(f"study {file.name}: no metric '{self.metric}'; {nearest(self.metric, task.metric_names)}")
         if self.section.same_images and first.global_section.task != "classification":
             raise UserError(
                 f"study {file.name}: same_images compares classifiers, not {first.global_section.task}; leave it out"
@@ -108,7 +112,7 @@ class StudyPlan:
         for key, instead in {"Global.seed": "--seeds", "Global.output_dir": "--output"}.items():
             if any(assignment.partition("=")[0].strip() == key for assignment in given):
                 raise UserError(f"study {self.name}: {key} is set for each run of a study; give {instead} instead")
-        own = [f"Global.seed={seed}", f"Global.output_dir={self.folder(variant, seed)}"]
+        own = [f"Global.seed={seed}", assignment("Global.output_dir", self.folder(variant, seed))]
         config = load_config(self.base, [*given, *own])
         config.pop("Expect", None)  # what the base promises does not hold for its variants
         return config

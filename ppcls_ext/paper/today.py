@@ -196,7 +196,7 @@ def table_of(document: dict[str, Any]) -> str:
     lines.append("|---|---|---|---|---|" + "---|" * len(heads))
     for entry in data.rows:
         counted = document["networks"].get(entry.network.name, {})
-        counts = [f"{counted[key] / 1e6:.1f}" if key in counted else "" for key in ("params", "flops")]
+        counts = [f"{counted[key] / 1e6:.1f}" if counted.get(key) is not None else "" for key in ("params", "flops")]
         for value in entry.published:
             cells = [entry.label, value.recipe, f"{value.top1:g}", *counts]
             cells += [_cell(part, entry, value.recipe) for part in parts]

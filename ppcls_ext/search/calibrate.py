@@ -18,6 +18,7 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.cpu import cpu_flags, cpu_model
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.files import regular_target
 from ppcls_ext.core.machine import machine
 from ppcls_ext.deploy.untrained import build, network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
@@ -104,6 +105,7 @@ def calibrate(plan: CalibrationPlan, benchmark: Benchmark = run_lean) -> Calibra
     Raises:
         UserError: see `target_of`; a file of another machine, engine or space.
     """
+    regular_target(plan.file)
     found = _begin(plan)
     done = {one.arch for one in found.measured}
     left = [(spec, use) for spec, use in plan.networks()[1:] if spec.text not in done]

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppcls_ext.core.config import LAST_WEIGHTS, LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
+from ppcls_ext.core.text import assignment
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import LCNetSpec
@@ -92,7 +93,7 @@ class Search:
         run = self._supernet_run
         if self.wish.supernet is None:
             going_on = (run / LATEST_STATE).is_file()
-            task = make_task(load_config(run, [f"Global.checkpoints={run}"])) if going_on else self.task
+            task = make_task(load_config(run, [assignment("Global.checkpoints", run)])) if going_on else self.task
             train_task(SandwichTask(task, self.aim.space))
         model, file = Supernet(self.aim.space, self.aim.class_num), run / LAST_WEIGHTS
         load_into(model, read_weights(file), file)

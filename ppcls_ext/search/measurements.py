@@ -178,6 +178,8 @@ class Calibration:
             raise ValueError("networks are measured, but not the anchor")
         if (self.model is None) != (self.accuracy is None):
             raise ValueError("a model without its accuracy, or the other way round")
+        if self.model is not None and not any(self.model.prices.values()):
+            raise ValueError("its model has no price above 0")
         if self.accuracy is not None and "model" not in self.accuracy:
             raise ValueError("the accuracy of its model is missing")
 

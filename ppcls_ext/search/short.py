@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from ppcls_ext.core.config import LAST_WEIGHTS, LATEST_STATE, dump_config, load_
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.files import atomic_write_text
+from ppcls_ext.core.run_folder import discard_unsaved
+from ppcls_ext.core.text import assignment
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.search.judge import Judge, Quality
@@ -44,9 +45,9 @@ class ShortTraining:
 
     def _train(self, spec: NetworkSpec, run: Path) -> None:
         if (run / LATEST_STATE).is_file():
-            train(load_config(run, [f"Global.checkpoints={run}"]))
+            train(load_config(run, [assignment("Global.checkpoints", run)]))
             return
-        shutil.rmtree(run, ignore_errors=True)  # it ended before it had saved anything to go on from
+        discard_unsaved(run)
         file = self.folder / f"{spec.name}.yaml"
         arch = {"name": SEARCHED, "arch": spec.text, "class_num": self.config["Arch"]["class_num"]}
         section = {**self.config["Global"], "output_dir": str(self.folder), "eval_during_train": False}

@@ -278,6 +278,19 @@ def test_wrong_input_is_one_line(exported: Path, tmp_path: Path, fails: Fails) -
 
 
 @pytest.mark.slow
+def test_an_export_that_was_changed_is_not_measured(
+    exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an engine makes of it would be said to be the model's latency."""
+    monkeypatch.setattr("ppcls_ext.bench.command.run_benchmark", lambda *_: pytest.fail("it measures"))
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    weights = copy / "inference.pdiparams"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    assert "inference.pdiparams is not the file that export wrote" in fails("benchmark", "-m", copy)
+
+
 def test_flags_are_checked_before_anything_is_measured(
     exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +299,8 @@ def test_flags_are_checked_before_anything_is_measured(
     assert "this is a folder" in fails("benchmark", "-m", exported, "--json", tmp_path)
     (tmp_path / "file").write_text("")
     assert "cannot be made" in fails("benchmark", "-m", exported, "--json", tmp_path / "file" / "now.json")
+    os.mkfifo(tmp_path / "fifo")
+    assert "fifo" in fails("benchmark", "-m", exported, "--json", tmp_path / "fifo")
     old = tmp_path / "old.json"
     conditions = {"machine": {}, "versions": {}, "settings": {}}
     for content in ({}, [], {**conditions, "results": 3}, {**conditions, "results": [{}]}):

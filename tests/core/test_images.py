@@ -182,6 +182,18 @@ def test_find_images_goes_through_folders_in_the_order_of_names(tmp_path: Path) 
     assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in names]
 
 
+def test_what_is_no_readable_file_is_found_too_and_named_by_who_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "nothing.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    found = find_images([str(tmp_path)])
+    assert [Path(path).name for path in found] == ["loop.jpg", "nowhere.jpg", "pipe.jpg"]
+    for path in found:
+        with pytest.raises(BrokenImage, match=Path(path).name):
+            read_rgb(path)
+
+
 def test_find_images_names_what_finds_nothing(images: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.run_folder import read_log
+from ppcls_ext.core.locks import FolderLock
+from ppcls_ext.core.run_folder import discard_unsaved, read_log
 
 
 def train(step: int, epoch: int = 1) -> dict[str, Any]:
@@ -53,3 +54,34 @@ def test_what_no_run_has_written_is_one_line(content: bytes, tmp_path: Path) -> 
     (tmp_path / "log.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"log .*log\.jsonl: not as a run writes it .*; remove it"):
         read_log(tmp_path / "log.jsonl")
+
+
+def test_a_run_that_saved_nothing_is_removed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    discard_unsaved(run)
+    run.mkdir()
+    for name in ("config.yaml", "labels.txt", "log.jsonl", ".config.yaml.tmp"):
+        (run / name).write_text("")
+    (run / "scalars").mkdir()
+    discard_unsaved(run)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["best.pdparams", "last.pdparams", "notes.txt"])
+def test_a_run_folder_with_anything_else_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("dear")
+    with pytest.raises(UserError, match=f"it holds {name}, but no latest.safetensors"):
+        discard_unsaved(tmp_path)
+    assert (tmp_path / name).read_text() == "dear"
+
+
+def test_a_run_folder_that_is_a_link_or_taken_stays(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(UserError, match="no folder of its own"):
+        discard_unsaved(tmp_path / "link")
+    held = FolderLock(tmp_path / "run", "run folder")
+    held.acquire()
+    with pytest.raises(UserError, match="is still writing there"):
+        discard_unsaved(tmp_path / "run")
+    held.release()

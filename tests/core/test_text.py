@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from rich.console import Console
 
 from ppcls_ext.core import display
-from ppcls_ext.core.text import fault_of_name, is_digits, one_line
+from ppcls_ext.core.config import override
+from ppcls_ext.core.text import assignment, fault_of_name, is_digits, one_line
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,10 @@ def test_names_of_users_are_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "[b]title" in shown
     assert shown.count("[/b]") == 2
     assert "a\\nb" in shown
+
+
+@pytest.mark.parametrize("value", ["a #b", "null", "a: b", "on", "[x]", "1e3", "plain", 'quote"d', "back\\slash"])
+def test_a_text_in_an_override_stays_what_it_is(value: str) -> None:
+    config: dict[str, Any] = {"Global": {}}
+    override(config, assignment("Global.output_dir", value))
+    assert config["Global"]["output_dir"] == value

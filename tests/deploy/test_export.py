@@ -17,6 +17,7 @@ from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.deploy import parity
 from ppcls_ext.deploy.export import chosen_formats, export
@@ -92,6 +93,14 @@ def test_static_batch_and_a_single_format(
     assert not (folder / "legacy").exists()
     with pytest.raises(UserError, match=r"needs the pdmodel format; export again"):
         open_engine("openvino", folder)
+
+
+def test_two_exports_do_not_write_one_folder(trained: Path, tmp_path: Path) -> None:
+    held = FolderLock(tmp_path, "export into", ".out.lock")
+    held.acquire()
+    with pytest.raises(UserError, match="is still writing there"):
+        export(load_config(trained, [f"Global.save_inference_dir={tmp_path / 'out'}"]))
+    held.release()
 
 
 def test_a_network_of_every_block_kind_equals_itself_on_every_engine(trained: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ppcls_ext.cli.main import main
 from ppcls_ext.cls.task import Classification
 from ppcls_ext.core.config import STUDIES, load_config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.models.spec import SPECS
 from ppcls_ext.paper.paired import Answers
@@ -233,6 +234,7 @@ def test_same_images_needs_one_evaluation_set(
         ({"paper": 3, "variants": {}}, "give either variants, or as paper"),
         ({"variants": {"x": ["Global.epoch=3"]}, "reference": "x"}, "Global.epoch: unknown key"),
         ({"config": "my_image"}, "did you mean 'my_images'"),
+        ({"metric": "top2"}, "no metric 'top2'; did you mean 'top5'"),
     ],
 )
 def test_a_wrong_study_is_refused_in_one_line(
@@ -241,6 +243,17 @@ def test_a_wrong_study_is_refused_in_one_line(
     path = study_file(tmp_path / "s.yaml", data, **changes)
     assert clue in fails("study", "-c", path, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_do_not_run_one_study(data: Path, tmp_path: Path, fails: Fails) -> None:
+    path = study_file(tmp_path / "s.yaml", data)
+    (tmp_path / "out").mkdir()
+    held = FolderLock(tmp_path / "out", "study folder", "study.lock")
+    held.acquire()
+    message = fails("study", "-c", path, "--output", tmp_path / "out")
+    assert "study folder" in message
+    assert "is still writing there" in message
+    held.release()
 
 
 @pytest.mark.parametrize(("key", "instead"), [("Global.seed", "--seeds"), ("Global.output_dir", "--output")])

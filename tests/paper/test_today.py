@@ -157,6 +157,7 @@ DAMAGE = [
     (("parts", 0, "report", "created"), "\ud800"),
     (("parts", 0, "threads"), "1"),
     (("networks",), {"a": {"params": "1", "flops": 1}}),
+    (("parts", 0, "engine"), "$\\frac{a$"),
     (("environment",), []),
     (("quick",), "no"),
 ]

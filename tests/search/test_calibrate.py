@@ -182,6 +182,7 @@ DAMAGE = [
     (("target", "threads"), "1"),
     (("anchor_ms",), []),
     (("model", "prices", "gate.calls"), -1.0),
+    (("model", "prices"), {}),
     (("accuracy",), {}),
     (("accuracy", "model", "median"), "0.01"),
     (("accuracy", "model", "n"), None),
