@@ -12,6 +12,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pictures import contact_sheet, save_image
 from ppcls_ext.data.faults import SHOWN
 from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.splits import SPLIT_NAMES
 from ppcls_ext.tasks.task import Task
 
 SPEED_SECONDS = 15.0  # each of the two passes of `show_speed` takes at most this long
@@ -23,9 +24,19 @@ def check_data(config: Config, picture: Path | None = None, speed: bool = False)
     Args:
         picture: where to write a picture of samples.
         speed: also show how many images a second the loader of the training split prepares, if there is no error.
+    Raises:
+        UserError: a config without data.
     """
+    splits = set(config.get("DataLoader") or {}) & set(SPLIT_NAMES)
+    if not splits:
+        raise UserError("check-data: DataLoader has neither Train nor Eval; give a config with data to look through")
     task = make_task(config)
     report = task.check_data()
+    if "Train" in splits and not report.errors:
+        try:
+            task.train_loader()  # such as a batch that is larger than the set
+        except UserError as error:
+            report.error(f"Train: {error}")
     for title, columns, rows in report.tables:
         show_table(title, columns, rows)
     for kind, style, findings in (("error", "red", report.errors), ("warning", "yellow", report.warnings)):

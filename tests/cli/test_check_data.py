@@ -16,6 +16,9 @@ Fails = Callable[..., str]
 
 def test_check_data(images: Path, fails: Fails, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = ["check-data", "-c", "my_images", "-o", f"Global.data_root={images}", "--picture", str(tmp_path / "s.png")]
+    assert main(given) == UserError.exit_status
+    assert "error: Train: a batch of 64 with drop_last leaves nothing of " in capfd.readouterr().err
+    given += overrides("DataLoader.Train.sampler.batch_size=8")
     assert main(given) == 0
     assert (tmp_path / "s.png").stat().st_size > 1000
     twin = images / "val" / "red" / "twin.png"
@@ -27,6 +30,10 @@ def test_check_data(images: Path, fails: Fails, tmp_path: Path, capfd: pytest.Ca
     assert "twin.png is the same picture as" in err
     assert "blue/01.png" in err
     assert "2 errors" in err
+
+
+def test_a_config_without_data_is_one_line(tmp_path: Path, fails: Fails) -> None:
+    assert "DataLoader has neither Train nor Eval" in fails("check-data", "-c", "my_images", "-o", "DataLoader=null")
 
 
 def test_the_loader_is_timed(images: Path, capfd: pytest.CaptureFixture[str]) -> None:
