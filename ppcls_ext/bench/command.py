@@ -21,7 +21,7 @@ from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
 from ppcls_ext.runtime.engines import engine_class
-from ppcls_ext.runtime.exported import RECIPE, read_exported
+from ppcls_ext.runtime.exported import RECIPE, is_recipe, read_exported
 from ppcls_ext.runtime.process import EngineFailed
 from ppcls_ext.runtime.timing import CONFIDENCE
 
@@ -151,12 +151,12 @@ def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 def check_exports(subjects: Sequence[Subject]) -> None:
     """Raise UserError for an unknown engine, and for a folder that is not as export wrote it: another model would be
-    measured. Folders without a recipe are left to the engines.
+    measured. Folders of other tools, some of which have a file of the recipe's name, are left to the engines.
     """
     for subject in subjects:
         engine_class(subject.engine)
     for model in dict.fromkeys(subject.model for subject in subjects):
-        if (model / RECIPE).exists():
+        if is_recipe(model / RECIPE):
             exported = read_exported(model)
             exported.verify(exported.checksums or {})
 

@@ -212,6 +212,14 @@ def _refused(folder: Path, why: str) -> UserError:
     return UserError(f"exported model {folder}: {why}; export again, or copy the folder again as a whole")
 
 
+def is_recipe(file: Path) -> bool:
+    """Whether a file has the checksum of a recipe. Exports of before there was one count as another tool's."""
+    try:
+        return RECIPE_CHECKSUM.encode() in read_regular(file, LARGEST_RECIPE)
+    except (Unreadable, OSError):
+        return False
+
+
 def _read_recipe(folder: Path) -> Any:
     file = folder / RECIPE
     if not folder.exists():

@@ -21,7 +21,7 @@ from ppcls_ext.bench.benchmark import (
     summary,
 )
 from ppcls_ext.bench.changes import compare_reports, read_report
-from ppcls_ext.bench.command import name_of, subjects_from
+from ppcls_ext.bench.command import check_exports, name_of, subjects_from
 from ppcls_ext.bench.session import Session, Subject, input_shapes
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
@@ -289,6 +289,15 @@ def test_an_export_that_was_changed_is_not_measured(
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     assert "inference.pdiparams is not the file that export wrote" in fails("benchmark", "-m", copy)
+
+
+def test_a_folder_of_another_tool_is_left_to_the_engines(tmp_path: Path) -> None:
+    """PaddleX, too, writes a file that is called `inference.yml`."""
+    check_exports([Subject(tmp_path)])
+    (tmp_path / "inference.yml").write_text("Global: {model_name: PP-LCNet_x1_0}\nPreProcess: {}\n")
+    check_exports([Subject(tmp_path)])
+    with pytest.raises(UserError, match="engine 'onedn' is unknown"):
+        check_exports([Subject(tmp_path, "onedn")])
 
 
 def test_flags_are_checked_before_anything_is_measured(
