@@ -96,7 +96,7 @@ def test_an_export_without_checksums_is_read(folder: Path) -> None:
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     assert "no inference.yml in it" in refused(tmp_path)
-    assert "no inference.yml in it" in refused(tmp_path / "nowhere")
+    assert "no such folder" in refused(tmp_path / "nowhere")
     (tmp_path / RECIPE).write_text("just text")
     assert "no keys and values" in refused(tmp_path)
     (tmp_path / RECIPE).write_text("a: [1, 2")

@@ -201,8 +201,11 @@ def test_options_of_training_work_here_too(run: RunFolder, data: Path, tmp_path:
 
 
 def test_two_processes_train_and_measure_as_one(run: RunFolder, data: Path, tmp_path: Path) -> None:
-    """From weights that find something, with an odd number of images in the last batch."""
-    changes = [*settings(data, tmp_path), f"Global.pretrained_model={run.best}", "EMA=null", "Optimizer.lr=0.001"]
+    """From weights that find something, with an odd number of images in the last batch.
+
+    With its norms fixed the network is steep: at ten times this rate a difference of 1e-7 grows to 1e-3 in three steps.
+    """
+    changes = [*settings(data, tmp_path), f"Global.pretrained_model={run.best}", "EMA=null", "Optimizer.lr=0.0001"]
     two = trained_alone_and_in_two("seg/demo", tmp_path, [*changes, "Global.iters=3"], 14)
     (measured,) = log_of(two, "eval")
     assert measured["mIoU"] > MIOU_REACHED
