@@ -185,8 +185,8 @@ def _flushed(command: str, status: Any) -> Any:
     """The exit status, once what was written to stdout is out: Python itself would say in two lines that it is not."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # the reader of it went away, such as `| head`
+        _drop_what_cannot_be_written()
     except OSError as error:
         complain(f"pplcnet{command}: standard output: {error.strerror}; nothing more can be written there")
         _drop_what_cannot_be_written()

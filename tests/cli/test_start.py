@@ -55,7 +55,8 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         ("mkdir gone; cd gone; rmdir ../gone; $PPLCNET configs", 2, "the working folder: No such file or directory"),
         ("$PPLCNET configs >/dev/full", 2, "pplcnet configs: No space left on device"),
         ("$PPLCNET --help >/dev/full", 2, "pplcnet: standard output: No space left on device"),
-        ("$PPLCNET --help | head -n 1 >/dev/null", 0, None),
+        ("$PPLCNET --help | true", 0, None),
+        ("$PPLCNET configs | true", 0, None),
     ],
 )
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
