@@ -300,6 +300,7 @@ def test_a_folder_of_another_tool_is_left_to_the_engines(tmp_path: Path) -> None
         check_exports([Subject(tmp_path, "onedn")])
 
 
+@pytest.mark.slow
 def test_flags_are_checked_before_anything_is_measured(
     exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
