@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ppcls_ext.cli.main import main
+from ppcls_ext.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main(["search", *sys.argv[1:]]))

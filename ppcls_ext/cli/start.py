@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 NEEDED = ("rich", "pydantic")  # the extra `cli`
 
 
-def main() -> int:
-    """Run the command that was typed; gives the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command, by default the one that was typed; gives the exit status."""
     _open_streams()
     try:
         os.getcwd()
@@ -23,7 +24,7 @@ def main() -> int:
             raise
         print(f"pplcnet: the command line needs {error.name}; python -m pip install 'pplcnet[cli]'", file=sys.stderr)
         return 2
-    return run()
+    return run(argv)
 
 
 def _open_streams() -> None:

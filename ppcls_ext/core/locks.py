@@ -45,6 +45,23 @@ class FolderLock:
         self._path = folder / name
         self._file: IO[bytes] | None = None
 
+    def __enter__(self) -> FolderLock:
+        """Make the folder where it is not there, and take the lock.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.acquire()
+        except OSError as error:
+            raise UserError(f"{self.what} {self.folder}: {error.strerror}; give another folder") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the lock go."""
+        self.release()
+
     def acquire(self) -> None:
         """Take the lock, of which the folder must be there; holding it already is fine.
 

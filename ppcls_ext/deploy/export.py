@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -204,23 +203,8 @@ def export(config: Config, formats: str | None = None, fold: bool = True) -> Pat
     task = make_task(config)
     folder = Path(config.global_section.save_inference_dir or RunFolder.of(config).path / "inference")
     target = Path(os.path.realpath(folder))  # a symlink keeps pointing where it did
-    with _kept_to_oneself(target):
+    with FolderLock(target.parent, "export into", f".{target.name}.lock"):  # beside it, since it is replaced as a whole
         return _export(task, folder, target, chosen, formats, fold)
-
-
-@contextlib.contextmanager
-def _kept_to_oneself(target: Path) -> Iterator[None]:
-    """Keep other exports out of a folder, by a lock beside it. Raises UserError where another is under way."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(target.parent, "export into", f".{target.name}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"export folder {target}: {error.strerror}; choose another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _export(task: Task, folder: Path, target: Path, chosen: Sequence[str], formats: str | None, fold: bool) -> Path:

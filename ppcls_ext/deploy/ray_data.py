@@ -9,17 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ppcls_ext.core.device import most_threads, usable_cores
 from ppcls_ext.core.display import say
@@ -33,6 +29,7 @@ from ppcls_ext.deploy.shard import Shard
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import read_exported
 from ppcls_ext.runtime.predictor import Predictor
+from ppcls_ext.upstream.ray import ended_by_sigterm, why_unreachable
 from ppcls_ext.upstream.stdout import quiet_stderr
 
 if TYPE_CHECKING:
@@ -47,7 +44,6 @@ BLOCKS_PER_ACTOR = 8  # a short list is cut into at least so many, so that all a
 # Processors that the actors leave to Ray's other tasks, which read the list and leave out what is done: they compute
 # hardly anything, but would wait for ever for a processor. On this machine Ray is told of so many more than there are.
 SPARE_CPUS = 2
-CONNECT_SECONDS = 10.0
 MOST_RETRIES = 3  # a block whose actors die is tried no more often: an image may kill every process that reads it
 
 # What is no result begins with an underscore, which readers of Parquet folders pass over.
@@ -208,37 +204,23 @@ def _cluster(ray: Any, address: str, threads: int) -> Iterator[None]:
         arguments |= {"num_cpus": cores + SPARE_CPUS, "include_dashboard": False}
     else:
         _check_reachable(address)
-    before = signal.getsignal(signal.SIGTERM)
     try:
         with quiet_stderr():
             ray.init(address=address, **arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"infer --ray {address}: {_one_line(error)}") from error
-    signal.signal(signal.SIGTERM, _end)  # Ray's own handler prints a C++ trace
     try:
-        yield
+        with ended_by_sigterm():
+            yield
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _check_reachable(address: str) -> None:
-    """Raise UserError where nothing listens at a HOST:PORT: Ray itself tries again for minutes, without a word."""
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UserError(f"infer --ray {address}: {error}; give HOST:PORT or auto") from error
-    if host is None or port is None:  # auto, or a name of Ray's own
-        return
-    try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UserError(f"infer --ray {address}: no answer ({error}); is the address that of Ray's head?") from error
+    """Raise UserError where nothing listens at the address of a cluster."""
+    reason = why_unreachable(address)
+    if reason is not None:
+        raise UserError(f"infer --ray {address}: no answer ({reason}); is the address that of Ray's head?")
 
 
 def _predict(ray: Any, paths: Sequence[str], run: RayRun, taken: Mapping[str, Any]) -> None:

@@ -40,13 +40,8 @@ class Study:
             UserError: wrong data; a folder that holds runs with other settings, or in which another process writes.
             Stopped: interrupted.
         """
-        self.plan.output.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(self.plan.output, "study folder", "study.lock")
-        lock.acquire()
-        try:
+        with FolderLock(self.plan.output, "study folder", "study.lock"):
             return self._run()
-        finally:
-            lock.release()
 
     def _run(self) -> list[VariantResult]:
         for done, ((variant, seed), config) in enumerate(self.plan.wanted.items(), start=1):

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppcls_ext.core.config import LAST_WEIGHTS, LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.text import assignment
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
@@ -53,8 +54,12 @@ class Search:
 
         Raises:
             Stopped: Ctrl-C or SIGTERM; the same command goes on.
-            UserError: wrong data; files of another search in the folder.
+            UserError: wrong data; files of another search in the folder, or another process that writes there.
         """
+        with FolderLock(self.folder.path, "search folder", "search.lock"):
+            return self._run()
+
+    def _run(self) -> Front:
         aim, seed = self.aim, self.task.global_section.seed
         say(f"at most {aim.bound:.3g} ms predicted, around PP-LCNet {aim.scale:g}x; {aim.space.size:.1e} networks")
         if aim.doubt:

@@ -35,8 +35,8 @@ class Guard:
         metrics: Metrics,
         log: Log,
         token: str | None,
-        draining: Callable[[], bool] = lambda: False,
-        crowded: Callable[[], bool] = lambda: False,
+        draining: Callable[[], bool],
+        crowded: Callable[[], bool],
     ) -> None:
         self._app, self._metrics, self._log = app, metrics, log
         self._token = None if token is None else _digest(token)

@@ -19,7 +19,7 @@ from ppcls_ext.core.bounds import MOST, MOST_EPOCHS, mapping, number
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.registry import Registry, call_checked
 from ppcls_ext.core.text import shown
-from ppcls_ext.upstream.paddle import restore_state
+from ppcls_ext.upstream.paddle import restore_state, step_schedule
 from ppcls_ext.upstream.paddleclas import ppcls
 
 OPTIMIZERS = Registry("optimizer")
@@ -107,17 +107,13 @@ class Schedule:
     note: str | None  # how the learning rate follows from the batch size
 
     def advance(self) -> None:
-        """Go on by a step, or an epoch.
-
-        The rate then follows from how far the run has come and not from the rate before, as Paddle's cosine would have
-        it: that stays at 0 in a run that has come to its end and is lengthened.
-        """
-        self.lr.step(self.lr.last_epoch + 1)
+        """Go on by a step, or an epoch."""
+        step_schedule(self.lr, self.lr.last_epoch + 1)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to where a state was saved; the rate is this schedule's own, whatever it was then."""
         restore_state(self.lr, dict(state))
-        self.lr.step(self.lr.last_epoch)
+        step_schedule(self.lr, self.lr.last_epoch)
 
 
 def build_schedule(

@@ -231,6 +231,15 @@ def restore_state(holder: Any, state: dict[str, Any]) -> None:
         holder.set_state_dict(state)
 
 
+def step_schedule(schedule: Any, number: int) -> None:
+    """Bring a schedule to a step, or an epoch, of this number; its rate then follows from the number alone.
+
+    paddle 3.2.2: `CosineAnnealingDecay.step()` makes the next rate from the one before, so that it stays at 0 in a run
+    that has come to its end and is lengthened; given a number, it is exact. Can go when `step()` is, too.
+    """
+    schedule.step(number)
+
+
 def accumulator_names(optimizer: Any) -> set[str]:
     """What an optimizer keeps of each parameter, such as `velocity`; empty for one that keeps nothing.
 

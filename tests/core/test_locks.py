@@ -83,3 +83,13 @@ def test_a_fifo_in_its_place_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.lock")
     with pytest.raises(UserError, match="is a FIFO"):
         FolderLock(tmp_path, "run folder").acquire()
+
+
+def test_a_context_makes_the_folder_and_lets_go_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with FolderLock(folder, "study folder"), pytest.raises(UserError, match="is still writing there"):
+        FolderLock(folder, "study folder").acquire()
+    FolderLock(folder, "study folder").acquire()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"study folder .*file: .*; give another folder"):
+        FolderLock(tmp_path / "file", "study folder").__enter__()
