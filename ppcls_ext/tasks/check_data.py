@@ -29,7 +29,7 @@ def check_data(config: Config, picture: Path | None = None, speed: bool = False)
     """
     splits = set(config.get("DataLoader") or {}) & set(SPLIT_NAMES)
     if not splits:
-        raise UserError("check-data: DataLoader has neither Train nor Eval; give a config with data to look through")
+        raise UserError("DataLoader has neither Train nor Eval; give a config with data to look through")
     task = make_task(config)
     report = task.check_data()
     if "Train" in splits and not report.errors:
