@@ -11,7 +11,7 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import CLASSES, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
-from ppcls_ext.search.calibrations import calibrating_command
+from ppcls_ext.search.calibrations import calibrating_command, doubt_outside
 from ppcls_ext.search.costs import parts_of_space
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.measurements import Calibration
@@ -103,8 +103,8 @@ class Advice:
         best: of the options, the largest scale at the size that was asked for, or else the one with the most work; None
             where no scale is so fast.
         fastest: of all scales at all sizes.
-        doubts: why predictions may be off or are missing, a line for each calibration that was not accepted or has no
-            prices for what the network does.
+        doubts: why predictions may be off or are missing, a line for each calibration that was not accepted, has no
+            prices for what the network does, or has measured none of its size.
     """
 
     own: Mapping[str, float]
@@ -123,7 +123,7 @@ def advise(calibrations: Sequence[Calibration], latency: float, asked: Asked | N
     """
     side, class_num = (PAPER_SIZE, CLASSES) if asked is None else (asked.side, asked.class_num)
     models = {c.target.engine: c.model for c in calibrations if c.model is not None}
-    ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in sorted({*INPUT_SIZES, side})]
+    ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in _sizes(calibrations, side)]
     fitting = [way for way in ways if way.ms <= latency]
     wanted = [way for way in fitting if way.input_size == side] or fitting
     best = max(wanted, key=_work, default=None)
@@ -139,8 +139,15 @@ def advise(calibrations: Sequence[Calibration], latency: float, asked: Asked | N
             doubts.append(what + _remedy(calibration, unknown))
         else:
             own[engine] = calibration.model.predict(spec, class_num)
+            doubts += filter(None, [doubt_outside(calibration, spec)])
     options = [largest[scale] for scale in sorted(largest, reverse=True)]
     return Advice(own, options, best, min(ways, key=lambda way: way.ms), doubts)
+
+
+def _sizes(calibrations: Sequence[Calibration], side: int) -> list[int]:
+    """The input sizes to advise: the one that was asked for, and those that were measured."""
+    measured = (size for size in INPUT_SIZES if all(c.has_size(size) for c in calibrations))
+    return sorted({*measured, side})
 
 
 def _work(way: Option) -> int:

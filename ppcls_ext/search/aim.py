@@ -11,11 +11,12 @@ from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.bound import bounded_space
-from ppcls_ext.search.calibrations import calibrating_command, own_calibrations
+from ppcls_ext.search.calibrations import calibrating_command, doubt_outside, own_calibrations
 from ppcls_ext.search.costs import drawn_from
 from ppcls_ext.search.folder import SearchFolder
 from ppcls_ext.search.held_out import check_task
 from ppcls_ext.search.latency import LatencyModel
+from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.space import Space, space_named, square_side
 from ppcls_ext.search.wish import Wish
 from ppcls_ext.tasks.finding import make_task
@@ -29,7 +30,7 @@ class Aim:
     Attributes:
         task: that the network is for.
         model: predicts latencies.
-        doubt: why it may be off; empty where its calibration was accepted.
+        doubt: why it may be off; empty where its calibration was accepted and has measured networks like these.
         bound: predicted milliseconds of a network at most.
         space: the part around PP-LCNet of `scale`, for images of the task's side.
     """
@@ -97,7 +98,9 @@ def aim_of(wish: Wish) -> Aim:
     if wish.like is not None and wish.like not in SPECS:
         raise UserError(f"--like {wish.like}: no network of that name; {nearest(wish.like, SPECS)}")
     engine_class(wish.engine).require()
-    model, doubt = _latency_model(wish)
+    calibration = _calibration(wish)
+    model = calibration.model
+    assert model is not None  # it is finished
     unknown = unknown_parts(model, named.replace(input_sizes=(side,)))
     if unknown:
         raise UserError(
@@ -117,15 +120,15 @@ def aim_of(wish: Wish) -> Aim:
         space, scale = bounded_space(named, latency, bound, side)
     else:
         space, scale = SearchFolder(wish.supernet).space_of_supernet(named, side)
-    return Aim(wish, task, model, doubt, bound, space, scale)
+    doubts = [calibration.doubt, doubt_outside(calibration, space.smallest(), space.largest())]
+    return Aim(wish, task, model, "; ".join(filter(None, doubts)), bound, space, scale)
 
 
-def _latency_model(wish: Wish) -> tuple[LatencyModel, str]:
-    """The model of this machine, engine and number of threads, and why it may be off; empty where it was accepted."""
+def _calibration(wish: Wish) -> Calibration:
+    """That of this machine, engine and number of threads."""
     files = [] if wish.calibration is None else [wish.calibration]
     (calibration,) = own_calibrations(wish.threads, files, wish.space, wish.engine)
-    assert calibration.model is not None  # it is finished
-    return calibration.model, calibration.doubt
+    return calibration
 
 
 def unknown_parts(model: LatencyModel, space: Space) -> list[str]:

@@ -173,7 +173,9 @@ def _with_group(
         raise UserError(f"engine {plan.engine} does not run PPLCNet_x0_5 here: {first['failure']}")
     anchor = first["ms"]["median"]
     more = [_measured(spec, use, row, first) for (spec, use), row in zip(group, rows, strict=True)]
-    return replace(found, anchor_ms=(*found.anchor_ms, anchor), measured=(*found.measured, *more))
+    anchors, measured = (*found.anchor_ms, anchor), (*found.measured, *more)
+    # A model that is there is fitted to fewer networks than the file will have.
+    return replace(found, anchor_ms=anchors, measured=measured, model=None, accuracy=None)
 
 
 def _measured(spec: NetworkSpec, use: Use, row: dict[str, Any], first: dict[str, Any]) -> Measured:

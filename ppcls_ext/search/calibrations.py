@@ -13,6 +13,7 @@ from ppcls_ext.runtime.choice import PREFERRED
 from ppcls_ext.runtime.remembered import cache_folder
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.measurements import Calibration, read_calibration
+from ppcls_ext.search.space import INPUT_SIZES
 from ppcls_ext.search.wish import SPACE
 
 
@@ -90,6 +91,23 @@ def own_calibrations(
         return lacks, calibration.space != space, bool(calibration.doubt), _error(calibration)
 
     return [min(several, key=order) for several in found.values()]
+
+
+def doubt_outside(calibration: Calibration, *specs: NetworkSpec) -> str:
+    """A line where networks lie outside of what was measured, so that predictions may be off; empty where none does."""
+    outside = dict.fromkeys(where for spec in specs for where in calibration.outside(spec))
+    if not outside:
+        return ""
+    target = calibration.target
+    line = f"outside what the calibration of {target.engine} measured: {', '.join(outside)}; predictions may be off"
+    if any(not calibration.has_size(spec.input_size) and _calibrated(spec.input_size) for spec in specs):
+        line += f"; to measure it too: {calibrating_command(target.engine, target.threads, calibration.space)}"
+    return line
+
+
+def _calibrated(size: int) -> bool:
+    """Whether a calibration that is made now holds for an input size."""
+    return INPUT_SIZES[0] <= size <= INPUT_SIZES[-1]
 
 
 def _differences(calibration: Calibration, threads: int, engine: str | None) -> list[str]:

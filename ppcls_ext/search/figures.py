@@ -10,7 +10,7 @@ import numpy as np
 from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.search.latency import CLOSE, LatencyModel
-from ppcls_ext.search.measurements import REPEATS, Calibration, Probe, probes
+from ppcls_ext.search.measurements import PROBE_SIZE, REPEATS, Calibration, Probe, probes
 from ppcls_ext.search.space import space_named, with_width
 
 PLAIN = "plain"
@@ -88,11 +88,14 @@ def block_costs(calibration: Calibration) -> list[tuple[Probe, float, float]]:
 
 
 def channel_costs(calibration: Calibration) -> dict[str, list[tuple[int, float]]]:
-    """For each stage, microseconds of a plain block by the model at each width that the space has: (channels, us)."""
+    """For each stage, microseconds of a plain block by the model at each width that the space has: (channels, us).
+
+    The images have the size that those of the probes have.
+    """
     model = calibration.model
     assert model is not None
     space = space_named(calibration.space)
-    smallest = space.smallest()
+    smallest = space.smallest().replace(input_size=PROBE_SIZE)
     found: dict[str, list[tuple[int, float]]] = {}
     for stage, (name, allowed) in enumerate(zip(STAGES, space.stages, strict=True)):
         found[name] = []
@@ -116,7 +119,7 @@ def draw_channel_costs(calibration: Calibration) -> str:
             widths, microseconds = zip(*costs, strict=True)
             ax.plot(widths, microseconds, "o-", markersize=2.5, linewidth=1.0, label=name)
         ax.set(xscale="log", yscale="log", xlabel="channels of the block", ylabel="microseconds, by the model")
-        ax.set_title(f"{draw_title(calibration)}: a plain block")
+        ax.set_title(f"{draw_title(calibration)}: a plain block at {PROBE_SIZE} px")
         plain_ticks(ax.xaxis, (8, 16, 32, 64, 128, 256, 512, 1024))
         plain_ticks(ax.yaxis, (1, 3, 10, 30, 100, 300, 1000, 3000, 10000))
         ax.grid(color="#ddd", linewidth=0.5)

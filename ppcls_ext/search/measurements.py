@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.stored import STORED, Positive, checked
 from ppcls_ext.models.block_kinds import BlockSpec
-from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
+from ppcls_ext.models.network_spec import STAGES, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, shortfalls
 from ppcls_ext.search.space import Space, with_width
@@ -30,6 +30,7 @@ REPEATS = 6  # a probe repeats its block so often that it stands out from the re
 PROBE_SIZE = 224
 ACT_NAMES = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "H-Swish", "gelu": "GELU"}
 DRAWN = 12  # times as many networks are drawn as are taken, so that the small ones are among them
+INPUT_SIZE = "input size"
 
 
 @dataclass(frozen=True)
@@ -93,24 +94,42 @@ def paper_networks(space: Space) -> list[NetworkSpec]:
 
 
 def spread_networks(space: Space, number: int, seed: int, but: Iterable[NetworkSpec] = ()) -> list[NetworkSpec]:
-    """Random networks of a space, whose multiply-adds are spread evenly on a logarithmic scale.
+    """Random networks of a space: as many of each input size, give or take one, and from little work to much.
 
-    Of uniform draws nearly all have about the same size, since so many layers add up.
+    Of each size, multiply-adds are spread evenly on a logarithmic scale: of uniform draws nearly all have about the
+    same, since so many layers add up.
+
     Args:
         but: networks that are not to be among them.
+    Raises:
+        UserError: the space has not so many.
     """
-    rng, others = random.Random(seed), set(but)
-    drawn = {spec for spec in (_resized(space, rng) for _ in range(DRAWN * number)) if spec not in others}
-    if len(drawn) < number:
-        raise UserError(f"space '{space.name}': it has fewer than {number} networks to measure; ask for fewer")
+    rng, others, sizes = random.Random(seed), set(but), space.input_sizes
+    shares: dict[int, list[float]] = {}
+    for k, share in enumerate(np.linspace(0, 1, number)):
+        shares.setdefault(sizes[k % len(sizes)], []).append(float(share))
+    chosen = []
+    for size, of_size in shares.items():
+        found = _spread(space.replace(input_sizes=(size,)), of_size, rng, others)
+        if len(found) < len(of_size):
+            raise UserError(f"space '{space.name}': it has fewer than {number} networks to measure; ask for fewer")
+        chosen += found
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _spread(
+    space: Space, shares: Sequence[float], rng: random.Random, but: Collection[NetworkSpec]
+) -> list[NetworkSpec]:
+    """Random networks at these shares of the way from least to most work; fewer where the space has too few."""
+    drawn = {spec for spec in (_resized(space, rng) for _ in range(DRAWN * len(shares))) if spec not in but}
     by_work = sorted(drawn, key=lambda spec: (spec.count().flops, spec.text))
     works = np.log([spec.count().flops for spec in by_work])
     found: dict[int, None] = {}
-    for goal in np.linspace(works[0], works[-1], number):
+    for share in shares[: len(by_work)]:
+        goal = works[0] + share * (works[-1] - works[0])
         found[next(int(k) for k in np.argsort(np.abs(works - goal)) if int(k) not in found)] = None
-    chosen = [by_work[k] for k in found]
-    rng.shuffle(chosen)
-    return chosen
+    return [by_work[k] for k in found]
 
 
 def _resized(space: Space, rng: random.Random) -> NetworkSpec:
@@ -119,6 +138,14 @@ def _resized(space: Space, rng: random.Random) -> NetworkSpec:
     stages = tuple(replace(s, widths=s.widths[: max(1, round(share * len(s.widths)))]) for s in space.stages)
     stems = space.stems[: max(1, round(share * len(space.stems)))]
     return space.replace(stages=stages, stems=stems).sample(rng)
+
+
+def dimensions(spec: NetworkSpec) -> list[tuple[str, int]]:
+    """The input size and the widths of a network, each with its name."""
+    stages = zip(STAGES, spec.stages, strict=True)
+    widths = [(f"width of {stage}", block.width) for stage, blocks in stages for block in blocks]
+    ends = [("width of the stem", spec.stem), ("width of the last convolution", spec.last_width)]
+    return [(INPUT_SIZE, spec.input_size), *ends, *widths]
 
 
 @dataclass(frozen=True)
@@ -198,6 +225,29 @@ class Calibration:
     def latencies(self, *uses: Use) -> dict[NetworkSpec, float]:
         """Milliseconds of the networks that were measured for these uses, without those that failed."""
         return {one.spec: one.ratio * self.unit for one in self.measured if one.use in uses and one.ratio is not None}
+
+    @property
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """The least and the most of each dimension (see `dimensions`) of the networks that the model is fitted to."""
+        values: dict[str, set[int]] = {}
+        for spec in self.latencies("probe", "network"):
+            for what, value in dimensions(spec):
+                values.setdefault(what, set()).add(value)
+        return {what: (min(found), max(found)) for what, found in values.items()}
+
+    def outside(self, spec: NetworkSpec) -> list[str]:
+        """The dimensions of a network that lie outside of `ranges`, each as `what value (least to most)`."""
+        ranges, found = self.ranges, []
+        for what, value in dict.fromkeys(dimensions(spec)):
+            low, high = ranges.get(what, (value, value))
+            if not low <= value <= high:
+                found.append(f"{what} {value} ({low} to {high})")
+        return found
+
+    def has_size(self, size: int) -> bool:
+        """Whether an input size is within what was measured; of a model without measurements it is taken to be."""
+        low, high = self.ranges.get(INPUT_SIZE, (size, size))
+        return low <= size <= high
 
     def save(self, path: Path) -> None:
         """Write JSON, in one step."""

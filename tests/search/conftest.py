@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.search import held_out
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.calibrations import calibration_file
@@ -14,7 +16,7 @@ from ppcls_ext.search.latency import Accuracy, LatencyModel
 from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.space import SPACES
 from ppcls_ext.search.wish import Wish
-from tests.helpers.spaces import SIDE, tiny_space, write_images
+from tests.helpers.spaces import SIDE, measured, tiny_space, write_images
 
 SPACE = tiny_space()
 GOOD = Accuracy(0.01, 1.0, 0.99, 50)
@@ -66,3 +68,10 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calibration:
     found = Calibration(target, "lcnet", "", "", {}, model=LatencyModel(target, prices), accuracy={"model": GOOD})
     found.save(calibration_file("onednn", 1, "lcnet"))
     return found
+
+
+@pytest.fixture
+def narrow(calibrated: Calibration) -> Calibration:
+    """That of `calibrated`, fitted to PP-LCNet 0.25x and 1x at 128 and 224 pixels."""
+    specs = [LCNetSpec(scale=scale).network().replace(input_size=size) for scale in (0.25, 1.0) for size in (128, 224)]
+    return replace(calibrated, anchor_ms=(1.0,), measured=measured("network", *specs))

@@ -13,7 +13,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import parse_spec
 from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.search.advise import Asked, advise, asked_about, spec_of
-from ppcls_ext.search.calibrations import calibration_file, own_calibrations
+from ppcls_ext.search.calibrations import calibration_file, doubt_outside, own_calibrations
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.latency import Accuracy, LatencyModel
 from ppcls_ext.search.measurements import Calibration
@@ -40,7 +40,17 @@ def test_a_bound_that_no_scale_meets_names_the_fastest_after_what_was_asked(
     assert main(["advise", "-m", "PPLCNet_x0_5", "--latency", "0.001"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "ms, more than 0.001 ms" in said
-    assert "no scale is so fast; the fastest is PPLCNet_x0_25 at 128 px on onednn with" in said
+    assert "no scale is so fast; the fastest is PPLCNet_x0_25 at 96 px on onednn with" in said
+
+
+def test_sizes_that_were_not_measured_are_advised_only_where_asked_for(narrow: Calibration) -> None:
+    spec = LCNetSpec(scale=0.5).network()
+    advice = advise([narrow], 1e9, Asked(spec, 96, 1000, ""))
+    assert {way.input_size for way in advice.options} == {224}
+    assert advice.fastest.input_size == 96
+    assert advice.doubts == [doubt_outside(narrow, spec.replace(input_size=96))]
+    assert advise([narrow], 1e9).doubts == []
+    assert advise([narrow], 1e9, Asked(spec, 512, 1000, "")).best.input_size == 512
 
 
 TEXT = "stem16 | ds-c32 | {} | ds-c128 | ds-c256 | ds-c512 | last1280-drop0.2 | 224"

@@ -10,8 +10,12 @@ import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.search.aim import aim_of
+from ppcls_ext.search.latency import Accuracy
 from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.wish import Wish
+from tests.helpers.spaces import SIDE, measured, tiny_space
+
+SPACE = tiny_space()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,22 @@ def test_a_calibration_of_another_machine_is_one_line(wish: Wish, calibration: C
     replace(calibration, target=replace(calibration.target, cpu=("Another CPU",))).save(file)
     with pytest.raises(UserError, match="cpu: Another CPU, not"):
         aim_of(replace(wish, calibration=file))
+
+
+def test_images_of_a_size_that_was_not_measured_are_doubted_beside_what_else_is(
+    wish: Wish, calibration: Calibration, tmp_path: Path
+) -> None:
+    ends = [spec.replace(input_size=2 * SIDE) for spec in (SPACE.smallest(), SPACE.largest())]
+    of_others = replace(calibration, anchor_ms=(1.0,), measured=measured("network", *ends))
+    file = tmp_path / "others.json"
+    of_others.save(file)
+    by_it = replace(wish, calibration=file)
+    outside = "outside what the calibration of onednn measured: input size 32 (64 to 64); predictions may be off"
+    assert aim_of(by_it).doubt == outside
+    replace(of_others, accuracy={"model": Accuracy(0.07, 1.0, 0.99, 50)}).save(file)
+    assert aim_of(by_it).doubt.endswith(f"was not accepted: its median error is 7.0%, more than 5%; {outside}")
+    replace(of_others, measured=measured("probe", SPACE.smallest(), SPACE.largest())).save(file)
+    assert aim_of(by_it).doubt == ""
 
 
 def test_another_task_is_one_line(wish: Wish, calibration: Calibration) -> None:

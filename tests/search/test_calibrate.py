@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ppcls_ext.search.calibrate import ANCHOR, CalibrationPlan, calibrate, check
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.figures import block_costs, channel_costs
 from ppcls_ext.search.latency import Accuracy, LatencyModel, Target, accuracy, shortfalls
-from ppcls_ext.search.measurements import Calibration, Measured, read_calibration
+from ppcls_ext.search.measurements import PROBE_SIZE, Calibration, Measured, paper_networks, read_calibration
 from ppcls_ext.search.report import write_report
 from ppcls_ext.search.space import INPUT_SIZES, Space, space_named, with_width
 
@@ -109,6 +110,41 @@ def test_no_network_is_for_two_uses_and_all_are_what_they_should_be() -> None:
     work = [spec.count().flops for spec, use in networks if use == "unseen"]
     assert min(work) < LCNetSpec(scale=0.25).network().count().flops
     assert max(work) > LCNetSpec(scale=2.0).network().count().flops
+
+
+def test_every_input_size_has_as_many_networks_from_little_work_to_much() -> None:
+    networks, paper = CalibrationPlan(SPACE, "onednn", 1, Path(), Path()).networks(), paper_networks(SPACE)
+    drawn = {use: [spec for spec, of in networks if of == use and spec not in paper] for use in ("network", "unseen")}
+    for specs in drawn.values():
+        sizes = Counter(spec.input_size for spec in specs)
+        assert set(sizes) == set(INPUT_SIZES)
+        assert max(sizes.values()) - min(sizes.values()) <= 1
+    for size in INPUT_SIZES:
+        work = [spec.count().flops for specs in drawn.values() for spec in specs if spec.input_size == size]
+        assert max(work) > 10 * min(work)
+
+
+@pytest.mark.slow
+def test_a_calibration_of_fewer_input_sizes_goes_on_to_those_of_today(plan: CalibrationPlan) -> None:
+    """Calibrates twice."""
+    whole = calibrate(plan, engine(plan))
+    older = replace(whole, measured=tuple(one for one in whole.measured if one.spec.input_size > 96))
+    older.save(plan.file)
+    assert not older.has_size(96)
+    real, calls = engine(plan), list[int]()
+
+    def stops(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(subjects))
+        return real(subjects, settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(plan, stops)
+    assert read_calibration(plan.file).model is None  # that of the older one knows nothing of what was added
+    found = calibrate(plan, real)
+    assert found.has_size(96)
+    assert {one.arch for one in found.measured} == {one.arch for one in whole.measured}
 
 
 @pytest.mark.slow
@@ -230,7 +266,7 @@ def test_what_channels_cost_is_the_difference_that_a_block_makes(plan: Calibrati
     found = calibrate(plan, engine(plan))
     costs = channel_costs(found)
     assert list(costs) == list(STAGES)
-    smallest = SPACE.smallest()
+    smallest = SPACE.smallest().replace(input_size=PROBE_SIZE)
     (plain,) = set(smallest.stages[4])
     for width, microseconds in costs["blocks6"]:
         wide = with_width(plain, width)

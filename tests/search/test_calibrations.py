@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.search.calibrations import calibrating_command, calibration_file, own_calibrations
+from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.search.calibrations import calibrating_command, calibration_file, doubt_outside, own_calibrations
 from ppcls_ext.search.latency import Accuracy
 from ppcls_ext.search.measurements import Calibration
+from tests.helpers.spaces import measured
 
 LUCKY = Accuracy(0.001, 1.0, 0.99, 4)
 
@@ -72,3 +74,37 @@ def test_without_any_the_command_for_one_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="20 minutes: pplcnet search --calibrate --engine onednn --threads 1"):
         own_calibrations(1)
+
+
+REMEDY = "; to measure it too: pplcnet search --calibrate --engine onednn --threads 1"
+
+
+@pytest.mark.parametrize(
+    ("scale", "size", "outside", "end"),
+    [
+        (0.5, 96, "input size 96 (128 to 224)", REMEDY),
+        (0.5, 512, "input size 512 (128 to 224)", ""),  # another calibration would not have it either
+        (1.0, 192, "", ""),
+        (0.25, 128, "", ""),
+    ],
+)
+def test_a_network_outside_what_was_measured_is_doubted(
+    narrow: Calibration, scale: float, size: int, outside: str, end: str
+) -> None:
+    spec = LCNetSpec(scale=scale).network().replace(input_size=size)
+    line = f"outside what the calibration of onednn measured: {outside}; predictions may be off{end}"
+    assert doubt_outside(narrow, spec) == (line if outside else "")
+
+
+def test_widths_that_were_not_measured_are_doubted(narrow: Calibration) -> None:
+    line = doubt_outside(narrow, LCNetSpec(scale=2.5).network())
+    assert "width of the stem 40 (8 to 16), width of blocks2 80 (8 to 32), " in line
+    assert "input size" not in line
+    assert "last convolution" not in line
+
+
+def test_a_network_that_only_judged_widens_nothing(narrow: Calibration) -> None:
+    small = LCNetSpec(scale=0.5).network().replace(input_size=96)
+    judged = replace(narrow, measured=(*narrow.measured, *measured("unseen", small)))
+    assert not judged.has_size(96)
+    assert replace(narrow, measured=(*narrow.measured, *measured("network", small))).has_size(96)

@@ -86,7 +86,7 @@ def test_an_empty_stage_has_neighbours_too() -> None:
     ("old", "new", "message"),
     [
         ("stem8", "stem48", "stem is 48, which is not in the space 'lcnet' (8, 16, 24, 32, 40)"),
-        ("| 224", "| 32", "input size is 32, which is not in the space 'lcnet' (128, 160, 192, 224, 256, 288)"),
+        ("| 224", "| 32", "input size is 32, which is not in the space 'lcnet' (96, 128, 160, 192, 224, 256, 288)"),
         ("ds-c16 ", "ds-c16*3 ", "depth of blocks2 is 3, which is not in the space 'lcnet' (1, 2)"),
         ("ds-c16 ", "ds-c88 ",
          "width of blocks2 is 88, which is not in the space 'lcnet' (8, 16, 24, 32, 40, 48, 56, 64, ... to 80)"),
