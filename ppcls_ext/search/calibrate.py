@@ -139,7 +139,7 @@ def _begin(plan: CalibrationPlan) -> Calibration:
     """What an earlier run left, or an empty calibration."""
     target = target_of(plan.engine, plan.threads)
     if plan.file.is_file():
-        found = read_calibration(plan.file)
+        found = read_calibration(plan.file, "give another --calibration, or delete it")
         differences = found.target.differences(target)
         if found.space != plan.space.name:
             differences.append(f"space: {found.space}, not {plan.space.name}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.choice import PREFERRED
+from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.remembered import cache_folder
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.measurements import Calibration, read_calibration
@@ -49,6 +52,7 @@ def own_calibrations(
 ) -> list[Calibration]:
     """The finished calibrations of this machine for a number of threads, one of each engine.
 
+    Those of the user that are damaged, unfinished or of another version or machine are left out with a warning.
     Of an engine's, one that knows all that `spec` does comes before others, one of `space` then, an accepted one before
     one that is not, and then the most accurate.
 
@@ -56,27 +60,10 @@ def own_calibrations(
         files: to read instead of all of the user's.
         engine: only those of this one.
     Raises:
-        UserError: none; one of `files` that is of another machine, engine, version or number of threads, or unfinished.
+        UserError: none; one of `files` that is damaged, unfinished, or of another machine, engine, version or number of
+            threads.
     """
-    candidates = [*files] or sorted((cache_folder() / "latency").glob("*.json"))
-    found: dict[str, list[Calibration]] = {}
-    refused = []
-    for file in candidates:
-        calibration = read_calibration(file)
-        target = calibration.target
-        if not files and (target.threads != threads or engine not in (None, target.engine)):
-            continue
-        differences = _differences(calibration, threads, engine)
-        if differences:
-            command = calibrating_command(engine or target.engine, threads, calibration.space)
-            refused.append(f"calibration {file}: {'; '.join(differences)}; calibrate again: {command}")
-        elif calibration.model is None or calibration.accuracy is None:
-            command = calibrating_command(target.engine, threads, calibration.space, file)
-            refused.append(f"calibration {file}: it is not finished; this goes on with it: {command}")
-        else:
-            found.setdefault(target.engine, []).append(calibration)
-    if refused and (files or not found):
-        raise UserError(refused[0])
+    found = _named(files, threads, engine) if files else _kept_here(threads, engine)
     if not found:
         of_engine = "" if engine is None else f" of {engine}"
         how_long = ", in about 20 minutes" if space in (None, SPACE) else ""  # others are larger
@@ -90,7 +77,84 @@ def own_calibrations(
         lacks = spec is not None and bool(calibration.model.unknown(spec))
         return lacks, calibration.space != space, bool(calibration.doubt), _error(calibration)
 
-    return [min(several, key=order) for several in found.values()]
+    engines = dict.fromkeys(calibration.target.engine for calibration in found)
+    return [min((one for one in found if one.target.engine == name), key=order) for name in engines]
+
+
+def _named(files: Sequence[Path], threads: int, engine: str | None) -> list[Calibration]:
+    """What files hold that were named. Raises UserError for the first that does not hold here."""
+    found = [read_calibration(file) for file in files]
+    for file, calibration in zip(files, found, strict=True):
+        refusal = _refusal(file, calibration, threads, engine)
+        if refusal:
+            raise UserError(refusal)
+    return found
+
+
+def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
+    """The user's calibrations that hold, with a warning for each other one of an engine that is installed.
+
+    Raises:
+        UserError: there are others alone; it names the first.
+    """
+    found, refusals, of_gone = [], [], []
+    for file in sorted((cache_folder() / "latency").glob("*.json")):
+        try:
+            calibration = read_calibration(file, f"delete it and calibrate again: {_command_of(file)}")
+        except UserError as error:
+            if _may_be_of(file, threads, engine):
+                refusals.append(str(error))
+            continue
+        target = calibration.target
+        if target.threads != threads or engine not in (None, target.engine):
+            continue
+        refusal = _refusal(file, calibration, threads, engine)
+        if not refusal:
+            found.append(calibration)
+        else:
+            (refusals if _installed(target.engine) else of_gone).append(refusal)
+    if not found and (refusals or of_gone):
+        raise UserError([*refusals, *of_gone][0])
+    for refusal in refusals:  # what is left out of an answer is not slower than what is in it
+        say(f"warning: {refusal}")
+    return found
+
+
+def _refusal(file: Path, calibration: Calibration, threads: int, engine: str | None) -> str:
+    """Why a calibration does not hold, and what to do, in a line; empty where it does."""
+    target, space = calibration.target, calibration.space
+    differences = _differences(calibration, threads, engine)
+    if differences:
+        name = engine or target.engine
+        delete = "delete it and " if file == calibration_file(name, threads, space) else ""  # else it is not in the way
+        again = calibrating_command(name, threads, space)
+        return f"calibration {file}: {'; '.join(differences)}; {delete}calibrate again: {again}"
+    if calibration.model is None or calibration.accuracy is None:
+        command = calibrating_command(target.engine, threads, space, file)
+        return f"calibration {file}: it is not finished; this goes on with it: {command}"
+    return ""
+
+
+def _kept_for(file: Path) -> tuple[str, int, str] | None:
+    """The engine, threads and space of the calibration that is kept in a file, by its name; None: it says nothing."""
+    parts = re.fullmatch(r"(.+)-([0-9]{1,4})-([^-]+)", file.stem.removesuffix("-quick"))
+    return None if parts is None else (parts[1], int(parts[2]), parts[3])
+
+
+def _command_of(file: Path) -> str:
+    """The command that makes a calibration in a file of the user's cache again, or says how one is made."""
+    kept = _kept_for(file)
+    return "pplcnet search --calibrate" if kept is None else calibrating_command(*kept, file)
+
+
+def _may_be_of(file: Path, threads: int, engine: str | None) -> bool:
+    """Whether a file that cannot be read may be the calibration that is looked for, by its name."""
+    kept = _kept_for(file)
+    return kept is None or (kept[1] == threads and engine in (None, kept[0]))
+
+
+def _installed(engine: str) -> bool:
+    return engine in ENGINES and engine_class(engine).installed()
 
 
 def doubt_outside(calibration: Calibration, *specs: NetworkSpec) -> str:

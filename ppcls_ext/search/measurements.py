@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -254,12 +255,19 @@ class Calibration:
         atomic_write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n")
 
 
-def read_calibration(path: Path) -> Calibration:
-    """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else."""
+def read_calibration(
+    path: Path, cure: str = "delete it and calibrate again with pplcnet search --calibrate"
+) -> Calibration:
+    """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else.
+
+    Args:
+        cure: what to do about something else.
+    """
     try:
         content = read_json(path)
     except Unreadable as error:
-        raise UserError(f"calibration {path}: {error}; calibrate again with pplcnet search --calibrate") from error
+        cure = cure if os.path.lexists(path) else "make one with pplcnet search --calibrate"
+        raise UserError(f"calibration {path}: {error}; {cure}") from error
     try:
         if isinstance(content, dict) and content.pop("format", None) != FORMAT:
             raise ValueError("its format is another")
@@ -268,7 +276,4 @@ def read_calibration(path: Path) -> Calibration:
             _ = one.spec  # raises for a text that is no network
         return found
     except ValueError as error:
-        raise UserError(
-            f"calibration {path}: it is not as this version writes it ({error}); calibrate again with "
-            "pplcnet search --calibrate"
-        ) from error
+        raise UserError(f"calibration {path}: it is not as this version writes it ({error}); {cure}") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.calibrations import calibrating_command, calibration_file, doubt_outside, own_calibrations
 from ppcls_ext.search.latency import Accuracy
 from ppcls_ext.search.measurements import Calibration
@@ -54,10 +56,56 @@ def test_of_several_that_of_the_space_comes_first_and_then_an_accepted_one(calib
     assert own_calibrations(1, space="lcnet") == [calibrated]
 
 
-def test_one_of_an_engine_that_is_gone_does_not_stop_those_of_others(calibrated: Calibration) -> None:
+def test_a_damaged_one_stops_no_other_and_is_said(calibrated: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = calibration_file("openvino-onnx", 1, "cpu")
+    damaged.write_text("{}")
+    assert own_calibrations(1) == [calibrated]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: calibration {damaged}: it is not as this version writes it (")
+    again = "pplcnet search --calibrate --space cpu --engine openvino-onnx --threads 1"
+    assert line.endswith(f"); delete it and calibrate again: {again}")
+
+
+@pytest.mark.parametrize("asked", [{"threads": 2}, {"threads": 1, "engine": "onednn"}])
+def test_a_damaged_one_of_something_else_is_not_said(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str], asked: dict[str, Any]
+) -> None:
+    calibration_file("openvino", 1, "lcnet").write_text("")
+    replace(calibrated, target=replace(calibrated.target, threads=2)).save(calibration_file("onednn", 2, "lcnet"))
+    own_calibrations(**asked)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_one_alone_is_refused_with_the_way_out(calibrated: Calibration) -> None:
+    file = calibration_file("onednn", 1, "lcnet")
+    file.write_text("[]")
+    out = "; delete it and calibrate again: pplcnet search --calibrate --engine onednn --threads 1"
+    with pytest.raises(UserError, match=rf"calibration .*/onednn-1-lcnet.json: .*{out}"):
+        own_calibrations(1)
+    with pytest.raises(UserError, match="delete it and calibrate again with pplcnet search --calibrate"):
+        own_calibrations(1, [file])
+    with pytest.raises(UserError, match="nowhere.json: .*; make one with pplcnet search --calibrate"):
+        own_calibrations(1, [Path("nowhere.json")])
+
+
+def test_one_of_another_version_is_said_beside_those_that_hold(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = calibration_file("native", 1, "lcnet")
+    replace(calibrated, target=replace(target_of("native", 1), versions={"paddlepaddle": "1.0"})).save(file)
+    assert own_calibrations(1) == [calibrated]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: calibration {file}: versions: paddlepaddle 1.0, not ")
+    assert line.endswith("; delete it and calibrate again: pplcnet search --calibrate --engine native --threads 1")
+
+
+def test_one_of_an_engine_that_is_gone_does_not_stop_those_of_others(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
     gone = replace(calibrated, target=replace(calibrated.target, engine="gone"))
     gone.save(calibration_file("gone", 1, "lcnet"))
     assert own_calibrations(1) == [calibrated]
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="engine 'gone' is unknown"):
         own_calibrations(1, [calibration_file("gone", 1, "lcnet")])
 
