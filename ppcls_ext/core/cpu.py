@@ -11,14 +11,19 @@ from pathlib import Path
 # Instruction sets that decide which kernels the engines take.
 FLAGS_THAT_MATTER = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8")
 
+CPUINFO = Path("/proc/cpuinfo")
+# Lines that tell processors of one name apart, as virtual machines give it; the later ones are those of ARM.
+TELLING = ("cpu family", "model", "stepping", "CPU implementer", "CPU variant", "CPU part", "CPU revision")
+
 
 def cpuinfo(key: str) -> str:
-    """A line of /proc/cpuinfo by what it begins with; empty where there is none."""
+    """What /proc/cpuinfo has for a key, of the first core; empty where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def cpu_model() -> str:
@@ -30,6 +35,12 @@ def cpu_flags() -> list[str]:
     """Which of `FLAGS_THAT_MATTER` the processor has."""
     flags = set(cpuinfo("flags").split())
     return [flag for flag in FLAGS_THAT_MATTER if flag in flags]
+
+
+def cpuid() -> str:
+    """Which processor of its name it is: family, model and stepping in words; empty where the system does not tell."""
+    found = ((key, cpuinfo(key)) for key in TELLING)
+    return " ".join(f"{key.split()[-1]} {value}" for key, value in found if value)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.core.cpu import Watch, cpu_flags, cpu_model
+from ppcls_ext.core.cpu import Watch, cpu_flags, cpu_model, cpuid
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.logs import log
 from ppcls_ext.core.version import __version__
@@ -49,7 +49,7 @@ def choose_fastest(
     inputs = [{"shape": list(shape), "dtype": i.dtype} for shape, i in zip(shapes, exported.inputs, strict=True)]
     key = {
         "model": sha256(exported.folder / RECIPE),  # the recipe holds the checksums of all other files
-        "cpu": [cpu_model(), *cpu_flags()],
+        "cpu": [cpu_model(), cpuid(), *cpu_flags()],
         "versions": _versions(names),
         "threads": threads,
         "shapes": [spec["shape"] for spec in inputs],

@@ -15,7 +15,7 @@ import numpy as np
 from ppcls_ext.bench.benchmark import run_benchmark, versions
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core.cpu import cpu_flags, cpu_model
+from ppcls_ext.core.cpu import cpu_flags, cpu_model, cpuid
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import regular_target
@@ -91,7 +91,7 @@ class CalibrationPlan:
 def target_of(engine: str, threads: int) -> Target:
     """This machine with an engine. Raises UserError for an engine that is unknown or not installed."""
     engine_class(engine).require()
-    return Target((cpu_model(), *cpu_flags()), engine, threads, versions([engine]))
+    return Target((cpu_model(), *cpu_flags()), engine, threads, versions([engine]), cpuid())
 
 
 def run_lean(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:

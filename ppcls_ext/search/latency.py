@@ -28,6 +28,7 @@ class Target:
     Attributes:
         cpu: name and instruction sets of the processor.
         versions: of the engine's packages.
+        cpuid: which processor of its name it is, see `ppcls_ext.core.cpu.cpuid`; empty: not told, and of any.
     """
 
     __pydantic_config__ = STORED
@@ -36,12 +37,14 @@ class Target:
     engine: str
     threads: Count
     versions: Mapping[str, str | None]
+    cpuid: str = ""
 
     def differences(self, other: Target) -> list[str]:
         """What differs from `other`, each as `what: this, not that`."""
+        known = ("cpuid",) if self.cpuid and other.cpuid else ()
         return [
             f"{what}: {_shown(getattr(self, what))}, not {_shown(getattr(other, what))}"
-            for what in ("cpu", "engine", "threads", "versions")
+            for what in ("cpu", *known, "engine", "threads", "versions")
             if getattr(self, what) != getattr(other, what)
         ]
 

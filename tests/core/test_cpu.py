@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ppcls_ext.core import cpu
 from ppcls_ext.core.cpu import Busy, Watch
 
 MUCH = 1e9  # seconds, more than any core has used
@@ -54,3 +55,21 @@ def test_a_system_that_does_not_tell_is_taken_for_idle(tmp_path: Path, content: 
     if content is not None:
         stat.write_text(content)
     assert Watch(stat).busy() == Busy(0, 0)
+
+
+CPUINFO = (
+    "processor\t: 0\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+    "flags\t\t: fpu fma avx2\n\n"
+)
+
+
+def test_processors_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(CPUINFO.format(1) + CPUINFO.format(49))
+    monkeypatch.setattr(cpu, "CPUINFO", file)
+    assert (cpu.cpu_model(), cpu.cpu_flags()) == ("AMD EPYC", ["avx2", "fma"])
+    assert cpu.cpuid() == "family 25 model 1 stepping 1"
+    file.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
+    assert cpu.cpuid() == "implementer 0x41 part 0xd0c"
+    file.unlink()
+    assert cpu.cpuid() == ""

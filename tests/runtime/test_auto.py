@@ -63,7 +63,7 @@ def inference_of(model: Exported) -> Inference:
 
 
 def test_a_choice_is_remembered_for_the_model_the_threads_and_the_shape(
-    choose: Chooses, exported: Path, tmp_path: Path
+    choose: Chooses, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, started = choose()
     assert (first.engine, first.model_format, first.remembered) == ("onednn", "pdmodel", False)
@@ -78,6 +78,9 @@ def test_a_choice_is_remembered_for_the_model_the_threads_and_the_shape(
     recipe = (other / "inference.yml").read_text().rsplit("recipe_sha256", 1)[0]
     (other / "inference.yml").write_text(sealed(recipe + "note: another\n"))
     assert choose(other)[1] > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(auto, "cpuid", lambda: "another processor of that name")
+        assert choose()[1] > 0
     assert choose()[1] == 0  # the others have not displaced it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.search import calibrate
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.calibrations import calibrating_command, calibration_file, doubt_outside, own_calibrations
 from ppcls_ext.search.latency import Accuracy
@@ -25,6 +27,27 @@ def test_one_of_another_machine_is_refused_with_its_own_command(calibrated: Cali
     command = "calibrate again: pplcnet search --calibrate --space cpu --engine onednn --threads 1"
     with pytest.raises(UserError, match=f"cpu: Another CPU, not .*; {command}"):
         own_calibrations(1, [file])
+
+
+def test_one_of_another_processor_of_the_same_name_is_refused(
+    calibrated: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "cpuid", lambda: "family 25 model 1 stepping 1")
+    file = tmp_path / "theirs.json"
+    replace(calibrated, target=replace(calibrated.target, cpuid="family 23 model 49 stepping 0")).save(file)
+    differ = "cpuid: family 23 model 49 stepping 0, not family 25 model 1 stepping 1; calibrate again: pplcnet search"
+    with pytest.raises(UserError, match=differ):
+        own_calibrations(1, [file])
+
+
+def test_one_that_does_not_tell_its_processor_goes_by_the_name(calibrated: Calibration) -> None:
+    """As those do that were stored before calibrations told it."""
+    file = calibration_file("onednn", 1, "lcnet")
+    content = json.loads(file.read_text())
+    assert content["target"].pop("cpuid") == content["model"]["target"].pop("cpuid")
+    file.write_text(json.dumps(content))
+    (found,) = own_calibrations(1)
+    assert found.target == replace(calibrated.target, cpuid="")
 
 
 def test_one_of_other_threads_counts_where_it_is_named(calibrated: Calibration) -> None:
