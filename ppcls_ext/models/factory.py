@@ -11,12 +11,12 @@ from typing import Any
 from paddle import nn
 
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.core.registry import Registry, call_checked
+from ppcls_ext.core.registry import Registry, accepted_keys, call_checked
 from ppcls_ext.core.text import shown
 from ppcls_ext.models.hgnet import PPHGNetV2
 from ppcls_ext.models.keys import check_numbers, network_keys
 from ppcls_ext.models.lcnet import PPLCNet
-from ppcls_ext.models.network_spec import STAGES, parse_spec
+from ppcls_ext.models.network_spec import STAGES, NetworkSpec, parse_spec
 from ppcls_ext.models.newer import NEWER
 from ppcls_ext.models.spec import BASE_LAST_WIDTH, LAST_SEVEN, LAST_TWO, SPECS, LCNetSpec
 from ppcls_ext.models.star_faster import faster_net_t0, star_net_s1
@@ -26,6 +26,7 @@ from ppcls_ext.upstream.paddleclas import download, parameter_names_may_repeat, 
 ARCHS = Registry("architecture")
 
 SEARCHED = "LCNetSearched"  # the name of every network that its spec describes, in all three tasks
+FAMILY = "PPLCNet"  # that of every network that the fields of an `LCNetSpec` describe
 
 EVEN_RATES = (1.0,) * (1 + len(STAGES))
 
@@ -35,6 +36,71 @@ def theseus_class() -> type[PPLCNet]:
     """PPLCNet with PaddleClas's layer surgery (`stop_after`, `return_stages`), which its recipes may ask for."""
     theseus = ppcls("arch.backbone.base.theseus_layer").TheseusLayer
     return type("PPLCNet", (PPLCNet, theseus), {"__module__": __name__, "__doc__": PPLCNet.__doc__})
+
+
+def named_spec(
+    name: str,
+    dropout_prob: float | None = None,
+    class_expand: int | None = None,
+    use_last_conv: bool = True,
+    stride_list: Sequence[int] | None = None,
+) -> LCNetSpec:
+    """The network `name` of `SPECS`, with the changes that PaddleClas's factories take.
+
+    Raises:
+        ValueError, TypeError: a value that is none of the kind.
+    """
+    if not isinstance(use_last_conv, bool):  # PaddleClas would take it as something else, and say nothing
+        raise ValueError(f"use_last_conv must be true or false, got {use_last_conv!r}")
+    spec = SPECS[name]
+    if not use_last_conv:
+        spec = spec.replace(last_width=0, dropout=0.0)
+    if class_expand is not None and use_last_conv:
+        spec = spec.replace(last_width=class_expand)
+    if dropout_prob is not None and use_last_conv:
+        spec = spec.replace(dropout=dropout_prob)
+    if stride_list is not None:
+        spec = spec.replace(strides=tuple(stride_list))
+    return spec
+
+
+def family_spec(
+    scale: float = 1.0,
+    act: str = "hardswish",
+    se: str = LAST_TWO,
+    kernel5: str = LAST_SEVEN,
+    last_width: int = BASE_LAST_WIDTH,
+    dropout: float = 0.2,
+) -> LCNetSpec:
+    """A network of the family from the fields of its spec. Raises ValueError or TypeError for what is none."""
+    return LCNetSpec(scale, act, str(se), str(kernel5), last_width, dropout)
+
+
+def searched_spec(arch: str, dropout_prob: float | None = None) -> NetworkSpec:
+    """The network that a text describes, see `ppcls_ext.models.network_spec.parse_spec`; a change to it."""
+    spec = parse_spec(arch)
+    return spec.replace(dropout=dropout_prob) if dropout_prob is not None and spec.last_width else spec
+
+
+def spec_of_arch(arch: Mapping[str, Any]) -> NetworkSpec:
+    """The network of an `Arch` section, by the keys that `build_arch` builds it by, without building it.
+
+    Args:
+        arch: its name is one of `SPECS`, `PPLCNet` or `SEARCHED`.
+    Raises:
+        UserError: an unknown key, or a value that the network refuses.
+    """
+    name, keys = arch["name"], {key: value for key, value in arch.items() if key != "name"}
+    others: dict[str, Callable[..., Any]] = {FAMILY: family_spec, SEARCHED: searched_spec}
+    factory = others.get(name) or functools.partial(named_spec, name)
+    check_numbers(keys, "Arch")
+    known = accepted_keys(ARCHS[name])
+    for key in keys:
+        if key not in known:
+            raise UserError(f"Arch.{key}: unknown key; {nearest(str(key), known)}")
+    told = accepted_keys(factory)  # the others say nothing of its shape
+    spec = call_checked(factory, {key: value for key, value in keys.items() if key in told}, "Arch")
+    return spec.network() if isinstance(spec, LCNetSpec) else spec
 
 
 def build_named(
@@ -57,16 +123,8 @@ def build_named(
         use_ssld: accepted for PaddleClas's configs; the public SSLD weights have to be given as a path.
         dropout_prob, class_expand, use_last_conv, stride_list: changes to the named spec.
     """
-    _check_kinds(use_last_conv, return_patterns, return_stages)
-    spec = SPECS[name]
-    if not use_last_conv:
-        spec = spec.replace(last_width=0, dropout=0.0)
-    if class_expand is not None and use_last_conv:
-        spec = spec.replace(last_width=class_expand)
-    if dropout_prob is not None and use_last_conv:
-        spec = spec.replace(dropout=dropout_prob)
-    if stride_list is not None:
-        spec = spec.replace(strides=tuple(stride_list))
+    _check_kinds(return_patterns, return_stages)
+    spec = named_spec(name, dropout_prob, class_expand, use_last_conv, stride_list)
     model = theseus_class()(spec, class_num, lr_mult_list)
     model.init_res(list(STAGES), return_patterns=return_patterns, return_stages=return_stages)
     if pretrained is True and use_ssld:
@@ -75,10 +133,8 @@ def build_named(
     return model
 
 
-def _check_kinds(use_last_conv: Any, return_patterns: Any, return_stages: Any) -> None:
+def _check_kinds(return_patterns: Any, return_stages: Any) -> None:
     """Raise ValueError for what PaddleClas would take as something else, and say nothing."""
-    if not isinstance(use_last_conv, bool):
-        raise ValueError(f"use_last_conv must be true or false, got {use_last_conv!r}")
     if return_patterns is not None and not _holds(return_patterns, str):
         raise ValueError(f"return_patterns must be a list of names of layers, got {return_patterns!r}")
     if not (return_stages is None or isinstance(return_stages, int) or _holds(return_stages, int)):
@@ -121,7 +177,7 @@ def build_spec(
     lr_mult_list: Sequence[float] = EVEN_RATES,
 ) -> PPLCNet:
     """Build a network of the family from the fields of its spec: `Arch: {name: PPLCNet, scale: 0.4, se: ...}`."""
-    spec = LCNetSpec(scale, act, str(se), str(kernel5), last_width, dropout)
+    spec = family_spec(scale, act, se, kernel5, last_width, dropout)
     return theseus_class()(spec, class_num, lr_mult_list)
 
 
@@ -139,10 +195,7 @@ def build_searched(
         dropout_prob: a change to the spec.
         pretrained: a `.pdparams` path; there are no public weights.
     """
-    spec = parse_spec(arch)
-    if dropout_prob is not None and spec.last_width:
-        spec = spec.replace(dropout=dropout_prob)
-    model = theseus_class()(spec, class_num, lr_mult_list)
+    model = theseus_class()(searched_spec(arch, dropout_prob), class_num, lr_mult_list)
     load_public(model, SEARCHED, pretrained)
     return model
 
@@ -208,7 +261,7 @@ ARCHS.register("PPHGNetV2_B0", hgnet_v2_b0)
 ARCHS.register("StarNet_S1", starnet_s1)
 ARCHS.register("FasterNet_T0", fasternet_t0)
 ARCHS.register("PPLCNetV2_small", lcnet_v2_small)
-ARCHS.register("PPLCNet", build_spec)
+ARCHS.register(FAMILY, build_spec)
 ARCHS.register(SEARCHED, build_searched)
 
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ppcls_ext.core.bounds import mapping
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError, nearest
-from ppcls_ext.models.factory import SEARCHED
-from ppcls_ext.models.network_spec import CLASSES, NetworkSpec, parse_spec
+from ppcls_ext.models.factory import FAMILY, SEARCHED, spec_of_arch
+from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
 from ppcls_ext.search.calibrations import calibrating_command, doubt_outside
 from ppcls_ext.search.costs import parts_of_space
 from ppcls_ext.search.latency import LatencyModel
 from ppcls_ext.search.measurements import Calibration
 from ppcls_ext.search.space import INPUT_SIZES, SPACES, square_side
+from ppcls_ext.tasks.classes import Classes
 
 PAPER_SIZE = 224  # pixels; what is advised where no config says another
 
@@ -47,9 +49,10 @@ def asked_about(config: Config) -> Asked:
         raise UserError(
             f"Global.task: latency models know classifiers, not {task}; ask about a classifier with the same backbone"
         )
-    arch = config.get("Arch") or {}
-    spec, class_num, note = spec_of(arch), arch.get("class_num", CLASSES), ""
-    if not isinstance(class_num, int):
+    arch = mapping(config.get("Arch"), "Arch")
+    spec, note = spec_of(arch), ""
+    class_num = Classes(arch.get("class_num", CLASSES), lambda: None, lambda: None).fixed
+    if class_num is None:
         class_num = CLASSES
         note = f"Arch.class_num: the number of classes is not known before a training; predicted with {CLASSES:,}"
     return Asked(spec, square_side(config.global_section.image_shape), class_num, note)
@@ -60,18 +63,10 @@ def spec_of(arch: Mapping[str, Any]) -> NetworkSpec:
     name = str(arch.get("name", ""))
     if not name:
         raise UserError("Arch.name: there is none; give the config of a network")
-    if name in SPECS:
-        return SPECS[name].network()
-    fields = {key: value for key, value in arch.items() if key in LCNetSpec.__dataclass_fields__}
-    try:
-        if name == SEARCHED:
-            return parse_spec(arch["arch"])
-        if name == "PPLCNet":
-            return LCNetSpec(**fields).network()
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"Arch: {error}") from error
-    known = [*SPECS, "PPLCNet", SEARCHED]
-    raise UserError(f"Arch.name: a latency model knows no network '{name}'; {nearest(name, known)}")
+    known = [*SPECS, FAMILY, SEARCHED]
+    if name not in known:
+        raise UserError(f"Arch.name: a latency model knows no network '{name}'; {nearest(name, known)}")
+    return spec_of_arch(arch)
 
 
 @dataclass(frozen=True)

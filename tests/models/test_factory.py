@@ -12,9 +12,16 @@ import pytest
 import yaml
 
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.models.factory import ARCHS, build_arch, download_weights, known_archs, register_with_paddleclas
+from ppcls_ext.models.factory import (
+    ARCHS,
+    build_arch,
+    download_weights,
+    known_archs,
+    register_with_paddleclas,
+    spec_of_arch,
+)
 from ppcls_ext.models.lcnet import PPLCNet
-from ppcls_ext.models.spec import ALL, SPECS, STAGES
+from ppcls_ext.models.spec import ALL, SPECS, STAGES, LCNetSpec
 from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.upstream.paddleclas import ppcls
 from tests.helpers.points import MIXED
@@ -49,6 +56,41 @@ def test_a_text_builds_any_network_of_the_space(tmp_path: Path) -> None:
     assert again.spec.dropout == again.dropout.p == 0
     for name, value in numpy_state(model).items():
         np.testing.assert_array_equal(numpy_state(again)[name], value)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        {"name": "PPLCNet_x0_25", "use_last_conv": False, "dropout_prob": 0.5},
+        {"name": "PPLCNet_x0_25", "class_expand": 512, "dropout_prob": 0.0, "pretrained": False, "class_num": 7},
+        {"name": "PPLCNet_x0_25", "stride_list": [2, 2, 2, 2, 1]},
+        {"name": "PPLCNet_x0_5_no_se"},
+        {"name": "PPLCNet", "scale": 0.4, "se": ALL, "last_width": 0, "dropout": 0.0},
+        {"name": "LCNetSearched", "arch": MIXED, "dropout_prob": 0.0},
+    ],
+)
+def test_the_spec_of_a_section_is_that_of_the_network_it_builds(arch: dict[str, Any]) -> None:
+    built = build_arch(arch, 7).spec
+    assert spec_of_arch(arch) == (built.network() if isinstance(built, LCNetSpec) else built)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        {"name": "PPLCNet_x1_0", "use_last_conv": "no"},
+        {"name": "PPLCNet_x1_0", "clas_num": 3},
+        {"name": "PPLCNet_x1_0", "stride_list": 2},
+        {"name": "PPLCNet", "strides": [2, 2, 2, 2, 1]},
+        {"name": "LCNetSearched"},
+        {"name": "LCNetSearched", "arch": "stem16"},
+    ],
+)
+def test_a_section_that_builds_nothing_has_no_spec_for_the_same_reason(arch: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as built:
+        build_arch(arch)
+    with pytest.raises(UserError) as told:
+        spec_of_arch(arch)
+    assert str(told.value) == str(built.value)
 
 
 def test_paddleclas_keywords_change_the_named_spec() -> None:

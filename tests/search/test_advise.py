@@ -108,6 +108,9 @@ def test_a_config_whose_classes_are_yet_to_be_counted_is_answered(
         ("my_images", "Global.image_shape=[3,64,512]", "not 64 x 512"),
         ("det/my_coco", "Global.seed=0", "latency models know classifiers, not detection"),
         ("studies/found_clothing", "Global.seed=0", "Arch.name: there is none; give the config of a network"),
+        ("PPLCNet_x1_0", "Arch.class_expnd=512", "Arch.class_expnd: unknown key; did you mean 'class_expand'"),
+        ("PPLCNet_x1_0", "Arch.class_num=0", "Arch.class_num: expected a number of classes or auto, got 0"),
+        ("PPLCNet_x1_0", "Arch=PPLCNet_x1_0", "Arch: expected keys and values"),
         (
             "my_images",
             "Arch={name: MobileNetV3_large_x1_0}",
@@ -118,6 +121,13 @@ def test_a_config_whose_classes_are_yet_to_be_counted_is_answered(
 def test_what_cannot_be_asked_about_is_one_line(config: str, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         asked_about(load_config(config, [override]))
+
+
+def test_keys_that_change_a_named_network_change_what_is_predicted(calibrated: Calibration) -> None:
+    def predicted(*overrides: str) -> float:
+        return advise([calibrated], 1e9, asked_about(load_config("PPLCNet_x1_0", overrides))).own["onednn"]
+
+    assert predicted("Arch.use_last_conv=false") < predicted() < predicted("Arch.stride_list=[2,2,2,2,1]")
 
 
 def test_a_calibration_that_was_not_accepted_is_said(
