@@ -147,13 +147,18 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True,
     """
     group = parser.add_argument_group("config")
     group.add_argument("-c", "--config", type=given, required=required, metavar="CONFIG", help=what)
+    add_override_argument(group)
+
+
+def add_override_argument(group: argparse._ArgumentGroup, example: str = "Global.epochs=10") -> None:
+    """`-o KEY=VALUE`, which changes the config that another flag names."""
     group.add_argument(
         "-o",
         "--override",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a key of the config, such as Global.epochs=10 (may be repeated)",
+        help=f"change a key of the config, such as {example} (may be repeated)",
     )
 
 

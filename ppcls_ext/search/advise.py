@@ -94,8 +94,8 @@ class Advice:
 
     Attributes:
         own: predicted milliseconds of the network that was asked about, for each engine that it can be predicted on.
-        options: for each scale that fits at some size, the largest size that does, the largest scale first.
-        best: of the options, the largest scale at the size that was asked for, or else the one with the most work; None
+        options: for each scale that fits at some size, the largest size that does, and `best`; largest scales first.
+        best: of all that fit, the largest scale at the size that was asked for, or else the one with the most work; None
             where no scale is so fast.
         fastest: of all scales at all sizes.
         doubts: why predictions may be off or are missing, a line for each calibration that was not accepted, has no
@@ -118,25 +118,38 @@ def advise(calibrations: Sequence[Calibration], latency: float, asked: Asked | N
     """
     side, class_num = (PAPER_SIZE, CLASSES) if asked is None else (asked.side, asked.class_num)
     models = {c.target.engine: c.model for c in calibrations if c.model is not None}
-    ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in _sizes(calibrations, side)]
+    sizes = _sizes(calibrations, side)
+    ways = [_fastest(models, scale, size, class_num) for scale in SCALES for size in sizes]
     fitting = [way for way in ways if way.ms <= latency]
     wanted = [way for way in fitting if way.input_size == side] or fitting
     best = max(wanted, key=_work, default=None)
     largest = {way.scale: way for way in sorted(fitting, key=lambda way: way.input_size)}
-    own, doubts = {}, [c.doubt for c in calibrations if c.doubt]
+    listed = {*largest.values(), *([] if best is None else [best])}
+    options = sorted(listed, key=lambda way: (way.scale, way.input_size), reverse=True)
+    doubts = [c.doubt for c in calibrations if c.doubt]
+    own: dict[str, float] = {}
+    if asked is not None:
+        own, more = _predicted(calibrations, asked)
+        doubts += more
+    return Advice(own, options, best, min(ways, key=lambda way: way.ms), doubts)
+
+
+def _predicted(calibrations: Sequence[Calibration], asked: Asked) -> tuple[dict[str, float], list[str]]:
+    """Milliseconds of the network that is asked about on each engine, and a line for each doubt."""
+    spec, advised = (one.replace(input_size=asked.side) for one in (asked.spec, LCNetSpec().network()))
+    own: dict[str, float] = {}
+    doubts: list[str] = []
     for calibration in calibrations:
-        if asked is None or calibration.model is None:
-            continue
-        spec, engine = asked.spec.replace(input_size=side), calibration.target.engine
-        unknown = calibration.model.unknown(spec)
+        assert calibration.model is not None  # it is finished
+        engine, unknown = calibration.target.engine, calibration.model.unknown(spec)
         if unknown:
             what = f"the calibration of {engine} has no {', '.join(unknown)}: nothing is said of it"
             doubts.append(what + _remedy(calibration, unknown))
         else:
-            own[engine] = calibration.model.predict(spec, class_num)
-            doubts += filter(None, [doubt_outside(calibration, spec)])
-    options = [largest[scale] for scale in sorted(largest, reverse=True)]
-    return Advice(own, options, best, min(ways, key=lambda way: way.ms), doubts)
+            own[engine] = calibration.model.predict(spec, asked.class_num)
+        outside = doubt_outside(calibration, advised, *([] if unknown else [spec]))
+        doubts += [outside] if outside else []
+    return own, doubts
 
 
 def _sizes(calibrations: Sequence[Calibration], side: int) -> list[int]:

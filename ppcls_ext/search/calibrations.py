@@ -97,7 +97,9 @@ def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
     Raises:
         UserError: there are others alone; it names the first.
     """
-    found, refusals, of_gone = [], [], []
+    found: list[Calibration] = []
+    refusals: list[str] = []
+    of_gone: list[str] = []
     for file in sorted((cache_folder() / "latency").glob("*.json")):
         try:
             calibration = read_calibration(file, f"delete it and calibrate again: {_command_of(file)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +47,9 @@ def test_a_bound_that_no_scale_meets_names_the_fastest_after_what_was_asked(
 def test_sizes_that_were_not_measured_are_advised_only_where_asked_for(narrow: Calibration) -> None:
     spec = LCNetSpec(scale=0.5).network()
     advice = advise([narrow], 1e9, Asked(spec, 96, 1000, ""))
-    assert {way.input_size for way in advice.options} == {224}
+    assert {way.input_size for way in advice.options} == {96, 224}
+    assert advice.best in advice.options
+    assert advice.best.input_size == 96
     assert advice.fastest.input_size == 96
     assert advice.doubts == [doubt_outside(narrow, spec.replace(input_size=96))]
     assert advise([narrow], 1e9).doubts == []
@@ -128,6 +131,40 @@ def test_keys_that_change_a_named_network_change_what_is_predicted(calibrated: C
         return advise([calibrated], 1e9, asked_about(load_config("PPLCNet_x1_0", overrides))).own["onednn"]
 
     assert predicted("Arch.use_last_conv=false") < predicted() < predicted("Arch.stride_list=[2,2,2,2,1]")
+
+
+def test_an_override_changes_what_is_asked_about(
+    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advise", "-m", "PPLCNet_x0_5", "-o", "Global.image_shape=[3,96,96]", "--latency", "500"]) == 0
+    assert "PPLCNet_x0_5 at 96 px on onednn: " in " ".join(capsys.readouterr().err.split())
+    assert main(["advise", "-o", "Global.image_shape=[3,96,96]", "--latency", "500"]) == 2
+    assert "-o changes the config that -m names: give -m CONFIG too" in capsys.readouterr().err
+
+
+def test_the_answer_as_json_is_what_the_table_says(narrow: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
+    narrow.save(calibration_file("onednn", 1, "lcnet"))
+    asked = ["advise", "-m", "PPLCNet_x0_5", "-o", "Global.image_shape=[3,96,96]", "--latency", "500"]
+    assert main(asked) == 0
+    table = capsys.readouterr().out
+    assert main([*asked, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer["own"]) == ["onednn"]
+    assert answer["best"] in answer["options"]
+    assert (answer["best"]["network"], answer["best"]["input_size"]) == ("PPLCNet_x2_5", 96)
+    assert answer["best"]["paper_top1"] == 76.6
+    assert answer["fastest"]["network"] == "PPLCNet_x0_25"
+    assert any("input size 96 (128 to 224)" in line for line in answer["warnings"])
+    for way in answer["options"]:
+        assert f"{way['ms']:.4f}" in table
+        assert f"{way['paper_top1']:.2f} %" in table
+
+
+def test_json_says_that_nothing_fits_too(calibrated: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "--latency", "0.001", "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["best"], answer["options"]) == (None, [])
+    assert answer["fastest"]["ms"] > 0.001
 
 
 def test_a_calibration_that_was_not_accepted_is_said(
