@@ -95,8 +95,8 @@ class Advice:
     Attributes:
         own: predicted milliseconds of the network that was asked about, for each engine that it can be predicted on.
         options: for each scale that fits at some size, the largest size that does, and `best`; largest scales first.
-        best: of all that fit, the largest scale at the size that was asked for, or else the one with the most work; None
-            where no scale is so fast.
+        best: of all that fit, the largest scale at the size that was asked for, or else the one with the most work;
+            None where no scale is so fast.
         fastest: of all scales at all sizes.
         doubts: why predictions may be off or are missing, a line for each calibration that was not accepted, has no
             prices for what the network does, or has measured none of its size.

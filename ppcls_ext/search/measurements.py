@@ -109,7 +109,7 @@ def spread_networks(space: Space, number: int, seed: int, but: Iterable[NetworkS
     shares: dict[int, list[float]] = {}
     for k, share in enumerate(np.linspace(0, 1, number)):
         shares.setdefault(sizes[k % len(sizes)], []).append(float(share))
-    chosen = []
+    chosen: list[NetworkSpec] = []
     for size, of_size in shares.items():
         found = _spread(space.replace(input_sizes=(size,)), of_size, rng, others)
         if len(found) < len(of_size):

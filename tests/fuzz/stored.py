@@ -159,7 +159,7 @@ CALIBRATION = {
     "anchor_ms": [1.5, 1.6],
     "measured": [{"arch": ARCH, "use": "network", "ratio": 1.0, "low": 0.9, "high": 1.1, "failure": ""}],
     "model": {
-        "target": {"cpu": ["a"], "engine": "onednn", "threads": 1, "versions": {"numpy": "2"}},
+        "target": {"cpu": ["a"], "engine": "onednn", "threads": 1, "versions": {"numpy": "2"}, "cpuid": "b"},
         "prices": {"a": 1.0},
     },
     "accuracy": {"model": {"median": 0.1, "close": 0.9, "spearman": 1.0, "n": 3}},
@@ -172,6 +172,8 @@ def calibration(content: bytes) -> None:
         found = read_calibration(written("calibration.json", content))
         found.latencies("network")
         assert isinstance(found.doubt, str)
+        fitted = [one for one in found.measured if one.use != "unseen" and not one.failure]
+        assert not any(found.outside(one.spec) for one in fitted)
         found.target.differences(Target(("b",), "a", 2, {}))
         found.save(folder() / "again.json")
         assert read_calibration(folder() / "again.json") == found
