@@ -133,9 +133,7 @@ def test_keys_that_change_a_named_network_change_what_is_predicted(calibrated: C
     assert predicted("Arch.use_last_conv=false") < predicted() < predicted("Arch.stride_list=[2,2,2,2,1]")
 
 
-def test_an_override_changes_what_is_asked_about(
-    calibrated: Calibration, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_override_changes_what_is_asked_about(calibrated: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", "-m", "PPLCNet_x0_5", "-o", "Global.image_shape=[3,96,96]", "--latency", "500"]) == 0
     assert "PPLCNet_x0_5 at 96 px on onednn: " in " ".join(capsys.readouterr().err.split())
     assert main(["advise", "-o", "Global.image_shape=[3,96,96]", "--latency", "500"]) == 2

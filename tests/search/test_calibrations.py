@@ -107,7 +107,7 @@ def test_a_damaged_one_alone_is_refused_with_the_way_out(calibrated: Calibration
         own_calibrations(1)
     with pytest.raises(UserError, match="delete it and calibrate again with pplcnet search --calibrate"):
         own_calibrations(1, [file])
-    with pytest.raises(UserError, match="nowhere.json: .*; make one with pplcnet search --calibrate"):
+    with pytest.raises(UserError, match=r"nowhere.json: .*; make one with pplcnet search --calibrate"):
         own_calibrations(1, [Path("nowhere.json")])
 
 
