@@ -23,8 +23,7 @@ DESCRIPTION = (
 )
 EXAMPLES = (
     "pplcnet advise --latency 2.0",
-    "pplcnet advise -m output/my_images --latency 1.5 --threads 2",
-    'pplcnet advise -m my_images -o "Global.image_shape=[3,96,96]" --latency 1.5 --json',
+    'pplcnet advise -m output/my_images -o "Global.image_shape=[3,96,96]" --latency 1.5 --threads 2',
 )
 SCALES_TABLE = 2  # of the paper, with the accuracy of each scale at the size below
 PAPER_TOP1 = "paper's top-1 at 224 px"
