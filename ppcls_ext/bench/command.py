@@ -117,9 +117,12 @@ def show_soak(result: Mapping[str, Any]) -> None:
         if found is None:
             say(f"soak {name_of(result)}: the model takes one size only, so sizes did not vary")
             continue
-        first, last = found["rss_mb"][0], found["rss_mb"][-1]
-        verdict = "memory keeps growing" if found["grows"] else "memory is steady"
-        say(f"soak {name_of(result)}: {result['runs']} runs at {phase} size: {first:.0f} -> {last:.0f} MB, {verdict}")
+        held = ", ".join(
+            f"{found[name][0]:.0f} -> {found[name][-1]:.0f} {unit}"
+            for name, unit in (("rss_mb", "MB"), ("files", "files"), ("threads", "threads"))
+        )
+        verdict = f"{' and '.join(found['growing'])} growing" if found["growing"] else "steady"
+        say(f"soak {name_of(result)}: {result['runs']} runs at {phase} size: {held}: {verdict}")
 
 
 def show_comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -186,7 +189,7 @@ def benchmark(
 
     Raises:
         UserError: see `run_benchmark`, `read_report`, `check_runs` and `check_target`.
-        CheckFailed: a subject failed, or its memory keeps growing.
+        CheckFailed: a subject failed, or what it holds keeps growing.
     """
     # What is wrong with the flags is said before minutes of measuring, not after them.
     before = read_report(old) if old is not None else None
@@ -218,8 +221,9 @@ def benchmark(
                 continue
             report["soak"].append(result)
             show_soak(result)
-            growing = [phase for phase in ("fixed", "varying") if result[phase] and result[phase]["grows"]]
-            problems += [f"{name_of(result)}: memory keeps growing at {p} size" for p in growing]
+            for phase in ("fixed", "varying"):
+                for what in (result[phase] or {"growing": []})["growing"]:
+                    problems.append(f"{name_of(result)}: {what} growing at {phase} size")
     if before is not None:
         show_comparison(before, report)
     if json_file is not None:

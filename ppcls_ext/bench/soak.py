@@ -1,8 +1,9 @@
-"""Does memory keep growing when a model runs for long, at one input size and at many?"""
+"""Does a model that runs for long take ever more memory, open files or threads, at one input size and at many?"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,12 @@ from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 
-READINGS = 20  # how often the resident memory is read in a phase
+READINGS = 20  # how often a phase is looked at
 # Memory may grow by so much in the second half of a phase, since allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
+# What is read of a process, as its worker names it, and what messages call it.
+READINGS_OF = {"rss_mb": "memory", "files": "open files", "threads": "threads"}
 # The varying phase runs so many different shapes: more than the engines' caches hold (ONEDNN_CACHED_SHAPES).
 SHAPES = 50
 
@@ -29,6 +32,23 @@ def grows(readings_mb: list[float]) -> bool:
     middle, three_quarters, end = (readings_mb[int(len(readings_mb) * part) - 1] for part in (0.5, 0.75, 1.0))
     allowed = max(ALLOWED_MB, ALLOWED_SHARE * middle)
     return end - middle > allowed and end - three_quarters > allowed / 4
+
+
+def more_held(counts: list[float]) -> bool:
+    """Whether there are always more open files, or threads, in the last quarter of the readings than ever in the first
+    half.
+    """
+    return min(counts[int(len(counts) * 0.75) :]) > max(counts[: len(counts) // 2])
+
+
+def growing(readings: Sequence[Mapping[str, float]]) -> list[str]:
+    """What of `READINGS_OF` keeps growing over readings of a process, in order."""
+    found = []
+    for name, what in READINGS_OF.items():
+        values = [one[name] for one in readings]
+        if grows(values) if name == "rss_mb" else more_held(values):
+            found.append(what)
+    return found
 
 
 def varying_shapes(subject: Subject, seed: int) -> list[list[dict[str, Any]]]:
@@ -60,7 +80,10 @@ def check_runs(runs: int) -> None:
 
 
 def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
-    """Run `runs` times at the subject's size, then `runs` times at varying sizes; resident megabytes all along.
+    """Run `runs` times at the subject's size, then `runs` times at varying sizes; what its process holds all along.
+
+    Each phase, `fixed` and `varying`, has the readings of `READINGS_OF` and what of it is `growing`; `varying` is None
+    where the model takes one size only.
 
     Raises:
         EngineFailed: the engine does not run. UserError: see `check_runs`.
@@ -84,7 +107,8 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
         with bar(READINGS * (2 if shapes else 1), f"soak {subject.name} {subject.engine}") as progress:
             fixed = []
             for share in shares:
-                fixed.append(session("turn", calls=share)["rss_mb"])
+                session("turn", calls=share)
+                fixed.append(session("used"))
                 progress.advance()
             varying = []
             if shapes:
@@ -92,11 +116,12 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
                 session("vary", shapes=shapes, seed=settings.seed)
                 turns = itertools.cycle(shapes)
                 for share in shares:
-                    part = list(itertools.islice(turns, share))
-                    varying.append(session("vary", shapes=part, seed=settings.seed))
+                    session("vary", shapes=list(itertools.islice(turns, share)), seed=settings.seed)
+                    varying.append(session("used"))
                     progress.advance()
     finally:
         session.close()
     for phase, readings in (("fixed", fixed), ("varying", varying)):
-        result[phase] = {"rss_mb": readings, "grows": grows(readings)} if readings else None
+        held = {name: [one[name] for one in readings] for name in READINGS_OF}
+        result[phase] = {**held, "growing": growing(readings)} if readings else None
     return result

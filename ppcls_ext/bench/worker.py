@@ -97,11 +97,14 @@ class BenchWorker(Worker):
             "rss_mb": self.rss_mb(),
         }
 
-    def vary(self, shapes: list[list[dict[str, Any]]], seed: int) -> float:
-        """Run once on inputs of each of these shapes; resident megabytes after it."""
+    def vary(self, shapes: list[list[dict[str, Any]]], seed: int) -> None:
+        """Run once on inputs of each of these shapes."""
         for inputs in shapes:
             self.runners[0](make_inputs(inputs, seed))
-        return self.rss_mb()
+
+    def used(self) -> dict[str, float]:
+        """What this process holds: resident megabytes, open files, threads."""
+        return {"rss_mb": self.rss_mb(), "files": self.process.num_fds(), "threads": self.process.num_threads()}
 
     def marked(self, calls: int) -> None:
         """Run with a mark on stdout before each call, for the log that oneDNN writes there."""

@@ -9,7 +9,7 @@ import pytest
 
 from ppcls_ext.bench.session import Session, Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.bench.soak import SHAPES, grows, soak, varying_shapes
+from ppcls_ext.bench.soak import SHAPES, growing, grows, soak, varying_shapes
 from ppcls_ext.core.errors import UserError
 
 
@@ -19,6 +19,15 @@ def test_what_counts_as_growing() -> None:
     assert not grows([100 + 30 * (1 - 0.5**k) for k in range(20)])  # settles
     assert not grows([100.0] * 9 + [140.0] * 11)  # one step
     assert not grows([100 + 0.3 * k for k in range(20)])  # within what allocators keep
+
+
+def test_open_files_and_threads_that_pile_up_are_named() -> None:
+    steady = [{"rss_mb": 100.0, "files": 10 + k % 2, "threads": 3} for k in range(20)]
+    assert growing(steady) == []
+    assert growing([one | {"files": 10 + k // 4} for k, one in enumerate(steady)]) == ["open files"]
+    assert growing([one | {"threads": 3 + (k >= 12)} for k, one in enumerate(steady)]) == ["threads"]
+    assert growing([one | {"threads": 3 + (k == 18)} for k, one in enumerate(steady)]) == []  # one more for a moment
+    assert growing([one | {"rss_mb": 100.0 + 2 * k} for k, one in enumerate(steady)]) == ["memory"]
 
 
 @pytest.mark.slow
@@ -32,8 +41,9 @@ def test_many_shapes_are_tried(exported: Path) -> None:
 def test_onednn_is_steady_at_one_size_and_at_many(exported: Path) -> None:
     found = soak(Subject(exported, "onednn"), Settings(warmup=2), 40)
     assert len(found["fixed"]["rss_mb"]) == 20
-    assert not found["fixed"]["grows"]
-    assert not found["varying"]["grows"]
+    assert found["fixed"]["growing"] == found["varying"]["growing"] == []
+    assert len(found["varying"]["threads"]) == 20
+    assert min(found["varying"]["files"]) > 0
 
 
 @pytest.mark.slow

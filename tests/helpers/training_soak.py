@@ -9,41 +9,18 @@ of the time everything has been in use once; from then on the median of each thi
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
 from ppcls_ext.core.run_folder import read_log
 from tests.helpers.configs import config_of, write_config
+from tests.helpers.growth import Sample, report, sample
 from tests.helpers.sets import write_set
-
-MOST_GROWTH = 0.02  # of the memory, from the first third to the last
-
-
-class Sample(NamedTuple):
-    """What a training and its workers use at a moment."""
-
-    megabytes: float  # resident, of the training process alone: workers share pages with it
-    files: int
-    threads: int
-    processes: int
-
-
-def sample(process: psutil.Process) -> Sample:
-    """The use of a process; files and threads are those of its workers, too."""
-    every = [process, *process.children(recursive=True)]
-    return Sample(
-        process.memory_info().rss / 2**20,
-        sum(one.num_fds() for one in every),
-        sum(one.num_threads() for one in every),
-        len(every),
-    )
 
 
 def soak(folder: Path, minutes: float, workers: int, seconds: float = 2.0) -> tuple[list[Sample], int]:
@@ -79,18 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args(argv)
     samples, steps = soak(given.folder, given.minutes, given.workers)
-    kept = samples[len(samples) // 10 :]
-    if len(kept) < 9:
-        parser.error("the training was not long enough for samples; give more --minutes")
-    third = len(kept) // 3
-    parts = [kept[:third], kept[third : 2 * third], kept[-third:]]
-    growth = False
-    for name in Sample._fields:
-        first, *rest = (statistics.median(getattr(one, name) for one in part) for part in parts)
-        growth |= rest[-1] > first * (1 + MOST_GROWTH if name == "megabytes" else 1)
-        print(f"{name}: {first:.1f} in the first third, {rest[0]:.1f}, {rest[1]:.1f} in the last")
-    print(f"{steps} steps in {given.minutes:g} minutes, {len(kept)} samples: {'growth' if growth else 'flat'}")
-    return 1 if growth else 0
+    return report(samples, f"{steps} steps in {given.minutes:g} minutes")
 
 
 if __name__ == "__main__":
