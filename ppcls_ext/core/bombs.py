@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
+
+from ppcls_ext.core.headers import JPEG_END, JPEG_MARKER, NO_FRAMES, WITHOUT_LENGTH
 
 # Of a JPEG whose decoder reads all of them: each takes as long as the image is large, however short it is. Encoders
 # write about 10.
@@ -14,11 +14,8 @@ MOST_CHUNKS = 200_000  # a PNG may have so many; writers cut what is compressed 
 # Of a PNG: libpng inflates up to 8 MB of each, in 40 ms, and OpenCV has no use for them.
 MOST_COMPRESSED_TEXTS = 50
 
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # the next segment; 00 and D0 to D7 belong to the data of a scan
-_WITHOUT_LENGTH = (0x01, 0xD8)
-_START_OF_SCAN, _END = 0xDA, 0xD9
+_START_OF_SCAN = 0xDA
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # frames whose decoder stops after the first scan, if that has all components
-_NO_FRAMES = (0xC4, 0xC8, 0xCC)  # among the markers C0 to CF
 
 
 def why_endless(data: np.ndarray) -> str | None:
@@ -37,15 +34,15 @@ def why_endless(data: np.ndarray) -> str | None:
 def _has_many_scans(data: memoryview) -> bool:
     offset, scans, components, sequential = 2, 0, 0, False
     for _ in range(MOST_SEGMENTS):
-        found = _MARKER.search(data, offset)
+        found = JPEG_MARKER.search(data, offset)
         if found is None or found.end() + 8 > len(data):  # cut short
             return False
         offset, kind = found.end(), data[found.end() - 1]
-        if kind == _END:
+        if kind == JPEG_END:
             return False
-        if kind in _WITHOUT_LENGTH:
+        if kind in WITHOUT_LENGTH:
             continue
-        if 0xC0 <= kind <= 0xCF and kind not in _NO_FRAMES:
+        if 0xC0 <= kind <= 0xCF and kind not in NO_FRAMES:
             sequential, components = kind in _SEQUENTIAL, data[offset + 7]
         elif kind == _START_OF_SCAN:
             if scans == 0 and sequential and data[offset + 2] >= components:

@@ -13,7 +13,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-MOST_MARKERS = 10_000  # a JPEG has fewer markers and fill bytes before its size; files of cameras have dozens
+# The next marker of a JPEG. Decoders pass over what stands before it; FF 00, and FF D0 to FF D7, are data of a scan.
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+WITHOUT_LENGTH = (0x01, 0xD8)  # markers of a JPEG that begin no segment
+NO_FRAMES = (0xC4, 0xC8, 0xCC)  # among the markers C0 to CF of a JPEG, which are of frames
+JPEG_END = 0xD9
+
+MOST_MARKERS = 10_000  # a JPEG has fewer before its size; files of cameras have dozens
+MOST_STRAY = 2**16  # bytes before a marker of a JPEG
 LONGEST_RARE_HEADER = 2**16  # bytes; Pillow takes seconds for hostile headers of many megabytes
 
 
@@ -36,18 +43,17 @@ def image_size(data: np.ndarray) -> tuple[int, int] | None:
 def _jpeg(data: memoryview) -> tuple[int, int] | None:
     offset = 2
     for _ in range(MOST_MARKERS):
-        if offset + 9 >= len(data) or data[offset] != 0xFF:
+        found = JPEG_MARKER.search(data, offset, offset + MOST_STRAY)
+        if found is None:
             return None
-        kind = data[offset + 1]
-        if kind == 0xFF:  # fill byte
-            offset += 1
-        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length
-            offset += 2
-        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack_from(">HH", data, offset + 5)
+        offset, kind = found.end(), data[found.end() - 1]
+        if kind == JPEG_END:
+            return None
+        if 0xC0 <= kind <= 0xCF and kind not in NO_FRAMES:
+            height, width = struct.unpack_from(">HH", data, offset + 3)
             return width, height
-        else:
-            offset += 2 + struct.unpack_from(">H", data, offset + 2)[0]
+        if kind not in WITHOUT_LENGTH:
+            offset += struct.unpack_from(">H", data, offset)[0]
     return None
 
 
@@ -85,21 +91,27 @@ def _webp(data: memoryview) -> tuple[int, int] | None:
     return None
 
 
+_SHORT, _LONG = 3, 4  # kinds of numbers in a TIFF
+
+
 def _tiff(data: memoryview) -> tuple[int, int] | None:
     order = "<" if data[0] == ord("I") else ">"
     (first,) = struct.unpack_from(f"{order}I", data, 4)
     (entries,) = struct.unpack_from(f"{order}H", data, first)
     found: dict[int, int] = {}
     for offset in range(first + 2, first + 2 + 12 * entries, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", data, offset)
-        # Width and height, as 16 or 32 bits; where a tag is there twice, libtiff takes the first.
+        tag, kind, count = struct.unpack_from(f"{order}HHI", data, offset)
+        # Width and height, as 16 or 32 bits; where a tag is there twice, libtiff takes the first. It also reads other
+        # kinds of numbers, some of which lie elsewhere in the file: nobody writes a size so.
         if tag in (256, 257) and tag not in found:
-            found[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, offset + 8)[0]
+            if kind not in (_SHORT, _LONG) or count != 1:
+                return None
+            found[tag] = struct.unpack_from(f"{order}{'H' if kind == _SHORT else 'I'}", data, offset + 8)[0]
     return (found[256], found[257]) if len(found) == 2 else None
 
 
 def _netpbm(data: memoryview) -> tuple[int, int] | None:
-    without_comments = re.sub(rb"#[^\n]*\n", b" ", bytes(data[:4096]))
+    without_comments = re.sub(rb"#[^\r\n]*[\r\n]", b" ", bytes(data[:4096]))
     found = re.match(rb"P[1-6]\s+(\d{1,9})\s+(\d{1,9})\s", without_comments)
     return (int(found[1]), int(found[2])) if found else None
 

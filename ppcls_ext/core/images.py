@@ -39,11 +39,10 @@ _RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-
+LARGEST_FILE = 2**31  # bytes; 134 megapixels of four 16-bit channels take half of it
 
 # What Pillow may decode: among the others are some that start programs, as EPS does.
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
-
 
 REPLACE_FILE = "; replace the file or remove it from the list"
 
@@ -53,9 +52,12 @@ class BrokenImage(UserError):
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
-    """What an image file holds, uint8 [n]. Raises BrokenImage if it is no regular file or cannot be read."""
+    """What an image file holds, uint8 [n]. Raises BrokenImage if it is no regular file, larger than any image that is
+    decoded, or cannot be read.
+    """
     try:
-        check_regular(path)
+        if check_regular(path) > LARGEST_FILE:
+            raise Unreadable(f"it is larger than {LARGEST_FILE >> 20} MB")
         return np.fromfile(path, np.uint8)
     except Unreadable as error:
         raise BrokenImage(f"image {path}: {error}; fix the path or remove it from the list") from error
@@ -266,10 +268,17 @@ def _name_below(path: str, pattern: str, folder: bool) -> str:
 def _images_below(folder: str) -> Iterator[str]:
     """What is named as an image file is, in a folder and in those below it, without following links to folders. In the
     order of names, level by level; a million of them take the memory of their paths alone."""
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _images_below(entry.path)
+    begun = [_entries(folder)]  # a folder in each level
+    while begun:
+        entry = next(begun[-1], None)
+        if entry is None:
+            begun.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            begun.append(_entries(entry.path))
         elif os.path.splitext(entry.name)[1].lower() in ENDINGS and not os.path.isdir(entry.path):
             yield entry.path  # a link to nowhere and what is no regular file, too: who reads it says so
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return iter(sorted(entries, key=lambda entry: entry.name))

@@ -108,3 +108,34 @@ def test_of_a_tag_that_is_there_twice_the_first_counts_as_in_the_decoder(order: 
     data = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
     data += b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
     assert image_size(array(data)) == (60000, 50000)
+
+
+@pytest.mark.parametrize("kind", [1, 5, 16])
+def test_a_size_in_a_tiff_that_lies_elsewhere_in_the_file_is_no_size(kind: int) -> None:
+    """libtiff follows an entry of 64 bits to where it says the number is; read in place it would be a small one."""
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, 38) for tag in (256, 257))
+    data = b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + struct.pack("<Q", 60000)
+    assert image_size(array(data)) is None
+
+
+@pytest.mark.parametrize("between", [b"\xff\x00", b"stray", b"\xff\x00" * 20 + b"\0" * 1000, b"\xff\xff"])
+def test_what_decoders_pass_over_in_a_jpeg_hides_no_size(between: bytes) -> None:
+    whole = jpeg(progressive=False)
+    second = 4 + int.from_bytes(whole[4:6], "big")  # where the first segment ends
+    data = array(whole[:second] + between + whole[second:])
+    assert image_size(data) == (32, 32)
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (32, 32, 3)
+
+
+def test_the_size_of_a_jpeg_is_that_of_the_frame_that_is_decoded() -> None:
+    """Who takes `FF 00` for a segment with a length jumps over the frame, to the small one behind it."""
+    frame = jpeg(progressive=False)[2:-2]
+    small = b"\xff\xc0\0\x11\x08\0\x0a\0\x0a\3" + bytes(9)
+    data = array(b"\xff\xd8\xff\x00" + struct.pack(">H", len(frame) + 2) + frame + small + b"\xff\xd9")
+    assert image_size(data) == (32, 32)
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_a_comment_in_a_ppm_ends_as_the_decoder_says(end: bytes) -> None:
+    assert image_size(array(b"P6 # 1 1" + end + b"60000 50000\n255\n# 8 8\n")) == (60000, 50000)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,27 @@ def test_check_images_decodes_all_in_time_and_only_looks_without(images: Path) -
     Path(paths[7]).unlink()
     with pytest.raises(BrokenImage, match=f"{paths[7]}: no such file"):
         check_images(paths, 0.0, seed=0)
+
+
+def test_folders_in_folders_are_followed_as_deep_as_they_go(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["a"] * 150)
+    folder.mkdir(parents=True)
+    (folder / "b.png").touch()
+    (tmp_path / "c.png").touch()
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack()) + 100)  # functions may not call each other as deep as the folders go
+        found = find_images([str(tmp_path)])
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == [str(folder / "b.png"), str(tmp_path / "c.png")]
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(BrokenImage, match="larger than 2048 MB"):
+        read_rgb(tmp_path / "a.png")
 
 
 def test_find_images_takes_files_folders_and_globs(images: Path) -> None:
