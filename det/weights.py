@@ -78,8 +78,8 @@ def load_detector(model: PicoDet, weights: Mapping[str, np.ndarray], path: str, 
             f"take a config of recipe {theirs}" + (", such as det/picodet_s_320_coco_lcnet" if theirs == "tal" else "")
         )
     differ = {n for n in own if n not in weights or tuple(weights[n].shape) != tuple(own[n].shape)}
-    if differ and differ <= head and differ <= set(weights) and not new_head:
-        some = min(differ)
+    some = min(differ, default="")
+    if differ and differ <= head and differ <= set(weights) and weights[some].ndim and not new_head:
         classes: int = model.head.num_classes
         raise UserError(
             f"weights {path}: they are for {classes + len(weights[some]) - own[some].shape[0]} classes, the model has "
@@ -99,7 +99,7 @@ def from_classifier(backbone: nn.Layer, weights: Mapping[str, np.ndarray]) -> We
 
     def renamed(name: str) -> str:
         name = re.sub(r"^conv\.", "conv1.", name)
-        return re.sub(r"^blocks\.(\d+)\.", lambda found: f"conv{int(found[1]) + 2}.", name)
+        return re.sub(r"^blocks\.(\d{1,4})\.", lambda found: f"conv{int(found[1]) + 2}.", name)
 
     return {renamed(name): tensor for name, tensor in weights.items()}
 

@@ -105,7 +105,7 @@ def load_whole(model: nn.Layer, weights: Mapping[str, np.ndarray], path: str, ne
         UserError: the weights are of another network.
     """
     own = model.state_dict()[CLASSIFIER[0]].shape[0]
-    theirs = len(weights[CLASSIFIER[0]])
+    theirs = weights[CLASSIFIER[0]].shape[0] if weights[CLASSIFIER[0]].ndim else own  # else `load_into` refuses it
     if theirs != own and not new_head:
         raise UserError(
             f"weights {path}: they are for {theirs} classes, the model has {own}; "

@@ -20,6 +20,7 @@ MOST_OPCODES = 500_000  # the largest networks of PaddleClas have 50,000 in a fi
 MOST_ITEMS = 200_000  # on the stack at once, and in the memo
 MOST_DIMENSIONS = 32
 LONGEST_NAME = 1000  # characters of a key
+MOST_ARGUMENTS = 8  # of a call, and parts of what a BUILD sets; the type of an array's numbers has eight
 
 _CORES = ("numpy.core", "numpy._core")  # NumPy 1 and 2 name it so
 _FUNCTIONS = {
@@ -89,6 +90,7 @@ class _Machine:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._encoded = 0  # characters of texts that were made bytes
+        self._paired = 0  # pairs that were made mappings by a call
 
     def run(self) -> Any:
         """Go through the file; gives what it leaves on the stack."""
@@ -209,10 +211,17 @@ class _Machine:
         if function.name not in _CALLS:
             raise Refused(f"it calls {function.name}")
         self._count_encoded(arguments)
+        if function.name == "OrderedDict" and arguments:
+            # A list that is referred to again costs the file two bytes, and its whole length each time.
+            self._paired += len(arguments[0]) if isinstance(arguments[0], (list, tuple)) else 0
+            if self._paired > MOST_ITEMS:
+                raise Refused(f"more than {MOST_ITEMS} values to build")
         self._stack.append(_CALLS[function.name](*arguments))
 
-    def _count_encoded(self, values: Any) -> None:
+    def _count_encoded(self, values: tuple[Any, ...]) -> None:
         """Each text of the file is made bytes once; a file that asks for more of them is after our memory."""
+        if len(values) > MOST_ARGUMENTS:
+            raise Refused(f"it hands {len(values)} values to a function")
         self._encoded += sum(len(value) for value in values if isinstance(value, str))
         if self._encoded > len(self._data) + LONGEST_NAME:
             raise Refused("it uses the same text again and again")
@@ -246,7 +255,7 @@ def _finished(value: Any) -> Any:
 
 
 def _finished_item(value: Any) -> Any:
-    if isinstance(value, tuple):  # it holds a name and an array
+    if isinstance(value, tuple) and len(value) <= 2:  # a name and an array
         return tuple(_finished(item) if isinstance(item, _Array) else item for item in value)
     return _finished(value) if isinstance(value, _Array) else value
 

@@ -118,12 +118,12 @@ def describe(weights: Mapping[str, Any]) -> str:
     """What a set of named tensors is, for a message: scale and classes of a PP-LCNet, else its number of tensors."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     last = shapes.get("blocks6.1.pw_conv.conv.weight")
-    if last is None:
+    if not last:
         return f"a network of {len(shapes)} tensors"
     scales = [s for s in SCALES if LCNetSpec(scale=s).width(BLOCKS[-1].width) == last[0]]
     scale = f"PPLCNet {scales[0]}x" if scales else f"PPLCNet with {last[0]} last channels"
     head = shapes.get("fc.weight")
-    return f"{scale} with {head[1]} classes" if head else f"{scale} without a head"
+    return f"{scale} with {head[1]} classes" if head is not None and len(head) == 2 else f"{scale} without a head"
 
 
 def head_names(model: nn.Layer) -> set[str]:

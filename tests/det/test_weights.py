@@ -242,3 +242,10 @@ def test_an_export_says_how_images_are_resized() -> None:
     assert np.abs(cubic - linear).max() > 0.1
     with pytest.raises(UserError, match=r"Resize\.interpolation: .*'lanczos'"):
         task("xs", 320, "Resize.interpolation=bicubic")
+
+
+def test_a_number_in_place_of_a_tensor_of_the_head_is_one_line() -> None:
+    model = task("xs").build_model()
+    head = min(model.head_names())
+    with pytest.raises(UserError, match=rf"'{head}': \[\] in the file"):
+        load_detector(model, {**numpy_state(model), head: np.array(1.0)}, "w")

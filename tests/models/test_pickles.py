@@ -124,3 +124,17 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
     assert len(said) > 100
     assert not [text for text in said if "\n" in text]
     assert refused(b"", tmp_path) == "the file is empty"
+
+
+def test_a_list_that_is_used_again_and_again_is_not_gone_through_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, "MOST_ITEMS", 1000)
+    items = b"]q\x00(" + b"X\x01\0\0\0aK\x01\x86" * 400 + b"e0"
+    mappings = b"ccollections\nOrderedDict\nh\x00\x85R0" * 3
+    assert "more than 1000 values to build" in refused(b"\x80\x02" + items + mappings + b"N.", tmp_path)
+    values = b"(" + b"K\x01" * 100 + b"tq\x000"
+    call = b"cnumpy\ndtype\nh\x00R0"
+    assert "it hands 100 values to a function" in refused(b"\x80\x02" + values + call + b"N.", tmp_path)
+    state = b"cnumpy\ndtype\nX\x02\0\0\0f4\x85Rh\x00b0"
+    assert "it hands 100 values to a function" in refused(b"\x80\x02" + values + state + b"N.", tmp_path)

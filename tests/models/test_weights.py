@@ -21,7 +21,7 @@ from paddle import nn  # isort: skip
 
 from ppcls_ext.core.files import atomic_write, atomic_write_text  # isort: skip
 from ppcls_ext.models.weights import (  # isort: skip
-    find_weights, load_into, load_trunk, numpy_state, read_weights, save_weights,
+    describe, find_weights, load_into, load_trunk, numpy_state, read_weights, save_weights,
 )  # fmt: skip
 from ppcls_ext.training.state import (  # isort: skip
     load_optimizer_state, optimizer_state, read_state, save_state,
@@ -95,6 +95,12 @@ def test_weights_of_another_network_are_refused_in_one_line(scale: float, class_
     assert message.startswith(f"weights w.pdparams: {described}, but the model is PPLCNet 0.25x with 10 classes")
     assert "\n" not in message
     assert_same(numpy_state(model), before)
+
+
+@pytest.mark.parametrize("shapes", [((), (2, 3)), ((512,), (3,)), ((512,), ()), ((512, 1, 1, 1), (2, 3, 4))])
+def test_tensors_of_any_shape_are_described(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    last, head = map(np.zeros, shapes)
+    assert describe({"blocks6.1.pw_conv.conv.weight": last, "fc.weight": head})
 
 
 def test_a_missing_and_an_unknown_tensor_are_named() -> None:
