@@ -27,13 +27,14 @@ from ppcls_ext.core.config import (
     run_folder_path,
 )
 from ppcls_ext.core.device import usable_cores
+from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import append_line, atomic_write_text
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import cpu_model
 from ppcls_ext.core.reading import Unreadable, parsed_json, read_text
 from ppcls_ext.core.version import __version__
-from ppcls_ext.upstream.imports import quiet_import
+from ppcls_ext.upstream.visualdl import scalars_writer
 
 LARGEST_LOG = 1 << 30  # bytes
 PACKAGES = (
@@ -169,11 +170,12 @@ class RunFolder:
         if not distributed.is_main():
             return
         if self._writer is None:
-            with quiet_import():
-                from visualdl import LogWriter
-            self._writer = LogWriter(logdir=str(self.path / "scalars"))
+            self._writer = scalars_writer(str(self.path / "scalars"), self._say_without_scalars)
         for tag, value in values.items():
             self._writer.add_scalar(tag=tag, value=float(value), step=step)
+
+    def _say_without_scalars(self, error: OSError) -> None:
+        say(f"{self.path / 'scalars'}: cannot be written ({error.strerror}); the run goes on without these curves")
 
     def close(self) -> None:
         """Close the scalars of VisualDL, if there are any."""
@@ -227,13 +229,20 @@ def discard_unsaved(path: Path) -> None:
         return
     if path.is_symlink() or not path.is_dir():
         raise UserError(f"run folder {path}: it is no folder of its own; move it away, or give another folder")
+    _check_nothing_saved(path)
+    folder = RunFolder(path)
+    folder.lock()
+    try:
+        _check_nothing_saved(path)  # nothing has come in before the lock was ours
+        shutil.rmtree(path)
+    finally:
+        folder.unlock()
+
+
+def _check_nothing_saved(path: Path) -> None:
     others = sorted(name for name in os.listdir(path) if name not in BEGUN and not name.startswith("."))
     if others:
         raise UserError(
             f"run folder {path}: it holds {others[0]}, but no {LATEST_STATE} to go on from; move it away, or give "
             "another folder"
         )
-    folder = RunFolder(path)
-    folder.lock()
-    shutil.rmtree(path)
-    folder.unlock()
