@@ -16,6 +16,7 @@ from ppcls_ext.core.files import atomic_write, atomic_write_text
 from ppcls_ext.core.text import is_digits, one_line
 
 PER_CLASS = "per_class.csv"
+CONFUSION = "confusion.csv"
 LONGEST_NAME = 60  # characters; a picture shows no more of a class's name
 SHOWN_CLASSES = 60  # a matrix of more classes is drawn without names
 COUNTED_CLASSES = 20  # a matrix of more classes has no numbers in its cells
@@ -56,7 +57,7 @@ def _value(text: str) -> int | float:
 def write_confusion(folder: Path, counts: np.ndarray, names: Sequence[str], title: str) -> None:
     """Write confusion.csv and confusion.png of int [classes, classes]; rows are true, columns predicted."""
     rows = [[name, *map(int, row)] for name, row in zip(names, counts, strict=True)]
-    atomic_write_text(folder / "confusion.csv", csv_text([["true \\ predicted", *names], *rows]))
+    atomic_write_text(folder / CONFUSION, csv_text([["true \\ predicted", *names], *rows]))
     _draw_confusion(folder / "confusion.png", counts, names, title)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
-from ppcls_ext.cls.metrics import Confusion
+from ppcls_ext.cls.metrics import Confusion, write_report
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.expect import verify
@@ -34,7 +35,7 @@ def test_metrics_equal_scikit_learns(batch: int) -> None:
     for start in range(0, 100, batch):
         counted.add(logits[start : start + batch], labels[start : start + batch])
     predicted = logits.argmax(1)
-    np.testing.assert_array_equal(counted.matrix, confusion_matrix(labels, predicted))
+    np.testing.assert_array_equal(counted.matrix(), confusion_matrix(labels, predicted))
     assert counted.metrics()["top1"] == (predicted == labels).mean()
     assert counted.metrics()["top5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
     wide = logits.astype(np.float64)
@@ -43,6 +44,24 @@ def test_metrics_equal_scikit_learns(batch: int) -> None:
     precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, zero_division=0)
     for k, row in enumerate(counted.per_class()):
         assert row == pytest.approx((support[k], (predicted == k).sum(), recall[k], precision[k], f1[k]))
+
+
+def test_a_hundred_thousand_classes_take_little_memory(tmp_path: Path) -> None:
+    """Their matrix would have 10,000 million cells."""
+    counted = Confusion(MOST_CLASSES)
+    logits = np.zeros((3, MOST_CLASSES), np.float32)
+    logits[[0, 1, 2], [7, 99_999, 7]] = 1
+    counted.add(logits, np.array([7, 5, 5]))
+    counted = Confusion.total([counted, counted])
+    assert counted.metrics()["top1"] == pytest.approx(1 / 3)
+    assert counted.per_class()[5] == (4, 0, 0.0, 0.0, 0.0)
+    assert counted.per_class()[7] == (2, 4, 1.0, 0.5, pytest.approx(2 / 3))
+    write_report(tmp_path, counted, [f"class {k}" for k in range(MOST_CLASSES)])
+    lines = (tmp_path / "confusion.csv").read_text().splitlines()
+    assert lines == [
+        "true,predicted,images", "class 5,class 7,2", "class 5,class 99999,2", "class 7,class 7,2"
+    ]  # fmt: skip
+    assert not (tmp_path / "confusion.png").exists()
 
 
 def test_top5_is_left_out_where_it_means_nothing() -> None:
