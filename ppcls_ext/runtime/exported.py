@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.core.bounds import MOST_CLASSES
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.reading import Unreadable, check_regular, decoded, read_regular
 from ppcls_ext.core.yaml_files import YamlFault, YamlLimits, parse_yaml
 from ppcls_ext.runtime.checks import shown
-from ppcls_ext.runtime.engines.base import FLOAT, FORMATS, Engine
+from ppcls_ext.runtime.engines.base import FLOAT, FOREIGN_PDMODEL, FORMATS, Engine
 
 RECIPE = "inference.yml"
 PARITY = "parity.npz"  # inputs of the network, and the outputs that dygraph has for them
@@ -30,7 +32,7 @@ RECIPE_CHECKSUM = "recipe_sha256"  # the last line of the recipe: the checksum o
 
 LARGEST_RECIPE = 16 * 2**20  # bytes; 22,000 labels take one
 LARGEST_PARITY = 256 * 2**20  # bytes
-MOST_LABELS = 1_000_000
+MOST_LABELS = MOST_CLASSES
 LONGEST_LABEL = 1000  # characters
 RECIPE_LIMITS = YamlLimits(size=LARGEST_RECIPE, depth=32, nodes=2 * MOST_LABELS, scalar=65_536)
 MOST_INPUTS = 8
@@ -112,12 +114,17 @@ class Exported:
     def verify(self, files: Iterable[str]) -> None:
         """Compare files, named relative to the folder, with their checksums, where the export has any.
 
-        A missing file is left to who opens it, and can say what it is needed for.
+        A missing file is left to who opens it, and can say what it is needed for; unless one that other tools write
+        would be opened in its place.
         Raises:
             UserError: a file that cannot be read, has no checksum, or is not what export wrote.
         """
         for name in files if self.checksums else ():
             if not (self.folder / name).exists():
+                if name in FORMATS["pdmodel"] and (self.folder / FOREIGN_PDMODEL[0]).exists():
+                    raise _refused(
+                        self.folder, f"{name}: no such file, but {FOREIGN_PDMODEL[0]}, which has no checksum"
+                    )
                 continue
             try:
                 found = sha256(self.folder / name)
@@ -179,6 +186,10 @@ def read_exported(folder: str | Path) -> Exported:
     )
 
 
+# What zipfile and NumPy raise for damaged archives, besides errors of their own; encrypted ones are a RuntimeError.
+_DAMAGED = (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, RuntimeError, MemoryError, SyntaxError)
+
+
 def read_parity(exported: Exported, model_format: str) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
     """Batches of inputs, and the outputs that dygraph has for them in the form that the format holds.
 
@@ -195,17 +206,24 @@ def read_parity(exported: Exported, model_format: str) -> list[tuple[list[np.nda
     if file.stat().st_size > LARGEST_PARITY:
         raise _refused(exported.folder, f"{PARITY} is larger than {LARGEST_PARITY >> 20} MB")
     try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > LARGEST_PARITY:
+            raise _refused(exported.folder, f"{PARITY} unpacks to more than {LARGEST_PARITY >> 20} MB")
         with np.load(file, allow_pickle=False) as stored:
             outputs = "onnx_output" if model_format in FROM_ONNX and "onnx_output_0_0" in stored else "output"
             batches = range(len({name.split("_")[1] for name in stored if name.startswith("input_")}))
             return [(_arrays(stored, f"input_{b}_"), _arrays(stored, f"{outputs}_{b}_")) for b in batches]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         raise _refused(exported.folder, f"{PARITY} cannot be read ({' '.join(str(error).split())[:100]})") from error
 
 
 def _arrays(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     count = sum(name.startswith(prefix) for name in stored)
-    return [stored[f"{prefix}{k}"] for k in range(count)]
+    found = [stored[f"{prefix}{k}"] for k in range(count)]
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in found):
+        raise ValueError("it holds something else than arrays of numbers")
+    return found
 
 
 def _refused(folder: Path, why: str) -> UserError:

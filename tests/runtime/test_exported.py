@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +204,50 @@ def test_a_format_that_is_not_there_says_how_to_get_it(folder: Path) -> None:
 def test_what_is_no_path_is_refused() -> None:
     with pytest.raises(UserError, match="exported model 5: give the path of a folder"):
         read_exported(5)  # type: ignore[arg-type]
+
+
+def test_a_model_of_another_tool_is_not_run_in_place_of_one_that_is_gone(folder: Path) -> None:
+    for ending in ("pdmodel", "pdiparams"):
+        shutil.move(folder / "legacy" / f"inference.{ending}", folder / f"inference.{ending}")
+    said = refused(folder, engine="openvino")
+    assert "legacy/inference.pdmodel: no such file, but inference.pdmodel, which has no checksum" in said
+
+
+def zipped(file: Path, name: str, content: bytes) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+
+
+def encrypted(file: Path) -> None:
+    zipped(file, "input_0_0.npy", b"x")
+    data = bytearray(file.read_bytes())
+    for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flags of an entry, in both of its headers
+        data[data.index(mark) + offset] |= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_bytes(npy(np.zeros(3))),
+        lambda file: zipped(file, "input_0_0.npy", b"no array"),
+        lambda file: zipped(file, "input_0_0.npy", b"\x93NUMPY\x01\x00\x06\x00{'a':("),
+        lambda file: zipped(file, "input_0_0.npy", npy(np.array(["text"]))),
+        lambda file: zipped(file, "input_0_0.npy", bytes(2**29)),
+        encrypted,
+    ],
+    ids=["no archive", "no array", "open bracket", "text", "a bomb", "encrypted"],
+)
+def test_inputs_that_export_has_not_written_are_one_line(folder: Path, write: Callable[[Path], object]) -> None:
+    (folder / PARITY).unlink()
+    write(folder / PARITY)
+    resealed(folder, lambda recipe: recipe["checksums"].update({PARITY: sha256(folder / PARITY)}))
+    with pytest.raises(UserError, match=f"{PARITY} ") as caught:
+        read_parity(read_exported(folder), "json")
+    assert "\n" not in str(caught.value)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
