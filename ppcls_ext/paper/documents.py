@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pydantic
 
+from ppcls_ext.core.bounds import mapping
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, read_json
@@ -204,6 +205,7 @@ class _TodayReport(Stored):
     command: str
     created: str
     results: list[_TodayRow]
+    warnings: list[str]
     machine: _TodayMachine
     versions: dict[str, str | None]
 
@@ -261,8 +263,8 @@ NEUTRAL = ("class_num", "pretrained", "use_ssld")
 
 def identity_of(config: Config) -> dict[str, Any]:
     """What tells that a run is of a network, as plain data; two names of one PP-LCNet have the same."""
-    arch = {key: value for key, value in (config.get("Arch") or {}).items() if key not in NEUTRAL}
-    if set(arch) == {"name"} and arch["name"] in SPECS:
+    arch = {key: value for key, value in mapping(config.get("Arch"), "Arch").items() if key not in NEUTRAL}
+    if set(arch) == {"name"} and isinstance(arch["name"], str) and arch["name"] in SPECS:
         arch = dataclasses.asdict(SPECS[arch["name"]])
     plain: dict[str, Any] = json.loads(json.dumps({"arch": arch, "input": config.global_section.image_shape[1:]}))
     return plain

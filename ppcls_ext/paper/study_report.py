@@ -12,11 +12,15 @@ from scipy import stats
 
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.run_folder import environment
+from ppcls_ext.core.text import one_line
 from ppcls_ext.paper.documents import read_metrics
 from ppcls_ext.paper.paired import Paired
 from ppcls_ext.paper.study_plan import StudyPlan
 
-SAME_IMAGES = "on the same images: of all runs together, with a bootstrap over seeds and images"
+SAME_IMAGES = (
+    "on the same images: of all runs together, with a bootstrap over seeds and images, which is too narrow for few "
+    "seeds (p is not)"
+)
 IMAGENET_VAL = 50000  # images on which the paper's tables are measured
 
 
@@ -104,14 +108,14 @@ def write_report(plan: StudyPlan, rows: Sequence[VariantResult]) -> None:
     """Write `study.md` and `study.json`."""
     proxy = _proxy(plan)
     lines = [
-        f"# {plan.section.title}",
+        f"# {one_line(plan.section.title)}",
         "",
         *([proxy, ""] if proxy else []),
         "| " + " | ".join(table_heads(plan)) + " |",
     ]
     lines.append("|" + "---|" * len(table_heads(plan)))
-    lines += ["| " + " | ".join(cells) + " |" for cells in table_cells(plan, rows)]
-    lines += ["", *(f"- {line}" for line in conditions(plan))]
+    lines += ["| " + " | ".join(map(_in_markdown, cells)) + " |" for cells in table_cells(plan, rows)]
+    lines += ["", *(f"- {one_line(line)}" for line in conditions(plan))]
     atomic_write_text(plan.output / "study.md", "\n".join(lines) + "\n")
     content = {
         "title": plan.section.title,
@@ -149,6 +153,11 @@ def table_cells(plan: StudyPlan, rows: Sequence[VariantResult]) -> list[list[str
             cells += ["" if row.paper is None else f"{row.paper:.2f}", _signed(row.paper_difference)]
         table_rows.append(cells)
     return table_rows
+
+
+def _in_markdown(text: str) -> str:
+    """A cell of a table in Markdown, in which `|` ends one."""
+    return one_line(text).replace("|", "\\|")
 
 
 def _signed(number: float | None) -> str:

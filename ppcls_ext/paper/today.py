@@ -226,14 +226,21 @@ def _machine_lines(document: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
     for report in reports:
         versions |= report["versions"]
     commands = dict.fromkeys(f"`{report['command']}`" for report in reports)
-    warned = sum(bool(row["warnings"]) for report in reports for row in report["results"])
+    warnings = [row["warnings"] for report in reports for row in report["results"]]
+    wide = sum(any(warning.startswith("spread ") for warning in found) for found in warnings)
     return [
         f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, {', '.join(machine['flags'])}, "
         f"{machine['platform']}.",
         f"Versions: {', '.join(f'{name} {number}' for name, number in versions.items() if number)}.",
         f"Commands: {', '.join(commands)}.",
-        f"Measured {reports[0]['created']} to {reports[-1]['created']}; {warned} of "
-        f"{sum(len(report['results']) for report in reports)} values have a warning, which {RAW} holds.",
+        f"Measured {reports[0]['created']} to {reports[-1]['created']}; "
+        f"{sum(map(bool, warnings))} of {len(warnings)} values have a warning, {wide} of a wide spread, which {RAW} "
+        "holds.",
+        *(
+            f"{part['engine']}, {_threads(part['threads'])}: {warning}."
+            for part in parts
+            for warning in part["report"]["warnings"]
+        ),
     ]
 
 

@@ -63,7 +63,7 @@ def fake_benchmark(subjects: Any, settings: Any) -> dict[str, Any]:
     results[-1] |= {"failure": "it crashed", "ms": None}
     machine = {"cpu": "a CPU", "usable_cores": 2, "flags": ["avx2"], "platform": "Linux"}
     times = {"created": "then", "command": f"pplcnet --engines {engine}", "versions": {"numpy": "2"}}
-    return {**times, "machine": machine, "results": results}
+    return {**times, "machine": machine, "results": results, "warnings": ["busy"]}
 
 
 @pytest.fixture
@@ -153,6 +153,7 @@ DAMAGE = [
     ((*FIRST, "ms", "median"), -1),
     ((*FIRST, "ms", "spread"), float("nan")),
     ((*FIRST, "warnings"), None),
+    (("parts", 0, "report", "warnings"), None),
     (("parts", 0, "report", "machine", "flags"), [1]),
     (("parts", 0, "report", "created"), "\ud800"),
     (("parts", 0, "threads"), "1"),
