@@ -15,12 +15,14 @@ from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.exif import opened, upright_size
 from ppcls_ext.core.images import BrokenImage, read_rgb
 from ppcls_ext.core.reading import Unreadable, decoded, read_regular
-from ppcls_ext.core.text import fault_of_name, one_line
+from ppcls_ext.core.text import fault_of_name, one_line, shown
+from ppcls_ext.core.yaml_files import fault_of_number
+from ppcls_ext.data.lists import check_class_name
 
 OUTSIDE = 1.0  # pixels; a box that reaches further past the border is pointed out
 SHOWN_FINDINGS = 3  # a message shows no more findings of one kind
 LONGEST_FINDING = 300  # characters
-LARGEST_FILE = 2**32  # bytes; the annotations of COCO's training set have 0.45 GB
+LARGEST_FILE = 2**30  # bytes; the annotations of COCO's training set have 0.45 GB
 FARTHEST = 1e6  # pixels: coordinates and sides of boxes are below, far from where float32 becomes coarse
 
 
@@ -168,11 +170,12 @@ def category_names(content: Mapping[str, Sequence[Mapping[str, Any]]], source: P
         raise UserError(f"annotations {source}: {len(content['categories'])} categories are more than {MOST_CLASSES}")
     for category in content["categories"]:
         number, name = category.get("id"), category.get("name")
-        if not isinstance(number, int) or isinstance(number, bool) or not isinstance(name, str):
-            raise UserError(f"annotations {source}: category {dict(category)} needs a whole number 'id' and a 'name'")
-        fault = fault_of_name(name)
-        if fault is not None:
-            raise UserError(f"annotations {source}: the name of category {number}, '{name}', {fault}; rename it")
+        if type(number) is not int or fault_of_number(number) is not None or not isinstance(name, str):
+            raise UserError(
+                f"annotations {source}: category {shown(dict(category))} needs a whole number of up to 64 bits as 'id' "
+                "and a 'name'"
+            )
+        check_class_name(name, f"annotations {source}: the name of category {number}, '{one_line(name, 60)}',")
         if number in names or name in taken:
             what = f"id {number}" if number in names else f"name '{name}'"
             raise UserError(f"annotations {source}: two categories have the {what}")

@@ -22,6 +22,7 @@ Factor = Annotated[float, pydantic.Field(gt=0, le=LARGEST_FACTOR)]
 Share = Annotated[float, pydantic.Field(ge=-10, le=10)]  # a pixel's range counts as 0 to 1
 Spread = Annotated[float, pydantic.Field(gt=0, le=10)]
 Pair = tuple[Side, Side]  # height, width
+Step = Annotated[int, pydantic.Field(ge=8, le=LARGEST_SIDE)]  # smaller ones would run the network for hours
 
 
 class ArchSection(Section):
@@ -102,7 +103,7 @@ class EvalSection(Section):
 
     mode: Literal["whole", "sliding"] = "whole"
     window: Pair | None = None  # height and width of the sliding window; default: Global.image_shape
-    stride: Pair | None = None  # steps of the sliding window; default: two thirds of it
+    stride: tuple[Step, Step] | None = None  # steps of the sliding window; default: two thirds of it
     flip: bool = False  # average with the mirrored image
     scales: tuple[Factor, ...] = pydantic.Field(default=(1.0,), min_length=1, max_length=16)  # averaged over
 

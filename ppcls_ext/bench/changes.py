@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -57,10 +58,11 @@ def _has_numbers(values: Any, *names: str) -> bool:
 def identities(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The rows of a report by what they measured; equal ones (a model against itself) are told apart by their order."""
     found: dict[str, Mapping[str, Any]] = {}
+    seen: Counter[str] = Counter()
     for row in report["results"]:
-        identity = [row[key] for key in IDENTITY]
-        repeated = sum(json.dumps([*identity, k]) in found for k in range(len(report["results"])))
-        found[json.dumps([*identity, repeated])] = row
+        identity = json.dumps([row[key] for key in IDENTITY])
+        found[f"{identity} {seen[identity]}"] = row
+        seen[identity] += 1
     return found
 
 

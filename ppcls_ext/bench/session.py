@@ -9,10 +9,11 @@ from typing import Any
 
 from ppcls_ext.bench.turns import TimedProcess
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import shown
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
-from ppcls_ext.runtime.exported import DTYPES, RECIPE
+from ppcls_ext.runtime.exported import DTYPES, RECIPE, RECIPE_LIMITS
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ def declared_inputs(subject: Subject) -> list[dict[str, Any]]:
     if not subject.model.is_dir():
         raise UserError(f"model {subject.model}: no such folder; give one that pplcnet export wrote")
     file = subject.model / RECIPE
-    inputs = read_yaml(file).get("inputs") if file.is_file() else None
+    inputs = read_yaml(file, RECIPE_LIMITS).get("inputs") if file.is_file() else None
     if inputs is None:
         if subject.size is None:
             raise UserError(f"model {subject.model}: no {RECIPE} in it that names its inputs; give --size HEIGHT WIDTH")
         return [{"shape": [-1, 3, -1, -1], "dtype": "float32"}]
     if not isinstance(inputs, list) or not inputs or not all(_is_input(entry) for entry in inputs):
-        raise UserError(f"{file}: inputs must be a list of shape and dtype, got {inputs!r}; export again")
+        raise UserError(f"{file}: inputs must be a list of shape and dtype, got {shown(inputs)}; export again")
     return inputs
 
 

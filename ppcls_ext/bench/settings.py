@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pydantic
 
+from ppcls_ext.core.bounds import LARGEST_SEED, MOST, MOST_STEPS
 from ppcls_ext.core.config import Section
+
+MOST_ROUNDS = 100_000  # each has a place in the report
 
 
 class Settings(Section):
@@ -21,12 +24,12 @@ class Settings(Section):
         spread: interquartile range over median above which the report warns.
     """
 
-    rounds: int = pydantic.Field(default=60, ge=2)
-    processes: int = pydantic.Field(default=4, ge=1)
-    seconds: float = pydantic.Field(default=5.0, gt=0, allow_inf_nan=False)
-    iterations: int | None = pydantic.Field(None, ge=1)
-    warmup: int = pydantic.Field(default=20, ge=1)
-    seed: int = pydantic.Field(default=0, ge=0)
+    rounds: int = pydantic.Field(default=60, ge=2, le=MOST_ROUNDS)
+    processes: int = pydantic.Field(default=4, ge=1, le=MOST_ROUNDS)
+    seconds: float = pydantic.Field(default=5.0, gt=0, le=MOST, allow_inf_nan=False)
+    iterations: int | None = pydantic.Field(None, ge=1, le=MOST_STEPS)
+    warmup: int = pydantic.Field(default=20, ge=1, le=MOST_STEPS)
+    seed: int = pydantic.Field(default=0, ge=0, le=LARGEST_SEED)
     pin: tuple[int, ...] = ()
     spread: float = pydantic.Field(default=0.1, gt=0, allow_inf_nan=False)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ppcls_ext.core.bounds import MOST_THREADS
+from ppcls_ext.core.bounds import LARGEST_BATCH, MOST_THREADS
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.runtime.choice import AUTO, PREFERRED
@@ -50,7 +50,7 @@ def up_to(most: int, least: int = 1) -> Callable[[str], int]:
 
 
 threads = up_to(MOST_THREADS)
-batch = up_to(65536)
+batch = up_to(LARGEST_BATCH)
 port = up_to(65535, least=0)
 seed = up_to(2**32 - 1, least=0)  # NumPy's generators take no larger one
 core = up_to(4095, least=0)

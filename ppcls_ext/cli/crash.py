@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -46,7 +47,8 @@ def _folders() -> Iterator[Path]:
     home = os.path.expanduser("~")
     if os.path.isabs(home):
         yield Path(home) / ".local" / "state" / "pplcnet"
-    yield Path(tempfile.gettempdir())
+    with contextlib.suppress(OSError):  # no folder for temporary files can be written to
+        yield Path(tempfile.gettempdir())
 
 
 def _report(error: BaseException) -> str:

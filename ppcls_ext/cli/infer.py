@@ -18,9 +18,10 @@ from ppcls_ext.cli.arguments import (
     share,
     threads,
 )
-from ppcls_ext.core.bounds import MAX_PIXELS
+from ppcls_ext.core.bounds import LARGEST_BATCH, MAX_PIXELS, mapping, whole
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import shown
 from ppcls_ext.deploy.shard import Shard, read_shard
 
 if TYPE_CHECKING:
@@ -124,13 +125,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict; gives the exit status."""
     _check(arguments)
     config = _config(arguments) if arguments.config else None
-    section = (config.get("Infer") or {}) if config is not None else {}
+    section = mapping(config.get("Infer"), "Infer") if config is not None else {}
     images = arguments.images or _listed(section.get("infer_imgs"))
     if not images:
         raise UserError("infer needs images: files, folders or globs after -i")
     given = {name: getattr(arguments, name) for name in TASK_FLAGS}
     options = {name: value for name, value in given.items() if value is not None}
-    batch = arguments.batch or section.get("batch_size") or 1
+    batch = arguments.batch or whole(section.get("batch_size") or 1, "Infer.batch_size", 1, LARGEST_BATCH)
     shard = None if arguments.shard is None else read_shard(arguments.shard)
     if arguments.ray is not None:
         failed = _with_ray(arguments, images, options, batch, shard)
@@ -212,8 +213,12 @@ def _config(arguments: argparse.Namespace) -> Config:
     return read_config(arguments.config, [*arguments.override, *threads])
 
 
-def _listed(images: str | list[str] | None) -> list[str]:
-    return [images] if isinstance(images, str) else list(images or [])
+def _listed(images: Any) -> list[str]:
+    """`Infer.infer_imgs`: a path or a list of them. Raises UserError for anything else."""
+    paths = [] if images is None else images if isinstance(images, list) else [images]
+    if not all(isinstance(path, str) for path in paths):
+        raise UserError(f"Infer.infer_imgs: expected a path or a list of them, got {shown(images)}")
+    return paths
 
 
 def _opened(arguments: argparse.Namespace, config: Config | None, options: Mapping[str, Any], batch: int) -> Pipeline:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.cli.arguments import add_config_arguments, given, positive, up_to
+from ppcls_ext.cli.arguments import add_config_arguments, given, threads, up_to
 from ppcls_ext.core.config import ENVIRONMENT, LATEST_STATE, Config, in_run_folder, load_config
-from ppcls_ext.core.device import cpu_threads, free_cores, set_threads, usable_cores
+from ppcls_ext.core.device import cpu_threads, free_cores, processes_of_job, set_threads, usable_cores
 from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.launcher import run_job
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("processes")
     group.add_argument(
         "--nproc",
-        type=positive,
+        type=threads,  # no machine that this runs on has more cores
         default=1,
         metavar="N",
         help="train in this many processes of this machine, each with a batch of its own; their logs go to log/ in the "
@@ -138,7 +138,7 @@ def _share_of_another_job(config: Config) -> int | None:
     processes, cores = (run.get("processes"), run.get("usable_cores")) if isinstance(run, dict) else (None, None)
     if not (isinstance(processes, int) and isinstance(cores, int) and cores > 0):
         return threads
-    if processes == int(os.environ.get("PADDLE_TRAINERS_NUM", "1")):
+    if processes == processes_of_job():
         return threads
     return max(1, threads * usable_cores() // cores)
 

@@ -10,7 +10,7 @@ import ast
 import copy
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from ppcls_ext.core import bounds
 from ppcls_ext.core.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_STEPS, MOST_THREADS, mapping
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.core.text import SHOWN, is_digits, one_line, shown
-from ppcls_ext.core.yaml_files import YamlFault, fault_of_number, parse_yaml, read_yaml
+from ppcls_ext.core.yaml_files import CONFIG, YamlFault, fault_of_number, fault_of_text, parse_yaml, read_yaml
 
 RUN_CONFIG = "config.yaml"  # the resolved config in a run folder
 BEST_WEIGHTS = "best.pdparams"  # weights with the best metric
@@ -166,17 +166,21 @@ def _literal(value: Any) -> Any:
             read = ast.literal_eval(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two where it is nested too deeply
             return value
-        return value if any(fault_of_number(part) for part in _parts(read)) else read
+        return read if _is_plain(read) else value
     return value
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    """A value, and where it is a collection all that it holds."""
-    yield value
-    if isinstance(value, Mapping):
-        yield from (part for pair in value.items() for item in pair for part in _parts(item))
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from (part for item in value for part in _parts(item))
+def _is_plain(value: Any, depth: int = CONFIG.depth) -> bool:
+    """Whether a value is one that YAML could have given, too: it has passed none of the checks of YAML."""
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
+    if isinstance(value, dict):
+        return (
+            depth > 0 and all(type(key) in (str, int) for key in value) and _is_plain([*value, *value.values()], depth)
+        )
+    if isinstance(value, str):
+        return fault_of_text(value) is None
+    return isinstance(value, (bool, int, float, type(None))) and fault_of_number(value) is None
 
 
 def in_run_folder(file: Path) -> bool:
@@ -284,11 +288,19 @@ def _length_given(config: Mapping[str, Any], given: Sequence[str]) -> dict[str, 
     return {key: None for key in overruled if section.get(key) is not None}
 
 
-def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_with_bases(path: Path, chain: tuple[Path, ...] = (), read: list[Path] | None = None) -> dict[str, Any]:
+    """A config over those that it is based on.
+
+    Args:
+        chain: the configs that are based on this one.
+        read: every config that was read for the first one of the chain, however often; this one is added.
+    """
+    read = [] if read is None else read
+    read.append(path)
+    if len(read) > bounds.MOST_BASES:
+        raise UserError(f"config {read[0]}: more than {bounds.MOST_BASES} configs to be based on; give it fewer")
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
-    if len(chain) >= bounds.MOST_BASES:
-        raise UserError(f"config {path}: more than {bounds.MOST_BASES} _base_ above each other; give it fewer")
     content = read_yaml(path)
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or not all(isinstance(b, str) for b in bases):
@@ -298,7 +310,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]
         base_path = path.parent / base
         if not base_path.is_file():
             raise UserError(f"config {path}: _base_ {base}: no such file beside it")
-        merged = merge(merged, _read_with_bases(base_path, (*chain, path.resolve())))
+        merged = merge(merged, _read_with_bases(base_path, (*chain, path.resolve()), read))
     given = content.get("Global")
     if isinstance(given, Mapping):
         merged = merge(merged, {"Global": _length_given(merged, list(given))})
@@ -321,6 +333,8 @@ def override(config: dict[str, Any], assignment: str) -> None:
     except YamlFault as error:
         raise UserError(f"-o {assignment}: '{one_line(text, SHOWN)}' is not a YAML value ({error.problem})") from error
     *parents, last = key.split(".")
+    if len(parents) >= CONFIG.depth:
+        raise UserError(f"-o {one_line(key, SHOWN)}: more than {CONFIG.depth} keys below each other")
     node: Any = config
     for depth, part in enumerate(parents):
         if isinstance(node, list):
@@ -396,5 +410,17 @@ def check_sections(config: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def dump_config(config: Mapping[str, Any]) -> str:
-    """A config as YAML text that `load_config` reads back to the same values."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    """A config as YAML text that `load_config` reads back to the same values.
+
+    Raises:
+        UserError: a value that could not be read back, such as the path of a folder whose name is not UTF-8.
+    """
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    try:
+        parse_yaml(text)
+    except YamlFault as error:
+        raise UserError(
+            f"the config, with all paths and classes filled in, could not be read again ({error.problem}); give a "
+            "folder or data of other names"
+        ) from error
+    return text

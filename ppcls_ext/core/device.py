@@ -21,11 +21,21 @@ THREADS_A_CPU = 8  # on two processors an engine answered within 3 s with 8 for 
 _own_policy: dict[str, str] = {}  # set by `set_threads`, and not by the user
 
 
+def processes_of_job(name: str = "PADDLE_TRAINERS_NUM") -> int:
+    """How many processes the job of this one has, or with PADDLE_LOCAL_SIZE on this machine: Paddle's launcher says so
+    in the environment; 1 without it. Raises UserError for what the launcher does not write.
+    """
+    given = os.environ.get(name, "1")
+    if not is_digits(given) or int(given) < 1:
+        raise UserError(f"{name}={given}: Paddle's launcher writes a whole number from 1 there; unset it")
+    return int(given)
+
+
 def usable_cores() -> int:
     """Cores that this process may really use: its affinity, cut to the quotas of its control groups, and shared with
     the other processes of its job on this machine.
     """
-    return max(1, _cores_of_the_machine() // int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+    return max(1, _cores_of_the_machine() // processes_of_job("PADDLE_LOCAL_SIZE"))
 
 
 def _cores_of_the_machine() -> int:
@@ -109,7 +119,7 @@ def set_device(name: str) -> str:
     elif kind == "gpu" and (not index or is_digits(index)):
         if not paddle.is_compiled_with_cuda():
             raise UserError(f"Global.device: {name}, but this Paddle is built for the CPU; -o Global.device=cpu")
-        if index and int(os.environ.get("PADDLE_LOCAL_SIZE", "1")) > 1:
+        if index and processes_of_job("PADDLE_LOCAL_SIZE") > 1:
             raise UserError(
                 f"Global.device: {name} for every process of this job; -o Global.device=gpu gives each its own"
             )

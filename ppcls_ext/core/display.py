@@ -21,9 +21,10 @@ from ppcls_ext.core.text import one_line
 
 WIDE = 10_000  # characters
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji, since `:x:` in a path is no picture.
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 # A file or pipe takes lines of any length; only a terminal has to fold what is in a table.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
 
 PLAIN_SECONDS = 30.0  # between progress lines where there is no terminal
 UNDEFINED = "-"  # stands in tables for a value that is not there

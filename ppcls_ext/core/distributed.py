@@ -20,6 +20,7 @@ import paddle
 from paddle import distributed as engine
 
 from ppcls_ext.core import display
+from ppcls_ext.core.device import processes_of_job
 from ppcls_ext.core.errors import PeerLost, UserError
 from ppcls_ext.upstream.paddle import join_job, tensor_of
 
@@ -39,7 +40,7 @@ def start(device: str) -> None:
     Args:
         device: full name, as `device.set_device` gives it.
     """
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) < 2 or engine.is_initialized():
+    if processes_of_job() < 2 or engine.is_initialized():
         return
     if device == "cpu":
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-LARGEST_JSON = 256 << 20  # bytes; reports and notes that this package writes have a few MB at most
+LARGEST_JSON = 64 << 20  # bytes; reports and notes that this package writes have a few MB at most
 MOST_DIGITS = 18  # an integer with no more fits every type that it may become
 
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}  # what else there is are devices

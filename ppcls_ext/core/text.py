@@ -46,6 +46,8 @@ def fault_of_name(name: str) -> str | None:
         return "has a line break or another control character"
     if any("\ud800" <= c <= "\udfff" for c in name):
         return "is not UTF-8"
+    if name.startswith("\ufeff"):  # readers of files take it for a mark of the file, and drop it
+        return "begins with an invisible byte order mark"
     return None
 
 

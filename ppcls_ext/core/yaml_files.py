@@ -184,10 +184,9 @@ class _Checker:
         fault = fault_of_number(value)
         if fault is not None:
             raise YamlFault(f"{shown} {fault}", line)
-        if "\0" in node.value:
-            raise YamlFault(f"'{shown}' has a NUL character", line)
-        if any("\ud800" <= c <= "\udfff" for c in node.value):
-            raise YamlFault(f"'{shown}' is not UTF-8 text", line)
+        fault = fault_of_text(node.value)
+        if fault is not None:
+            raise YamlFault(f"'{shown}' {fault}", line)
 
     def _keys(self, node: yaml.MappingNode) -> None:
         seen: set[Any] = set()
@@ -222,14 +221,21 @@ def fault_of_number(value: Any) -> str | None:
     return None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def fault_of_text(text: str) -> str | None:
+    """Why a text can be no name of a file, as the end of a sentence; None where it can."""
+    if "\0" in text:
+        return "has a NUL character"
+    return "is not UTF-8 text" if any("\ud800" <= c <= "\udfff" for c in text) else None
+
+
+def read_yaml(path: Path, limits: YamlLimits = CONFIG) -> dict[str, Any]:
     """Read a mapping from a YAML file; nothing in it is executed.
 
     Raises:
         UserError: unreadable, not YAML (with the line), beyond the limits, or not a mapping.
     """
     try:
-        content = parse_yaml(decoded(read_regular(path, CONFIG.size)))
+        content = parse_yaml(decoded(read_regular(path, limits.size)), limits)
     except YamlFault as error:
         raise UserError(f"config {path}{', ' if error.line else ': '}{error}") from error
     except Unreadable as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import sys
 import tempfile
 import weakref
@@ -12,6 +11,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from ppcls_ext.core.device import processes_of_job
 from ppcls_ext.core.display import say
 from ppcls_ext.core.headers import image_size
 from ppcls_ext.core.images import BrokenImage, read_bytes
@@ -86,7 +86,7 @@ class ImageCache:
         if workers and sys.platform != "linux":
             return 0, "images are decoded anew in every epoch: worker processes share no memory on this system"
         free, needed = free_memory(), self._needed()
-        budget = int(free * SHARE) // int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+        budget = int(free * SHARE) // processes_of_job("PADDLE_LOCAL_SIZE")
         sizes = f"{_gigabytes(needed)} of {_gigabytes(free)} free memory"
         if needed <= budget:
             return min(budget, int(needed * MARGIN) + 1), f"decoded images are kept in memory, about {sizes}"

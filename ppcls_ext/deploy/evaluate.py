@@ -18,6 +18,7 @@ from ppcls_ext.deploy.infer import results_of
 from ppcls_ext.deploy.trained import build_with_weights
 from ppcls_ext.deploy.weights import open_deployment
 from ppcls_ext.runtime.choice import FIRST, PADDLE
+from ppcls_ext.runtime.results import picture_name
 from ppcls_ext.tasks.eval_report import read_per_class
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -88,6 +89,6 @@ def draw_results(task: Task, model: nn.Layer, folder: Path) -> None:
     paths = task.image_paths("Eval")
     with open_deployment(task, task.drawn(model), {}) as pipeline, bar(len(paths), "draw") as progress:
         for number, result in enumerate(results_of(paths, pipeline, []), start=1):
-            result.write_pictures(folder, f"{number:04d}_{Path(result.source).stem}")
+            result.write_pictures(folder, picture_name(number, result.source))
             progress.advance()
     say(f"pictures: {folder}")

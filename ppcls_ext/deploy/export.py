@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -30,7 +31,7 @@ from ppcls_ext.deploy.trained import build_with_weights, dygraph_outputs
 from ppcls_ext.models.folding import fold_batch_norm, fold_branches
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT, FLOAT_FORMATS, FORMATS
-from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, sealed, sha256
+from ppcls_ext.runtime.exported import PARITY, RECIPE, RECIPE_CHECKSUM, is_recipe, sealed, sha256
 from ppcls_ext.tasks.deployment import Deployment
 from ppcls_ext.tasks.finding import make_task
 from ppcls_ext.tasks.task import Task
@@ -252,7 +253,7 @@ def _export(task: Task, folder: Path, target: Path, chosen: Sequence[str], forma
     for check in checks:
         say(_line(check, deployment.tolerance))
     if failed:
-        rejected = target.with_name(f"{target.name}.rejected")
+        rejected = _place_of_rejected(target)
         shutil.rmtree(rejected, ignore_errors=True)
         work.rename(rejected)
         raise CheckFailed(
@@ -263,6 +264,13 @@ def _export(task: Task, folder: Path, target: Path, chosen: Sequence[str], forma
         say(remark)
     say(f"exported to {folder}")
     return folder
+
+
+def _place_of_rejected(target: Path) -> Path:
+    """Where an export that does not hold is kept: in place of an earlier one, and of nothing else."""
+    names = (f"{target.name}.rejected{number or ''}" for number in itertools.count())
+    places = (target.with_name(name) for name in names)
+    return next(place for place in places if is_recipe(place / RECIPE) or not os.path.lexists(place))
 
 
 def _save_and_check(

@@ -38,7 +38,7 @@ from ppcls_ext.runtime.exported import read_exported, sha256
 from ppcls_ext.runtime.inference import check_options, load_inference
 from ppcls_ext.runtime.pipeline import Pipeline
 from ppcls_ext.runtime.predictor import Predictor
-from ppcls_ext.runtime.results import Result
+from ppcls_ext.runtime.results import Result, picture_name
 
 MOST_NAMED = 20  # stderr names no more images without a result; a file of results names all of them
 
@@ -263,7 +263,7 @@ def _say_choice(pipeline: Pipeline) -> None:
 
 def _draw(result: Result, folder: Path, number: int) -> None:
     """Write the pictures of a result, named after its image and the image's number in the list."""
-    result.write_pictures(folder, f"{number:04d}_{Path(result.source).stem}")
+    result.write_pictures(folder, picture_name(number, result.source))
 
 
 def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path | None, draw: Path | None) -> int:
@@ -282,7 +282,8 @@ def _infer_small(paths: Sequence[str], pipeline: Pipeline, form: str, save: Path
         if results:
             _show(results, inference.columns)
         return len(skipped)
-    text = json.dumps(inference.document(form, results), indent=1, ensure_ascii=False) + "\n"
+    document = json.dumps(inference.document(form, results), indent=1, ensure_ascii=False) + "\n"
+    text = document.encode("utf-8", "backslashreplace").decode()  # an escape of JSON for a byte that is no UTF-8
     if save is None:
         sys.stdout.write(text)
     else:

@@ -245,7 +245,7 @@ def _stage_text(blocks: tuple[BlockSpec, ...]) -> str:
 _FIELDS = {"c": "width", "k": "kernel", "s": "start_kernel", "g": "groups", "e": "expansion"}
 _STEM = re.compile(r"stem(\d+)(?:-([a-z]+[0-9]?))??(?:-strides(\d+))?")
 _LAST = re.compile(r"last(\d+)(-norm)?(?:-drop(0(?:\.\d+)?))?")
-_MOST_BLOCKS = 100  # one run has no more: a slip of the finger must not fill the memory
+_MOST_BLOCKS = 100  # a stage has no more: a slip of the finger must not fill the memory
 
 
 def parse_spec(text: str) -> NetworkSpec:
@@ -292,6 +292,8 @@ def _parse_stage(text: str) -> tuple[BlockSpec, ...]:
         if star and not (number.isdecimal() and 0 < int(number) <= _MOST_BLOCKS):
             raise ValueError(f"arch: '{run}': after '*' stands how often the block is repeated, 1 to {_MOST_BLOCKS}")
         blocks += [_parse_block(block)] * int(number or 1)
+        if len(blocks) > _MOST_BLOCKS:
+            raise ValueError(f"arch: a stage of more than {_MOST_BLOCKS} blocks")
     return tuple(blocks)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.logs import log
 from ppcls_ext.core.reading import Unreadable, read_json
@@ -52,12 +53,12 @@ def remember(key: Mapping[str, Any], value: Any, seconds: float | None = None) -
     file = cache_file()
     try:
         atomic_write_text(file, json.dumps({"format": FORMAT, "entries": kept}, indent=1) + "\n")
-    except OSError as error:
+    except (OSError, UserError) as error:  # the latter for a device or a folder in its place
         log.warning(
             "%s: the choice of an engine cannot be remembered there (%s); set PPLCNET_CACHE to a folder that can be "
             "written to",
             file,
-            error.strerror or error,
+            getattr(error, "strerror", None) or error,
         )
 
 

@@ -15,7 +15,16 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.pictures import picture_format, save_image
 from ppcls_ext.runtime.sources import Channels, read_image
 
+LONGEST_STEM = 200  # bytes of an image's name in those of its pictures; a file's name has at most 255
 STAGES = ("decode", "prepare", "network", "postprocess")
+
+
+def picture_name(number: int, source: str) -> str:
+    """What an image's pictures are called, without their ending: its number in the list, and its own name."""
+    stem = Path(source).stem
+    while len(os.fsencode(stem)) > LONGEST_STEM:
+        stem = stem[:-1]
+    return f"{number:04d}_{stem}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

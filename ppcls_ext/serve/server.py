@@ -269,7 +269,7 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the latter two: no name of a host
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"serve --host {host} --port {port}: {reason}; choose another address") from error
         yield listener

@@ -6,6 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from ppcls_ext.core.bounds import mapping
 from ppcls_ext.core.config import Config
 from ppcls_ext.core.display import complain, say, show_table
 from ppcls_ext.core.errors import UserError
@@ -27,7 +28,7 @@ def check_data(config: Config, picture: Path | None = None, speed: bool = False)
     Raises:
         UserError: a config without data.
     """
-    splits = set(config.get("DataLoader") or {}) & set(SPLIT_NAMES)
+    splits = set(mapping(config.get("DataLoader"), "DataLoader")) & set(SPLIT_NAMES)
     if not splits:
         raise UserError("DataLoader has neither Train nor Eval; give a config with data to look through")
     task = make_task(config)

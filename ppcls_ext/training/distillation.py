@@ -23,7 +23,7 @@ import pydantic
 from paddle import nn
 from paddle.nn import functional
 
-from ppcls_ext.core.bounds import LARGEST_SEED
+from ppcls_ext.core.bounds import LARGEST_SEED, mapping
 from ppcls_ext.core.config import BEST_WEIGHTS, LABELS, Section, in_run_folder, load_config
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import UserError
@@ -116,7 +116,7 @@ def find_teacher(teacher: str | Mapping[str, Any]) -> TeacherFiles:
             raise UserError(
                 f"Distill.teacher {teacher}: a run of {config.global_section.task}; the teacher has to classify"
             )
-        arch, weights = dict(config["Arch"]), folder / BEST_WEIGHTS
+        arch, weights = dict(mapping(config.get("Arch"), f"Distill.teacher {teacher}: Arch")), folder / BEST_WEIGHTS
         labels = read_labels(folder / LABELS)
         arch.pop("pretrained", None)
     else:
@@ -306,4 +306,4 @@ class Cache:
 def digest_of_paths(paths: Sequence[str]) -> str:
     """SHA-256 of the paths below their common folder, so that a list has the same one wherever its images lie."""
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return hashlib.sha256("\n".join(os.path.relpath(path, root) for path in paths).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(os.path.relpath(path, root) for path in paths))).hexdigest()

@@ -34,6 +34,7 @@ def test_check_data(images: Path, fails: Fails, tmp_path: Path, capfd: pytest.Ca
 
 def test_a_config_without_data_is_one_line(tmp_path: Path, fails: Fails) -> None:
     assert "DataLoader has neither Train nor Eval" in fails("check-data", "-c", "my_images", "-o", "DataLoader=null")
+    assert "DataLoader: expected keys and values, got 5" in fails("check-data", "-c", "my_images", "-o", "DataLoader=5")
 
 
 def test_the_loader_is_timed(images: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -276,6 +276,44 @@ def test_bad_calls_of_infer(exported: Path, trained: Path, tmp_path: Path, data:
     assert "needs the json format" in missing
 
 
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_names_that_are_not_utf8_spoil_no_results(form: str, exported: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(data / "val/red/00.png", os.fsencode(tmp_path / "in") + b"/caf\xe9.png")
+    line = ("infer", "-m", exported, "-i", tmp_path / "in", "--format", form)
+    assert main([*map(str, line), "--save", str(tmp_path / "r")]) == 0
+    text = (tmp_path / "r").read_bytes()
+    if form == "csv":
+        assert b"caf\xe9.png" in text
+    else:
+        assert r"caf\udce9.png" in text.decode()  # which JSON reads back to the name that Python has for it
+        read = json.loads(text.decode().splitlines()[0]) if form == "jsonl" else json.loads(text)[0]
+        assert os.fsencode(read["image"]).endswith(b"caf\xe9.png")
+
+
+def test_pictures_of_long_names_are_cut_to_what_a_file_may_be_called(
+    exported: Path, data: Path, tmp_path: Path
+) -> None:
+    name = "猫" * 83  # 249 bytes
+    shutil.copy(data / "val/red/00.png", tmp_path / f"{name}.png")
+    assert main(["infer", "-m", str(exported), "-i", str(tmp_path / f"{name}.png"), "--draw", str(tmp_path / "d")]) == 0
+    assert [file.name for file in (tmp_path / "d").iterdir()] == [f"0001_{'猫' * 66}.png"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "clue"),
+    [
+        ("Infer=5", "Infer: expected keys and values, got 5"),
+        ("Infer.infer_imgs=5", "Infer.infer_imgs: expected a path or a list of them, got 5"),
+        ("Infer.infer_imgs=[5]", "Infer.infer_imgs: expected a path or a list of them, got [5]"),
+        ("Infer.batch_size=abc", "Infer.batch_size: expected a whole number from 1 to 65536, got 'abc'"),
+    ],
+)
+def test_a_section_of_something_else_is_one_line(setting: str, clue: str, data: Path, fails: Fails) -> None:
+    images = [] if "imgs" in setting else ["-i", data / "val/red/00.png"]
+    assert clue in fails("infer", "-c", "my_images", "-o", setting, *images)
+
+
 def test_nothing_else_is_written_on_a_normal_run(exported: Path, data: Path, tmp_path: Path) -> None:
     done = command("infer", "-m", exported, "-i", data / "val/red/00.png", "--format", "csv", cwd=tmp_path)
     assert done.stderr == ""

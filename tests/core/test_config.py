@@ -128,8 +128,38 @@ def test_a_loop_over_two_files_is_named(tmp_path: Path) -> None:
 def test_bases_above_each_other_are_bounded(tmp_path: Path) -> None:
     for k in range(100):
         lines(tmp_path / f"{k}.yaml", f"_base_: {k + 1}.yaml")
-    with pytest.raises(UserError, match="more than 30 _base_ above each other"):
+    with pytest.raises(UserError, match=r"0\.yaml: more than 30 configs to be based on"):
         load_config(tmp_path / "0.yaml")
+
+
+def test_bases_that_double_are_not_read_without_end(tmp_path: Path) -> None:
+    for k in range(25):
+        lines(tmp_path / f"{k}.yaml", f"_base_: [{k + 1}.yaml, {k + 1}.yaml]")
+    lines(tmp_path / "25.yaml", "Global: {epochs: 1}")
+    with pytest.raises(UserError, match="more than 30 configs to be based on"):
+        load_config(tmp_path / "0.yaml")
+
+
+def test_keys_are_not_nested_without_end() -> None:
+    with pytest.raises(UserError, match="more than 32 keys below each other"):
+        override({"Global": {}}, "Global." + "a." * 2000 + "a=1")
+
+
+def test_what_could_not_be_read_again_is_not_written() -> None:
+    for value in ("caf\udce9", 2**64, "a\0b"):
+        with pytest.raises(UserError, match=r"could not be read again \(.*\); give a folder or data of other names"):
+            dump_config({"Global": {"data_root": value}})
+
+
+@pytest.mark.parametrize(
+    "text", ['["a\\0b"]', '["\\ud800"]', '[b"x"]', "[1j]", "[{1.5: 2}]", "[{3, 4}]", "[" * 40 + "]" * 40, "[1e999]"]
+)
+def test_a_literal_of_python_is_read_where_yaml_could_have_given_it(text: str) -> None:
+    config = {"Arch": {"x": 1}}
+    override(config, f"Arch.x='{text}'")
+    assert config["Arch"]["x"] == text  # it stays the text that it is
+    override(config, "Arch.x='[(1, 2.5), {\"a\": None}]'")
+    assert config["Arch"]["x"] == [[1, 2.5], {"a": None}] or config["Arch"]["x"] == [(1, 2.5), {"a": None}]
 
 
 def test_what_is_not_text_is_refused(tmp_path: Path) -> None:

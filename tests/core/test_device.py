@@ -14,6 +14,7 @@ from ppcls_ext.cli import train
 from ppcls_ext.core import device
 from ppcls_ext.core.config import LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.cpu import Busy
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.run_folder import RunFolder
 from ppcls_ext.upstream import paddle as paddle_module
 
@@ -186,3 +187,11 @@ def test_engines_in_processes_of_their_own_wait_as_the_user_says(
     device.set_threads(2)
     assert os.environ[device.WAIT_POLICY] == (users or "passive")
     assert device.environment_of_engines().get(device.WAIT_POLICY) == users
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "", "2.5", "²"])
+@pytest.mark.parametrize("name", ["PADDLE_LOCAL_SIZE", "PADDLE_TRAINERS_NUM"])
+def test_what_the_launcher_does_not_write_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, given: str) -> None:
+    monkeypatch.setenv(name, given)
+    with pytest.raises(UserError, match=f"{name}={given}: .*; unset it"):
+        device.processes_of_job(name)

@@ -48,3 +48,12 @@ def test_a_level_that_the_caller_has_set_stands(level: None, capfd: pytest.Captu
     with display.shown_log():
         log.info("engines take turns")
     assert capfd.readouterr().err == ""
+
+
+def test_what_looks_like_emoji_or_markup_is_shown_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    display.say("photos/:x:/[b]1.jpg")
+    display.complain("photos/:smile: 2.jpg")
+    display.show_table(":x:", ["[i]"], [[":smile:"]])
+    shown = capfd.readouterr()
+    assert shown.err.splitlines() == ["photos/:x:/[b]1.jpg", "photos/:smile: 2.jpg"]
+    assert all(text in shown.out for text in (":x:", "[i]", ":smile:"))

@@ -40,6 +40,8 @@ def test_a_name_is_a_line() -> None:
     for name in ("a\nb", "a\u2028b", "a\0", "a\x85b"):
         assert fault_of_name(name) == "has a line break or another control character"
     assert fault_of_name("a\udcff") == "is not UTF-8"
+    assert fault_of_name("\ufeffa") == "begins with an invisible byte order mark"
+    assert fault_of_name("a\ufeff") is None
 
 
 def test_names_of_users_are_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

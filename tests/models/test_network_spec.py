@@ -111,6 +111,7 @@ def test_the_name_is_stable_and_differs_with_every_field() -> None:
         ("ds-c32 ", "grouped-c32-g3 ",
          "arch: 'grouped-c32-g3': groups of a block 'grouped' must be 1, 2 or 4, got 3"),
         ("ds-c64*2", "ds-c64*0", "arch: 'ds-c64*0': after '*' stands how often the block is repeated, 1 to 100"),
+        ("ds-c64*2", "ds-c64*60 ds-c64*60", "arch: a stage of more than 100 blocks"),
         ("ds-c64*2", "-", "stage blocks3 has no block: only blocks2 may be empty"),
         ("ds-c64*2", "ir-c64-k0-e4", "block 0 of blocks3 must halve the map, but has no spatial convolution: give it a "
          "kernel, got 'ir-c64-k0-e4'"),
