@@ -36,6 +36,7 @@ from ppcls_ext.core.reading import Unreadable, parsed_json, read_text
 from ppcls_ext.core.version import __version__
 from ppcls_ext.upstream.visualdl import scalars_writer
 
+LOG = "log.jsonl"  # one JSON object a line, see `RunFolder`
 LARGEST_LOG = 1 << 30  # bytes
 PACKAGES = (
     "paddlepaddle",
@@ -128,7 +129,7 @@ class RunFolder:
                 for unfinished in folder.glob(".*.tmp"):  # a process that was killed in the middle of a write left it
                     unfinished.unlink()
             if not resuming:  # what is there is of a run that ended before it saved anything
-                (self.path / "log.jsonl").unlink(missing_ok=True)
+                (self.path / LOG).unlink(missing_ok=True)
             atomic_write_text(self.config, dump_config(config))
             atomic_write_text(self.labels, "".join(f"{name}\n" for name in labels))
             atomic_write_text(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
@@ -163,7 +164,7 @@ class RunFolder:
         if not distributed.is_main():
             return
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
-        append_line(self.path / "log.jsonl", line, durable=event != "train")
+        append_line(self.path / LOG, line, durable=event != "train")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write VisualDL scalars, if this process is the one that does."""
@@ -207,6 +208,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+def has_ended(path: Path) -> bool:
+    """Whether the run in a run folder went to its end, and not only to an evaluation that wrote weights.
+
+    Raises:
+        UserError: see `read_log`.
+    """
+    log = path / LOG
+    events = read_log(log) if log.is_file() else []
+    return bool(events) and events[-1]["event"] == "end"
+
+
 def _saved(earlier: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
     """Whether the state that a run was resumed from has what an event tells of; its end is told again."""
     if earlier["event"] == "end":
@@ -216,7 +228,7 @@ def _saved(earlier: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
 
 
 # What a run leaves before it has saved anything, beside hidden files.
-BEGUN = {RUN_CONFIG, ENVIRONMENT, LABELS, "run.lock", "log.jsonl", "scalars", "eval", "log"}
+BEGUN = {RUN_CONFIG, ENVIRONMENT, LABELS, "run.lock", LOG, "scalars", "eval", "log"}
 
 
 def discard_unsaved(path: Path) -> None:

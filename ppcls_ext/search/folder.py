@@ -8,6 +8,7 @@ from ppcls_ext.core.config import LAST_WEIGHTS
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_text
+from ppcls_ext.core.run_folder import has_ended
 from ppcls_ext.core.text import SHOWN, one_line
 from ppcls_ext.data.lists import LARGEST_FILE
 from ppcls_ext.search.bound import space_around
@@ -57,7 +58,8 @@ class SearchFolder:
         """The space that a supernet was trained for here, and the scale of PP-LCNet that it is around.
 
         Raises:
-            UserError: it is no folder of a search, or of one in another space.
+            UserError: it is no folder of a search, or of one in another space, or its supernet is not trained to its
+                end.
         """
         try:
             name, scale, of_side = read_text(self.space, LARGEST_FILE).split()
@@ -67,10 +69,16 @@ class SearchFolder:
             raise UserError(
                 f"--supernet {self.path}: not the folder of a search; give that of one with --out"
             ) from error
-        if (name, around[1]) != (named.name, side) or not (self.supernet / LAST_WEIGHTS).is_file():
+        if (name, around[1]) != (named.name, side):
             raise UserError(
-                f"--supernet {self.path}: its supernet is of the space {name} at {of_side} px, or not trained to its "
-                f"end; this search is of {named.name} at {side} px"
+                f"--supernet {self.path}: its supernet is of the space {name} at {of_side} px, and this search of "
+                f"{named.name} at {side} px; give the folder of a search in that space and size"
+            )
+        # Weights alone say little: each evaluation of a training writes them.
+        if not (self.supernet / LAST_WEIGHTS).is_file() or not has_ended(self.supernet):
+            raise UserError(
+                f"--supernet {self.path}: no supernet was trained to its end there; go on with the search of that "
+                "folder first"
             )
         return space, around[0]
 

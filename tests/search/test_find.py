@@ -16,6 +16,7 @@ from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.search import front as fronts
@@ -84,9 +85,13 @@ def test_a_search_that_was_stopped_finds_the_same_front(wish: Wish, monkeypatch:
 
     monkeypatch.setattr(Judge, "quality", stops)
     again = replace(wish, out=wish.out.parent / "stopped")
-    for _ in range(2):
+    for place in ("training", "judging"):
         with pytest.raises(Stopped):
             Search(again, benchmark).run()
+        if place == "training":  # the evaluation after the first epoch has written weights, of half a training
+            assert (again.out / "supernet" / "last.pdparams").is_file()
+            with pytest.raises(UserError, match="no supernet was trained to its end there; go on with the search"):
+                Search(replace(again, supernet=again.out, out=again.out.parent / "third"), benchmark)
     assert Search(again, benchmark).run() == whole
 
 

@@ -21,6 +21,29 @@ def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wis
         Search(wish)
 
 
+@pytest.mark.parametrize(
+    "events",
+    [None, "", '{"event": "eval", "epoch": 1, "step": 2}\n',
+     '{"event": "end", "step": 2}\n{"event": "resume", "epoch": 1, "step": 2}\n'],
+)  # fmt: skip
+def test_a_supernet_whose_training_has_not_ended_is_not_used(wish: Wish, tmp_path: Path, events: str | None) -> None:
+    Search(wish)
+    run = wish.out / "supernet"
+    run.mkdir()
+    (run / "last.pdparams").touch()  # as every evaluation leaves it
+    if events is not None:
+        (run / "log.jsonl").write_text(events)
+    with pytest.raises(UserError, match="no supernet was trained to its end there; go on with the search"):
+        Search(replace(wish, supernet=wish.out, out=tmp_path / "other"))
+
+
+def test_a_supernet_of_another_space_is_not_used(wish: Wish, tmp_path: Path) -> None:
+    Search(wish)
+    (wish.out / "space.txt").write_text(f"lcnet 0.5 {SIDE}\n")
+    with pytest.raises(UserError, match=rf"of the space lcnet at {SIDE} px, and this search of tiny at {SIDE} px"):
+        Search(replace(wish, supernet=wish.out, out=tmp_path / "other"))
+
+
 @pytest.mark.parametrize("content", ["", "tiny nan 32", "tiny inf 32", "tiny 1e9 32", "tiny 1 x", "tiny 1 32 4"])
 def test_a_damaged_note_about_a_space_is_one_line(wish: Wish, tmp_path: Path, content: str) -> None:
     other = tmp_path / "other"
