@@ -13,7 +13,7 @@ from ppcls_ext.search.space import BASE_DEPTHS, BASE_WIDTHS, Space, StageSpace
 # Widths around those of the largest scale of PP-LCNet that meets the bound. A supernet trains at the pace of its
 # largest network, which has the square of it in work.
 NARROWEST, WIDEST = 0.6, 1.4
-DEEPER = 1  # blocks more or fewer than PP-LCNet has in a stage
+DEEPER = 1  # blocks more or fewer than PP-LCNet has in a stage; any number fewer where no width is left to save
 SHARES = tuple(k / 40 for k in range(4, 101))  # scales that are tried: 0.1 to 2.5
 
 Latency = Callable[[NetworkSpec], float]  # milliseconds
@@ -28,7 +28,11 @@ def scale_within(latency: Latency, bound: float, size: int) -> float | None:
 
 
 def space_around(space: Space, scale: float, size: int) -> Space:
-    """The networks of a space that are about as wide and deep as PP-LCNet of a scale, for one input size."""
+    """The networks of a space that are about as wide and deep as PP-LCNet of a scale, for one input size.
+
+    Of a scale that is narrower than a stage can be, the stage has about the least width and any fewer blocks: what is
+    faster than narrow networks is shallow.
+    """
     stages = tuple(
         _stage_around(stage, scale * width, depth)
         for stage, width, depth in zip(space.stages, BASE_WIDTHS, BASE_DEPTHS, strict=True)
@@ -38,8 +42,10 @@ def space_around(space: Space, scale: float, size: int) -> Space:
 
 
 def _stage_around(stage: StageSpace, width: float, depth: int) -> StageSpace:
-    depths = tuple(d for d in stage.depths if abs(d - depth) <= DEEPER) or stage.depths
-    return replace(stage, widths=_around(stage.widths, width), depths=depths)
+    least = min(stage.widths)
+    fewest = depth - DEEPER if width >= least else 0
+    depths = tuple(d for d in stage.depths if fewest <= d <= depth + DEEPER) or stage.depths
+    return replace(stage, widths=_around(stage.widths, max(width, least)), depths=depths)
 
 
 def _around(widths: Sequence[int], width: float) -> tuple[int, ...]:

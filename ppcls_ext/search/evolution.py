@@ -98,8 +98,7 @@ class Evolution:
         """Look whether `run` can begin, before anything is trained for it.
 
         Raises:
-            UserError: the file is of another search, or damaged; no random network of the space is about as fast as
-                the bound.
+            UserError: the file is of another search, or damaged; the space is far faster than the bound, or slower.
         """
         self._begin()
         self._first()
@@ -139,7 +138,7 @@ class Evolution:
         return LEAST_SHARE * self.bound <= self.latency(spec) <= self.bound
 
     def _first(self) -> list[NetworkSpec]:
-        """PP-LCNet's scales that fit, and random networks that do."""
+        """PP-LCNet's scales that fit, and random networks that do: near the fastest, none may be drawn but that one."""
         size = self.space.input_sizes[0]
         scales = [LCNetSpec(scale=scale).network().replace(input_size=size) for scale in SCALES]
         found = dict.fromkeys(s for s in scales if s in self.space and self.latency(s) <= self.bound)
@@ -150,12 +149,20 @@ class Evolution:
             spec = self.space.sample(rng)
             if self._fits(spec):
                 found[spec], drawn = None, True
-        if not drawn:  # nor would a child of the scales be as slow as a network of this search is to be
+        if not drawn:
+            found[self._smallest_within()] = None
+        return list(found)
+
+    def _smallest_within(self) -> NetworkSpec:
+        """The smallest network, where no random one fits. Raises UserError where it does not fit either."""
+        smallest, largest = self.space.smallest(), self.space.largest()
+        if not self._fits(smallest):
             raise UserError(
                 f"space '{self.space.name}': none of {TRIES * self.population} random networks takes "
-                f"{LEAST_SHARE * self.bound:.3g} to {self.bound:.3g} ms; give another latency"
+                f"{LEAST_SHARE * self.bound:.3g} to {self.bound:.3g} ms; the smallest takes "
+                f"{self.latency(smallest):.3g} ms, the largest {self.latency(largest):.3g}; give a latency between"
             )
-        return list(found)
+        return smallest
 
     def _children(self, earlier: Sequence[SearchedNetwork], generation: int) -> list[NetworkSpec]:
         rng = self._rng(generation)

@@ -16,11 +16,12 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.search.bound import bounded_space, scale_within, space_around
+from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.evolution import Evolution, SearchedNetwork, crossed, front_of, mutated
 from ppcls_ext.search.judge import Quality
 from ppcls_ext.search.space import space_named
 from ppcls_ext.training.interrupts import Stopped
-from tests.helpers.spaces import latency, tiny_space
+from tests.helpers.spaces import SIDE, latency, tiny_space
 
 SPACE = tiny_space()
 BOUND = 0.5 * (latency(SPACE.smallest()) + latency(SPACE.largest()))
@@ -101,9 +102,11 @@ def test_another_calibration_keeps_what_was_judged_and_predicts_anew(evolution: 
     assert not set(judged[before:]) & earlier
 
 
-def test_a_bound_far_above_the_space_is_found_before_anything_is_judged(evolution: Evolution) -> None:
-    with pytest.raises(UserError, match=r"none of 2400 random networks takes .* give another latency"):
-        replace(evolution, bound=100 * BOUND).check()
+def test_a_bound_far_from_the_space_is_found_before_anything_is_judged(evolution: Evolution) -> None:
+    ends = f"the smallest takes {latency(SPACE.smallest()):.3g} ms, the largest {latency(SPACE.largest()):.3g}"
+    for bound in (100 * BOUND, 0.01 * BOUND):  # as of a supernet that is used for another latency
+        with pytest.raises(UserError, match=f"none of 2400 random networks takes .*; {ends}; give a latency between"):
+            replace(evolution, bound=bound).check()
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"identity": {}}', '{"identity": [], "candidates": []}',
@@ -178,6 +181,31 @@ def test_a_bound_that_nothing_meets_names_the_fastest() -> None:
     with pytest.raises(UserError, match=f"so fast at 32 px; the fastest takes {fastest:.3g} ms") as raised:
         bounded_space(SPACE, latency, 0.01, 32)
     assert SPACE.smallest().text in str(raised.value)
+
+
+def test_a_bound_just_above_the_fastest_network_finds_it_and_its_like(tmp_path: Path) -> None:
+    """Where calls are what costs, narrow networks of PP-LCNet's depth are not the fastest."""
+
+    def calls(spec: NetworkSpec) -> float:
+        return sum(value for name, value in costs_of(spec).items() if name.endswith("calls"))
+
+    lcnet = space_named("lcnet")
+    fastest = lcnet.replace(input_sizes=(SIDE,)).smallest()
+    assert scale_within(calls, 1.05 * calls(fastest), SIDE) is None
+    space, scale = bounded_space(lcnet, calls, 1.05 * calls(fastest), SIDE)
+    assert fastest in space
+    assert any(len(stage.widths) > 1 for stage in space.stages)
+    search = Evolution(space, calls, 1.05 * calls(fastest), tmp_path / "file.json", {}, population=3, generations=3)
+    found = search.run(quality)
+    assert found[0].spec == fastest
+    assert len(found) > 3
+    assert space == space_around(lcnet, scale, SIDE)  # from which a search with its supernet makes it again
+
+
+def test_the_space_around_a_narrow_scale_has_fewer_blocks_too() -> None:
+    lcnet = space_named("lcnet")
+    assert [min(stage.depths) for stage in space_around(lcnet, 0.2, SIDE).stages] == [1] * 5
+    assert [min(stage.depths) for stage in space_around(lcnet, 0.25, SIDE).stages] == [1, 1, 1, 5, 1]
 
 
 def test_the_space_around_a_scale_holds_it_and_little_else() -> None:
