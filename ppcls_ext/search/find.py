@@ -37,7 +37,7 @@ class Search:
     """One search. Making it reads config, data and calibration, and begins its folder.
 
     Raises:
-        UserError: wrong config, data, calibration or bound; a folder of another search.
+        UserError: wrong config, data, calibration or bound; a folder of another search. Nothing is written then.
     """
 
     def __init__(self, wish: Wish, benchmark: Benchmark = run_lean) -> None:
@@ -46,7 +46,13 @@ class Search:
         held = hold_out(self.aim.task, wish.out)
         if wish.supernet is not None:
             held.check_unseen(wish.supernet)
-        self.folder.begin(dump_config(_judging_config(self.aim, held)), self.aim.space, self.aim.scale, held)
+        start = dump_config(_judging_config(self.aim, held)), self.aim.space, self.aim.scale, held
+        self.folder.check(*start)
+        self.aim.task.train_loader()  # refuses what cannot be trained on, such as one class
+        self.scorer = Scorer(self.aim.class_num, self.aim.task.global_section.seed, self.aim.task.made_fast)
+        self.evolution = self._evolution()
+        self.evolution.check()
+        self.folder.begin(*start)
         self.task = make_task(load_config(self.folder.config))
 
     def run(self) -> Front:
@@ -60,25 +66,19 @@ class Search:
             return self._run()
 
     def _run(self) -> Front:
-        aim, seed = self.aim, self.task.global_section.seed
+        aim = self.aim
         say(f"at most {aim.bound:.3g} ms predicted, around PP-LCNet {aim.scale:g}x; {aim.space.size:.1e} networks")
         if aim.doubt:
             say(f"warning: {aim.doubt}")
         set_device(self.task.global_section.device)
         if self.wish.accuracy == "scores":
             self.task.keep_memory()  # else the judge or a training does
-        judge, scorer = Judge(self.task), Scorer(aim.class_num, seed, self.task.made_fast)
-        population, generations = self.wish.sizes
-        evolution = Evolution(
-            aim.space, aim.latency, aim.bound, self.folder.candidates, aim.identity(), aim.model.fingerprint, seed,
-            population, generations, scorer if self.wish.accuracy == "short" else None,
-        )  # fmt: skip
-        evolution.check()
+        judge = Judge(self.task)
         supernet = self._supernet() if self.wish.accuracy == "supernet" else None
-        found = evolution.run(self._quality(judge, scorer, supernet))
+        found = self.evolution.run(self._quality(judge, supernet))
         if nothing_learned(aim, found):
             say(NOTHING_LEARNED)
-        conditions = conditions_of(aim, found, self._length(found), ranks_of(aim, found, scorer))
+        conditions = conditions_of(aim, found, self._length(found), ranks_of(aim, found, self.scorer))
         front = self._measured(found, conditions)
         write_front(front, found, aim.task.resolved(), self.folder)
         for line in misses(front):
@@ -88,6 +88,13 @@ class Search:
         say(f"{self.folder.front_page}; {front.chosen.arch}: {front.chosen.measured:.3f} ms measured")
         say(f"train it: pplcnet train -c {self.folder.chosen_config}")
         return front
+
+    def _evolution(self) -> Evolution:
+        aim, (population, generations) = self.aim, self.wish.sizes
+        return Evolution(
+            aim.space, aim.latency, aim.bound, self.folder.candidates, aim.identity(), aim.model.fingerprint,
+            self.scorer.seed, population, generations, self.scorer if self.wish.accuracy == "short" else None,
+        )  # fmt: skip
 
     @property
     def _supernet_run(self) -> Path:
@@ -104,13 +111,13 @@ class Search:
         load_into(model, read_weights(file), file)
         return model
 
-    def _quality(self, judge: Judge, scorer: Scorer, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
+    def _quality(self, judge: Judge, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
         """What judges networks."""
         if supernet is not None:
             return lambda spec: judge.quality(self.task.made_fast(supernet.cut(spec).network))
         if self.wish.accuracy == "short":
             return ShortTraining(load_config(self.folder.config), self.folder.short, judge)
-        return lambda spec: Quality(scorer(spec), 0.0)
+        return lambda spec: Quality(self.scorer(spec), 0.0)
 
     def _length(self, found: list[SearchedNetwork]) -> str:
         """How long what judges was trained, as its run folder says: a small set is given more epochs."""

@@ -39,19 +39,17 @@ class SearchFolder:
         self.supernet, self.short = path / "supernet", path / "short"
         self.chosen_config, self.chosen_weights = path / "chosen.yaml", path / "chosen.pdparams"
 
-    def begin(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
-        """Write what the search begins with.
-
-        Raises:
-            UserError: the folder is of another search; nothing is written then.
-        """
-        note = f"{space.name} {scale:g} {space.input_sizes[0]}\n"
+    def check(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
+        """Raise UserError where the folder is of another search than one that begins with this."""
         if self.config.is_file():  # it is written last
-            _check_space(self.space, note)
+            _check_space(self.space, _note(space, scale))
             _check_same(self.config, config)
             held.check_same()
+
+    def begin(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
+        """Write what the search begins with, after a `check`."""
         held.write()
-        atomic_write_text(self.space, note)
+        atomic_write_text(self.space, _note(space, scale))
         atomic_write_text(self.config, config)
 
     def space_of_supernet(self, named: Space, side: int) -> tuple[Space, float]:
@@ -81,6 +79,11 @@ class SearchFolder:
                 "folder first"
             )
         return space, around[0]
+
+
+def _note(space: Space, scale: float) -> str:
+    """What a folder says of the part of a space that is searched."""
+    return f"{space.name} {scale:g} {space.input_sizes[0]}\n"
 
 
 def _check_space(file: Path, text: str) -> None:

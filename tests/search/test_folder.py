@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.search import held_out
 from ppcls_ext.search.find import Search
 from ppcls_ext.search.wish import Wish
 from tests.helpers.spaces import SIDE
@@ -73,6 +74,24 @@ def test_what_is_refused_leaves_the_folder_as_it_was(wish: Wish, change: set[str
     with pytest.raises(UserError, match=message):
         Search(replace(wish, overrides=(*wish.overrides, *change)))
     assert {file: file.read_bytes() for file in wish.out.iterdir()} == before
+
+
+def test_a_bound_that_is_refused_leaves_no_folder(wish: Wish) -> None:
+    with pytest.raises(UserError, match="none of 1200 random networks takes"):
+        Search(replace(wish, latency=1000.0))
+    assert not wish.out.exists()
+
+
+def test_one_class_is_refused_and_leaves_no_folder(
+    wish: Wish, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "LEAST", 5)
+    own = tmp_path / "images"
+    for part in ("train", "val"):
+        shutil.copytree(images / part / "blue", own / part / "blue")
+    with pytest.raises(UserError, match="there is one class, so there is nothing to tell apart"):
+        Search(replace(wish, overrides=(*wish.overrides, f"Global.data_root={own}")))
+    assert not wish.out.exists()
 
 
 def test_a_folder_of_a_search_on_other_images_is_left_alone(wish: Wish, images: Path, tmp_path: Path) -> None:
