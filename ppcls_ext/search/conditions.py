@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from ppcls_ext.core.config import RUN_CONFIG, in_run_folder
+from ppcls_ext.core.text import SHOWN, one_line
 from ppcls_ext.search.aim import Aim
 from ppcls_ext.search.evolution import SearchedNetwork
 from ppcls_ext.search.scores import Scorer, rank_correlations
@@ -37,12 +40,27 @@ def conditions_of(aim: Aim, found: Sequence[SearchedNetwork], length: str, ranks
     ]
     if aim.doubt:
         lines.append(f"warning: {aim.doubt}")
+    if seen := seen_before(aim):
+        lines.append(seen)
     if nothing_learned(aim, found):
         lines.append(NOTHING_LEARNED)
     if ranks:
         words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
         lines.append(f"rank correlation with what the judge says, of the first generation: {words}")
     return lines
+
+
+def seen_before(aim: Aim) -> str:
+    """A warning where a supernet starts from weights that a run has left: it may have seen the images to judge by."""
+    start, wish = aim.task.global_section.pretrained_model, aim.wish
+    if start is None or wish.accuracy != "supernet" or wish.supernet is not None:
+        return ""
+    if not in_run_folder(Path(start).parent / RUN_CONFIG):
+        return ""
+    return (
+        f"warning: Global.pretrained_model: the run of {one_line(start, SHOWN)} may have been trained on the images "
+        "that are held out, and networks are then judged too well; give public weights"
+    )
 
 
 def nothing_learned(aim: Aim, found: Sequence[SearchedNetwork]) -> bool:

@@ -16,7 +16,7 @@ from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.models.weights import load_into, read_weights, save_weights
 from ppcls_ext.search.aim import Aim, aim_of
 from ppcls_ext.search.calibrate import Benchmark, run_lean
-from ppcls_ext.search.conditions import NOTHING_LEARNED, conditions_of, nothing_learned, ranks_of
+from ppcls_ext.search.conditions import NOTHING_LEARNED, conditions_of, nothing_learned, ranks_of, seen_before
 from ppcls_ext.search.evolution import Evolution, SearchedNetwork
 from ppcls_ext.search.folder import SearchFolder
 from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
@@ -45,7 +45,7 @@ class Search:
         self.aim, self.folder = aim_of(wish), SearchFolder(wish.out)
         held = hold_out(self.aim.task, wish.out)
         if wish.supernet is not None:
-            held.check_unseen(wish.supernet)
+            held.check_supernet(wish.supernet)
         start = dump_config(_judging_config(self.aim, held)), self.aim.space, self.aim.scale, held
         self.folder.check(*start)
         self.aim.task.train_loader()  # refuses what cannot be trained on, such as one class
@@ -70,6 +70,8 @@ class Search:
         say(f"at most {aim.bound:.3g} ms predicted, around PP-LCNet {aim.scale:g}x; {aim.space.size:.1e} networks")
         if aim.doubt:
             say(f"warning: {aim.doubt}")
+        if seen := seen_before(aim):
+            say(seen)
         set_device(self.task.global_section.device)
         if self.wish.accuracy == "scores":
             self.task.keep_memory()  # else the judge or a training does

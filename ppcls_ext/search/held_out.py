@@ -61,18 +61,22 @@ class HeldOut:
         for file, text in self.texts.items():
             atomic_write_text(file, text)
 
-    def check_unseen(self, supernet: Path) -> None:
-        """Raise UserError where the supernet in another search's folder was trained on images to judge by."""
-        try:
-            trained = set(read_text(supernet / TRAIN_LIST, LARGEST_FILE).splitlines())
-        except Unreadable as error:
-            raise UserError(f"--supernet {supernet}: {TRAIN_LIST}: {error}; give the folder of a search") from error
-        judged_by = {line for file, text in self.texts.items() if file.name == EVAL_LIST for line in text.splitlines()}
-        if trained & judged_by:
-            raise UserError(
-                f"--supernet {supernet}: it was trained on {len(trained & judged_by)} of the images that this search "
-                "would judge by; give the data and the Global.seed of that search"
-            )
+    def check_supernet(self, folder: Path) -> None:
+        """Raise UserError where another search's supernet was not trained on exactly the images to fit to.
+
+        One that has seen images to judge by overrates what it gives for them; one with other classes, or other numbers
+        of them, takes each for another.
+        """
+        for file, text in self.texts.items():
+            try:
+                earlier = read_text(folder / file.name, LARGEST_FILE)
+            except Unreadable as error:
+                raise UserError(f"--supernet {folder}: {file.name}: {error}; give the folder of a search") from error
+            if earlier != text:
+                raise UserError(
+                    f"--supernet {folder}: {file.name} differs, so it was trained on other images than this search "
+                    "would fit to; give the data and the Global.seed of that search, or leave --supernet out"
+                )
 
 
 def hold_out(task: Task, folder: Path) -> HeldOut:

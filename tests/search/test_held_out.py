@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,25 @@ def test_a_supernet_judges_no_images_that_it_has_seen(wish: Wish, tmp_path: Path
     task = make_task(load_config(wish.config, wish.overrides))
     other = make_task(load_config(wish.config, [*wish.overrides, "Global.seed=1"]))
     hold_out(task, tmp_path / "one").write()
-    hold_out(task, tmp_path / "same").check_unseen(tmp_path / "one")
-    with pytest.raises(UserError, match=r"trained on \d+ of the images that this search would judge by; give the data"):
-        hold_out(other, tmp_path / "other").check_unseen(tmp_path / "one")
-    with pytest.raises(UserError, match=r"nowhere: train_list.txt: No such file or directory; give the folder"):
-        hold_out(task, tmp_path / "one").check_unseen(Path("nowhere"))
+    hold_out(task, tmp_path / "same").check_supernet(tmp_path / "one")
+    with pytest.raises(UserError, match=r"train_list.txt differs, so it was trained on other images .*; give the data"):
+        hold_out(other, tmp_path / "other").check_supernet(tmp_path / "one")
+    with pytest.raises(UserError, match=r"nowhere: classes.txt: No such file or directory; give the folder"):
+        hold_out(task, tmp_path / "one").check_supernet(Path("nowhere"))
+
+
+def test_a_supernet_of_data_that_were_moved_or_renamed_is_not_used(wish: Wish, images: Path, tmp_path: Path) -> None:
+    """Of a copy, another seed would hold out images that the supernet has seen under another path."""
+    hold_out(make_task(load_config(wish.config, wish.overrides)), tmp_path / "one").write()
+    moved, renamed = tmp_path / "moved", tmp_path / "renamed"
+    for copy in (moved, renamed):
+        shutil.copytree(images, copy)
+    for part in ("train", "val"):  # now the last class, so that all have other numbers
+        (renamed / part / "blue").rename(renamed / part / "violet")
+    for copy, file in ((moved, "train_list.txt"), (renamed, "classes.txt")):
+        task = make_task(load_config(wish.config, [*wish.overrides, f"Global.data_root={copy}"]))
+        with pytest.raises(UserError, match=f"{file} differs, so it was trained on other images"):
+            hold_out(task, tmp_path / "other").check_supernet(tmp_path / "one")
 
 
 def test_an_image_that_is_listed_twice_is_not_both_fitted_to_and_judged_by(
