@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ppcls_ext.core.config import load_config
+from ppcls_ext.core.config import Config, load_config, trained_weights
 from ppcls_ext.core.errors import UserError, nearest
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import SCALES, SPECS, LCNetSpec, scale_name
@@ -93,6 +93,7 @@ def aim_of(wish: Wish) -> Aim:
     given.pop("Expect", None)  # what the config promises is of another network
     task = make_task(given)
     check_task(task)
+    _check_start(wish, given)
     # What is wrong with the wish itself comes before the advice to calibrate for 20 minutes.
     side, named = square_side(task.global_section.image_shape), space_named(wish.space)
     if wish.like is not None and wish.like not in SPECS:
@@ -122,6 +123,20 @@ def aim_of(wish: Wish) -> Aim:
         space, scale = SearchFolder(wish.supernet).space_of_supernet(named, side)
     doubts = [calibration.doubt, doubt_outside(calibration, space.smallest(), space.largest())]
     return Aim(wish, task, model, "; ".join(filter(None, doubts)), bound, space, scale)
+
+
+def _check_start(wish: Wish, config: Config) -> None:
+    """Raise UserError for weights to start from that would do nothing."""
+    start = config.global_section.pretrained_model
+    if start is None or start == str(trained_weights(config.path)):  # which come with a run folder, asked for or not
+        return
+    if wish.supernet is not None:
+        reason = "the supernet of --supernet is trained already"
+    elif wish.accuracy != "supernet":
+        reason = f"--accuracy {wish.accuracy} starts from nothing, since every network has other shapes"
+    else:
+        return
+    raise UserError(f"Global.pretrained_model: {reason}; leave it out, or give -o Global.pretrained_model=null")
 
 
 def _calibration(wish: Wish) -> Calibration:

@@ -50,6 +50,8 @@ class ShortTraining:
         discard_unsaved(run)
         file = self.folder / f"{spec.name}.yaml"
         arch = {"name": SEARCHED, "arch": spec.text, "class_num": self.config["Arch"]["class_num"]}
-        section = {**self.config["Global"], "output_dir": str(self.folder), "eval_during_train": False}
+        # Judged after its last step alone: without evaluations in between, none can stop it early.
+        section = {**self.config["Global"], "output_dir": str(self.folder)}
+        section.update(eval_during_train=False, early_stop=None)
         atomic_write_text(file, dump_config({**self.config, "Global": section, "Arch": arch}))
         train(load_config(file))

@@ -27,7 +27,7 @@ SPACE = tiny_space()
             {"engine": "native"},
             "no calibration of native of this machine for 1 thread; make one: pplcnet search --calibrate",
         ),
-        ({"threads": 2}, "calibrat"),
+        ({"threads": 2}, "no calibration of onednn of this machine for 2 threads; make one"),
         ({"space": "cpu"}, r"space 'cpu': the calibration has no .*full"),
         ({"space": "moon"}, "no space 'moon'"),
         ({"space": "moon", "threads": 7}, "no space 'moon'"),  # before the advice to calibrate
@@ -39,6 +39,21 @@ def test_what_cannot_be_found_is_one_line(wish: Wish, change: dict[str, Any], me
     with pytest.raises(UserError, match=message) as raised:
         aim_of(replace(wish, **change))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": "short"}, "--accuracy short starts from nothing"),
+        ({"accuracy": "scores"}, "--accuracy scores starts from nothing"),
+        ({"supernet": Path("nowhere")}, "the supernet of --supernet is trained already"),
+    ],
+)
+def test_weights_that_nothing_would_start_from_are_one_line(wish: Wish, change: dict[str, Any], message: str) -> None:
+    start = replace(wish, overrides=(*wish.overrides, "Global.pretrained_model=mine.pdparams"))
+    aim_of(start)  # a supernet does
+    with pytest.raises(UserError, match=rf"{message}.*; leave it out, or give -o Global.pretrained_model=null"):
+        aim_of(replace(start, **change))
 
 
 @pytest.mark.parametrize("shape", ["[3,32,64]", "[3,100,100]"])

@@ -97,8 +97,9 @@ def test_a_search_that_was_stopped_finds_the_same_front(wish: Wish, monkeypatch:
 
 @pytest.mark.slow
 def test_short_trainings_judge_each_network_by_itself(wish: Wish) -> None:
-    """Trains four small networks for an epoch."""
-    front = Search(replace(wish, accuracy="short", candidates=4, epochs=1), benchmark).run()
+    """Trains four small networks for an epoch; what else the config asks of its training is not in their way."""
+    overrides = (*wish.overrides, "Global.early_stop=5")
+    front = Search(replace(wish, overrides=overrides, accuracy="short", candidates=4, epochs=1), benchmark).run()
     content = json.loads((wish.out / "candidates.json").read_text())
     assert len(content["candidates"]) == 4
     for candidate in content["candidates"]:
