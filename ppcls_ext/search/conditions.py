@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ppcls_ext.core.config import RUN_CONFIG, in_run_folder
 from ppcls_ext.core.text import SHOWN, one_line
 from ppcls_ext.search.aim import Aim
@@ -18,15 +20,20 @@ JUDGED_BY = {
     "short": "a training of {length} of each network",
     "scores": "the Zen score alone, which ranks networks badly",
 }
-GUESSING = 1.5  # times the share of one class: what is judged worse has learned nothing
+# What has learned something is right more often than a guess by so much: by this share of the guess where classes are
+# many, or by this share of what a guess misses where they are few.
+BEYOND, BEYOND_FEW = 0.5, 0.1
 NOTHING_LEARNED = "warning: no network is judged much better than guessing, so their order says nothing; give --epochs"
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
 
-def conditions_of(aim: Aim, found: Sequence[SearchedNetwork], length: str, ranks: Ranks) -> list[str]:
+def conditions_of(
+    aim: Aim, found: Sequence[SearchedNetwork], labels: Sequence[int], length: str, ranks: Ranks
+) -> list[str]:
     """A line for each condition and doubt.
 
     Args:
+        labels: of the images held out.
         length: of the training behind what judged the networks, in words.
         ranks: see `ranks_of`.
     """
@@ -42,7 +49,7 @@ def conditions_of(aim: Aim, found: Sequence[SearchedNetwork], length: str, ranks
         lines.append(f"warning: {aim.doubt}")
     if seen := seen_before(aim):
         lines.append(seen)
-    if nothing_learned(aim, found):
+    if nothing_learned(aim, found, labels):
         lines.append(NOTHING_LEARNED)
     if ranks:
         words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
@@ -63,9 +70,23 @@ def seen_before(aim: Aim) -> str:
     )
 
 
-def nothing_learned(aim: Aim, found: Sequence[SearchedNetwork]) -> bool:
-    """Whether what judged the networks knows hardly more than a guess."""
-    return aim.wish.accuracy != "scores" and max(one.expected for one in found) < GUESSING / aim.class_num
+def nothing_learned(aim: Aim, found: Sequence[SearchedNetwork], labels: Sequence[int]) -> bool:
+    """Whether what judged the networks knows hardly more than how frequent each class is.
+
+    Args:
+        labels: of the images held out.
+    """
+    if aim.wish.accuracy == "scores":
+        return False
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    # Without a look at an image: the shares of the classes as scores, and always the most frequent class.
+    expected, top1 = _beyond(float((shares**2).sum())), _beyond(float(shares.max()))
+    return max(one.expected for one in found) < expected or max(one.top1 for one in found) < top1
+
+
+def _beyond(guess: float) -> float:
+    """The least that is called better than a guess."""
+    return guess + min(BEYOND * guess, BEYOND_FEW * (1 - guess))
 
 
 def ranks_of(aim: Aim, found: Sequence[SearchedNetwork], scorer: Scorer) -> Ranks:

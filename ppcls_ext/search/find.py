@@ -78,9 +78,10 @@ class Search:
         judge = Judge(self.task)
         supernet = self._supernet() if self.wish.accuracy == "supernet" else None
         found = self.evolution.run(self._quality(judge, supernet))
-        if nothing_learned(aim, found):
+        labels = self.task.data.eval_split.labels
+        if nothing_learned(aim, found, labels):
             say(NOTHING_LEARNED)
-        conditions = conditions_of(aim, found, self._length(found), ranks_of(aim, found, self.scorer))
+        conditions = conditions_of(aim, found, labels, self._length(found), ranks_of(aim, found, self.scorer))
         front = self._measured(found, conditions)
         write_front(front, found, aim.task.resolved(), self.folder)
         for line in misses(front):
