@@ -16,7 +16,7 @@ from ppcls_ext.core.seeding import derive
 from ppcls_ext.data.lists import LARGEST_FILE
 from ppcls_ext.tasks.task import Task
 
-SHARE = 0.2  # so many of the training images of each class are held out
+SHARE = 0.2  # so many of the training images of each class are held out, rounded down, but one of two to four
 LEAST = 50  # images to judge by; of fewer, a network more right than another is chance
 HELD_OUT = 1_301  # the stream of random numbers
 TRAIN_LIST, EVAL_LIST = "train_list.txt", "eval_list.txt"  # of the images to fit to, and to judge by
@@ -128,5 +128,5 @@ def _held(labels: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:
     labels, held = np.asarray(labels), np.zeros(len(labels), bool)
     for label in np.unique(labels):
         own = np.random.default_rng(derive(seed, HELD_OUT, int(label))).permutation(np.flatnonzero(labels == label))
-        held[own[: int(SHARE * len(own))]] = True
+        held[own[: max(int(SHARE * len(own)), min(1, len(own) - 1))]] = True
     return held

@@ -74,6 +74,23 @@ def test_an_image_that_is_listed_twice_is_not_both_fitted_to_and_judged_by(
     assert len(train) > len(set(train)) == 72
 
 
+def test_a_class_of_few_images_has_one_to_judge_by_and_one_to_fit_to(
+    wish: Wish, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(images, own)
+    left = {"blue": 30, "green": 4, "red": 1}
+    for name, number in left.items():
+        for file in sorted((own / "train" / name).iterdir())[number:]:
+            file.unlink()
+    monkeypatch.setattr(held_out, "LEAST", 7)
+    task = make_task(load_config(wish.config, [*wish.overrides, f"Global.data_root={own}"]))
+    lists = {file.name: text.splitlines() for file, text in hold_out(task, tmp_path / "out").texts.items()}
+    counts = {name: [sum(line.endswith(f" {k}") for line in lines) for k in range(3)] for name, lines in lists.items()}
+    assert counts[held_out.EVAL_LIST] == [6, 1, 0]
+    assert counts[held_out.TRAIN_LIST] == [24, 3, 1]
+
+
 def test_too_few_images_are_one_line(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "LEAST", 50)
     with pytest.raises(UserError, match="90 images are too few for a search, which holds out 20% of each class"):
