@@ -218,7 +218,8 @@ class Evolution:
             "candidates": [asdict(c) for c in found],
             "judged": judged,
         }
-        atomic_write_text(self.file, json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1, allow_nan=False)  # of what is no number nothing would be read again
+        atomic_write_text(self.file, text + "\n")
 
 
 def mutated(space: Space, spec: NetworkSpec, rng: random.Random) -> NetworkSpec:

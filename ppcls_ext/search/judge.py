@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class Judge:
         return batches
 
     def quality(self, network: nn.Layer, own_statistics: bool = False) -> Quality:
-        """The quality of a network, which is left in eval mode.
+        """The quality of a network, which is left in eval mode; 0 of one that gives anything but numbers.
 
         Args:
             own_statistics: its batch norms have some; otherwise they are taken from training images first.
@@ -76,7 +77,10 @@ class Judge:
                 found = functional.softmax(network(images), axis=-1).numpy()
                 scores.append(found[np.arange(len(labels)), labels])
                 right.append(found.argmax(-1) == labels)
-        return Quality(float(np.concatenate(scores).mean()), float(np.concatenate(right).mean()))
+        expected = float(np.concatenate(scores).mean())
+        if not math.isfinite(expected):
+            return Quality(0.0, 0.0)
+        return Quality(expected, float(np.concatenate(right).mean()))
 
 
 def give_statistics(network: nn.Layer, batches: list[paddle.Tensor]) -> None:

@@ -30,7 +30,7 @@ class ShortTraining:
         self.config, self.folder, self.judge = config, folder, judge
 
     def __call__(self, spec: NetworkSpec) -> Quality:
-        """The quality after training; that of a guess where the training diverges."""
+        """The quality after training; 0 where the training diverges."""
         run = self.folder / spec.name
         if not (run / LAST_WEIGHTS).is_file():
             try:
