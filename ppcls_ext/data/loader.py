@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import functools
 import signal
 import time
@@ -204,6 +205,12 @@ class Loader:
                 if left == 0 and ahead:
                     self._ahead = (epoch + 1, *self._prepare(epoch + 1, 0))
                 yield batch
+
+    def unnormalised(self) -> Loader:
+        """A loader of the same batches before their normalisation: of pixels, where they are normalised apart."""
+        other = copy.copy(self)
+        other.normalization = other._ahead = None
+        return other
 
     def close(self) -> None:
         """End the workers that prepare the next epoch, where there are any, and let go of images that are kept."""

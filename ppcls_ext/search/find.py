@@ -76,7 +76,7 @@ class Search:
         if self.wish.accuracy == "scores":
             self.task.keep_memory()  # else the judge or a training does
         judge = Judge(self.task)
-        supernet = self._supernet() if self.wish.accuracy == "supernet" else None
+        supernet = self._supernet(judge) if self.wish.accuracy == "supernet" else None
         found = self.evolution.run(self._quality(judge, supernet))
         labels = self.task.data.eval_split.labels
         if nothing_learned(aim, found, labels):
@@ -103,13 +103,13 @@ class Search:
     def _supernet_run(self) -> Path:
         return (self.folder if self.wish.supernet is None else SearchFolder(self.wish.supernet)).supernet
 
-    def _supernet(self) -> Supernet:
+    def _supernet(self, judge: Judge) -> Supernet:
         """The trained supernet: that of an earlier search, or one that is trained now, or on."""
         run = self._supernet_run
         if self.wish.supernet is None:
             going_on = (run / LATEST_STATE).is_file()
             task = make_task(load_config(run, [assignment("Global.checkpoints", run)])) if going_on else self.task
-            train_task(SandwichTask(task, self.aim.space))
+            train_task(SandwichTask(task, self.aim.space, judge=judge))
         model, file = Supernet(self.aim.space, self.aim.class_num), run / LAST_WEIGHTS
         load_into(model, read_weights(file), file)
         return model

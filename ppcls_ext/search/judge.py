@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional
 
+from ppcls_ext.data.kept import KeptBatches
 from ppcls_ext.models.norms import batch_norms
 from ppcls_ext.tasks.task import Task
 
@@ -42,24 +44,12 @@ class Judge:
         self._task = task
 
     @functools.cached_property
-    def _held_out(self) -> list[tuple[paddle.Tensor, np.ndarray]]:
-        batches, images = [], 0
-        for batch, labels in self._task.eval_loader().epoch():
-            batches.append((batch, labels.numpy()[:, 0]))
-            images += len(batch)
-            if images >= JUDGED_IMAGES:
-                break
-        return batches
+    def _held_out(self) -> KeptBatches:
+        return KeptBatches(self._task.eval_loader(), JUDGED_IMAGES)
 
     @functools.cached_property
-    def _training(self) -> list[paddle.Tensor]:
-        batches, images = [], 0
-        for batch, *_ in self._task.train_loader().epoch():
-            batches.append(batch)
-            images += len(batch)
-            if images >= NORM_IMAGES:
-                break
-        return batches
+    def _training(self) -> KeptBatches:
+        return KeptBatches(self._task.train_loader(), NORM_IMAGES)
 
     def quality(self, network: nn.Layer, own_statistics: bool = False) -> Quality:
         """The quality of a network, which is left in eval mode; 0 of one that gives anything but numbers.
@@ -70,11 +60,11 @@ class Judge:
         self._task.keep_memory()
         with paddle.no_grad():
             if not own_statistics:
-                give_statistics(network, self._training)
+                give_statistics(network, (images for images, *_ in self._training))
             network.eval()
             scores, right = [], []
-            for images, labels in self._held_out:
-                found = functional.softmax(network(images), axis=-1).numpy()
+            for images, of_images in self._held_out:
+                found, labels = functional.softmax(network(images), axis=-1).numpy(), of_images.numpy()[:, 0]
                 scores.append(found[np.arange(len(labels)), labels])
                 right.append(found.argmax(-1) == labels)
         expected = float(np.concatenate(scores).mean())
@@ -83,7 +73,7 @@ class Judge:
         return Quality(expected, float(np.concatenate(right).mean()))
 
 
-def give_statistics(network: nn.Layer, batches: list[paddle.Tensor]) -> None:
+def give_statistics(network: nn.Layer, batches: Iterable[paddle.Tensor]) -> None:
     """Let every batch norm have the mean statistics over some batches, float32 [N, 3, H, W] each."""
     norms = batch_norms(network)
     kept = [norm._momentum for norm in norms]

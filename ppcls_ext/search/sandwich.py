@@ -44,14 +44,18 @@ def trust_in(loss: float, classes: int) -> float:
 
 
 class SandwichTask(Task):
-    """A task whose network is the supernet of a space; everything else is that of the task `of`."""
+    """A task whose network is the supernet of a space; everything else is that of the task `of`.
 
-    def __init__(self, of: Task, space: Space, networks: int = RANDOM_NETWORKS) -> None:
+    Args:
+        judge: of the largest and the smallest network in evaluations; by default one of its own.
+    """
+
+    def __init__(self, of: Task, space: Space, networks: int = RANDOM_NETWORKS, judge: Judge | None = None) -> None:
         self.of, self.space, self.networks = of, space, networks
         self.config, self.global_section, self.data = of.config, of.global_section, of.data
         self.name, self.primary = of.name, of.primary  # type: ignore[misc]
         self._ends: tuple[Subnet, Subnet] | None = None  # the largest and the smallest network
-        self._judge: Judge | None = None
+        self._judge = Judge(of) if judge is None else judge
 
     @property
     @override
@@ -118,8 +122,6 @@ class SandwichTask(Task):
     def evaluate(self, model: nn.Layer, advance: Callable[[int], None], folder: Path | None) -> dict[str, float]:
         """Metrics of the largest network; of the smallest, with `smallest_` before their names, those that matter."""
         assert isinstance(model, Supernet)
-        if self._judge is None:
-            self._judge = Judge(self.of)
         largest, smallest = (self._judge.quality(subnet.network) for subnet in self._ends_of(model))
         return {self.primary: largest.top1, f"smallest_{self.primary}": smallest.top1}
 
