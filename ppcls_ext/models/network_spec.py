@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -172,17 +172,6 @@ class NetworkSpec:
     def name(self) -> str:
         """A short name: that of the family and 8 hex digits that depend on the text alone."""
         return "LCNet-" + hashlib.sha256(self.text.encode()).hexdigest()[:8]
-
-    def to_data(self) -> dict[str, str]:
-        """The spec as plain data, which YAML and JSON can hold and `Arch` takes (beside its name)."""
-        return {"arch": self.text}
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> NetworkSpec:
-        """The spec of `to_data`. Raises ValueError, in one line, for anything else."""
-        if set(data) != {"arch"}:
-            raise ValueError(f"expected the key 'arch' alone, got {', '.join(map(str, data)) or 'nothing'}")
-        return parse_spec(data["arch"])
 
 
 # Counting

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import pytest
-import yaml
 
 from ppcls_ext.models.block_kinds import BLOCK_KINDS, BlockSpec
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
@@ -63,11 +61,8 @@ def test_every_kind_is_in_the_points_that_are_tested() -> None:
 
 
 @pytest.mark.parametrize("text", EVERY_KIND.values())
-def test_a_text_is_read_back_and_is_plain_data(text: str) -> None:
-    spec = parse_spec(text)
-    assert spec.text == text
-    for again in (yaml.safe_load(yaml.safe_dump(spec.to_data())), json.loads(json.dumps(spec.to_data()))):
-        assert NetworkSpec.from_data(again) == spec
+def test_a_text_is_read_back(text: str) -> None:
+    assert parse_spec(text).text == text
 
 
 def test_a_text_is_read_with_its_words_in_any_order() -> None:
@@ -135,5 +130,3 @@ def test_a_wrong_text_is_refused_in_one_line_that_names_the_piece(old: str, new:
 def test_an_arch_that_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="arch must be a text"):
         parse_spec(value)
-    with pytest.raises(ValueError, match="expected the key 'arch' alone"):
-        NetworkSpec.from_data({"network": value})
