@@ -23,6 +23,8 @@ from tests.helpers.families import mostly_slow
 ROWS = comparison().rows
 # Published values count biases of convolutions, pools and learned factors as well, which `counting.RULE` leaves out.
 FLOPS_TOLERANCE = 0.015
+# Of a network without published counts: files of inference models, by the model list of PaddleX.
+STORED_MB = {"PPLCNetV2_small": 14.6, "PPLCNetV2_base": 23.7}
 
 
 @pytest.mark.parametrize("entry", mostly_slow(ROWS), ids=lambda entry: entry.arch)
@@ -37,7 +39,10 @@ def test_counts_are_those_that_are_published(entry: Any) -> None:
     counted = count(model, x)
     if entry.params_m is None:
         assert entry.flops_m is None
-        assert counted.params < count(build_arch({"name": "PPLCNetV2_base"}, 1000), x).params
+        base = build_arch({"name": "PPLCNetV2_base"}, 1000)
+        fold_branches(base)
+        share = STORED_MB["PPLCNetV2_small"] / STORED_MB["PPLCNetV2_base"]
+        assert counted.params / count(base, x).params == pytest.approx(share, rel=0.01)
         return
     digits = len(f"{entry.params_m:g}".partition(".")[2])
     assert round(counted.params / 1e6, digits) == entry.params_m

@@ -43,6 +43,12 @@ def benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]
     return {"results": rows, "warnings": []}
 
 
+def fast_benchmark(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+    """Every network takes a hundredth of that, which is within the bound."""
+    report = benchmark(subjects, settings)
+    return {**report, "results": [{**row, "ms": {"median": 0.02}} for row in report["results"]]}
+
+
 @pytest.mark.slow
 def test_a_search_leaves_a_front_and_a_config_that_trains(wish: Wish, capsys: pytest.CaptureFixture[str]) -> None:
     """Trains a supernet of small networks for two epochs, and the chosen one for one."""
@@ -99,12 +105,12 @@ def test_a_search_that_was_stopped_finds_the_same_front(wish: Wish, monkeypatch:
 def test_short_trainings_judge_each_network_by_itself(wish: Wish) -> None:
     """Trains four small networks for an epoch; what else the config asks of its training is not in their way."""
     overrides = (*wish.overrides, "Global.early_stop=5")
-    front = Search(replace(wish, overrides=overrides, accuracy="short", candidates=4, epochs=1), benchmark).run()
+    front = Search(replace(wish, overrides=overrides, accuracy="short", candidates=4, epochs=1), fast_benchmark).run()
     content = json.loads((wish.out / "candidates.json").read_text())
     assert len(content["candidates"]) == 4
     for candidate in content["candidates"]:
         assert (wish.out / "short" / parse_spec(candidate["arch"]).name / "last.pdparams").is_file()
-    assert front.chosen.expected == max(c["expected"] for c in content["candidates"] if c["arch"] == front.chosen.arch)
+    assert front.chosen.expected == max(candidate["expected"] for candidate in content["candidates"])
 
 
 @pytest.mark.slow
