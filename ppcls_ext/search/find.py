@@ -83,11 +83,11 @@ class Search:
             say(NOTHING_LEARNED)
         conditions = conditions_of(aim, found, labels, self._length(found), ranks_of(aim, found, self.scorer))
         front = self._measured(found, conditions)
+        if supernet is not None:
+            self._save_weights(front, judge, supernet)
         write_front(front, found, aim.task.resolved(), self.folder)
         for line in misses(front):
             say(f"the latency model was off: {line}")
-        if supernet is not None:
-            self._save_weights(front, judge, supernet)
         say(f"{self.folder.front_page}; {front.chosen.arch}: {front.chosen.measured:.3f} ms measured")
         say(f"train it: pplcnet train -c {self.folder.chosen_config}")
         return front

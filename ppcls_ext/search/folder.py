@@ -25,6 +25,7 @@ class SearchFolder:
         candidates: every network that was judged.
         networks: exports of those that are measured.
         front_page, front_json, front_picture: the front, and the files of the network that was chosen from it.
+        chosen_run: where that network is trained.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +39,7 @@ class SearchFolder:
         )
         self.supernet, self.short = path / "supernet", path / "short"
         self.chosen_config, self.chosen_weights = path / "chosen.yaml", path / "chosen.pdparams"
+        self.chosen_run = path / self.chosen_config.stem
 
     def check(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
         """Raise UserError where the folder is of another search than one that begins with this."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.core.config import dump_config
+from ppcls_ext.core.config import BEST_WEIGHTS, dump_config
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.plots import STYLE, svg_text
+from ppcls_ext.core.text import assignment
 from ppcls_ext.deploy.untrained import build, network_of_spec
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec
@@ -182,15 +184,17 @@ def write_front(
 
     Args:
         judged: every network that was judged.
-        config: of the user, resolved; only its network is changed.
+        config: of the user, resolved; only its network is changed, and where its run goes: into the folder of the
+            search, where no other search's network is.
     """
     content = {**asdict(front), "candidates": len(judged)}
     atomic_write_text(folder.front_json, json.dumps(content, indent=1) + "\n")
     atomic_write_text(folder.front_picture, draw_front(front, judged))
-    class_num = config["Arch"]["class_num"]
-    chosen = {**config, "Arch": {"name": SEARCHED, "arch": front.chosen.arch, "class_num": class_num}}
+    arch = {"name": SEARCHED, "arch": front.chosen.arch, "class_num": config["Arch"]["class_num"]}
+    section = {**config["Global"], "output_dir": str(folder.path)}
+    chosen = {**config, "Global": section, "Arch": arch}
     atomic_write_text(folder.chosen_config, dump_config(chosen))
-    atomic_write_text(folder.front_page, _page(front, len(judged), folder.front_picture.name))
+    atomic_write_text(folder.front_page, _page(front, len(judged), folder))
 
 
 def misses(front: Front) -> list[str]:
@@ -206,7 +210,7 @@ def misses(front: Front) -> list[str]:
     ]
 
 
-def _page(front: Front, judged: int, picture: str) -> str:
+def _page(front: Front, judged: int, folder: SearchFolder) -> str:
     lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
     heads = ["Zen score"] if front.by_score else ["expected", "top-1"]
     expected = "mean score of the right class, on images held out from training"
@@ -229,13 +233,32 @@ def _page(front: Front, judged: int, picture: str) -> str:
         cells = [name, f"{row.measured:.3f} [{row.low:.3f}, {row.high:.3f}]", f"{row.predicted:.3f}"]
         cells += [f"{front.off(row):+.1%}", *quality, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"![Quality against latency]({picture})", ""]
+    lines += ["", f"![Quality against latency]({folder.front_picture.name})", ""]
     lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
     off = misses(front)
     lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
     if front.chosen.measured > WITHIN * front.bound:
         lines += ["", f"No network of the front was measured within {front.bound:.3g} ms; the fastest is chosen."]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return "\n".join([*lines, "", *_uses(front.chosen, folder)])
+
+
+def _uses(chosen: MeasuredNetwork, folder: SearchFolder) -> list[str]:
+    """What to do with the network that was chosen, as lines of the page."""
+    train = ["pplcnet", "train", "-c", str(folder.chosen_config)]
+    share, run = folder.chosen_weights, folder.chosen_run
+    lines = ["Train the chosen network from nothing, then export it:", ""]
+    lines += _fenced("", shlex.join(train), shlex.join(["pplcnet", "export", "-c", str(run)]))
+    if share.is_file():
+        from_share = [*train, "-o", assignment("Global.pretrained_model", share)]
+        lines += ["Or train it from its share of the supernet:", "", *_fenced("", shlex.join(from_share))]
+    best = shlex.join(["-o", assignment("Global.pretrained_model", run / BEST_WEIGHTS)])
+    lines += [f"As the backbone of a detector or a segmenter, which `{best}` starts from the trained classifier:", ""]
+    backbone = ["Arch:", "  backbone:", "    _replace_: true", f"    name: {SEARCHED}", f"    arch: {chosen.arch}"]
+    return lines + _fenced("yaml", *backbone)
+
+
+def _fenced(language: str, *lines: str) -> list[str]:
+    return [f"```{language}", *lines, "```", ""]
 
 
 def draw_front(front: Front, judged: Sequence[SearchedNetwork]) -> str:

@@ -69,6 +69,7 @@ def test_a_search_leaves_a_front_and_a_config_that_trains(wish: Wish, capsys: py
     assert load_into(task.build_model(), weights, "chosen") == []
     run = ["train", "-c", str(out / "chosen.yaml"), "-o", "Global.epochs=1"]
     assert main([*run, "-o", f"Global.pretrained_model={out / 'chosen.pdparams'}"]) == 0
+    assert (out / "chosen" / "best.pdparams").is_file()
 
     # Another latency on the same supernet trains nothing.
     again = replace(wish, latency=0.95 * (wish.latency or 0), supernet=out, out=out.parent / "again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
+from ppcls_ext.cli.main import build_parser
+from ppcls_ext.core.config import load_config, merge, run_folder_path
 from ppcls_ext.core.errors import UserError
-from ppcls_ext.core.yaml_files import read_yaml
+from ppcls_ext.core.yaml_files import parse_yaml, read_yaml
 from ppcls_ext.search import front as fronts
 from ppcls_ext.search.calibrate import Benchmark
 from ppcls_ext.search.evolution import SearchedNetwork
@@ -102,7 +105,7 @@ def test_a_long_front_is_thinned_to_its_ends_and_some_between() -> None:
 
 
 def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Path) -> None:
-    config = {"Arch": {"name": "PPLCNet_x0_5", "class_num": 3}}
+    config = {"Global": {}, "Arch": {"name": "PPLCNet_x0_5", "class_num": 3}}
     front = found(engine(pace=2.0), bound=0.01)
     folder = SearchFolder(tmp_path)
     write_front(front, JUDGED, config, folder)
@@ -113,3 +116,35 @@ def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Pat
     assert "No network of the front was measured within 0.01 ms" in page
     assert read_yaml(folder.chosen_config)["Arch"]["arch"] == front.chosen.arch
     assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is
+
+
+def written(folder: SearchFolder, share: bool) -> tuple[list[list[str]], dict[str, Any]]:
+    """The commands in a page, and its lines for a backbone."""
+    if share:
+        folder.path.mkdir()
+        folder.chosen_weights.touch()
+    config = load_config("my_images")
+    config["Arch"]["class_num"] = 3
+    write_front(found(engine()), JUDGED, config, folder)
+    page = folder.front_page.read_text()
+    commands = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("pplcnet ")]
+    return commands, parse_yaml(page.partition("```yaml\n")[2].partition("```")[0])
+
+
+def test_the_page_has_the_commands_and_lines_that_use_what_was_chosen(tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path / "a search #1")
+    (train, export, from_share), lines = written(folder, share=True)
+    for command in (train, export, from_share):
+        build_parser().parse_args(command)
+    assert (train[:2], export[:2]) == (["train", "-c"], ["export", "-c"])
+    assert run_folder_path(load_config(train[2])) == Path(export[2]) == folder.chosen_run
+    assert load_config(from_share[2], from_share[4:]).global_section.pretrained_model == str(folder.chosen_weights)
+    backbone = merge(load_config("det/my_coco"), lines)["Arch"]["backbone"]
+    assert backbone == {"name": "LCNetSearched", "arch": found(engine()).chosen.arch}
+    without, _ = written(SearchFolder(tmp_path / "short"), share=False)
+    assert [command[0] for command in without] == ["train", "export"]
+
+
+def test_networks_of_two_searches_are_trained_in_two_folders(tmp_path: Path) -> None:
+    commands = [written(SearchFolder(tmp_path / name), share=True)[0] for name in ("one", "other")]
+    assert len({run_folder_path(load_config(train[2])) for train, *_ in commands}) == 2
