@@ -13,6 +13,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_text
 from ppcls_ext.core.seeding import derive
+from ppcls_ext.core.text import fault_of_name, one_line
 from ppcls_ext.data.lists import LARGEST_FILE
 from ppcls_ext.tasks.task import Task
 
@@ -86,7 +87,7 @@ def hold_out(task: Task, folder: Path) -> HeldOut:
     once, or is fitted to as often as it is listed. Those to judge by are in a random order, since of many a judge takes
     the first ones alone.
     Raises:
-        UserError: images without labels, or too few of them.
+        UserError: images without labels, too few of them, or one whose path no list can hold.
     """
     split = task.data.train_split
     labels = np.asarray(split.labels)
@@ -94,6 +95,12 @@ def hold_out(task: Task, folder: Path) -> HeldOut:
         raise UserError(f"{split.source}: a search needs a label for every image; some have none")
     seed, root = task.global_section.seed, Path("/")
     paths = [Path(path).resolve().relative_to(root) for path in split.paths]
+    for path in paths:
+        fault = fault_of_name(str(path))
+        if fault is not None:
+            raise UserError(
+                f"image {one_line(path)}: its path {fault}, but a search keeps lists of images, a line each; rename it"
+            )
     first: dict[Path, int] = {}
     for number, path in enumerate(paths):
         first.setdefault(path, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_a_supernet_of_data_that_were_moved_or_renamed_is_not_used(wish: Wish, i
         task = make_task(load_config(wish.config, [*wish.overrides, f"Global.data_root={copy}"]))
         with pytest.raises(UserError, match=f"{file} differs, so it was trained on other images"):
             hold_out(task, tmp_path / "other").check_supernet(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("name", "fault"), [(b"caf\xe9.png", "is not UTF-8"), (b"a\nb.png", "has a line break")])
+def test_an_image_that_no_list_can_name_is_refused(
+    name: bytes, fault: str, wish: Wish, images: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(images, tmp_path / "copy"))
+    folder = os.fsencode(copy / "train" / "red")
+    os.rename(os.path.join(folder, min(os.listdir(folder))), os.path.join(folder, name))
+    task = make_task(load_config(wish.config, [*wish.overrides, f"Global.data_root={copy}"]))
+    with pytest.raises(UserError, match=f"its path {fault}.*; rename it"):
+        hold_out(task, tmp_path / "lists")
 
 
 def test_an_image_that_is_listed_twice_is_not_both_fitted_to_and_judged_by(
