@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import sys
 from collections.abc import Sequence
@@ -9,23 +10,42 @@ from typing import NamedTuple
 
 import psutil
 
-MOST_GROWTH = 0.02  # of the memory, from the first third to the last
+MOST_GROWTH = 0.02  # of the memory, from one third to the next
 
 
 class Sample(NamedTuple):
-    """What a training and its workers use at a moment."""
+    """What a process and its children use at a moment."""
 
-    megabytes: float  # resident, of the training process alone: workers share pages with it
+    megabytes: float  # resident, of the process alone: children share pages with it
+    in_use: float  # megabytes that the C library has handed out; 0 where the process is another one
     files: int
     threads: int
     processes: int
 
 
+class _Mallinfo2(ctypes.Structure):
+    """`struct mallinfo2` of glibc, see mallinfo(3)."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
+
+
+def in_use() -> float:
+    """Megabytes that the C library has handed out in this process; 0 where it does not say so."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return 0.0
+    mallinfo2.restype = _Mallinfo2
+    found = mallinfo2()
+    return float((found.uordblks + found.hblkhd) / 2**20)
+
+
 def sample(process: psutil.Process) -> Sample:
-    """The use of a process; files and threads are those of its workers, too."""
+    """The use of a process; files and threads are those of its children, too."""
     every = [process, *process.children(recursive=True)]
     return Sample(
         process.memory_info().rss / 2**20,
+        in_use() if process.pid == psutil.Process().pid else 0.0,
         sum(one.num_fds() for one in every),
         sum(one.num_threads() for one in every),
         len(every),
@@ -33,7 +53,11 @@ def sample(process: psutil.Process) -> Sample:
 
 
 def report(samples: Sequence[Sample], what: str) -> int:
-    """Print how the last third of the samples differs from the first, after a tenth of them; 1 for growth, else 0."""
+    """Print the median of each third of the samples, after a tenth of them; gives 1 for growth, else 0.
+
+    Memory is compared from the second third to the last one: what was freed stays with the process, and at first there
+    are ever more gaps in it that nothing fits into. The rest is compared from the first third on.
+    """
     kept = samples[len(samples) // 10 :]
     third = len(kept) // 3
     if third < 3:
@@ -42,7 +66,8 @@ def report(samples: Sequence[Sample], what: str) -> int:
     growth = False
     for name in Sample._fields:
         first, middle, last = (statistics.median(getattr(one, name) for one in part) for part in parts)
-        growth |= last > first * (1 + MOST_GROWTH if name == "megabytes" else 1)
+        is_memory = name in ("megabytes", "in_use")
+        growth |= last > middle * (1 + MOST_GROWTH) if is_memory else last > first
         print(f"{name}: {first:.1f} in the first third, {middle:.1f}, {last:.1f} in the last")
     print(f"{what}, {len(kept)} samples: {'growth' if growth else 'flat'}")
     return 1 if growth else 0

@@ -4,7 +4,7 @@
 
 The network is small and untrained, and exported into the folder, unless one is there or `-m EXPORT` names another.
 Images of 50 sizes go through `stream`, as JPEG and PNG. One of fifty is broken, so that what errors hold shows, too.
-The verdict is that of `training_soak`. Exit status 1: growth.
+Exit status 1: growth, see `tests.helpers.growth`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m tests.helpers.training_soak --minutes 60 --folder FOLDER
 
 Trains a tiny classifier on pictures that it makes, with workers, an evaluation and a state every epoch. After a tenth
-of the time everything has been in use once; from then on the median of each third is compared. Exit status 1: growth.
+of the time everything has been in use once; see `tests.helpers.growth` for what then counts. Exit status 1: growth.
 """
 
 from __future__ import annotations
