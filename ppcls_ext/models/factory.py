@@ -60,6 +60,8 @@ def named_spec(
     if dropout_prob is not None and use_last_conv:
         spec = spec.replace(dropout=dropout_prob)
     if stride_list is not None:
+        if not _holds(stride_list, int):
+            raise ValueError(f"stride_list must be a list of whole numbers, got {stride_list!r}")
         spec = spec.replace(strides=tuple(stride_list))
     return spec
 

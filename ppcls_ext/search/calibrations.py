@@ -40,7 +40,7 @@ def calibrating_command(engine: str, threads: int, space: str = SPACE, file: Pat
         flags += " --quick"
     elif file is not None and file != calibration_file(engine, threads, space):
         flags += f" --calibration {shlex.quote(str(file))}"
-    return f"pplcnet search --calibrate{flags} --engine {engine} --threads {threads}"
+    return f"pplcnet search --calibrate{flags} --engine {shlex.quote(engine)} --threads {threads}"
 
 
 def own_calibrations(
@@ -92,44 +92,49 @@ def _named(files: Sequence[Path], threads: int, engine: str | None) -> list[Cali
 
 
 def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
-    """The user's calibrations that hold, with a warning for each other one of an engine that is installed.
+    """The user's calibrations that hold, with a warning for each installed engine that has others alone.
 
     Raises:
         UserError: there are others alone; it names the first.
     """
     found: list[Calibration] = []
-    refusals: list[str] = []
-    of_gone: list[str] = []
+    refusals: list[tuple[str, str]] = []  # engine, by the name of a file that cannot be read, and why not
     for file in sorted((cache_folder() / "latency").glob("*.json")):
         try:
             calibration = read_calibration(file, f"delete it and calibrate again: {_command_of(file)}")
         except UserError as error:
-            if _may_be_of(file, threads, engine):
-                refusals.append(str(error))
+            kept = _kept_for(file)
+            if kept is None or (kept[1] == threads and engine in (None, kept[0])):
+                refusals.append(("" if kept is None else kept[0], str(error)))
             continue
         target = calibration.target
         if target.threads != threads or engine not in (None, target.engine):
             continue
-        refusal = _refusal(file, calibration, threads, engine)
-        if not refusal:
-            found.append(calibration)
+        refusal = _refusal(file, calibration, threads, engine, "delete it and ")
+        if refusal:
+            refusals.append((target.engine, refusal))
         else:
-            (refusals if _installed(target.engine) else of_gone).append(refusal)
-    if not found and (refusals or of_gone):
-        raise UserError([*refusals, *of_gone][0])
-    for refusal in refusals:  # what is left out of an answer is not slower than what is in it
+            found.append(calibration)
+    known = {calibration.target.engine for calibration in found}
+    # What is left out of an answer is not slower than what is in it: the user is told.
+    told = [refusal for of, refusal in refusals if of not in known and (_installed(of) or not of)]
+    if refusals and not found:
+        raise UserError(next(iter(told), refusals[0][1]))
+    for refusal in told:
         say(f"warning: {refusal}")
     return found
 
 
-def _refusal(file: Path, calibration: Calibration, threads: int, engine: str | None) -> str:
-    """Why a calibration does not hold, and what to do, in a line; empty where it does."""
+def _refusal(file: Path, calibration: Calibration, threads: int, engine: str | None, delete: str = "") -> str:
+    """Why a calibration does not hold, and what to do, in a line; empty where it does.
+
+    Args:
+        delete: how the advice to calibrate again begins.
+    """
     target, space = calibration.target, calibration.space
     differences = _differences(calibration, threads, engine)
     if differences:
-        name = engine or target.engine
-        delete = "delete it and " if file == calibration_file(name, threads, space) else ""  # else it is not in the way
-        again = calibrating_command(name, threads, space)
+        again = calibrating_command(engine or target.engine, threads, space)
         return f"calibration {file}: {'; '.join(differences)}; {delete}calibrate again: {again}"
     if calibration.model is None or calibration.accuracy is None:
         command = calibrating_command(target.engine, threads, space, file)
@@ -147,12 +152,6 @@ def _command_of(file: Path) -> str:
     """The command that makes a calibration in a file of the user's cache again, or says how one is made."""
     kept = _kept_for(file)
     return "pplcnet search --calibrate" if kept is None else calibrating_command(*kept, file)
-
-
-def _may_be_of(file: Path, threads: int, engine: str | None) -> bool:
-    """Whether a file that cannot be read may be the calibration that is looked for, by its name."""
-    kept = _kept_for(file)
-    return kept is None or (kept[1] == threads and engine in (None, kept[0]))
 
 
 def _installed(engine: str) -> bool:

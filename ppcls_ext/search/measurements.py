@@ -255,9 +255,7 @@ class Calibration:
         atomic_write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n")
 
 
-def read_calibration(
-    path: Path, cure: str = "delete it and calibrate again with pplcnet search --calibrate"
-) -> Calibration:
+def read_calibration(path: Path, cure: str = "give a file that pplcnet search --calibrate wrote") -> Calibration:
     """What `Calibration.save` wrote. Raises UserError for a file that is missing or something else.
 
     Args:

@@ -105,7 +105,7 @@ def test_a_damaged_one_alone_is_refused_with_the_way_out(calibrated: Calibration
     out = "; delete it and calibrate again: pplcnet search --calibrate --engine onednn --threads 1"
     with pytest.raises(UserError, match=rf"calibration .*/onednn-1-lcnet.json: .*{out}"):
         own_calibrations(1)
-    with pytest.raises(UserError, match="delete it and calibrate again with pplcnet search --calibrate"):
+    with pytest.raises(UserError, match="give a file that pplcnet search --calibrate wrote"):
         own_calibrations(1, [file])
     with pytest.raises(UserError, match=r"nowhere.json: .*; make one with pplcnet search --calibrate"):
         own_calibrations(1, [Path("nowhere.json")])
