@@ -8,6 +8,16 @@ from typing import Any
 from ppcls_ext.upstream.imports import quiet_import
 
 
+class _NoScalars:
+    """Takes what a LogWriter takes, and writes nothing; VisualDL's own way to do so, `write_to_disk`, fails."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def scalars_writer(folder: str, failed: Callable[[OSError], None]) -> Any:
     """A LogWriter whose training goes on where its file cannot be written.
 
@@ -47,5 +57,8 @@ def scalars_writer(folder: str, failed: Callable[[OSError], None]) -> Any:
     record_writer.RecordWriter = Tolerant
     try:
         return LogWriter(logdir=folder)
+    except OSError as error:  # the folder cannot be made
+        failed(error)
+        return _NoScalars()
     finally:
         record_writer.RecordWriter = original

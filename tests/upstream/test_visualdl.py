@@ -21,6 +21,13 @@ def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path: Path, monkeypatch:
     assert told == []
     assert written.stat().st_size > 150
 
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "else")
+    writer = scalars_writer(str(tmp_path / "link"), told.append)
+    writer.add_scalar(tag="loss", value=1.0, step=0)
+    writer.close()
+    assert [type(error) for error in told] == [FileExistsError]
+    told.clear()
+
     from visualdl.io import bfile
 
     def full(*_: object) -> None:
