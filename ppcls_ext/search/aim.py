@@ -30,7 +30,7 @@ class Aim:
     Attributes:
         task: that the network is for.
         model: predicts latencies.
-        doubt: why it may be off; empty where its calibration was accepted and has measured networks like these.
+        doubts: why it may be off, a line each: its calibration was not accepted, or measured no networks like these.
         bound: predicted milliseconds of a network at most.
         space: the part around PP-LCNet of `scale`, for images of the task's side.
     """
@@ -38,7 +38,7 @@ class Aim:
     wish: Wish
     task: Task
     model: LatencyModel
-    doubt: str
+    doubts: tuple[str, ...]
     bound: float
     space: Space
     scale: float
@@ -121,8 +121,8 @@ def aim_of(wish: Wish) -> Aim:
         space, scale = bounded_space(named, latency, bound, side)
     else:
         space, scale = SearchFolder(wish.supernet).space_of_supernet(named, side)
-    doubts = [calibration.doubt, doubt_outside(calibration, space.smallest(), space.largest())]
-    return Aim(wish, task, model, "; ".join(filter(None, doubts)), bound, space, scale)
+    doubts = (calibration.doubt, doubt_outside(calibration, space.smallest(), space.largest()))
+    return Aim(wish, task, model, tuple(filter(None, doubts)), bound, space, scale)
 
 
 def _check_start(wish: Wish, config: Config) -> None:

@@ -45,8 +45,7 @@ def conditions_of(
         f"{target.cpu[0]}, {target.engine}, {target.threads} thread{'s' * (target.threads != 1)}; "
         + ", ".join(f"{name} {version}" for name, version in target.versions.items()),
     ]
-    if aim.doubt:
-        lines.append(f"warning: {aim.doubt}")
+    lines += [f"warning: {doubt}" for doubt in aim.doubts]
     if seen := seen_before(aim):
         lines.append(seen)
     if nothing_learned(aim, found, labels):

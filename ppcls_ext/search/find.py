@@ -8,8 +8,9 @@ from pathlib import Path
 from ppcls_ext.core.config import LAST_WEIGHTS, LATEST_STATE, Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.locks import FolderLock
-from ppcls_ext.core.text import assignment
+from ppcls_ext.core.text import assignment, fault_of_name, one_line
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import LCNetSpec
@@ -42,6 +43,11 @@ class Search:
 
     def __init__(self, wish: Wish, benchmark: Benchmark = run_lean) -> None:
         self.wish, self.benchmark = wish, benchmark
+        fault = fault_of_name(str(wish.out.absolute()))
+        if fault is not None:
+            raise UserError(
+                f"--out {one_line(wish.out)}: its path {fault}, and configs name files in it; give another one"
+            )
         self.aim, self.folder = aim_of(wish), SearchFolder(wish.out)
         held = hold_out(self.aim.task, wish.out)
         if wish.supernet is not None:
@@ -68,8 +74,8 @@ class Search:
     def _run(self) -> Front:
         aim = self.aim
         say(f"at most {aim.bound:.3g} ms predicted, around PP-LCNet {aim.scale:g}x; {aim.space.size:.1e} networks")
-        if aim.doubt:
-            say(f"warning: {aim.doubt}")
+        for doubt in aim.doubts:
+            say(f"warning: {doubt}")
         if seen := seen_before(aim):
             say(seen)
         set_device(self.task.global_section.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppcls_ext.core.config import LAST_WEIGHTS
+from ppcls_ext.core.config import LAST_WEIGHTS, LATEST_STATE
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_text
@@ -42,11 +42,16 @@ class SearchFolder:
         self.chosen_run = path / self.chosen_config.stem
 
     def check(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
-        """Raise UserError where the folder is of another search than one that begins with this."""
-        if self.config.is_file():  # it is written last
+        """Raise UserError where the folder holds results of another search than one that begins with this."""
+        if self.config.is_file() and self._has_results():  # the config is written last
             _check_space(self.space, _note(space, scale))
             _check_same(self.config, config)
             held.check_same()
+
+    def _has_results(self) -> bool:
+        """Whether anything was trained or judged here; a search that was refused before that is begun anew."""
+        made = (self.supernet / LATEST_STATE, self.supernet / LAST_WEIGHTS, self.candidates, self.short)
+        return any(path.exists() for path in made)
 
     def begin(self, config: str, space: Space, scale: float, held: HeldOut) -> None:
         """Write what the search begins with, after a `check`."""

@@ -99,7 +99,8 @@ def hold_out(task: Task, folder: Path) -> HeldOut:
         fault = fault_of_name(str(path))
         if fault is not None:
             raise UserError(
-                f"image {one_line(path)}: its path {fault}, but a search keeps lists of images, a line each; rename it"
+                f"image {one_line(root / path)}: its path {fault}, but a search keeps lists of images, a line each; "
+                "rename it"
             )
     first: dict[Path, int] = {}
     for number, path in enumerate(paths):

@@ -15,8 +15,14 @@ from ppcls_ext.search.wish import Wish
 from tests.helpers.spaces import SIDE
 
 
-def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wish) -> None:
+def begun(wish: Wish) -> None:
+    """Begin a search, and a training in it."""
     Search(wish)
+    (wish.out / "short").mkdir()
+
+
+def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wish) -> None:
+    begun(wish)
     (wish.out / "space.txt").write_text(f"tiny 0.5 {SIDE}\n")
     with pytest.raises(UserError, match=r"around PP-LCNet 0.5x, and by this .*; give another --out, with --supernet"):
         Search(wish)
@@ -56,7 +62,7 @@ def test_a_damaged_note_about_a_space_is_one_line(wish: Wish, tmp_path: Path, co
 
 
 def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> None:
-    Search(wish)
+    begun(wish)
     Search(wish)  # the same goes on
     with pytest.raises(
         UserError, match=r"it is of a search with other settings \(now 'epochs: 3'\); give another --out"
@@ -69,11 +75,24 @@ def test_a_folder_of_a_search_with_other_settings_is_left_alone(wish: Wish) -> N
     [({"Global.seed=1"}, "other settings"), ({"DataLoader.Train.sampler.batch_size=16"}, "other settings")],
 )
 def test_what_is_refused_leaves_the_folder_as_it_was(wish: Wish, change: set[str], message: str) -> None:
-    Search(wish)
-    before = {file: file.read_bytes() for file in wish.out.iterdir()}
+    begun(wish)
+    before = {file: file.read_bytes() for file in wish.out.iterdir() if file.is_file()}
     with pytest.raises(UserError, match=message):
         Search(replace(wish, overrides=(*wish.overrides, *change)))
-    assert {file: file.read_bytes() for file in wish.out.iterdir()} == before
+    assert {file: file.read_bytes() for file in wish.out.iterdir() if file.is_file()} == before
+
+
+def test_a_search_that_was_refused_before_it_trained_is_begun_anew(wish: Wish) -> None:
+    slip = "Optimizer.lr.warmup_epoch=1"
+    with pytest.raises(UserError, match="warmup_epoch"):
+        Search(replace(wish, epochs=1, overrides=(*wish.overrides, slip))).run()
+    Search(replace(wish, epochs=1))
+    assert "epochs: 1" in (wish.out / "supernet.yaml").read_text()
+
+
+def test_a_folder_that_no_config_can_name_is_refused(wish: Wish, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--out .*caf\\xe9/s: its path is not UTF-8"):
+        Search(replace(wish, out=tmp_path / "caf\udce9" / "s"))
 
 
 def test_a_bound_that_is_refused_leaves_no_folder(wish: Wish) -> None:
@@ -98,7 +117,7 @@ def test_a_folder_of_a_search_on_other_images_is_left_alone(wish: Wish, images: 
     own = tmp_path / "images"
     shutil.copytree(images, own)
     on_own = replace(wish, overrides=(*wish.overrides, f"Global.data_root={own}"))
-    Search(on_own)
+    begun(on_own)
     next((own / "train" / "blue").iterdir()).unlink()
     with pytest.raises(UserError, match=r"train_list.txt: it is of a search on other images, .*; give another --out"):
         Search(on_own)
