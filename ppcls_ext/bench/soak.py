@@ -15,23 +15,26 @@ from ppcls_ext.core.display import bar
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import LARGEST_STRIDE
 
-READINGS = 20  # how often a phase is looked at
+READINGS = 40  # how often a phase is looked at
+# Paddle frees the memory of some dozens of calls at once: there must be many of these in each quarter.
+LEAST_RUNS = 1000
 # Memory may grow by so much in the second half of a phase, since allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
 # What is read of a process, as its worker names it, and what messages call it.
-READINGS_OF = {"rss_mb": "memory", "files": "open files", "threads": "threads"}
+HELD = {"rss_mb": "memory", "files": "open files", "threads": "threads"}
 # The varying phase runs so many different shapes: more than the engines' caches hold (ONEDNN_CACHED_SHAPES).
 SHAPES = 50
 
 
 def grows(readings_mb: list[float]) -> bool:
-    """Whether resident memory keeps growing: from the middle of the readings to the end by more than is allowed,
-    and still in the last quarter.
+    """Whether resident memory keeps growing: from the second quarter of the readings to the last by more than is
+    allowed, and still from the third to the last. Of each quarter the least counts, since memory goes up and down.
     """
-    middle, three_quarters, end = (readings_mb[int(len(readings_mb) * part) - 1] for part in (0.5, 0.75, 1.0))
-    allowed = max(ALLOWED_MB, ALLOWED_SHARE * middle)
-    return end - middle > allowed and end - three_quarters > allowed / 4
+    quarter = len(readings_mb) // 4
+    second, third, last = (min(readings_mb[part * quarter : (part + 1) * quarter]) for part in (1, 2, 3))
+    allowed = max(ALLOWED_MB, ALLOWED_SHARE * second)
+    return last - second > allowed and last - third > allowed / 4
 
 
 def more_held(counts: list[float]) -> bool:
@@ -42,9 +45,9 @@ def more_held(counts: list[float]) -> bool:
 
 
 def growing(readings: Sequence[Mapping[str, float]]) -> list[str]:
-    """What of `READINGS_OF` keeps growing over readings of a process, in order."""
+    """What of `HELD` keeps growing over readings of a process, in order."""
     found = []
-    for name, what in READINGS_OF.items():
+    for name, what in HELD.items():
         values = [one[name] for one in readings]
         if grows(values) if name == "rss_mb" else more_held(values):
             found.append(what)
@@ -74,15 +77,15 @@ def _sides(side: int) -> range:
 
 
 def check_runs(runs: int) -> None:
-    """Raise UserError for fewer runs than there are readings of the memory."""
-    if runs < READINGS:
-        raise UserError(f"--soak {runs}: give at least {READINGS}, since memory is read {READINGS} times")
+    """Raise UserError for fewer runs than memory needs to settle."""
+    if runs < LEAST_RUNS:
+        raise UserError(f"--soak {runs}: give at least {LEAST_RUNS}, since memory takes some hundreds to settle")
 
 
 def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
     """Run `runs` times at the subject's size, then `runs` times at varying sizes; what its process holds all along.
 
-    Each phase, `fixed` and `varying`, has the readings of `READINGS_OF` and what of it is `growing`; `varying` is None
+    Each phase, `fixed` and `varying`, has the readings of `HELD` and what of it is `growing`; `varying` is None
     where the model takes one size only.
 
     Raises:
@@ -122,6 +125,6 @@ def soak(subject: Subject, settings: Settings, runs: int) -> dict[str, Any]:
     finally:
         session.close()
     for phase, readings in (("fixed", fixed), ("varying", varying)):
-        held = {name: [one[name] for one in readings] for name in READINGS_OF}
+        held = {name: [one[name] for one in readings] for name in HELD}
         result[phase] = {**held, "growing": growing(readings)} if readings else None
     return result

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--soak",
         type=positive,
         metavar="N",
-        help="also run N calls at one size and N at many sizes, and fail if memory, open files or threads keep growing",
+        help="also run N calls (1000 or more) at one size and N at many sizes, and fail if memory, open files or "
+        "threads keep growing",
     )
     group.add_argument("--json", type=path, metavar="FILE", help="write all figures to this file, as JSON")
     group.add_argument("--compare", type=path, metavar="FILE", help="show what changed since --json wrote this file")

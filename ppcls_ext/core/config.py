@@ -297,7 +297,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = (), read: list[Path] 
     """
     read = [] if read is None else read
     read.append(path)
-    if len(read) > bounds.MOST_BASES:
+    if len(read) - 1 > bounds.MOST_BASES:
         raise UserError(f"config {read[0]}: more than {bounds.MOST_BASES} configs to be based on; give it fewer")
     if path.resolve() in chain:
         raise UserError(f"config {path}: _base_ comes back to itself ({' -> '.join(p.name for p in chain)})")
@@ -334,7 +334,7 @@ def override(config: dict[str, Any], assignment: str) -> None:
         raise UserError(f"-o {assignment}: '{one_line(text, SHOWN)}' is not a YAML value ({error.problem})") from error
     *parents, last = key.split(".")
     if len(parents) >= CONFIG.depth:
-        raise UserError(f"-o {one_line(key, SHOWN)}: more than {CONFIG.depth} keys below each other")
+        raise UserError(f"-o {one_line(key, SHOWN)}: more than {CONFIG.depth} keys below each other; give fewer")
     node: Any = config
     for depth, part in enumerate(parents):
         if isinstance(node, list):

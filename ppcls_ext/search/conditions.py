@@ -23,7 +23,9 @@ JUDGED_BY = {
 # What has learned something is right more often than a guess by so much: by this share of the guess where classes are
 # many, or by this share of what a guess misses where they are few.
 BEYOND, BEYOND_FEW = 0.5, 0.1
-NOTHING_LEARNED = "warning: no network is judged much better than guessing, so their order says nothing; give --epochs"
+NOTHING_LEARNED = (
+    "warning: no network is judged much better than guessing, so their order says nothing; train for longer"
+)
 FEWEST_RANKED = 5  # networks to say how far scores rank them as training does
 
 

@@ -158,7 +158,8 @@ class Evolution:
         smallest, largest = self.space.smallest(), self.space.largest()
         if not self._fits(smallest):
             raise UserError(
-                f"space '{self.space.name}': none of {TRIES * self.population} random networks takes "
+                f"of the part of space '{self.space.name}' that is searched, none of "
+                f"{TRIES * self.population} random networks takes "
                 f"{LEAST_SHARE * self.bound:.3g} to {self.bound:.3g} ms; the smallest takes "
                 f"{self.latency(smallest):.3g} ms, the largest {self.latency(largest):.3g}; give a latency between"
             )

@@ -81,10 +81,8 @@ class SearchFolder:
             )
         # Weights alone say little: each evaluation of a training writes them.
         if not (self.supernet / LAST_WEIGHTS).is_file() or not has_ended(self.supernet):
-            raise UserError(
-                f"--supernet {self.path}: no supernet was trained to its end there; go on with the search of that "
-                "folder first"
-            )
+            cure = "go on with the search of that folder first" if self.supernet.is_dir() else "give another folder"
+            raise UserError(f"--supernet {self.path}: no supernet was trained to its end there; {cure}")
         return space, around[0]
 
 

@@ -305,7 +305,7 @@ def test_flags_are_checked_before_anything_is_measured(
     exported: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ppcls_ext.bench.command.run_benchmark", lambda *_: pytest.fail("it measures"))
-    assert "give at least 20" in fails("benchmark", "-m", exported, "--soak", 5)
+    assert "give at least 1000" in fails("benchmark", "-m", exported, "--soak", 5)
     assert "this is a folder" in fails("benchmark", "-m", exported, "--json", tmp_path)
     (tmp_path / "file").write_text("")
     assert "cannot be made" in fails("benchmark", "-m", exported, "--json", tmp_path / "file" / "now.json")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.core.bombs import MOST_COMPRESSED_TEXTS, MOST_SCANS, why_endless
-from ppcls_ext.core.headers import image_size
+from ppcls_ext.core.headers import MOST_STRAY, image_size
 from ppcls_ext.core.images import BrokenImage, decode_rgb
 
 
@@ -116,6 +116,18 @@ def test_a_size_in_a_tiff_that_lies_elsewhere_in_the_file_is_no_size(kind: int) 
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, 38) for tag in (256, 257))
     data = b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + struct.pack("<Q", 60000)
     assert image_size(array(data)) is None
+
+
+def test_several_sizes_in_a_tiff_are_no_size() -> None:
+    entries = b"".join(struct.pack("<HHII", tag, 4, 2, 38) for tag in (256, 257))
+    assert image_size(array(b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(16))) is None
+
+
+def test_a_jpeg_ends_where_it_says_so_and_is_not_searched_for_ever() -> None:
+    whole = jpeg(progressive=False)
+    assert image_size(array(whole[:2] + b"\xff\xd9" + whole[2:])) is None
+    second = 4 + int.from_bytes(whole[4:6], "big")
+    assert image_size(array(whole[:second] + bytes(MOST_STRAY) + whole[second:])) is None
 
 
 @pytest.mark.parametrize("between", [b"\xff\x00", b"stray", b"\xff\x00" * 20 + b"\0" * 1000, b"\xff\xff"])

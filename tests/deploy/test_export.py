@@ -20,14 +20,14 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.yaml_files import read_yaml
 from ppcls_ext.deploy import parity
-from ppcls_ext.deploy.export import chosen_formats, export
+from ppcls_ext.deploy.export import _place_of_rejected, chosen_formats, export
 from ppcls_ext.deploy.parity import Parity, check_parity
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.factory import build_arch
 from ppcls_ext.models.weights import numpy_state, save_weights
 from ppcls_ext.runtime.engines import ENGINES, engine_class, open_engine
 from ppcls_ext.runtime.engines.base import FLOAT
-from ppcls_ext.runtime.exported import read_exported, read_parity
+from ppcls_ext.runtime.exported import RECIPE, read_exported, read_parity, sealed
 from ppcls_ext.runtime.process import EngineFailed, EngineProcess
 from tests.helpers.configs import overrides
 from tests.helpers.exports import checked_on
@@ -284,3 +284,14 @@ def test_the_converter_leaves_stdout_to_results(
     out, err = capfd.readouterr()
     assert out == ""
     assert "paddle2onnx" not in err.lower()
+
+
+def test_a_rejected_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "inference"
+    assert _place_of_rejected(target).name == "inference.rejected"
+    (tmp_path / "inference.rejected").mkdir()
+    (tmp_path / "inference.rejected" / "own.txt").touch()
+    assert _place_of_rejected(target).name == "inference.rejected1"
+    (tmp_path / "inference.rejected1").mkdir()
+    (tmp_path / "inference.rejected1" / RECIPE).write_text(sealed("task: x\n"))
+    assert _place_of_rejected(target).name == "inference.rejected1"

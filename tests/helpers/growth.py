@@ -53,7 +53,9 @@ def sample(process: psutil.Process) -> Sample:
 
 
 def report(samples: Sequence[Sample], what: str) -> int:
-    """Print the median of each third of the samples, after a tenth of them; gives 1 for growth, else 0.
+    """Print the median of each third of the samples, after a tenth of them; gives the exit status.
+
+    That is 1 for growth, 2 where there are too few samples, else 0.
 
     Memory is compared from the second third to the last one: what was freed stays with the process, and at first there
     are ever more gaps in it that nothing fits into. The rest is compared from the first third on.
@@ -61,7 +63,8 @@ def report(samples: Sequence[Sample], what: str) -> int:
     kept = samples[len(samples) // 10 :]
     third = len(kept) // 3
     if third < 3:
-        sys.exit(f"{what}: too short for a verdict")
+        print(f"{what}: too short for a verdict", file=sys.stderr)
+        return 2
     parts = [kept[:third], kept[third : 2 * third], kept[-third:]]
     growth = False
     for name in Sample._fields:

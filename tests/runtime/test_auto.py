@@ -20,7 +20,7 @@ from ppcls_ext.runtime.choice import EngineChoice
 from ppcls_ext.runtime.contest import Name
 from ppcls_ext.runtime.exported import Exported, read_exported, read_parity, sealed
 from ppcls_ext.runtime.inference import Inference, build_inference
-from ppcls_ext.runtime.remembered import cache_file
+from ppcls_ext.runtime.remembered import cache_file, recall, remember
 from tests.helpers.contenders import Fake
 
 pytestmark = pytest.mark.slow  # an export of a trained network is made for it
@@ -208,3 +208,13 @@ def test_real_engines_are_compared_and_one_is_taken(
     assert result.engine == predict.engine == report.engine
     with Predictor(exported, "auto", threads=1) as again:
         assert again.report().remembered
+
+
+def test_a_memory_that_is_no_file_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path))
+    cache_file().mkdir(parents=True)
+    remember({"a": 1}, 2)
+    assert "cannot be remembered there" in caplog.text
+    assert recall({"a": 1}) is None

@@ -59,6 +59,7 @@ def test_a_search_leaves_a_front_and_a_config_that_trains(wish: Wish, capsys: py
     assert content["chosen"]["arch"] == front.chosen.arch
     assert all(row["predicted"] <= (wish.latency or 0) for row in content["rows"])
     page = (out / "front.md").read_text()
+    assert str(out / "chosen.pdparams") in page  # the command that trains from its share
     assert f"**{front.chosen.name}**" in page
     assert "rank correlation with what the judge says" in page
     assert "Where the latency model was off" in page  # the made-up engine takes a millisecond for everything

@@ -519,3 +519,9 @@ def test_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path, stack: Exi
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, err) == (1, "")
     assert json.loads(out.splitlines()[-1])["text"] == "a model hangs"
+
+
+@pytest.mark.parametrize("host", ["ä..b", "a\0b", "a" * 100])
+def test_a_host_that_no_network_knows_is_one_line(host: str) -> None:
+    with pytest.raises(UserError, match="choose another address"), _bound(host, 0):
+        pass

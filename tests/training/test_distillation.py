@@ -19,7 +19,7 @@ from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.weights import numpy_state, read_weights, save_weights
 from ppcls_ext.tasks.finding import make_task
-from ppcls_ext.training.distillation import DIVERGENCES, DistillSection
+from ppcls_ext.training.distillation import DIVERGENCES, DistillSection, digest_of_paths
 from ppcls_ext.training.trainer import Stopped, train
 from tests.helpers.configs import config_of, write_config
 from tests.helpers.runs import assert_same_run, log_of
@@ -303,3 +303,8 @@ def test_a_teacher_that_is_not_there_is_one_line(
     message = fails("train", "-c", student(tmp_path / "run.yaml", few, teacher), lines=None)
     assert clue in message
     assert not (tmp_path / "output").exists()
+
+
+def test_a_digest_takes_names_that_are_not_utf8() -> None:
+    names = [f"/a/{name}.png" for name in ("caf\udce9", "café", "b")]
+    assert len({digest_of_paths([name, "/a/c.png"]) for name in names}) == 3
