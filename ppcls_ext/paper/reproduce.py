@@ -256,7 +256,8 @@ def _first_line(error: Exception) -> str:
 
 def save(out: Path, document: dict[str, Any]) -> None:
     """Write the raw values, and the reports made from them."""
-    atomic_write_text(out / RAW, json.dumps(document, indent=1) + "\n")
+    # In one line: it holds every round of every network, and is a third smaller so.
+    atomic_write_text(out / RAW, json.dumps(document) + "\n")
     write_reports(out, document)
 
 

@@ -39,6 +39,7 @@ def test_a_long_run_is_judged_once_its_memory_has_settled() -> None:
     assert report([one._replace(megabytes=100 + k / 5) for k, one in enumerate(settled)], "grows") == 1
     assert report([one._replace(in_use=50 + k / 5) for k, one in enumerate(settled)], "hands out more") == 1
     assert report([one._replace(files=9 + k // 50) for k, one in enumerate(settled)], "opens more") == 1
+    assert report([one._replace(files=9 + k % 7, threads=3 + k % 3) for k, one in enumerate(settled)], "varies") == 0
 
 
 def test_memory_that_is_handed_out_is_counted() -> None:

@@ -53,12 +53,13 @@ def sample(process: psutil.Process) -> Sample:
 
 
 def report(samples: Sequence[Sample], what: str) -> int:
-    """Print the median of each third of the samples, after a tenth of them; gives the exit status.
+    """Print what each third of the samples has, after a tenth of them; gives the exit status.
 
     That is 1 for growth, 2 where there are too few samples, else 0.
 
     Memory is compared from the second third to the last one: what was freed stays with the process, and at first there
-    are ever more gaps in it that nothing fits into. The rest is compared from the first third on.
+    are ever more gaps in it that nothing fits into. Of files, threads and processes the least of each third counts, from
+    the first one on: workers come and go.
     """
     kept = samples[len(samples) // 10 :]
     third = len(kept) // 3
@@ -68,8 +69,9 @@ def report(samples: Sequence[Sample], what: str) -> int:
     parts = [kept[:third], kept[third : 2 * third], kept[-third:]]
     growth = False
     for name in Sample._fields:
-        first, middle, last = (statistics.median(getattr(one, name) for one in part) for part in parts)
         is_memory = name in ("megabytes", "in_use")
+        of_third = statistics.median if is_memory else min
+        first, middle, last = (of_third(getattr(one, name) for one in part) for part in parts)
         growth |= last > middle * (1 + MOST_GROWTH) if is_memory else last > first
         print(f"{name}: {first:.1f} in the first third, {middle:.1f}, {last:.1f} in the last")
     print(f"{what}, {len(kept)} samples: {'growth' if growth else 'flat'}")
