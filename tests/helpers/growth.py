@@ -58,8 +58,8 @@ def report(samples: Sequence[Sample], what: str) -> int:
     That is 1 for growth, 2 where there are too few samples, else 0.
 
     Memory is compared from the second third to the last one: what was freed stays with the process, and at first there
-    are ever more gaps in it that nothing fits into. Of all else the least of each third counts: workers come and go, and
-    Paddle frees what is in use in lots of 32 MB.
+    are ever more gaps in it that nothing fits into. Of all else the least of each third counts: workers come and go,
+    and Paddle frees what is in use in lots of 32 MB.
     """
     kept = samples[len(samples) // 10 :]
     third = len(kept) // 3
