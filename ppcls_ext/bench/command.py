@@ -16,7 +16,7 @@ from ppcls_ext.bench.changes import compare_reports, read_report
 from ppcls_ext.bench.operators import profile
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.bench.soak import check_runs, soak
+from ppcls_ext.bench.soak import HELD, check_runs, soak
 from ppcls_ext.core.display import UNDEFINED, say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import atomic_write_text, regular_target
@@ -117,10 +117,7 @@ def show_soak(result: Mapping[str, Any]) -> None:
         if found is None:
             say(f"soak {name_of(result)}: the model takes one size only, so sizes did not vary")
             continue
-        held = ", ".join(
-            f"{found[name][0]:.0f} -> {found[name][-1]:.0f} {unit}"
-            for name, unit in (("rss_mb", "MB"), ("files", "files"), ("threads", "threads"))
-        )
+        held = ", ".join(f"{found[name][0]:.0f} -> {found[name][-1]:.0f} {unit}" for name, (_, unit) in HELD.items())
         verdict = f"{' and '.join(found['growing'])} growing" if found["growing"] else "steady"
         say(f"soak {name_of(result)}: {result['runs']} runs at {phase} size: {held}: {verdict}")
 

@@ -21,8 +21,8 @@ LEAST_RUNS = 1000
 # Memory may grow by so much in the second half of a phase, since allocators keep some more for a while.
 ALLOWED_MB = 8.0
 ALLOWED_SHARE = 0.02
-# What is read of a process, as its worker names it, and what messages call it.
-HELD = {"rss_mb": "memory", "files": "open files", "threads": "threads"}
+# What is read of a process, as its worker names it: what messages call it, and the unit.
+HELD = {"rss_mb": ("memory", "MB"), "files": ("open files", "files"), "threads": ("threads", "threads")}
 # The varying phase runs so many different shapes: more than the engines' caches hold (ONEDNN_CACHED_SHAPES).
 SHAPES = 50
 
@@ -47,7 +47,7 @@ def more_held(counts: list[float]) -> bool:
 def growing(readings: Sequence[Mapping[str, float]]) -> list[str]:
     """What of `HELD` keeps growing over readings of a process, in order."""
     found = []
-    for name, what in HELD.items():
+    for name, (what, _) in HELD.items():
         values = [one[name] for one in readings]
         if grows(values) if name == "rss_mb" else more_held(values):
             found.append(what)

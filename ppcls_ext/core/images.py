@@ -56,8 +56,7 @@ def read_bytes(path: str | Path) -> np.ndarray:
     decoded, or cannot be read.
     """
     try:
-        if check_regular(path) > LARGEST_FILE:
-            raise Unreadable(f"it is larger than {LARGEST_FILE >> 20} MB")
+        check_regular(path, LARGEST_FILE)
         return np.fromfile(path, np.uint8)
     except Unreadable as error:
         raise BrokenImage(f"image {path}: {error}; fix the path or remove it from the list") from error

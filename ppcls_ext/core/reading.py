@@ -24,11 +24,13 @@ class Unreadable(OSError):
     """A file that is missing, is no regular file, or is too large. Its text is the reason, without the path."""
 
 
-def check_regular(path: str | Path) -> int:
+def check_regular(path: str | Path, largest: int | None = None) -> int:
     """The size of a regular file in bytes. A FIFO would be waited for without end, and a device may not end.
 
+    Args:
+        largest: bytes.
     Raises:
-        Unreadable: it is something else, or cannot be looked at.
+        Unreadable: it is something else, is larger, or cannot be looked at.
     """
     try:
         found = os.stat(path)
@@ -38,7 +40,13 @@ def check_regular(path: str | Path) -> int:
         raise Unreadable("no path of a file") from error
     if not stat.S_ISREG(found.st_mode):
         raise Unreadable(f"it is a {kind_of_file(found.st_mode)}, not a file")
+    if largest is not None and found.st_size > largest:
+        raise Unreadable(_too_large(largest))
     return found.st_size
+
+
+def _too_large(largest: int) -> str:
+    return f"it is larger than {largest >> 20} MB"
 
 
 def read_regular(path: str | Path, largest: int) -> bytes:
@@ -49,16 +57,14 @@ def read_regular(path: str | Path, largest: int) -> bytes:
     Raises:
         Unreadable: it cannot be read, is no regular file, or is larger.
     """
-    too_large = f"it is larger than {largest >> 20} MB"
-    if check_regular(path) > largest:
-        raise Unreadable(too_large)
+    check_regular(path, largest)
     try:
         with open(path, "rb") as file:
             data = file.read(largest + 1)
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     if len(data) > largest:  # it grew, or is one of those that have no size, as in /proc
-        raise Unreadable(too_large)
+        raise Unreadable(_too_large(largest))
     return data
 
 

@@ -36,6 +36,11 @@ def is_digits(text: str) -> bool:
     return 0 < len(text) <= 18 and _DIGITS.issuperset(text)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: Python holds bytes of a path that are not UTF-8 as halves of characters."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def fault_of_name(name: str) -> str | None:
     """Why a text cannot be the name of a class or a file of one: such names are stored in files, a line each.
 
@@ -44,7 +49,7 @@ def fault_of_name(name: str) -> str | None:
     """
     if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" for c in name):
         return "has a line break or another control character"
-    if any("\ud800" <= c <= "\udfff" for c in name):
+    if not is_utf8(name):
         return "is not UTF-8"
     if name.startswith("\ufeff"):  # readers of files take it for a mark of the file, and drop it
         return "begins with an invisible byte order mark"

@@ -19,7 +19,7 @@ import yaml
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.reading import Unreadable, decoded, read_regular
-from ppcls_ext.core.text import one_line
+from ppcls_ext.core.text import is_utf8, one_line
 
 WHOLE = 2**64  # whole numbers are below this, and above it with the sign changed
 SHOWN = 60  # characters of a value in a message
@@ -225,7 +225,7 @@ def fault_of_text(text: str) -> str | None:
     """Why a text can be no name of a file, as the end of a sentence; None where it can."""
     if "\0" in text:
         return "has a NUL character"
-    return "is not UTF-8 text" if any("\ud800" <= c <= "\udfff" for c in text) else None
+    return None if is_utf8(text) else "is not UTF-8 text"
 
 
 def read_yaml(path: Path, limits: YamlLimits = CONFIG) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def run_steps(
         CheckFailed: the result is not above `goal`.
     """
     from ppcls_ext.core.pictures import contact_sheet, draw_curves, save_image
-    from ppcls_ext.core.run_folder import read_log
+    from ppcls_ext.core.run_folder import LOG, read_log
     from ppcls_ext.deploy.evaluate import evaluate
     from ppcls_ext.deploy.export import export
     from ppcls_ext.runtime.predictor import Predictor
@@ -55,7 +55,7 @@ def run_steps(
     say("1/4  train")
     run = train(config)
     curves = run.path / "training.png"
-    draw_curves(curves, read_log(run.path / "log.jsonl"), metric)
+    draw_curves(curves, read_log(run.path / LOG), metric)
 
     say("")
     say("2/4  evaluate")

@@ -16,7 +16,7 @@ from ppcls_ext.core.display import say, show_table
 from ppcls_ext.core.errors import CheckFailed, UserError, nearest
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.locks import FolderLock
-from ppcls_ext.core.run_folder import discard_unsaved, read_log
+from ppcls_ext.core.run_folder import LOG, discard_unsaved, read_log
 from ppcls_ext.core.text import assignment
 from ppcls_ext.paper.paired import Answers, paired_difference, right_answers
 from ppcls_ext.paper.study_plan import StudyPlan
@@ -124,7 +124,7 @@ class Study:
         Raises:
             UserError: the run has no such metric, or something else than a number for it.
         """
-        log = self.plan.run_folder(variant, seed) / "log.jsonl"
+        log = self.plan.run_folder(variant, seed) / LOG
         events = read_log(log) if log.is_file() else []
         if not events or events[-1]["event"] != "end":
             return None

@@ -144,7 +144,7 @@ def _earlier(plan: ReproductionPlan) -> dict[str, Any]:
 
 def save(plan: ReproductionPlan, document: dict[str, Any]) -> None:
     """Write the raw values, the table and the figure."""
-    atomic_write_text(plan.out / RAW, json.dumps(document, indent=1) + "\n")
+    atomic_write_text(plan.out / RAW, json.dumps(document) + "\n")
     atomic_write_text(plan.out / TABLE, table_of(document))
     if any("report" in part for part in document["parts"]):
         atomic_write_text(plan.out / FIGURE, figure_of(document))

@@ -12,7 +12,7 @@ from ppcls_ext.bench.session import Session, Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.bench.soak import READINGS, SHAPES, growing, grows, soak, varying_shapes
 from ppcls_ext.core.errors import UserError
-from tests.helpers.growth import Sample, in_use, report
+from tests.helpers.growth import Sample, in_use_mb, report
 
 
 def test_what_counts_as_growing() -> None:
@@ -34,19 +34,19 @@ def test_open_files_and_threads_that_pile_up_are_named() -> None:
 
 
 def test_a_long_run_is_judged_once_its_memory_has_settled() -> None:
-    settled = [Sample(100 + 20 * (1 - 0.9**k), 50.0, 9, 3, 1) for k in range(100)]
+    settled = [Sample(100 + 20 * (1 - 0.9**k), 50.0, 9, 3) for k in range(100)]
     assert report(settled, "settles") == 0
-    assert report([one._replace(megabytes=100 + k / 5) for k, one in enumerate(settled)], "grows") == 1
-    assert report([one._replace(in_use=50 + k / 5) for k, one in enumerate(settled)], "hands out more") == 1
-    assert report([one._replace(files=9 + k // 50) for k, one in enumerate(settled)], "opens more") == 1
+    assert report([one._replace(rss_mb=100 + k / 2) for k, one in enumerate(settled)], "grows") == 1
+    assert report([one._replace(files=9 + k // 20) for k, one in enumerate(settled)], "opens more") == 1
     assert report([one._replace(files=9 + k % 7, threads=3 + k % 3) for k, one in enumerate(settled)], "varies") == 0
+    assert report(settled[:5], "is too short") == 2
 
 
 def test_memory_that_is_handed_out_is_counted() -> None:
     """An array stays while it is counted."""
-    before = in_use()
+    before = in_use_mb()
     array = np.ones(2**24, np.uint8)
-    assert in_use() - before > 15 or in_use() == 0.0
+    assert in_use_mb() - before > 15 or before == 0.0
     del array
 
 

@@ -1,4 +1,4 @@
-"""Whether a long run takes ever more memory, open files, threads or processes."""
+"""What a long run takes in each third of its time, and whether it grows by the rule of `pplcnet benchmark --soak`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import NamedTuple
 
 import psutil
 
-MOST_GROWTH = 0.02  # of the memory, from one third to the next
+from ppcls_ext.bench.soak import growing
+
+LEAST_SAMPLES = 12
 
 
 class Sample(NamedTuple):
     """What a process and its children use at a moment."""
 
-    megabytes: float  # resident, of the process alone: children share pages with it
-    in_use: float  # megabytes that the C library has handed out; 0 where the process is another one
+    rss_mb: float  # of the process alone: children share pages with it
+    in_use_mb: float  # what the C library has handed out; 0 where the process is another one. Shown, not judged
     files: int
     threads: int
-    processes: int
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -30,7 +31,7 @@ class _Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
 
 
-def in_use() -> float:
+def in_use_mb() -> float:
     """Megabytes that the C library has handed out in this process; 0 where it does not say so."""
     mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo2 is None:
@@ -45,34 +46,27 @@ def sample(process: psutil.Process) -> Sample:
     every = [process, *process.children(recursive=True)]
     return Sample(
         process.memory_info().rss / 2**20,
-        in_use() if process.pid == psutil.Process().pid else 0.0,
+        in_use_mb() if process.pid == psutil.Process().pid else 0.0,
         sum(one.num_fds() for one in every),
         sum(one.num_threads() for one in every),
-        len(every),
     )
 
 
 def report(samples: Sequence[Sample], what: str) -> int:
-    """Print what each third of the samples has, after a tenth of them; gives the exit status.
+    """Print the median of each third of the samples, after a tenth of them; gives the exit status.
 
-    That is 1 for growth, 2 where there are too few samples, else 0.
-
-    Memory is compared from the second third to the last one: what was freed stays with the process, and at first there
-    are ever more gaps in it that nothing fits into. Of all else the least of each third counts: workers come and go,
-    and Paddle frees what is in use in lots of 32 MB.
+    That is 1 for growth in the last two thirds, 2 where there are too few samples, else 0. In the first third, freed
+    memory that stays with the process is still getting gaps that nothing fits into.
     """
-    kept = samples[len(samples) // 10 :]
-    third = len(kept) // 3
-    if third < 3:
+    if len(samples) < LEAST_SAMPLES:
         print(f"{what}: too short for a verdict", file=sys.stderr)
         return 2
-    parts = [kept[:third], kept[third : 2 * third], kept[-third:]]
-    growth = False
+    kept = samples[len(samples) // 10 :]
+    third = len(kept) // 3
     for name in Sample._fields:
-        of_third = statistics.median if name == "megabytes" else min
-        first, middle, last = (of_third(getattr(one, name) for one in part) for part in parts)
-        before = middle if name == "megabytes" else max(first, middle) if name == "in_use" else first
-        growth |= last > before * (1 + MOST_GROWTH if name in ("megabytes", "in_use") else 1)
-        print(f"{name}: {first:.1f} in the first third, {middle:.1f}, {last:.1f} in the last")
-    print(f"{what}, {len(kept)} samples: {'growth' if growth else 'flat'}")
-    return 1 if growth else 0
+        parts = [[getattr(one, name) for one in kept[k * third : (k + 1) * third]] for k in range(3)]
+        of_third = [statistics.median(part) for part in parts]
+        print(f"{name}: {of_third[0]:.1f} in the first third, {of_third[1]:.1f}, {of_third[2]:.1f} in the last")
+    found = growing([one._asdict() for one in samples[len(samples) // 3 :]])
+    print(f"{what}, {len(kept)} samples: {' and '.join(found) + ' growing' if found else 'steady'}")
+    return 1 if found else 0
