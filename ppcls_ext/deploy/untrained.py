@@ -12,17 +12,20 @@ import paddle
 
 from ppcls_ext.core.config import Config, dump_config, load_config
 from ppcls_ext.core.device import set_device
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.seeding import seed_all
 from ppcls_ext.core.stored import STORED, Count, Stored, checked
 from ppcls_ext.core.version import __version__
-from ppcls_ext.deploy.export import UNFOLDED, save_formats, write_recipe
+from ppcls_ext.deploy.export import UNFOLDED, onnx_converter, save_formats, write_recipe
 from ppcls_ext.models.activations import give_realistic_statistics
 from ppcls_ext.models.counting import count
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.folding import fold_batch_norm, fold_branches
 from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
+from ppcls_ext.runtime.engines import ENGINES, engine_class
+from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 from ppcls_ext.tasks.deployment import Input
 from ppcls_ext.tasks.finding import make_task
 
@@ -115,6 +118,30 @@ def build(network: Network, work: Path, formats: Sequence[str]) -> Built:
     record = {"built": asdict(built), "made_from": identity, "formats": sorted(formats)}
     atomic_write_text(file, json.dumps(record, indent=1) + "\n")
     return built
+
+
+def formats_for(engines: Sequence[str], flag: str = "--engines") -> list[str]:
+    """The formats to build networks in for engines.
+
+    Args:
+        flag: by which the engines were named, for messages.
+    Raises:
+        UserError: none, or one that is unknown, not installed, or runs no such networks.
+    """
+    if not engines:
+        raise UserError(f"{flag}: none is given; known: {', '.join(ENGINES)}")
+    needed = {engine_class(engine).formats[0] for engine in engines}
+    for engine in engines:
+        if not engine_class(engine).installed():
+            raise UserError(f"{flag} {engine}: it needs the package {engine_class(engine).package}; install it")
+        if engine_class(engine).formats[0] not in FLOAT_FORMATS:
+            raise UserError(
+                f"{flag} {engine}: it runs networks that export has calibrated on data, not these; leave it out"
+            )
+    if "onnx" in needed:
+        onnx_converter()
+        needed.add("json")  # an ONNX file is converted from this format
+    return [name for name in FLOAT_FORMATS if name in needed]
 
 
 def built_before(file: Path, identity: Mapping[str, str], formats: Sequence[str]) -> Built | None:

@@ -19,15 +19,12 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.run_folder import environment
-from ppcls_ext.deploy.export import onnx_converter
-from ppcls_ext.deploy.untrained import Network, build
+from ppcls_ext.deploy.untrained import Network, build, formats_for
 from ppcls_ext.paper.documents import RAW, identity_of, read_raw, read_run
 from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.repeat import repeat_lines, second_run
 from ppcls_ext.paper.report.page import write_reports
 from ppcls_ext.paper.tables import NUMBERS, Variant, procedure, table
-from ppcls_ext.runtime.engines import ENGINES, engine_class
-from ppcls_ext.runtime.engines.base import FLOAT_FORMATS
 
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
@@ -191,24 +188,6 @@ def measure(
         save(plan.out, document)
         expected, taken = expected + plan.seconds(part), taken + time.monotonic() - begin
     return left
-
-
-def formats_for(engines: Sequence[str]) -> list[str]:
-    """The model formats that the engines run. Raises UserError for none, or one that is unknown or not installed."""
-    if not engines:
-        raise UserError(f"--engines: none is given; known: {', '.join(ENGINES)}")
-    needed = {engine_class(engine).formats[0] for engine in engines}
-    for engine in engines:
-        if not engine_class(engine).installed():
-            raise UserError(f"--engines {engine}: it needs the package {engine_class(engine).package}; install it")
-        if engine_class(engine).formats[0] not in FLOAT_FORMATS:
-            raise UserError(
-                f"--engines {engine}: it runs networks that export has calibrated on data, not these; leave it out"
-            )
-    if "onnx" in needed:
-        onnx_converter()
-        needed.add("json")  # an ONNX file is converted from this format
-    return [name for name in FLOAT_FORMATS if name in needed]
 
 
 def _estimate(plan: ReproductionPlan, parts: Sequence[TableBenchmark], networks: dict[str, Network]) -> str:

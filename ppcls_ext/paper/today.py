@@ -23,7 +23,7 @@ from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.core.run_folder import environment
 from ppcls_ext.deploy.export import chosen_formats
-from ppcls_ext.deploy.untrained import BATCH, CONFIG, Network
+from ppcls_ext.deploy.untrained import BATCH, CONFIG, Network, formats_for
 from ppcls_ext.paper.documents import RAW_TODAY as RAW
 from ppcls_ext.paper.documents import read_today
 from ppcls_ext.paper.reproduce import (
@@ -31,7 +31,6 @@ from ppcls_ext.paper.reproduce import (
     Benchmark,
     ReproductionPlan,
     built_entry,
-    formats_for,
     measured_entry,
     own_folders,
 )

@@ -20,7 +20,7 @@ from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import regular_target
 from ppcls_ext.core.machine import machine
-from ppcls_ext.deploy.untrained import build, network_of_spec
+from ppcls_ext.deploy.untrained import build, formats_for, network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import LCNetSpec
 from ppcls_ext.runtime.engines import engine_class
@@ -158,7 +158,7 @@ def _with_group(
     found: Calibration, plan: CalibrationPlan, group: Sequence[tuple[NetworkSpec, Use]], benchmark: Benchmark
 ) -> Calibration:
     """The calibration with some more networks, which took turns with the anchor."""
-    formats = [engine_class(plan.engine).formats[0]]
+    formats = formats_for([plan.engine], "--engine")
     specs = [ANCHOR, *(spec for spec, _ in group)]
     for spec in specs:
         build(network_of_spec(spec), plan.work, formats)

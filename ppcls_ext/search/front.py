@@ -19,10 +19,9 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.plots import STYLE, svg_text
 from ppcls_ext.core.text import assignment
-from ppcls_ext.deploy.untrained import build, network_of_spec
+from ppcls_ext.deploy.untrained import build, formats_for, network_of_spec
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec
-from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.evolution import SearchedNetwork, front_of
 from ppcls_ext.search.folder import SearchFolder
@@ -114,7 +113,7 @@ class Measuring:
         Raises:
             UserError: a network that the engine does not run.
         """
-        formats = [engine_class(self.engine).formats[0]]
+        formats = formats_for([self.engine], "--engine")
         networks = {name: network_of_spec(spec, self.class_num) for name, spec in specs.items()}
         for network in networks.values():
             build(network, self.work, formats)

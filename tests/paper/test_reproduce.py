@@ -27,13 +27,11 @@ from ppcls_ext.paper.reproduce import (
     ReproductionPlan,
     add_second_run,
     begun_document,
-    formats_for,
     networks_of,
     render,
     reproduce,
 )
 from ppcls_ext.paper.tables import NUMBERS, Row, Variant, procedure, table
-from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FORMATS
 from ppcls_ext.tasks.finding import make_task
 from tests.helpers.processes import ROOT
@@ -147,29 +145,6 @@ def test_parts_are_measured_one_after_the_other(work: Path, tmp_path: Path) -> N
     assert document["networks"][TABLE_8[0]]["params"] == 1_879_576
     for name in ("reproduce.html", "reproduce.md"):
         assert "5x5 1111111000000" in (tmp_path / name).read_text()
-
-
-def test_formats_are_those_that_the_engines_run() -> None:
-    assert formats_for(["onednn", "native"]) == ["json"]
-    assert formats_for(["openvino"]) == ["pdmodel"]
-    assert formats_for(["openvino", "onednn"]) == ["json", "pdmodel"]
-
-
-@pytest.mark.skipif(not engine_class("onnxruntime").installed(), reason="ONNX is an extra")
-def test_onnx_is_made_from_json() -> None:
-    assert formats_for(["onnxruntime"]) == ["json", "onnx"]
-
-
-@pytest.mark.skipif(not engine_class("openvino-int8").installed(), reason="OpenVINO is an extra")
-def test_an_engine_that_runs_calibrated_networks_is_refused() -> None:
-    with pytest.raises(UserError, match="--engines openvino-int8: it runs networks that export has calibrated"):
-        formats_for(["onednn", "openvino-int8"])
-
-
-@pytest.mark.skipif(engine_class("onnxruntime").installed(), reason="ONNX is installed here")
-def test_an_engine_that_is_not_installed_is_refused_at_once() -> None:
-    with pytest.raises(UserError, match="--engines onnxruntime: it needs the package onnxruntime"):
-        formats_for(["onednn", "onnxruntime"])
 
 
 @pytest.mark.slow

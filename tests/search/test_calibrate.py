@@ -16,7 +16,7 @@ import pytest
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.errors import CheckFailed, UserError
-from ppcls_ext.deploy.untrained import network_of_spec
+from ppcls_ext.deploy.untrained import formats_for, network_of_spec
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search import calibrate as calibrating
@@ -168,6 +168,18 @@ def test_a_calibration_that_was_stopped_goes_on(plan: CalibrationPlan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["onednn", "openvino", "onnxruntime"])
+def test_networks_are_built_in_all_formats_that_the_engine_needs(
+    name: str, plan: CalibrationPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[list[str]] = []
+    monkeypatch.setattr(calibrating, "build", lambda network, work, formats: built.append(formats))
+    of_engine = replace(plan, engine=name)
+    calibrate(of_engine, engine(of_engine))
+    assert len(built) > 50
+    assert all(formats == formats_for([name]) for formats in built)
+
+
 def test_a_network_that_does_not_run_is_named_and_left_out(plan: CalibrationPlan) -> None:
     at_fault = next(spec for spec, use in plan.networks() if use == "probe")
     found = calibrate(plan, engine(plan, dies=network_of_spec(at_fault).name))
