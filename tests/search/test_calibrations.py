@@ -80,12 +80,12 @@ def test_of_several_that_of_the_space_comes_first_and_then_an_accepted_one(calib
 
 
 def test_a_damaged_one_stops_no_other_and_is_said(calibrated: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = calibration_file("openvino-onnx", 1, "cpu")
+    damaged = calibration_file("openvino", 1, "cpu")
     damaged.write_text("{}")
     assert own_calibrations(1) == [calibrated]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: calibration {damaged}: it is not as this version writes it (")
-    again = "pplcnet search --calibrate --space cpu --engine openvino-onnx --threads 1"
+    again = "pplcnet search --calibrate --space cpu --engine openvino --threads 1"
     assert line.endswith(f"); delete it and calibrate again: {again}")
 
 
