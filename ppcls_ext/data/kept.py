@@ -25,7 +25,7 @@ class KeptBatches:
     def __init__(self, loader: Loader, images: int) -> None:
         self._normalization = loader.normalization
         self.batches: list[list[np.ndarray]] = []
-        with contextlib.closing(loader.unnormalised().epoch()) as arriving:
+        with contextlib.closing(loader.once().epoch()) as arriving:
             for batch in arriving:
                 # Copies, since what workers hand over lies in shared memory, of which containers have little.
                 self.batches.append([np.array(tensor.numpy()) for tensor in batch])

@@ -206,10 +206,13 @@ class Loader:
                     self._ahead = (epoch + 1, *self._prepare(epoch + 1, 0))
                 yield batch
 
-    def unnormalised(self) -> Loader:
-        """A loader of the same batches before their normalisation: of pixels, where they are normalised apart."""
+    def once(self) -> Loader:
+        """A loader of the same batches for a single pass, for which no decoded images have to be kept.
+
+        They come before their normalisation: pixels, where they are normalised apart.
+        """
         other = copy.copy(self)
-        other.normalization = other._ahead = None
+        other.normalization = other.cache = other._ahead = None
         return other
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from ppcls_ext.core.cpu import cpu_flags, cpu_model, cpuid
 from ppcls_ext.core.display import bar, say
 from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import regular_target
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import machine
 from ppcls_ext.deploy.untrained import build, formats_for, network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
@@ -103,9 +104,15 @@ def calibrate(plan: CalibrationPlan, benchmark: Benchmark = run_lean) -> Calibra
     """Measure what is not in the file yet, fit, and write the file; gives the calibration.
 
     Raises:
-        UserError: see `target_of`; a file of another machine, engine or space.
+        UserError: see `target_of`; a file of another machine, engine or space; another process that calibrates with the
+            same folder of networks.
     """
     regular_target(plan.file)
+    with FolderLock(plan.work, "folder of networks", "calibrate.lock"):
+        return _calibrate(plan, benchmark)
+
+
+def _calibrate(plan: CalibrationPlan, benchmark: Benchmark) -> Calibration:
     found = _begin(plan)
     done = {one.arch for one in found.measured}
     left = [(spec, use) for spec, use in plan.networks()[1:] if spec.text not in done]

@@ -16,6 +16,10 @@ from ppcls_ext.search.space import Space
 
 # Widths are padded to it by kernels of AVX-512, and by those of AVX2 that hold two registers: narrow layers pay for it.
 VECTOR = 16
+# Bytes of maps and weights that a convolution is served from the nearer caches. It is half of a common L2 cache, and of
+# 0.25, 0.5 and 1 MB it predicted unseen networks best, of oneDNN; of OpenVINO 1 MB did.
+CACHE = 512 * 1024
+VALUE = 4  # bytes of a value
 MILLION = 1e6  # the unit of work and traffic, so that coefficients are of like size
 
 NETWORKS_DRAWN = 64  # in which every kind of block of a space is found
@@ -27,8 +31,8 @@ def costs_of(spec: NetworkSpec, class_num: int = CLASSES) -> dict[str, float]:
     """The costs of a network by name; a latency model is a price for each.
 
     Names are `KIND.what`: `work` in millions of multiply-adds (of widths that are padded to whole vectors),
-    `traffic` in millions of values read and written, `weights` in millions, `rows` in thousands of rows of maps, and
-    `calls`.
+    `traffic` in millions of values read and written, `uncached` in millions of bytes that a cache does not hold,
+    `weights` in millions, `rows` in thousands of rows of maps, `pixels` in thousands, and `calls`.
     """
     total: dict[str, float] = {"network.calls": 1.0}
     size = spec.input_size
@@ -81,6 +85,7 @@ def _conv_costs(conv: Conv, size: int) -> Costs:
             f"{kind}.work": _padded(conv.out_channels) * after**2 * conv.kernel**2 / MILLION,
             f"{kind}.rows": _padded(conv.out_channels) / VECTOR * after / 1e3,
             "depthwise.traffic": (read + written) / MILLION,
+            "depthwise.uncached": _uncached(read + written + conv.weights),
             "depthwise.calls": 1.0,
         }
     kind = "pointwise" if conv.kernel == 1 and conv.groups == 1 else "stem" if conv.in_channels < 8 else "full"
@@ -89,9 +94,14 @@ def _conv_costs(conv: Conv, size: int) -> Costs:
     return costs | {
         f"{kind}.work": work / MILLION,
         f"{kind}.traffic": (read + written) / MILLION,
+        f"{kind}.uncached": _uncached(read + written + conv.weights),
         f"{kind}.weights": conv.weights / MILLION,
         f"{kind}.calls": 1.0,
     }
+
+
+def _uncached(values: int) -> float:
+    return max(0, VALUE * values - CACHE) / MILLION
 
 
 def _activation_costs(act: str, values: int) -> Iterator[tuple[str, float]]:
@@ -102,6 +112,7 @@ def _activation_costs(act: str, values: int) -> Iterator[tuple[str, float]]:
 def _gate_costs(gate: Gate, size: int) -> Costs:
     return {
         "gate.traffic": 3 * gate.channels * size**2 / MILLION,  # read to pool, read and written to scale
+        "gate.pixels": size**2 / 1e3,  # each is scaled by itself, however few channels it has
         "gate.weights": gate.weights / MILLION,
         "gate.calls": 1.0,
     }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ppcls_ext.data.cache import ImageCache
 from ppcls_ext.data.kept import KeptBatches
 from ppcls_ext.data.loader import Loader, SampleKey, Sampler, Workers
 from ppcls_ext.data.pixels import Normalization
 from tests.helpers.loaders import batches, make
+from tests.helpers.sets import write_split
 
 
 class Pictures:
@@ -57,3 +60,13 @@ def test_pixels_are_kept_as_bytes() -> None:
 def test_what_is_not_normalised_apart_is_kept_as_it_is() -> None:
     for ours, theirs in itertools.zip_longest(KeptBatches(make(), 100), batches(make())):
         np.testing.assert_array_equal(ours[0].numpy(), theirs)
+
+
+def test_nothing_is_set_aside_for_images_that_are_seen_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_split(tmp_path, [2, 2, 2])
+    cache = ImageCache("Train", sorted(str(path) for path in tmp_path.rglob("*.png")), "auto")
+    again = make()
+    again.cache = cache
+    assert len(KeptBatches(again, 100).batches) == len(again)
+    assert again.cache is cache  # the loader's own passes open it
+    assert capsys.readouterr().err == ""

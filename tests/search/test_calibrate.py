@@ -16,6 +16,7 @@ import pytest
 from ppcls_ext.bench.session import Subject
 from ppcls_ext.bench.settings import Settings
 from ppcls_ext.core.errors import CheckFailed, UserError
+from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.deploy.untrained import formats_for, network_of_spec
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
@@ -165,6 +166,14 @@ def test_a_calibration_that_was_stopped_goes_on(plan: CalibrationPlan) -> None:
     assert found.measured[: len(kept.measured)] == kept.measured
     assert sum(n - 1 for n in calls) == len(plan.networks()) - 1  # nothing twice
     assert calibrate(plan, engine(plan, calls=calls)) == found
+
+
+def test_two_calibrations_do_not_share_a_folder_of_networks(plan: CalibrationPlan) -> None:
+    with FolderLock(plan.work, "folder of networks", "calibrate.lock"):
+        with pytest.raises(UserError, match=r"folder of networks .* is still writing there"):
+            calibrate(plan, engine(plan))
+        assert not plan.file.exists()
+    calibrate(plan, engine(plan))
 
 
 @pytest.mark.slow
