@@ -17,18 +17,23 @@ def write_report(calibration: Calibration, out: Path) -> Path:
 
     Files are `ENGINE-THREADS-SPACE.md`, `...-predicted.svg`, `...-blocks.svg` and `...-channels.svg`.
     """
-    target = calibration.target
-    name = f"{target.engine}-{target.threads}-{calibration.space}"
+    name = _name(calibration)
     atomic_write_text(out / f"{name}-predicted.svg", draw_predictions(calibration))
     atomic_write_text(out / f"{name}-blocks.svg", draw_block_costs(calibration))
     atomic_write_text(out / f"{name}-channels.svg", draw_channel_costs(calibration))
     page = out / f"{name}.md"
-    atomic_write_text(page, _page(calibration, name))
+    atomic_write_text(page, page_of(calibration))
     return page
 
 
-def _page(calibration: Calibration, name: str) -> str:
-    target, title = calibration.target, draw_title(calibration)
+def _name(calibration: Calibration) -> str:
+    target = calibration.target
+    return f"{target.engine}-{target.threads}-{calibration.space}"
+
+
+def page_of(calibration: Calibration) -> str:
+    """The page, in Markdown; its pictures lie beside it."""
+    target, title, name = calibration.target, draw_title(calibration), _name(calibration)
     probed, whole, unseen = (len(calibration.latencies(use)) for use in ("probe", "network", "unseen"))
     assert calibration.accuracy is not None
     versions = ", ".join(f"{package} {version}" for package, version in target.versions.items())
