@@ -20,7 +20,7 @@ from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.conditions import NOTHING_LEARNED, conditions_of, nothing_learned, ranks_of, seen_before
 from ppcls_ext.search.evolution import Evolution, SearchedNetwork
 from ppcls_ext.search.folder import SearchFolder
-from ppcls_ext.search.front import Front, Measuring, measured_front, misses, write_front
+from ppcls_ext.search.front import Front, Measuring, gains, measured_front, misses, write_front
 from ppcls_ext.search.held_out import HeldOut, hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.sandwich import SandwichTask
@@ -94,6 +94,8 @@ class Search:
         write_front(front, found, aim.task.resolved(), self.folder)
         for line in misses(front):
             say(f"the latency model was off: {line}")
+        for line in gains(front):
+            say(f"judged no worse, and faster: {line}")
         say(f"{self.folder.front_page}; {front.chosen.arch}: {front.chosen.measured:.3f} ms measured")
         say(f"train it: pplcnet train -c {self.folder.chosen_config}")
         return front

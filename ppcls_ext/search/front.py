@@ -84,6 +84,17 @@ class Front:
         """By which share of the measured latency the prediction was off, at the pace of this machine."""
         return self.pace * row.predicted / row.measured - 1
 
+    def as_good(self) -> list[tuple[MeasuredNetwork, MeasuredNetwork]]:
+        """Each scale of PP-LCNet that was judged, with the fastest network of the front that was judged no worse; none
+        where the scale is faster itself.
+        """
+        pairs = []
+        for scale in sorted(self.others, key=lambda row: row.measured):
+            good = [row for row in self.rows if scale.expected is not None and (row.expected or 0) >= scale.expected]
+            if good and good[0].measured < scale.measured:  # the fastest come first
+                pairs.append((scale, good[0]))
+        return pairs
+
 
 def thinned(front: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
     """At most `MOST_MEASURED` networks of a front, spread over it."""
@@ -209,6 +220,15 @@ def misses(front: Front) -> list[str]:
     ]
 
 
+def gains(front: Front) -> list[str]:
+    """What is as good as a scale of PP-LCNet and faster, a line each; none where nothing was judged by training."""
+    return [
+        f"{network.name} ({network.expected:.2%}) takes {network.measured / scale.measured:.2f} times as long as "
+        f"{scale.name} ({scale.expected:.2%})"
+        for scale, network in ([] if front.by_score else front.as_good())
+    ]
+
+
 def _page(front: Front, judged: int, folder: SearchFolder) -> str:
     lines = ["# Networks for this CPU", "", *(f"- {line}" for line in front.conditions), ""]
     heads = ["Zen score"] if front.by_score else ["expected", "top-1"]
@@ -234,6 +254,11 @@ def _page(front: Front, judged: int, folder: SearchFolder) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"![Quality against latency]({folder.front_picture.name})", ""]
     lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
+    gained = gains(front)
+    if gained:
+        lines += ["The fastest that was judged no worse than a scale of PP-LCNet:", ""]
+        lines += [f"- {line}" for line in gained]
+        lines += ["", f"`-o Arch.arch='...'` trains one of them by `{folder.chosen_config.name}`.", ""]
     off = misses(front)
     lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
     if front.chosen.measured > WITHIN * front.bound:

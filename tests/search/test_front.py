@@ -118,6 +118,33 @@ def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Pat
     assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is
 
 
+def with_judged_scale(expected: float) -> Front:
+    judged = [*JUDGED, SearchedNetwork(SCALE.text, latency(SCALE), expected, 0.5, 0)]
+    measuring = Measuring("onednn", 1, 3, Path("nowhere"), engine())
+    return measured_front(judged, {"scale": SCALE}, latency, 10.0, measuring, ["made up"])
+
+
+def test_the_page_says_what_is_as_good_as_a_scale_and_faster(tmp_path: Path) -> None:
+    by_latency = sorted(JUDGED, key=lambda one: one.ms)
+    assert latency(SCALE) > by_latency[-1].ms
+    between = (by_latency[1].expected + by_latency[2].expected) / 2
+    front = with_judged_scale(between)
+    ((scale, network),) = front.as_good()
+    assert scale.name == "scale"
+    assert network.arch == by_latency[2].arch  # the fastest are judged worse
+    folder = SearchFolder(tmp_path)
+    write_front(front, JUDGED, {"Global": {}, "Arch": {"name": "PPLCNet_x0_5", "class_num": 3}}, folder)
+    ratio = by_latency[2].ms / latency(SCALE)
+    assert f"- {network.name} ({network.expected:.2%}) takes {ratio:.2f} times as long as scale" in (
+        folder.front_page.read_text()
+    )
+
+
+def test_a_scale_that_is_the_best_or_was_not_judged_has_nothing_beside_it() -> None:
+    assert with_judged_scale(0.9999).as_good() == []
+    assert found(engine()).as_good() == []
+
+
 def written(folder: SearchFolder, share: bool) -> tuple[list[list[str]], dict[str, Any]]:
     """The commands in a page, and its lines for a backbone."""
     if share:
