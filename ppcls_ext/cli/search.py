@@ -28,7 +28,7 @@ NAME = "search"
 HELP = "find the network for this CPU, engine and latency, on your own images"
 DESCRIPTION = (
     "With --calibrate: time probes of single blocks and whole networks of a space on an engine, interleaved, fit a "
-    "latency model to them, and judge it by networks that it has not seen. It takes about 20 minutes for an engine, "
+    "latency model to them, and judge it by networks that it has not seen. It takes about 15 minutes for an engine, "
     "longer in the larger space `cpu`, and goes on where it was stopped. `pplcnet advise` uses what it leaves. "
     "With -c and --latency or --like: look for the most accurate network of the space that the model says is fast "
     "enough, by a supernet that is trained on a part of the config's training images and judges networks by the rest; "

@@ -94,7 +94,7 @@ def aim_of(wish: Wish) -> Aim:
     task = make_task(given)
     check_task(task)
     _check_start(wish, given)
-    # What is wrong with the wish itself comes before the advice to calibrate for 20 minutes.
+    # What is wrong with the wish itself comes before the advice to calibrate for 15 minutes.
     side, named = square_side(task.global_section.image_shape), space_named(wish.space)
     if wish.like is not None and wish.like not in SPECS:
         raise UserError(f"--like {wish.like}: no network of that name; {nearest(wish.like, SPECS)}")

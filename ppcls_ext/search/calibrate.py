@@ -44,6 +44,8 @@ UNDISTURBED = 0.2  # of the rounds; see docs/search.md for what other ways to co
 PROBE_WEIGHT = 0.25  # a probe counts less in the fit, since users ask for whole networks
 ANCHOR = LCNetSpec(scale=0.5).network()  # takes turns with every group, so that all groups are of one machine's state
 
+CALIBRATIONS, LOCK = "folder of calibrations", "calibrate.lock"
+
 Benchmark = Callable[[Sequence[Subject], Settings], dict[str, Any]]
 
 
@@ -104,11 +106,12 @@ def calibrate(plan: CalibrationPlan, benchmark: Benchmark = run_lean) -> Calibra
     """Measure what is not in the file yet, fit, and write the file; gives the calibration.
 
     Raises:
-        UserError: see `target_of`; a file of another machine, engine or space; another process that calibrates with the
-            same folder of networks.
+        UserError: see `target_of`; a file of another machine, engine or space; another process that calibrates into
+            the same folder, or with the same folder of networks.
     """
     regular_target(plan.file)
-    with FolderLock(plan.work, "folder of networks", "calibrate.lock"):
+    # Of the first, so that what one calibration measures is not what another one slows; of the second for its files.
+    with FolderLock(plan.file.parent, CALIBRATIONS, LOCK), FolderLock(plan.work, "folder of networks", LOCK):
         return _calibrate(plan, benchmark)
 
 

@@ -14,7 +14,8 @@ from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.choice import PREFERRED
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.remembered import cache_folder
-from ppcls_ext.search.calibrate import target_of
+from ppcls_ext.search.calibrate import fitted, target_of
+from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.measurements import Calibration, read_calibration
 from ppcls_ext.search.space import INPUT_SIZES
 from ppcls_ext.search.wish import SPACE
@@ -66,7 +67,7 @@ def own_calibrations(
     found = _named(files, threads, engine) if files else _kept_here(threads, engine)
     if not found:
         of_engine = "" if engine is None else f" of {engine}"
-        how_long = ", in about 20 minutes" if space in (None, SPACE) else ""  # others are larger
+        how_long = ", in about 15 minutes" if space in (None, SPACE) else ""  # others are larger
         raise UserError(
             f"no calibration{of_engine} of this machine for {threads} thread{'s' * (threads != 1)}; make one"
             f"{how_long}: {calibrating_command(engine or PREFERRED[0], threads, space or SPACE)}"
@@ -88,7 +89,7 @@ def _named(files: Sequence[Path], threads: int, engine: str | None) -> list[Cali
         refusal = _refusal(file, calibration, threads, engine)
         if refusal:
             raise UserError(refusal)
-    return found
+    return [up_to_date(calibration) for calibration in found]
 
 
 def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
@@ -114,7 +115,7 @@ def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
         if refusal:
             refusals.append((target.engine, refusal))
         else:
-            found.append(calibration)
+            found.append(up_to_date(calibration))
     known = {calibration.target.engine for calibration in found}
     # What is left out of an answer is not slower than what is in it: the user is told.
     told = [refusal for of, refusal in refusals if of not in known and (_installed(of) or not of)]
@@ -123,6 +124,20 @@ def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
     for refusal in told:
         say(f"warning: {refusal}")
     return found
+
+
+def up_to_date(calibration: Calibration) -> Calibration:
+    """A finished calibration, fitted anew if a version that counted other costs has fitted it: what it has measured
+    holds all the same.
+    """
+    assert calibration.model is not None
+    counted = {name for one in calibration.measured if one.ratio is not None for name in costs_of(one.spec)}
+    if counted <= set(calibration.model.prices):
+        return calibration
+    try:
+        return fitted(calibration)
+    except UserError:  # it has too few measurements to fit anything to: its own prices stand
+        return calibration
 
 
 def _refusal(file: Path, calibration: Calibration, threads: int, engine: str | None, delete: str = "") -> str:

@@ -16,10 +16,10 @@ from ppcls_ext.search.space import Space
 
 # Widths are padded to it by kernels of AVX-512, and by those of AVX2 that hold two registers: narrow layers pay for it.
 VECTOR = 16
-# Bytes of maps and weights that a convolution is served from the nearer caches. It is half of a common L2 cache, and of
-# 0.25, 0.5 and 1 MB it predicted unseen networks best, of oneDNN; of OpenVINO 1 MB did.
-CACHE = 512 * 1024
-VALUE = 4  # bytes of a value
+# A convolution whose maps and weights take no more bytes is served from the nearer caches. Of 0.25, 0.5 and 1 MB, half
+# a megabyte predicted networks best that a model was not fitted to, on oneDNN; on OpenVINO one megabyte did.
+CACHE_BYTES = 512 * 1024
+VALUE_BYTES = 4
 MILLION = 1e6  # the unit of work and traffic, so that coefficients are of like size
 
 NETWORKS_DRAWN = 64  # in which every kind of block of a space is found
@@ -101,7 +101,7 @@ def _conv_costs(conv: Conv, size: int) -> Costs:
 
 
 def _uncached(values: int) -> float:
-    return max(0, VALUE * values - CACHE) / MILLION
+    return max(0, VALUE_BYTES * values - CACHE_BYTES) / MILLION
 
 
 def _activation_costs(act: str, values: int) -> Iterator[tuple[str, float]]:

@@ -85,15 +85,19 @@ class Front:
         return self.pace * row.predicted / row.measured - 1
 
     def as_good(self) -> list[tuple[MeasuredNetwork, MeasuredNetwork]]:
-        """Each scale of PP-LCNet that was judged, with the fastest network of the front that was judged no worse; none
-        where the scale is faster itself.
+        """Each network that the front was measured beside and that was judged, with the fastest of the front that was
+        judged no worse; none where that is not clearly faster.
         """
         pairs = []
-        for scale in sorted(self.others, key=lambda row: row.measured):
-            good = [row for row in self.rows if scale.expected is not None and (row.expected or 0) >= scale.expected]
-            if good and good[0].measured < scale.measured:  # the fastest come first
-                pairs.append((scale, good[0]))
+        for beside in sorted(self.others, key=lambda row: row.measured):
+            good = [row for row in self.rows if None not in (row.expected, beside.expected) and _no_worse(row, beside)]
+            if good and WITHIN * good[0].measured < beside.measured:  # the fastest come first
+                pairs.append((beside, good[0]))
         return pairs
+
+
+def _no_worse(one: MeasuredNetwork, other: MeasuredNetwork) -> bool:
+    return (one.expected or 0.0) >= (other.expected or 0.0)
 
 
 def thinned(front: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
@@ -221,11 +225,11 @@ def misses(front: Front) -> list[str]:
 
 
 def gains(front: Front) -> list[str]:
-    """What is as good as a scale of PP-LCNet and faster, a line each; none where nothing was judged by training."""
+    """What is as good as PP-LCNet and faster, a line each; none where nothing was judged by training."""
     return [
-        f"{network.name} ({network.expected:.2%}) takes {network.measured / scale.measured:.2f} times as long as "
-        f"{scale.name} ({scale.expected:.2%})"
-        for scale, network in ([] if front.by_score else front.as_good())
+        f"{network.name} ({network.expected:.2%}) takes {network.measured / beside.measured:.2f} times as long as "
+        f"{beside.name} ({beside.expected:.2%})"
+        for beside, network in ([] if front.by_score else front.as_good())
     ]
 
 
@@ -256,9 +260,12 @@ def _page(front: Front, judged: int, folder: SearchFolder) -> str:
     lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
     gained = gains(front)
     if gained:
-        lines += ["The fastest that was judged no worse than a scale of PP-LCNet:", ""]
+        lines += ["The fastest that was judged no worse than a network that was measured beside the front:", ""]
         lines += [f"- {line}" for line in gained]
-        lines += ["", f"`-o Arch.arch='...'` trains one of them by `{folder.chosen_config.name}`.", ""]
+        fastest = front.as_good()[-1][1]
+        train = ["pplcnet", "train", "-c", str(folder.chosen_config), "-o", assignment("Arch.arch", fastest.arch)]
+        own = ["-o", assignment("Global.output_dir", folder.path / fastest.name)]  # another one than the chosen one's
+        lines += ["", f"Train {fastest.name} from nothing:", "", *_fenced("", shlex.join([*train, *own]))]
     off = misses(front)
     lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
     if front.chosen.measured > WITHIN * front.bound:

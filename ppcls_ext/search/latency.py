@@ -18,6 +18,9 @@ from ppcls_ext.core.stored import STORED, Count
 from ppcls_ext.models.network_spec import CLASSES, NetworkSpec
 from ppcls_ext.search.costs import costs_of
 
+# Prices of costs that always go together share what both cost: without it, any division would do as well, and the
+# last bit of a sum would decide. It is far too small to change what is certain.
+RIDGE = 1e-3
 CLOSE = 0.1  # a prediction within this share of what was measured is a good one
 
 
@@ -124,7 +127,8 @@ def fit(target: Target, specs: Sequence[NetworkSpec], ms: Sequence[float], weigh
     matrix = np.array([[row.get(name, 0.0) for name in names] for row in rows])
     scale = np.array([math.sqrt(w) / t for w, t in zip(weights, ms, strict=True)])
     units = np.abs(matrix).max(axis=0)  # columns of like size, which the solver needs
-    found, _ = nnls(matrix * scale[:, None] / units, np.array(ms) * scale)
+    left = np.vstack([matrix * scale[:, None] / units, RIDGE * np.eye(len(names))])
+    found, _ = nnls(left, np.concatenate([np.array(ms) * scale, np.zeros(len(names))]))
     return LatencyModel(target, {name: float(p) for name, p in zip(names, found / units, strict=True)})
 
 

@@ -143,7 +143,7 @@ def test_an_engine_is_asked_for_by_name(calibrated: Calibration) -> None:
 
 def test_without_any_the_command_for_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PPLCNET_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="20 minutes: pplcnet search --calibrate --engine onednn --threads 1"):
+    with pytest.raises(UserError, match="15 minutes: pplcnet search --calibrate --engine onednn --threads 1"):
         own_calibrations(1)
 
 

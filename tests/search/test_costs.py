@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ppcls_ext.models.network_spec import parse_spec
-from ppcls_ext.search.costs import CACHE, VALUE, VECTOR, costs_of
+from ppcls_ext.search.costs import CACHE_BYTES, VALUE_BYTES, VECTOR, costs_of
 
 PLAIN = "stem16 | - | ds-c32 | ds-c64 | ds-c64 | ds-c{width}{se} | last0 | {size}"
 
@@ -42,11 +42,13 @@ def test_only_what_a_cache_does_not_hold_is_uncached() -> None:
     assert not any(value for name, value in costs(size=96).items() if name.endswith(".uncached"))
     read, written, weights = 16 * 144**2, 32 * 144**2, 16 * 32
     assert costs(size=288)["pointwise.uncached"] == pytest.approx(
-        (VALUE * (read // 4 + written // 4 + weights) - CACHE) / 1e6
+        (VALUE_BYTES * (read // 4 + written // 4 + weights) - CACHE_BYTES) / 1e6
     )
 
 
 def test_weights_that_are_too_many_for_a_cache_are_uncached_on_the_smallest_map() -> None:
     narrow, wide = costs(64), costs(4096)
     assert narrow["pointwise.uncached"] == 0
-    assert wide["pointwise.uncached"] == pytest.approx((VALUE * (64 * 4096 + (64 + 4096) * 9) - CACHE) / 1e6)
+    assert wide["pointwise.uncached"] == pytest.approx(
+        (VALUE_BYTES * (64 * 4096 + (64 + 4096) * 9) - CACHE_BYTES) / 1e6
+    )

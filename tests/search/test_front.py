@@ -19,7 +19,7 @@ from ppcls_ext.search import front as fronts
 from ppcls_ext.search.calibrate import Benchmark
 from ppcls_ext.search.evolution import SearchedNetwork
 from ppcls_ext.search.folder import SearchFolder
-from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, measured_front, misses, thinned, write_front
+from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, gains, measured_front, misses, thinned, write_front
 from tests.helpers.spaces import latency, tiny_space
 
 SPECS = tiny_space().samples(4, seed=3)
@@ -118,10 +118,10 @@ def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Pat
     assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is
 
 
-def with_judged_scale(expected: float) -> Front:
+def with_judged_scale(expected: float, slow: str = "", by_score: bool = False) -> Front:
     judged = [*JUDGED, SearchedNetwork(SCALE.text, latency(SCALE), expected, 0.5, 0)]
-    measuring = Measuring("onednn", 1, 3, Path("nowhere"), engine())
-    return measured_front(judged, {"scale": SCALE}, latency, 10.0, measuring, ["made up"])
+    measuring = Measuring("onednn", 1, 3, Path("nowhere"), engine(slow=slow))
+    return measured_front(judged, {"scale": SCALE}, latency, 10.0, measuring, ["made up"], by_score=by_score)
 
 
 def test_the_page_says_what_is_as_good_as_a_scale_and_faster(tmp_path: Path) -> None:
@@ -143,6 +143,19 @@ def test_the_page_says_what_is_as_good_as_a_scale_and_faster(tmp_path: Path) -> 
 def test_a_scale_that_is_the_best_or_was_not_judged_has_nothing_beside_it() -> None:
     assert with_judged_scale(0.9999).as_good() == []
     assert found(engine()).as_good() == []
+
+
+def test_what_is_as_good_but_no_faster_as_measured_is_no_gain() -> None:
+    slowest = max(JUDGED, key=lambda one: one.ms)
+    assert latency(SCALE) < 1.5 * slowest.ms  # so it is slower, as measured
+    only_it_is_as_good = slowest.expected - 1e-6
+    assert gains(with_judged_scale(only_it_is_as_good)) != []
+    assert gains(with_judged_scale(only_it_is_as_good, slow=slowest.spec.name)) == []
+
+
+def test_scores_of_untrained_networks_are_no_gain() -> None:
+    assert gains(with_judged_scale(0.5)) != []
+    assert gains(with_judged_scale(0.5, by_score=True)) == []
 
 
 def written(folder: SearchFolder, share: bool) -> tuple[list[list[str]], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.search.calibrate import PROBE_WEIGHT, check_accuracy, fitted
+from ppcls_ext.search.calibrations import up_to_date
 from ppcls_ext.search.latency import accuracy, fit
 from ppcls_ext.search.measurements import Calibration, read_calibration
 from ppcls_ext.search.report import page_of
@@ -35,6 +36,7 @@ def test_a_model_and_its_accuracy_follow_from_what_was_measured(file: Path) -> N
     assert then.accuracy is not None
     assert now.model is not None
     assert now.accuracy is not None
+    assert list(now.accuracy) == list(then.accuracy)
     for what, of_then in then.accuracy.items():
         assert asdict(now.accuracy[what]) == pytest.approx(asdict(of_then), rel=1e-3)
     for spec in then.latencies("unseen"):  # of prices of costs that go together, only the sum is certain
@@ -73,3 +75,17 @@ def _columns(
 ) -> tuple[list[NetworkSpec], list[float], list[float]]:
     rows = [(spec, ms, weight) for latencies, weight in parts for spec, ms in latencies]
     return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_calibration_that_was_fitted_to_other_costs_is_fitted_anew(file: Path) -> None:
+    now = published(file)
+    assert up_to_date(now) is now
+    assert now.model is not None
+    prices = {name: price for name, price in now.model.prices.items() if "uncached" not in name}
+    then = replace(now, model=replace(now.model, prices=prices))
+    again = up_to_date(then).model
+    assert again is not None
+    for spec in now.latencies("unseen"):
+        assert again.unknown(spec) == []
+        assert again.predict(spec) == pytest.approx(now.model.predict(spec), rel=1e-3)
