@@ -197,14 +197,19 @@ def _measured(spec: NetworkSpec, use: Use, row: dict[str, Any], first: dict[str,
     return Measured(spec.text, use, found["ratio"], found["low"], found["high"])
 
 
+def can_be_fitted(found: Calibration) -> bool:
+    """Whether enough networks of each use were measured for a model."""
+    return all(len(found.latencies(use)) >= 2 for use in ("probe", "network", "unseen"))
+
+
 def fitted(found: Calibration) -> Calibration:
     """The calibration with its model, and how accurate that and simpler ones are on networks that none has seen."""
     probed, whole = found.latencies("probe"), {ANCHOR: found.unit, **found.latencies("network")}
     unseen = found.latencies("unseen")
-    if min(len(probed), len(whole), len(unseen)) < 2:
+    if not can_be_fitted(found):
         raise UserError("too few networks run on this engine to fit a latency model; see the failures in the file")
-    model = _fit(found.target, [(probed, PROBE_WEIGHT), (whole, 1.0)])
-    blocks = _fit(found.target, [(probed, 1.0)])
+    model = fit_parts(found.target, [(probed, PROBE_WEIGHT), (whole, 1.0)])
+    blocks = fit_parts(found.target, [(probed, 1.0)])
     measured = list(unseen.values())
     judged = {
         "model": accuracy([model.predict(spec) for spec in unseen], measured),
@@ -215,7 +220,8 @@ def fitted(found: Calibration) -> Calibration:
     return replace(found, model=model, accuracy=judged)
 
 
-def _fit(target: Target, parts: Sequence[tuple[Mapping[NetworkSpec, float], float]]) -> LatencyModel:
+def fit_parts(target: Target, parts: Sequence[tuple[Mapping[NetworkSpec, float], float]]) -> LatencyModel:
+    """`fit` to the milliseconds of networks in parts, each with the weight of its errors."""
     rows = [(spec, ms, weight) for latencies, weight in parts for spec, ms in latencies.items()]
     specs, ms, weights = zip(*rows, strict=True)
     return fit(target, specs, ms, weights)

@@ -14,7 +14,7 @@ from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.choice import PREFERRED
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.remembered import cache_folder
-from ppcls_ext.search.calibrate import fitted, target_of
+from ppcls_ext.search.calibrate import can_be_fitted, fitted, target_of
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.measurements import Calibration, read_calibration
 from ppcls_ext.search.space import INPUT_SIZES
@@ -128,16 +128,12 @@ def _kept_here(threads: int, engine: str | None) -> list[Calibration]:
 
 def up_to_date(calibration: Calibration) -> Calibration:
     """A finished calibration, fitted anew if a version that counted other costs has fitted it: what it has measured
-    holds all the same.
+    holds all the same. One that has not enough of that keeps its prices.
     """
     assert calibration.model is not None
     counted = {name for one in calibration.measured if one.ratio is not None for name in costs_of(one.spec)}
-    if counted <= set(calibration.model.prices):
-        return calibration
-    try:
-        return fitted(calibration)
-    except UserError:  # it has too few measurements to fit anything to: its own prices stand
-        return calibration
+    of_today = counted <= set(calibration.model.prices)
+    return calibration if of_today or not can_be_fitted(calibration) else fitted(calibration)
 
 
 def _refusal(file: Path, calibration: Calibration, threads: int, engine: str | None, delete: str = "") -> str:

@@ -62,7 +62,7 @@ class Front:
     Attributes:
         bound: milliseconds: as asked for, or as measured of the network that is to be as fast.
         rows: the fastest first.
-        others: scales of PP-LCNet that took turns with them.
+        others: scales of PP-LCNet that took turns with them, and what the latency was asked for by; the fastest first.
         chosen: the best network whose measured latency meets the bound, or the fastest.
         conditions: what was searched how, a line each.
         by_score: no network was trained: `expected` of a row is its Zen score, and `top1` says nothing.
@@ -89,15 +89,14 @@ class Front:
         judged no worse; none where that is not clearly faster.
         """
         pairs = []
-        for beside in sorted(self.others, key=lambda row: row.measured):
-            good = [row for row in self.rows if None not in (row.expected, beside.expected) and _no_worse(row, beside)]
+        for beside in self.others:
+            goal = beside.expected
+            if goal is None:
+                continue
+            good = [row for row in self.rows if row.expected is not None and row.expected >= goal]
             if good and WITHIN * good[0].measured < beside.measured:  # the fastest come first
                 pairs.append((beside, good[0]))
         return pairs
-
-
-def _no_worse(one: MeasuredNetwork, other: MeasuredNetwork) -> bool:
-    return (one.expected or 0.0) >= (other.expected or 0.0)
 
 
 def thinned(front: Sequence[SearchedNetwork]) -> list[SearchedNetwork]:
@@ -262,10 +261,12 @@ def _page(front: Front, judged: int, folder: SearchFolder) -> str:
     if gained:
         lines += ["The fastest that was judged no worse than a network that was measured beside the front:", ""]
         lines += [f"- {line}" for line in gained]
-        fastest = front.as_good()[-1][1]
-        train = ["pplcnet", "train", "-c", str(folder.chosen_config), "-o", assignment("Arch.arch", fastest.arch)]
-        own = ["-o", assignment("Global.output_dir", folder.path / fastest.name)]  # another one than the chosen one's
-        lines += ["", f"Train {fastest.name} from nothing:", "", *_fenced("", shlex.join([*train, *own]))]
+        train = ["pplcnet", "train", "-c", str(folder.chosen_config)]
+        commands = []
+        for network in dict.fromkeys(network for _, network in front.as_good()):
+            own = assignment("Global.output_dir", folder.path / network.name)  # the chosen one's run is in the folder
+            commands.append(shlex.join([*train, "-o", assignment("Arch.arch", network.arch), "-o", own]))
+        lines += ["", "Train them from nothing:", "", *_fenced("", *commands)]
     off = misses(front)
     lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
     if front.chosen.measured > WITHIN * front.bound:

@@ -133,11 +133,17 @@ def test_the_page_says_what_is_as_good_as_a_scale_and_faster(tmp_path: Path) -> 
     assert scale.name == "scale"
     assert network.arch == by_latency[2].arch  # the fastest are judged worse
     folder = SearchFolder(tmp_path)
-    write_front(front, JUDGED, {"Global": {}, "Arch": {"name": "PPLCNet_x0_5", "class_num": 3}}, folder)
+    config = load_config("my_images")
+    config["Arch"]["class_num"] = 3
+    write_front(front, JUDGED, config, folder)
     ratio = by_latency[2].ms / latency(SCALE)
-    assert f"- {network.name} ({network.expected:.2%}) takes {ratio:.2f} times as long as scale" in (
-        folder.front_page.read_text()
-    )
+    page = folder.front_page.read_text()
+    assert f"- {network.name} ({network.expected:.2%}) takes {ratio:.2f} times as long as scale" in page
+    (train,) = (shlex.split(line)[1:] for line in page.splitlines() if "Arch.arch=" in line)
+    assert build_parser().parse_args(train).override == train[4::2]
+    config = load_config(train[2], train[4::2])
+    assert config["Arch"]["arch"] == network.arch
+    assert run_folder_path(config) not in (run_folder_path(load_config(train[2])), folder.path)
 
 
 def test_a_scale_that_is_the_best_or_was_not_judged_has_nothing_beside_it() -> None:
