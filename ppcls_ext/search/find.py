@@ -85,10 +85,11 @@ class Search:
         supernet = self._supernet(judge) if self.wish.accuracy == "supernet" else None
         found = self.evolution.run(self._quality(judge, supernet))
         labels = self.task.data.eval_split.labels
-        if nothing_learned(aim, found, labels):
+        learned = not nothing_learned(aim, found, labels)
+        if not learned:
             say(NOTHING_LEARNED)
         conditions = conditions_of(aim, found, labels, self._length(found), ranks_of(aim, found, self.scorer))
-        front = self._measured(found, conditions)
+        front = self._measured(found, conditions, learned)
         if supernet is not None:
             self._save_weights(front, judge, supernet)
         write_front(front, found, aim.task.resolved(), self.folder)
@@ -138,13 +139,14 @@ class Search:
         section = load_config(run).global_section
         return f"{section.iters} steps" if section.iters else f"{section.epochs} epochs"
 
-    def _measured(self, found: list[SearchedNetwork], conditions: list[str]) -> Front:
+    def _measured(self, found: list[SearchedNetwork], conditions: list[str], learned: bool) -> Front:
         """The front, measured."""
         wish, aim = self.wish, self.aim
         measuring = Measuring(wish.engine, wish.threads, aim.class_num, self.folder.networks, self.benchmark)
         return measured_front(
-            found, aim.named(), aim.latency, aim.bound, measuring, conditions, wish.like, wish.accuracy == "scores"
-        )
+            found, aim.named(), aim.latency, aim.bound, measuring, conditions, wish.like,
+            by_score=wish.accuracy == "scores", learned=learned,
+        )  # fmt: skip
 
     def _save_weights(self, front: Front, judge: Judge, supernet: Supernet) -> None:
         """The chosen network's share of the supernet, with statistics of its own, to start a training from."""

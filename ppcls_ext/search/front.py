@@ -66,6 +66,7 @@ class Front:
         chosen: the best network whose measured latency meets the bound, or the fastest.
         conditions: what was searched how, a line each.
         by_score: no network was trained: `expected` of a row is its Zen score, and `top1` says nothing.
+        learned: what was judged is better than guessing, so that the order of networks says something.
     """
 
     bound: float
@@ -74,6 +75,7 @@ class Front:
     chosen: MeasuredNetwork
     conditions: Sequence[str]
     by_score: bool = False
+    learned: bool = True
 
     @property
     def pace(self) -> float:
@@ -157,13 +159,14 @@ def measured_front(
     conditions: Sequence[str],
     like: str | None = None,
     by_score: bool = False,
+    learned: bool = True,
 ) -> Front:
     """Measure the front of judged networks beside scales of PP-LCNet, which may be among them.
 
     Args:
         like: the one of `scales` whose measured latency is the bound. It took turns with the others, so the bound holds
             in whatever state the machine is.
-        by_score: see `Front`.
+        by_score, learned: see `Front`.
     """
     known, names = {one.arch: one for one in judged}, {spec.text: name for name, spec in scales.items()}
     of_front = thinned(front_of(judged))
@@ -184,7 +187,7 @@ def measured_front(
     bound = bound if like is None else found[like][0]
     fitting = [row for row in front if row.measured <= WITHIN * bound]
     chosen = max(fitting, key=lambda row: row.expected or 0.0) if fitting else front[0]
-    return Front(bound, front, others, chosen, conditions, by_score)
+    return Front(bound, front, others, chosen, conditions, by_score, learned)
 
 
 # Files
@@ -224,11 +227,13 @@ def misses(front: Front) -> list[str]:
 
 
 def gains(front: Front) -> list[str]:
-    """What is as good as PP-LCNet and faster, a line each; none where nothing was judged by training."""
+    """What is as good as PP-LCNet and faster, a line each; none where no training has told networks apart."""
+    if front.by_score or not front.learned:
+        return []
     return [
         f"{network.name} ({network.expected:.2%}) takes {network.measured / beside.measured:.2f} times as long as "
         f"{beside.name} ({beside.expected:.2%})"
-        for beside, network in ([] if front.by_score else front.as_good())
+        for beside, network in front.as_good()
     ]
 
 

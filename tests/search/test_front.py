@@ -118,10 +118,12 @@ def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Pat
     assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is
 
 
-def with_judged_scale(expected: float, slow: str = "", by_score: bool = False) -> Front:
+def with_judged_scale(expected: float, slow: str = "", by_score: bool = False, learned: bool = True) -> Front:
     judged = [*JUDGED, SearchedNetwork(SCALE.text, latency(SCALE), expected, 0.5, 0)]
     measuring = Measuring("onednn", 1, 3, Path("nowhere"), engine(slow=slow))
-    return measured_front(judged, {"scale": SCALE}, latency, 10.0, measuring, ["made up"], by_score=by_score)
+    return measured_front(
+        judged, {"scale": SCALE}, latency, 10.0, measuring, ["made up"], by_score=by_score, learned=learned
+    )
 
 
 def test_the_page_says_what_is_as_good_as_a_scale_and_faster(tmp_path: Path) -> None:
@@ -159,9 +161,10 @@ def test_what_is_as_good_but_no_faster_as_measured_is_no_gain() -> None:
     assert gains(with_judged_scale(only_it_is_as_good, slow=slowest.spec.name)) == []
 
 
-def test_scores_of_untrained_networks_are_no_gain() -> None:
+def test_an_order_that_no_training_gave_is_no_gain() -> None:
     assert gains(with_judged_scale(0.5)) != []
     assert gains(with_judged_scale(0.5, by_score=True)) == []
+    assert gains(with_judged_scale(0.5, learned=False)) == []
 
 
 def written(folder: SearchFolder, share: bool) -> tuple[list[list[str]], dict[str, Any]]:
