@@ -175,19 +175,10 @@ class _TodayMilliseconds(_Milliseconds):
     spread: Annotated[float, pydantic.Field(ge=0)]
 
 
-class _TodayRow(Stored):
-    """A row of `today.json`: a failure, or a latency."""
+class _TodayRow(_Row):
+    """A row of `today.json`, whose first network is the reference."""
 
-    label: str
-    failure: str | None
-    warnings: list[str]
     ms: _TodayMilliseconds | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _measured(self) -> _TodayRow:
-        if self.failure is None and self.ms is None:
-            raise ValueError("neither a failure nor a latency")
-        return self
 
 
 class _TodayMachine(Stored):

@@ -200,8 +200,8 @@ def table_of(document: dict[str, Any]) -> str:
             cells = [entry.label, value.recipe, f"{value.top1:g}", *counts]
             cells += [_cell(part, entry, value.recipe) for part in parts]
             lines.append("| " + " | ".join(cells) + " |")
+    lines += _ratio_lines(parts)
     lines += [
-        "",
         "Recipes: plain, labels alone; ssld, distilled by a large teacher, worth about 3 points; long, many more",
     ]
     lines += [
@@ -243,8 +243,36 @@ def _machine_lines(document: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
     ]
 
 
+def _ratio_lines(parts: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of ratios, which a machine that changes its speed falsifies least."""
+    entries = _reference_first()
+    lines = [
+        "",
+        f"Times the latency of {entries[0].label} on the same engine and threads, with a 95 % interval; all networks "
+        "of a column took turns.",
+        "",
+        "| network | " + " | ".join(f"{part['engine']}, {_threads(part['threads'])}" for part in parts) + " |",
+        "|---|" + "---|" * len(parts),
+    ]
+    for entry in entries[1:]:
+        lines.append("| " + " | ".join([entry.label, *(_ratio_cell(part, entry) for part in parts)]) + " |")
+    return [*lines, ""]
+
+
+def _ratio_cell(part: dict[str, Any], entry: ComparedNetwork) -> str:
+    row, first = _row(part, entry), [row["label"] for row in part["report"]["results"][:1]]
+    ratio = None if row is None else row["ratio_to_first"]
+    if ratio is None or first != [_reference_first()[0].network.name]:  # one that could not be built is not there
+        return "not compared"
+    return f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def _row(part: dict[str, Any], entry: ComparedNetwork) -> dict[str, Any] | None:
+    return next((row for row in part["report"]["results"] if row["label"] == entry.network.name), None)
+
+
 def _cell(part: dict[str, Any], entry: ComparedNetwork, recipe: str) -> str:
-    row = next((r for r in part["report"]["results"] if r["label"] == entry.network.name), None)
+    row = _row(part, entry)
     if row is None:
         return "not built"
     if row["failure"] is not None:

@@ -62,10 +62,16 @@ def fake_benchmark(subjects: Any, settings: Any) -> dict[str, Any]:
     names = [subject.name for subject in subjects]
     engine, threads = subjects[0].engine, subjects[0].threads
     results = [
-        {"label": name, "failure": None, "warnings": [], "ms": {"median": 1.0 + k / threads, "spread": 0.1}}
+        {
+            "label": name,
+            "failure": None,
+            "warnings": [],
+            "ms": {"median": 1.0 + k / threads, "spread": 0.1},
+            "ratio_to_first": {"ratio": 1.0 + k / threads, "low": 1.0, "high": 1.25 + k},
+        }
         for k, name in enumerate(names)
     ]
-    results[-1] |= {"failure": "it crashed", "ms": None}
+    results[-1] |= {"failure": "it crashed", "ms": None, "ratio_to_first": None}
     machine = {"cpu": "a CPU", "usable_cores": 2, "flags": ["avx2"], "platform": "Linux"}
     times = {"created": "then", "command": f"pplcnet --engines {engine}", "versions": {"numpy": "2"}}
     return {**times, "machine": machine, "results": results, "warnings": ["busy"]}
@@ -97,10 +103,28 @@ def test_parts_are_kept_and_added_to(plan: ReproductionPlan) -> None:
     assert "| onednn, 1 thread | native, 1 thread | onednn, 2 threads |" in table
     assert "| PP-LCNet-1x | plain | 71.32 | 2.0 | 100.0 | **1.00** (10%) |" in table  # the reference comes first
     assert table.count("fails") == 3
+    second = table[table.index("Times the latency of PP-LCNet-1x") :]
+    assert "PP-LCNet-1x |" not in second
+    assert "| PP-LCNet-0.35x | 2.00 [1.00, 2.25] | 2.00 [1.00, 2.25] | 1.50 [1.00, 2.25] |" in second
+    assert second.count("not compared") == 3
     assert "--quick" not in table
     figure = (plan.out / "today.svg").read_text()
     assert figure.count("onednn, ") == 2
     assert "MobileNetV4-conv-small" in figure
+
+
+def test_nothing_is_compared_with_a_reference_that_could_not_be_built(
+    plan: ReproductionPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(network: Any, work: Path, formats: Any) -> dict[str, Any]:
+        return {"failure": "no space"} if "PPLCNet_x1_0" in network.name else {"params": 1, "flops": 1}
+
+    monkeypatch.setattr(module, "built_entry", built)
+    monkeypatch.setattr(module, "figure_of", lambda document: "")
+    reproduce_today(plan, fake_benchmark)
+    table = (plan.out / "today.md").read_text()
+    assert "| PP-LCNet-0.35x | plain | 58.09 | 0.0 | 0.0 | **1.00** (10%) |" in table
+    assert "| PP-LCNet-0.35x | not compared |" in table
 
 
 def test_two_do_not_write_one_report(plan: ReproductionPlan) -> None:
@@ -157,6 +181,7 @@ DAMAGE = [
     ((*FIRST, "ms", "median"), "1.0"),
     ((*FIRST, "ms", "median"), -1),
     ((*FIRST, "ms", "spread"), float("nan")),
+    ((*FIRST, "ratio_to_first"), {"ratio": 1.0}),
     ((*FIRST, "warnings"), None),
     (("parts", 0, "report", "warnings"), None),
     (("parts", 0, "report", "machine", "flags"), [1]),
