@@ -8,13 +8,17 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from ppcls_ext.cli import (
@@ -163,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         end.code = _flushed("", end.code)
         raise
     try:
-        with shown_log():
+        with shown_log(), _ended_by_sigterm():
             return int(_flushed(f" {arguments.command}", arguments.run(arguments)))
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         sys.stderr.close()
@@ -179,6 +183,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             wait_for_launcher()
         return status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM lets a command put away what it has begun, such as processes; a second one is at once."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # others may not set any
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _flushed(command: str, status: Any) -> Any:
@@ -206,6 +232,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
     """The line about what ended a command, and the exit status."""
     if isinstance(error, (UserError, CheckFailed)):
         return str(error), error.exit_status
+    if isinstance(error, Terminated):
+        return "ended by SIGTERM", 143
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, OSError):

@@ -44,7 +44,6 @@ def start(device: str) -> None:
         return
     if device == "cpu":
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
-    paddle.disable_signal_handler()  # it prints a C++ trace when the launcher ends us since another process failed
     join_job()
     signal.signal(signal.SIGTERM, _end)
     if not is_main():

@@ -8,7 +8,9 @@ import io
 import logging
 import os
 import pickle
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,16 @@ def silence_paddle_warnings() -> None:
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
+
+
+def leave_signals_alone(paddle: Any) -> None:
+    """The import of paddle 3.2.2 sets handlers in C++: of SIGTERM, in place of Python's, one that prints a trace of 14
+    lines. Without them the system's come back, so Python's is set once more. Can go when the import sets none.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    paddle.disable_signal_handler()
+    if threading.current_thread() is threading.main_thread():  # others may not set any
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def let_mkl_use_avx2() -> None:

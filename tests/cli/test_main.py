@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,6 +124,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
         (["benchmark", "-m", "x", "--threads", "a\nb"], "argument --threads: expected a whole number, got 'a b'"),
         (["benchmark", "-m", "x", "--soak", "0"], "argument --soak: expected 1 or more, got 0"),
         (["reproduce", "--tables", "2,x"], "argument --tables: expected a whole number, got 'x'"),
+        (["advise", "-m", "", "--latency", "1"], "argument -m/--model: expected a name or path, got ''"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +180,26 @@ def test_a_failure_is_one_line_with_its_status(
     monkeypatch.setattr(command_line, "COMMANDS", (*COMMANDS, fails))
     assert main(["fails"]) == status
     assert capfd.readouterr().err == f"pplcnet fails: {line}\n"
+
+
+def test_sigterm_is_one_line_and_what_was_begun_is_put_away(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    events: list[str] = []
+
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            events.append("put away")
+        return 0
+
+    monkeypatch.setattr(configs, "run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["configs"]) == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "pplcnet configs: ended by SIGTERM\n"
+    assert events == ["put away"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture

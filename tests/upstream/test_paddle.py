@@ -17,6 +17,20 @@ from tests.helpers.exports import classifier
 from tests.helpers.processes import python_run
 
 CALLS = 20
+TERMINATED = """
+import signal, sys
+import ppcls_ext
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("Python's handler"))
+import paddle
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.slow
+def test_paddle_leaves_sigterm_to_python() -> None:
+    """Slow: imports Paddle anew."""
+    done = python_run(TERMINATED)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "Python's handler\n")
 
 
 def wakes_of_other_threads() -> int:
