@@ -8,7 +8,6 @@ buffers lie in memory is drawn once for a process, and makes it faster or slower
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -26,6 +25,7 @@ from ppcls_ext.core.device import usable_cores
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.machine import machine
 from ppcls_ext.core.system import usable_cpus
+from ppcls_ext.core.text import command_line
 from ppcls_ext.core.version import __version__
 from ppcls_ext.runtime.engines import engine_class
 from ppcls_ext.runtime.engines.base import FLOAT
@@ -248,7 +248,7 @@ def run_benchmark(subjects: Sequence[Subject], settings: Settings, with_native: 
     if stolen > BUSY_CORES:
         warnings.append(f"the hypervisor took {stolen:.1f} cores meanwhile: repeat on a quieter machine")
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions([s.engine for s in subjects]),

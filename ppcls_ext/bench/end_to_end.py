@@ -7,8 +7,6 @@ path of an image, whose file the system has in memory, and ends with its result.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,6 +28,7 @@ from ppcls_ext.core.errors import CheckFailed
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.images import find_images
 from ppcls_ext.core.machine import machine
+from ppcls_ext.core.text import command_line, counted
 from ppcls_ext.runtime.auto import candidates
 from ppcls_ext.runtime.choice import AUTO
 from ppcls_ext.runtime.exported import Exported, read_exported
@@ -85,7 +84,7 @@ def end_to_end(
                 results.append({"model": str(exported.folder), "photos": name, "batch": batch, "rows": rows})
                 show(results[-1])
     report = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(_engines_of(exports, subjects)),
@@ -113,7 +112,7 @@ def show(result: Mapping[str, Any]) -> None:
     """The table of an export on a set of photos."""
     threads = sorted({int(n) for row in result["rows"] for n in row["images_per_s"]})
     columns = ["subject", "median ms", "p99", "faster than PaddleClas", "than script", "as exact"]
-    columns += [f"images/s, {n} thread{'s' * (n > 1)}" for n in threads]
+    columns += [f"images/s, {counted(n, 'thread')}" for n in threads]
     rows = []
     for row in result["rows"]:
         if row["failure"]:

@@ -6,10 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.cli.arguments import add_override_argument, path, positive_number, threads
+from ppcls_ext.cli.arguments import add_override_argument, given, path, positive_number, threads
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.display import out, say, show_table
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import counted
 from ppcls_ext.paper.tables import table
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ PAPER_TOP1 = "paper's top-1 at 224 px"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     group = parser.add_argument_group("what is asked")
-    group.add_argument("-m", "--model", metavar="CONFIG", help="ask about the network of this config or run folder")
+    group.add_argument(
+        "-m", "--model", type=given, metavar="CONFIG", help="ask about the network of this config or run folder"
+    )
     add_override_argument(group, "Global.image_shape=[3,96,96]")
     group.add_argument(
         "--latency", type=positive_number, required=True, metavar="MS", help="milliseconds that an image may take"
@@ -102,7 +105,7 @@ def _show_options(arguments: argparse.Namespace, advice: Advice, best: Option) -
         [way.arch, way.input_size, way.engine, way.ms, f"{known[way.arch]:.2f} %" if way.arch in known else "unknown"]
         for way in advice.options
     ]
-    title = f"at most {arguments.latency:g} ms, {arguments.threads} thread{'s' * (arguments.threads != 1)}, predicted"
+    title = f"at most {arguments.latency:g} ms, {counted(arguments.threads, 'thread')}, predicted"
     show_table(title, ["network", "size", "engine", "ms", PAPER_TOP1], rows)
     out.print(f"{best.arch} at {best.input_size} px on {best.engine}: {best.ms:.2f} ms predicted", markup=False)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ppcls_ext.core.bounds import LARGEST_BATCH, MOST_THREADS
 from ppcls_ext.core.config import Config, load_config
 from ppcls_ext.core.device import set_threads
+from ppcls_ext.core.errors import UserError
 from ppcls_ext.runtime.choice import AUTO, PREFERRED
 from ppcls_ext.runtime.engines import ENGINES, engine_class
 from ppcls_ext.runtime.engines.base import FLOAT
@@ -80,6 +81,13 @@ def given(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"expected a name or path, got {_shown(text)}")
     return text
+
+
+def refuse(arguments: argparse.Namespace, names: Iterable[str], reason: str) -> None:
+    """Raise UserError for the first flag of `names` that is given, since it would do nothing."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False, []):
+            raise UserError(f"{reason}: leave --{name} out")
 
 
 def path(text: str) -> Path:

@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import platform
-import shlex
-import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from ppcls_ext.core.text import command_line
 from ppcls_ext.core.version import __version__
 
 EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h: a fault of the program itself
@@ -54,11 +53,10 @@ def _folders() -> Iterator[Path]:
 def _report(error: BaseException) -> str:
     # `platform.platform` would start a process.
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return "\n".join(
         [
             f"pplcnet {__version__}, Python {platform.python_version()}, {system}",
-            f"command: {command}",
+            f"command: {command_line()}",
             f"packages: {json.dumps(_versions())}",
             "",
             *traceback.format_exception(error),

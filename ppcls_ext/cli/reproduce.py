@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ppcls_ext.bench.settings import Settings
-from ppcls_ext.cli.arguments import engine_names, names, not_negative, path, positive, threads, wholes
+from ppcls_ext.cli.arguments import engine_names, names, not_negative, path, positive, refuse, threads, wholes
 from ppcls_ext.core.device import set_threads
 from ppcls_ext.paper.tables import NUMBERS
 
@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tables",
         type=wholes,
-        default=tuple(NUMBERS),
         metavar="N,N",
         help=f"measure these tables (default: all, {NUMBERS[0]} to {NUMBERS[-1]})",
     )
@@ -105,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
     from ppcls_ext.paper.reproduce import ReproductionPlan, add_second_run, render, reproduce
 
+    if arguments.today:
+        refuse(arguments, ("tables", "runs"), "--today measures other networks than those of the tables")
     if arguments.render:
         render(arguments.out)
         return 0
@@ -112,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         add_second_run(arguments.out, arguments.compare)
         return 0
     plan = ReproductionPlan(
-        tables=arguments.tables,
+        tables=tuple(NUMBERS) if arguments.tables is None else arguments.tables,
         engines=arguments.engines,
         threads=arguments.threads,
         out=arguments.out,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.cli.arguments import (
@@ -16,6 +15,7 @@ from ppcls_ext.cli.arguments import (
     positive,
     positive_number,
     read_config,
+    refuse,
     threads,
     up_to,
 )
@@ -114,30 +114,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate or search; gives the exit status."""
     if arguments.calibrate:
-        _refuse(arguments, OF_SEARCHING, "--calibrate measures networks for every later search")
+        refuse(arguments, OF_SEARCHING, "--calibrate measures networks for every later search")
         return _calibrate(arguments)
     if arguments.config is None:
         raise UserError(
             "say what to do: --calibrate measures networks, -c CONFIG with --latency or --like searches one"
         )
-    _refuse(arguments, OF_CALIBRATING, "only --calibrate has a use for it")
+    refuse(arguments, OF_CALIBRATING, "only --calibrate has a use for it")
     if (arguments.latency is None) == (arguments.like is None):
         raise UserError("give either --latency MS or --like NETWORK, which the network has to be as fast as")
     how = arguments.accuracy or ACCURACIES[0]
     if how != "supernet":
-        _refuse(arguments, ("supernet",), f"--accuracy {how} has no use for one")
+        refuse(arguments, ("supernet",), f"--accuracy {how} has no use for one")
     if how == "scores":
-        _refuse(arguments, ("epochs",), "--accuracy scores trains nothing")
+        refuse(arguments, ("epochs",), "--accuracy scores trains nothing")
     if arguments.supernet is not None:
-        _refuse(arguments, ("epochs",), "the supernet of --supernet is trained already")
+        refuse(arguments, ("epochs",), "the supernet of --supernet is trained already")
     return _search(arguments)
-
-
-def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
-    """Raise UserError for the first flag of `names` that is given, since it would do nothing."""
-    for name in names:
-        if getattr(arguments, name) not in (None, False, []):
-            raise UserError(f"{reason}: leave --{name} out")
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:

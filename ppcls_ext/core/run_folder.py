@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +31,7 @@ from ppcls_ext.core.files import append_line, atomic_write_text
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import cpu_model
 from ppcls_ext.core.reading import Unreadable, parsed_json, read_text
+from ppcls_ext.core.text import command_line
 from ppcls_ext.core.version import __version__
 from ppcls_ext.upstream.visualdl import scalars_writer
 
@@ -64,7 +63,7 @@ def package_versions() -> dict[str, str | None]:
 def environment() -> dict[str, Any]:
     """Versions, machine and command of this process."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "pplcnet": __version__,
         "python": platform.python_version(),
         "packages": package_versions(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 import unicodedata
 from typing import Any
 
@@ -64,6 +66,16 @@ def shown(value: Any) -> str:
     return one_line(repr(value), SHOWN)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def assignment(key: str, value: str | os.PathLike[str]) -> str:
     """KEY=VALUE as `-o` takes it, for a text as it is: YAML would read some as a number, a comment or nothing."""
     return f"{key}={json.dumps(os.fspath(value))}"
+
+
+def command_line() -> str:
+    """The command of this process, as a shell takes it; of the program the name alone."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])

@@ -22,6 +22,7 @@ from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
 from ppcls_ext.core.run_folder import environment
+from ppcls_ext.core.text import counted
 from ppcls_ext.deploy.export import chosen_formats
 from ppcls_ext.deploy.untrained import BATCH, CONFIG, Network, formats_for
 from ppcls_ext.paper.documents import RAW_TODAY as RAW
@@ -116,7 +117,7 @@ def _reproduced(plan: ReproductionPlan, benchmark: Benchmark) -> dict[str, Any]:
                 progress.advance(1, entry.label)
     ready = [e.network for e in _reference_first() if "failure" not in document["networks"].get(e.network.name, {})]
     for engine in missing:
-        say(f"{engine}, {_threads(plan.threads)}")
+        say(f"{engine}, {counted(plan.threads, 'thread')}")
         found = measured_entry(ready, engine, plan, VARIANT, benchmark)
         part = {"engine": engine, "threads": plan.threads, **found}
         document["parts"] = [p for p in document["parts"] if (p["engine"], p["threads"]) != (engine, plan.threads)]
@@ -153,8 +154,8 @@ def _reference_first() -> list[ComparedNetwork]:
     return sorted(comparison().rows, key=lambda entry: not entry.reference)
 
 
-def _threads(number: int) -> str:
-    return "1 thread" if number == 1 else f"{number} threads"
+def _name(part: dict[str, Any]) -> str:
+    return f"{part['engine']}, {counted(part['threads'], 'thread')}"
 
 
 def latencies_of(part: dict[str, Any]) -> dict[str, float]:
@@ -182,7 +183,7 @@ def front_of(part: dict[str, Any], recipe: str) -> set[str]:
 def table_of(document: dict[str, Any]) -> str:
     """The report as Markdown."""
     data, parts = comparison(), [part for part in document["parts"] if "report" in part]
-    heads = [f"{part['engine']}, {_threads(part['threads'])}" for part in parts]
+    heads = [_name(part) for part in parts]
     lines = [f"# {data.title}", "", data.conditions, ""]
     lines += ["Made by too few calls to rely on (`--quick`).", ""] if document["quick"] else []
     lines += _machine_lines(document, parts)
@@ -211,7 +212,7 @@ def table_of(document: dict[str, Any]) -> str:
     for source, words in data.sources.items():
         of = [f"{label} ({recipe})" for label, recipe, name in used if name == source]
         lines += [f"{words}: {', '.join(of)}." for _ in of[:1]]
-    failed = [f"{part['engine']}, {_threads(part['threads'])}: {part['failure']}." for part in document["parts"]
+    failed = [f"{_name(part)}: {part['failure']}." for part in document["parts"]
               if "failure" in part]  # fmt: skip
     return "\n".join([*lines, *failed, ""])
 
@@ -235,11 +236,7 @@ def _machine_lines(document: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
         f"Measured {reports[0]['created']} to {reports[-1]['created']}; "
         f"{sum(map(bool, warnings))} of {len(warnings)} values have a warning, {wide} of a wide spread, which {RAW} "
         "holds.",
-        *(
-            f"{part['engine']}, {_threads(part['threads'])}: {warning}."
-            for part in parts
-            for warning in part["report"]["warnings"]
-        ),
+        *(f"{_name(part)}: {warning}." for part in parts for warning in part["report"]["warnings"]),
     ]
 
 
@@ -251,7 +248,7 @@ def _ratio_lines(parts: Sequence[dict[str, Any]]) -> list[str]:
         f"Times the latency of {entries[0].label} on the same engine and threads, with a 95 % interval; all networks "
         "of a column took turns.",
         "",
-        "| network | " + " | ".join(f"{part['engine']}, {_threads(part['threads'])}" for part in parts) + " |",
+        "| network | " + " | ".join(_name(part) for part in parts) + " |",
         "|---|" + "---|" * len(parts),
     ]
     for entry in entries[1:]:
@@ -320,7 +317,11 @@ def _draw(ax: Any, part: dict[str, Any]) -> None:
         for ms, top1, entry in points:
             ours = "#c22" if entry.label.startswith("PP-LCNet-") else "#333"
             ax.annotate(entry.label, (ms, top1), (4, -3), textcoords="offset points", fontsize=6, color=ours)
-    ax.set(title=f"{part['engine']}, {_threads(part['threads'])}", xlabel="latency here (ms, log scale)", xscale="log")
+    ax.set(
+        title=_name(part),
+        xlabel="latency here (ms, log scale)",
+        xscale="log",
+    )
     ax.set_ylabel("published ImageNet top-1 (%)")
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * 1.35)  # leaves room for the names

@@ -30,6 +30,7 @@ class Aim:
     Attributes:
         task: that the network is for.
         model: predicts latencies.
+        calibrated: when its calibration was begun.
         doubts: why it may be off, a line each: its calibration was not accepted, or measured no networks like these.
         bound: predicted milliseconds of a network at most.
         space: the part around PP-LCNet of `scale`, for images of the task's side.
@@ -38,6 +39,7 @@ class Aim:
     wish: Wish
     task: Task
     model: LatencyModel
+    calibrated: str
     doubts: tuple[str, ...]
     bound: float
     space: Space
@@ -122,7 +124,7 @@ def aim_of(wish: Wish) -> Aim:
     else:
         space, scale = SearchFolder(wish.supernet).space_of_supernet(named, side)
     doubts = (calibration.doubt, doubt_outside(calibration, space.smallest(), space.largest()))
-    return Aim(wish, task, model, tuple(filter(None, doubts)), bound, space, scale)
+    return Aim(wish, task, model, calibration.created, tuple(filter(None, doubts)), bound, space, scale)
 
 
 def _check_start(wish: Wish, config: Config) -> None:

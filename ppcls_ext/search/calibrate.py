@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -21,6 +19,7 @@ from ppcls_ext.core.errors import CheckFailed, UserError
 from ppcls_ext.core.files import regular_target
 from ppcls_ext.core.locks import FolderLock
 from ppcls_ext.core.machine import machine
+from ppcls_ext.core.text import command_line
 from ppcls_ext.deploy.untrained import build, formats_for, network_of_spec
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.models.spec import LCNetSpec
@@ -106,8 +105,9 @@ def calibrate(plan: CalibrationPlan, benchmark: Benchmark = run_lean) -> Calibra
     """Measure what is not in the file yet, fit, and write the file; gives the calibration.
 
     Raises:
-        UserError: see `target_of`; a file of another machine, engine or space; another process that calibrates into
-            the same folder, or with the same folder of networks.
+        UserError: see `target_of`; a file of another machine, engine or space, or of a quick calibration for a full
+            one and the other way round; another process that calibrates into the same folder, or with the same folder
+            of networks.
     """
     regular_target(plan.file)
     # Of the first, so that what one calibration measures is not what another one slows; of the second for its files.
@@ -153,6 +153,8 @@ def _begin(plan: CalibrationPlan) -> Calibration:
         differences = found.target.differences(target)
         if found.space != plan.space.name:
             differences.append(f"space: {found.space}, not {plan.space.name}")
+        if found.quick != plan.quick:
+            differences.append("kind: quick, not full" if found.quick else "kind: full, not --quick")
         if not differences:
             say(f"{plan.file}: goes on, {len(found.measured)} networks are measured")
             return found
@@ -160,8 +162,7 @@ def _begin(plan: CalibrationPlan) -> Calibration:
             f"calibration {plan.file} is of another {'; '.join(differences)}; give another --calibration, or delete it"
         )
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return Calibration(target, plan.space.name, created, command, machine())
+    return Calibration(target, plan.space.name, created, command_line(), machine(), quick=plan.quick)
 
 
 def _with_group(

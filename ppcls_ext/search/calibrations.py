@@ -10,6 +10,7 @@ from typing import Any
 
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.text import counted
 from ppcls_ext.models.network_spec import NetworkSpec
 from ppcls_ext.runtime.choice import PREFERRED
 from ppcls_ext.runtime.engines import ENGINES, engine_class
@@ -30,16 +31,20 @@ def calibration_file(engine: str, threads: int, space: str, quick: bool = False)
     return cache_folder() / "latency" / f"{engine}-{threads}-{space}{'-quick' * quick}.json"
 
 
-def calibrating_command(engine: str, threads: int, space: str = SPACE, file: Path | None = None) -> str:
+def calibrating_command(
+    engine: str, threads: int, space: str = SPACE, file: Path | None = None, quick: bool = False
+) -> str:
     """The command that makes a calibration, or goes on with it.
 
     Args:
-        file: where it is kept, if that is known.
+        file: where it is kept, if that is known; one that is named as the quick ones are is a quick one.
+        quick: it is a quick one, whatever its file is named.
     """
     flags = "" if space == SPACE else f" --space {space}"
-    if file is not None and file == calibration_file(engine, threads, space, quick=True):
+    named_quick = file == calibration_file(engine, threads, space, quick=True)
+    if quick or named_quick:
         flags += " --quick"
-    elif file is not None and file != calibration_file(engine, threads, space):
+    if file is not None and not named_quick and file != calibration_file(engine, threads, space, quick):
         flags += f" --calibration {shlex.quote(str(file))}"
     return f"pplcnet search --calibrate{flags} --engine {shlex.quote(engine)} --threads {threads}"
 
@@ -69,7 +74,7 @@ def own_calibrations(
         of_engine = "" if engine is None else f" of {engine}"
         how_long = ", in about 15 minutes" if space in (None, SPACE) else ""  # others are larger
         raise UserError(
-            f"no calibration{of_engine} of this machine for {threads} thread{'s' * (threads != 1)}; make one"
+            f"no calibration{of_engine} of this machine for {counted(threads, 'thread')}; make one"
             f"{how_long}: {calibrating_command(engine or PREFERRED[0], threads, space or SPACE)}"
         )
 
@@ -148,7 +153,7 @@ def _refusal(file: Path, calibration: Calibration, threads: int, engine: str | N
         again = calibrating_command(engine or target.engine, threads, space)
         return f"calibration {file}: {'; '.join(differences)}; {delete}calibrate again: {again}"
     if calibration.model is None or calibration.accuracy is None:
-        command = calibrating_command(target.engine, threads, space, file)
+        command = calibrating_command(target.engine, threads, space, file, calibration.quick)
         return f"calibration {file}: it is not finished; this goes on with it: {command}"
     return ""
 

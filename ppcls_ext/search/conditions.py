@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ppcls_ext.core.config import RUN_CONFIG, in_run_folder
-from ppcls_ext.core.text import SHOWN, one_line
+from ppcls_ext.core.text import SHOWN, command_line, counted, one_line
 from ppcls_ext.search.aim import Aim
 from ppcls_ext.search.evolution import SearchedNetwork
 from ppcls_ext.search.scores import Scorer, rank_correlations
@@ -41,10 +41,11 @@ def conditions_of(
     """
     wish, target = aim.wish, aim.model.target
     lines = [
+        f"`{command_line()}`",
         f"{aim.space.name} around PP-LCNet {aim.scale:g}x at {aim.side} px, {aim.class_num} classes; at most "
-        f"{aim.bound:.3g} ms" + (f", as {wish.like}" if wish.like else ""),
-        f"judged by {JUDGED_BY[wish.accuracy].format(length=length)}; seed {aim.task.global_section.seed}",
-        f"{target.cpu[0]}, {target.engine}, {target.threads} thread{'s' * (target.threads != 1)}; "
+        f"{aim.bound:.3g} ms predicted" + (f", as {wish.like}" if wish.like else ""),
+        f"judged by {JUDGED_BY[wish.accuracy].format(length=length)}{_start(aim)}; seed {aim.task.global_section.seed}",
+        f"{target.cpu[0]}, {target.engine}, {counted(target.threads, 'thread')}, calibrated {aim.calibrated}; "
         + ", ".join(f"{name} {version}" for name, version in target.versions.items()),
     ]
     lines += [f"warning: {doubt}" for doubt in aim.doubts]
@@ -52,10 +53,19 @@ def conditions_of(
         lines.append(seen)
     if nothing_learned(aim, found, labels):
         lines.append(NOTHING_LEARNED)
-    if ranks:
-        words = ", ".join(f"{name} {rho:+.2f}" for name, (rho, _) in ranks.items())
-        lines.append(f"rank correlation with what the judge says, of the first generation: {words}")
+    elif ranks:
+        words = ", ".join(f"{name} {rho:+.2f} (p {p:.2g})" for name, (rho, p) in ranks.items())
+        first = sum(one.generation == 0 for one in found)
+        lines.append(f"rank correlation with what the judge says, of the first {first} networks: {words}")
     return lines
+
+
+def _start(aim: Aim) -> str:
+    """The weights that a supernet began with, if they were given."""
+    start, wish = aim.task.global_section.pretrained_model, aim.wish
+    if start is None or wish.accuracy != "supernet" or wish.supernet is not None:
+        return ""
+    return f" and which began with {one_line(start, SHOWN)}"
 
 
 def seen_before(aim: Aim) -> str:

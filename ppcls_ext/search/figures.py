@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
+from ppcls_ext.core.text import counted
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec
 from ppcls_ext.search.latency import CLOSE, LatencyModel
 from ppcls_ext.search.measurements import PROBE_SIZE, REPEATS, Calibration, Probe, probes
@@ -54,7 +55,7 @@ def draw_predictions(calibration: Calibration) -> str:
 def draw_title(calibration: Calibration) -> str:
     """What a calibration is of, in a few words."""
     target = calibration.target
-    return f"{target.engine}, {target.threads} thread{'s' * (target.threads != 1)}, space {calibration.space}"
+    return f"{target.engine}, {counted(target.threads, 'thread')}, space {calibration.space}"
 
 
 def _words(found: Any) -> str:

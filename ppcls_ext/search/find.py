@@ -10,7 +10,7 @@ from ppcls_ext.core.device import set_device
 from ppcls_ext.core.display import say
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.locks import FolderLock
-from ppcls_ext.core.text import assignment, fault_of_name, one_line
+from ppcls_ext.core.text import assignment, counted, fault_of_name, one_line
 from ppcls_ext.models.factory import SEARCHED
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.spec import LCNetSpec
@@ -20,7 +20,7 @@ from ppcls_ext.search.calibrate import Benchmark, run_lean
 from ppcls_ext.search.conditions import NOTHING_LEARNED, conditions_of, nothing_learned, ranks_of, seen_before
 from ppcls_ext.search.evolution import Evolution, SearchedNetwork
 from ppcls_ext.search.folder import SearchFolder
-from ppcls_ext.search.front import Front, Measuring, gains, measured_front, misses, write_front
+from ppcls_ext.search.front import Front, Measuring, gains, measured_front, missed, misses, write_front
 from ppcls_ext.search.held_out import HeldOut, hold_out
 from ppcls_ext.search.judge import Judge, Quality
 from ppcls_ext.search.sandwich import SandwichTask
@@ -29,16 +29,17 @@ from ppcls_ext.search.short import ShortTraining
 from ppcls_ext.search.supernet import Supernet
 from ppcls_ext.search.wish import Wish
 from ppcls_ext.tasks.finding import make_task
+from ppcls_ext.tasks.task import Task
 from ppcls_ext.training.trainer import train_task
 
 EVALUATIONS = 5  # while a supernet trains, to see that it learns; more would only take time
 
 
 class Search:
-    """One search. Making it reads config, data and calibration, and begins its folder.
+    """One search. Making it reads config, data and calibration, and writes nothing.
 
     Raises:
-        UserError: wrong config, data, calibration or bound; a folder of another search. Nothing is written then.
+        UserError: wrong config, data, calibration or bound; a folder of another search.
     """
 
     def __init__(self, wish: Wish, benchmark: Benchmark = run_lean) -> None:
@@ -52,14 +53,12 @@ class Search:
         held = hold_out(self.aim.task, wish.out)
         if wish.supernet is not None:
             held.check_supernet(wish.supernet)
-        start = dump_config(_judging_config(self.aim, held)), self.aim.space, self.aim.scale, held
-        self.folder.check(*start)
+        self._start = dump_config(_judging_config(self.aim, held)), self.aim.space, self.aim.scale, held
+        self.folder.check(*self._start)
         self.aim.task.train_loader()  # refuses what cannot be trained on, such as one class
         self.scorer = Scorer(self.aim.class_num, self.aim.task.global_section.seed, self.aim.task.made_fast)
         self.evolution = self._evolution()
         self.evolution.check()
-        self.folder.begin(*start)
-        self.task = make_task(load_config(self.folder.config))
 
     def run(self) -> Front:
         """Search, measure the front and write everything.
@@ -69,22 +68,32 @@ class Search:
             UserError: wrong data; files of another search in the folder, or another process that writes there.
         """
         with FolderLock(self.folder.path, "search folder", "search.lock"):
-            return self._run()
+            return self._run(self.begin())
 
-    def _run(self) -> Front:
+    def begin(self) -> Task:
+        """Write what the folder begins with; gives the task of the supernet, or of short trainings.
+
+        Raises:
+            UserError: files of another search in the folder, which has come between.
+        """
+        self.folder.check(*self._start)
+        self.folder.begin(*self._start)
+        return make_task(load_config(self.folder.config))
+
+    def _run(self, task: Task) -> Front:
         aim = self.aim
         say(f"at most {aim.bound:.3g} ms predicted, around PP-LCNet {aim.scale:g}x; {aim.space.size:.1e} networks")
         for doubt in aim.doubts:
             say(f"warning: {doubt}")
         if seen := seen_before(aim):
             say(seen)
-        set_device(self.task.global_section.device)
+        set_device(task.global_section.device)
         if self.wish.accuracy == "scores":
-            self.task.keep_memory()  # else the judge or a training does
-        judge = Judge(self.task)
-        supernet = self._supernet(judge) if self.wish.accuracy == "supernet" else None
-        found = self.evolution.run(self._quality(judge, supernet))
-        labels = self.task.data.eval_split.labels
+            task.keep_memory()  # else the judge or a training does
+        judge = Judge(task)
+        supernet = self._supernet(task, judge) if self.wish.accuracy == "supernet" else None
+        found = self.evolution.run(self._quality(task, judge, supernet))
+        labels = task.data.eval_split.labels
         learned = not nothing_learned(aim, found, labels)
         if not learned:
             say(NOTHING_LEARNED)
@@ -93,11 +102,13 @@ class Search:
         if supernet is not None:
             self._save_weights(front, judge, supernet)
         write_front(front, found, aim.task.resolved(), self.folder)
+        if line := missed(front):
+            say(f"warning: {line}")
         for line in misses(front):
             say(f"the latency model was off: {line}")
         for line in gains(front):
             say(f"judged no worse, and faster: {line}")
-        say(f"{self.folder.front_page}; {front.chosen.arch}: {front.chosen.measured:.3f} ms measured")
+        say(f"{self.folder.front_page}; chosen: {front.chosen.name}, {front.chosen.measured:.3f} ms measured")
         say(f"train it: pplcnet train -c {self.folder.chosen_config}")
         return front
 
@@ -112,21 +123,22 @@ class Search:
     def _supernet_run(self) -> Path:
         return (self.folder if self.wish.supernet is None else SearchFolder(self.wish.supernet)).supernet
 
-    def _supernet(self, judge: Judge) -> Supernet:
+    def _supernet(self, task: Task, judge: Judge) -> Supernet:
         """The trained supernet: that of an earlier search, or one that is trained now, or on."""
         run = self._supernet_run
         if self.wish.supernet is None:
             going_on = (run / LATEST_STATE).is_file()
-            task = make_task(load_config(run, [assignment("Global.checkpoints", run)])) if going_on else self.task
+            if going_on:
+                task = make_task(load_config(run, [assignment("Global.checkpoints", run)]))
             train_task(SandwichTask(task, self.aim.space, judge=judge))
         model, file = Supernet(self.aim.space, self.aim.class_num), run / LAST_WEIGHTS
         load_into(model, read_weights(file), file)
         return model
 
-    def _quality(self, judge: Judge, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
+    def _quality(self, task: Task, judge: Judge, supernet: Supernet | None) -> Callable[[NetworkSpec], Quality]:
         """What judges networks."""
         if supernet is not None:
-            return lambda spec: judge.quality(self.task.made_fast(supernet.cut(spec).network))
+            return lambda spec: judge.quality(task.made_fast(supernet.cut(spec).network))
         if self.wish.accuracy == "short":
             return ShortTraining(load_config(self.folder.config), self.folder.short, judge)
         return lambda spec: Quality(self.scorer(spec), 0.0)
@@ -137,7 +149,7 @@ class Search:
             return ""
         run = self.folder.short / found[0].spec.name if self.wish.accuracy == "short" else self._supernet_run
         section = load_config(run).global_section
-        return f"{section.iters} steps" if section.iters else f"{section.epochs} epochs"
+        return counted(section.iters, "step") if section.iters else counted(section.epochs, "epoch")
 
     def _measured(self, found: list[SearchedNetwork], conditions: list[str], learned: bool) -> Front:
         """The front, measured."""

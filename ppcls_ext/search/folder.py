@@ -96,9 +96,11 @@ def _check_space(file: Path, text: str) -> None:
     earlier = _text_of(file).split()
     (name, scale, size), now = earlier if len(earlier) == 3 else text.split(), text.split()
     if (name, size) == (now[0], now[2]) and scale != now[1]:
+        has_supernet = (SearchFolder(file.parent).supernet / LAST_WEIGHTS).is_file()
         raise UserError(
             f"{file.parent}: it is of a search around PP-LCNet {scale}x, and by this latency and calibration it would "
-            f"be around {now[1]}x; give another --out, with --supernet {file.parent} if its supernet is to be used"
+            f"be around {now[1]}x; give another --out"
+            + (f", with --supernet {file.parent} if its supernet is to be used" if has_supernet else "")
         )
 
 

@@ -64,7 +64,7 @@ class Front:
         rows: the fastest first.
         others: scales of PP-LCNet that took turns with them, and what the latency was asked for by; the fastest first.
         chosen: the best network whose measured latency meets the bound, or the fastest.
-        conditions: what was searched how, a line each.
+        conditions: what was searched and measured how, and why it may be wrong, a line each.
         by_score: no network was trained: `expected` of a row is its Zen score, and `top1` says nothing.
         learned: what was judged is better than guessing, so that the order of networks says something.
     """
@@ -123,8 +123,9 @@ class Measuring:
     work: Path
     benchmark: Benchmark = run_lean
 
-    def milliseconds(self, specs: Mapping[str, NetworkSpec]) -> dict[str, tuple[float, float, float]]:
+    def milliseconds(self, specs: Mapping[str, NetworkSpec]) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
         """Median and a 95 % interval of each network, in milliseconds; the interval is that of its ratio to the first.
+        With them what disturbed the measurement, a line each.
 
         Raises:
             UserError: a network that the engine does not run.
@@ -138,16 +139,16 @@ class Measuring:
             for name, network in networks.items()
         ]
         report = self.benchmark(subjects, MEASURING)
-        for warning in report["warnings"]:
-            say(f"warning: {warning}")
-        rows = report["results"]
+        warnings, rows = [f"warning: {warning}" for warning in report["warnings"]], report["results"]
+        for warning in warnings:
+            say(warning)
         found = {}
         for name, row in zip(networks, rows, strict=True):
             if row["failure"] is not None:
                 raise UserError(f"engine {self.engine} does not run {name}: {row['failure']}")
             ratio, first = row["ratio_to_first"], rows[0]["ms"]["median"]
             found[name] = (ratio["ratio"] * first, ratio["low"] * first, ratio["high"] * first)
-        return found
+        return found, warnings
 
 
 def measured_front(
@@ -173,7 +174,7 @@ def measured_front(
     specs = dict(scales)
     for one in of_front:
         specs.setdefault(names.get(one.arch, one.spec.name), one.spec)
-    rows, found = [], measuring.milliseconds(specs)
+    rows, (found, warnings) = [], measuring.milliseconds(specs)
     for name, spec in specs.items():
         own, count = known.get(spec.text), spec.count(measuring.class_num)
         expected, top1 = (None, None) if own is None else (own.expected, own.top1)
@@ -187,7 +188,7 @@ def measured_front(
     bound = bound if like is None else found[like][0]
     fitting = [row for row in front if row.measured <= WITHIN * bound]
     chosen = max(fitting, key=lambda row: row.expected or 0.0) if fitting else front[0]
-    return Front(bound, front, others, chosen, conditions, by_score, learned)
+    return Front(bound, front, others, chosen, [*conditions, *warnings], by_score, learned)
 
 
 # Files
@@ -226,6 +227,16 @@ def misses(front: Front) -> list[str]:
     ]
 
 
+def missed(front: Front) -> str:
+    """A line where no network of the front was measured to be fast enough; empty where one was."""
+    if front.chosen.measured <= WITHIN * front.bound:
+        return ""
+    return (
+        f"no network of the front was measured within {front.bound:.3g} ms; the fastest is chosen, which takes "
+        f"{front.chosen.measured:.3g} ms. The same command measures again, which helps where the machine was busy"
+    )
+
+
 def gains(front: Front) -> list[str]:
     """What is as good as PP-LCNet and faster, a line each; none where no training has told networks apart."""
     if front.by_score or not front.learned:
@@ -246,7 +257,7 @@ def _page(front: Front, judged: int, folder: SearchFolder) -> str:
         f"The front of {judged} networks, measured, and scales of PP-LCNet that took turns with them."
         + ("" if front.by_score else f" Expected: {expected}."),
         "Off: the prediction, at the median pace of all these networks.",
-        f"Bold: chosen, for at most {front.bound:.3g} ms.",
+        f"Bold: chosen, for at most {front.bound:.3g} ms as measured here, give or take {WITHIN - 1:.0%}.",
         "",
         "| " + " | ".join(columns) + " |",
         "|---" * len(columns) + "|",
@@ -261,6 +272,7 @@ def _page(front: Front, judged: int, folder: SearchFolder) -> str:
         cells += [f"{front.off(row):+.1%}", *quality, f"{row.params / 1e3:.0f}", f"{row.flops / 1e6:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"![Quality against latency]({folder.front_picture.name})", ""]
+    lines += [f"Warning: {missed(front)}.", ""] if missed(front) else []
     lines += [f"`{row.name}`: `{row.arch}`\n" for row in front.rows]
     gained = gains(front)
     if gained:
@@ -274,8 +286,6 @@ def _page(front: Front, judged: int, folder: SearchFolder) -> str:
         lines += ["", "Train them from nothing:", "", *_fenced("", *commands)]
     off = misses(front)
     lines += ["Where the latency model was off:", "", *(f"- {line}" for line in off)] if off else []
-    if front.chosen.measured > WITHIN * front.bound:
-        lines += ["", f"No network of the front was measured within {front.bound:.3g} ms; the fastest is chosen."]
     return "\n".join([*lines, "", *_uses(front.chosen, folder)])
 
 

@@ -16,6 +16,7 @@ from ppcls_ext.core.errors import UserError
 from ppcls_ext.core.files import atomic_write_text
 from ppcls_ext.core.reading import Unreadable, read_json
 from ppcls_ext.core.stored import STORED, Positive, checked
+from ppcls_ext.core.text import counted
 from ppcls_ext.models.block_kinds import BlockSpec
 from ppcls_ext.models.network_spec import STAGES, NetworkSpec, parse_spec
 from ppcls_ext.models.spec import SCALES, LCNetSpec
@@ -187,6 +188,7 @@ class Calibration:
         measured: all networks.
         model: None as long as not everything is measured.
         accuracy: by what it was predicted: `model`, `blocks` (their sum alone), `flops`, `params`.
+        quick: by too few networks and calls to rely on; a full calibration does not go on with it.
     """
 
     __pydantic_config__ = STORED
@@ -200,6 +202,7 @@ class Calibration:
     measured: tuple[Measured, ...] = ()
     model: LatencyModel | None = None
     accuracy: Mapping[str, Accuracy] | None = None
+    quick: bool = False
 
     def __post_init__(self) -> None:
         if self.measured and not self.anchor_ms:
@@ -219,8 +222,9 @@ class Calibration:
     @property
     def doubt(self) -> str:
         """Why predictions may be off, in a line; empty where the model was accepted."""
-        missed = [] if self.accuracy is None else shortfalls(self.accuracy["model"])
-        target = f"{self.target.engine} with {self.target.threads} thread{'s' * (self.target.threads != 1)}"
+        missed = ["it is a quick one"] if self.quick else []
+        missed += [] if self.accuracy is None else shortfalls(self.accuracy["model"])
+        target = f"{self.target.engine} with {counted(self.target.threads, 'thread')}"
         return f"the calibration of {target} was not accepted: {'; '.join(missed)}" if missed else ""
 
     def latencies(self, *uses: Use) -> dict[NetworkSpec, float]:

@@ -208,14 +208,20 @@ def test_the_anchor_that_does_not_run_ends_it_with_a_reason(plan: CalibrationPla
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"threads": 2}, "threads: 1, not 2"), ({"engine": "native"}, "engine: onednn, not native")],
+    [
+        ({"threads": 2}, "threads: 1, not 2"),
+        ({"engine": "native"}, "engine: onednn, not native"),
+        ({"quick": True}, "kind: full, not --quick"),
+    ],
 )
 def test_a_calibration_of_something_else_is_not_gone_on_with(
     plan: CalibrationPlan, change: dict[str, Any], message: str
 ) -> None:
     calibrate(plan, engine(plan))
+    kept = plan.file.read_bytes()
     with pytest.raises(UserError, match=message):
         calibrate(replace(plan, **change), engine(plan))
+    assert plan.file.read_bytes() == kept
     with pytest.raises(UserError, match="space: lcnet, not cpu"):
         calibrate(replace(plan, space=space_named("cpu")), engine(plan))
 
@@ -323,6 +329,11 @@ def test_the_quick_plan_is_small(plan: CalibrationPlan) -> None:
     assert len(quick.networks()) < 30
     found = calibrate(quick, engine(quick))
     assert json.loads(plan.file.read_text())["space"] == found.space
+    assert "it is a quick one" in found.doubt
+    kept = plan.file.read_bytes()
+    with pytest.raises(UserError, match="is of another kind: quick, not full; give another --calibration, or delete"):
+        calibrate(plan, engine(plan))
+    assert plan.file.read_bytes() == kept
 
 
 def test_a_space_with_too_few_networks_is_one_line() -> None:

@@ -65,6 +65,9 @@ def test_an_unfinished_one_goes_on_with_its_command(calibrated: Calibration) -> 
     quick, elsewhere = calibration_file("onednn", 1, "lcnet", quick=True), Path("my file.json").resolve()
     assert "--calibrate --quick --engine" in calibrating_command("onednn", 1, file=quick)
     assert f"--calibrate --calibration '{elsewhere}' --engine" in calibrating_command("onednn", 1, file=elsewhere)
+    replace(stopped, quick=True).save(elsewhere)
+    with pytest.raises(UserError, match=r"not finished; .*--calibrate --quick --calibration '.*my file.json' --engine"):
+        own_calibrations(1, [elsewhere])
 
 
 def test_of_several_that_of_the_space_comes_first_and_then_an_accepted_one(calibrated: Calibration) -> None:

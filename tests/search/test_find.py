@@ -17,6 +17,8 @@ from ppcls_ext.bench.settings import Settings
 from ppcls_ext.cli.main import main
 from ppcls_ext.core.config import load_config
 from ppcls_ext.core.errors import UserError
+from ppcls_ext.core.locks import FolderLock
+from ppcls_ext.core.text import command_line
 from ppcls_ext.models.network_spec import NetworkSpec, parse_spec
 from ppcls_ext.models.weights import load_into, read_weights
 from ppcls_ext.search import front as fronts
@@ -118,6 +120,7 @@ def test_short_trainings_judge_each_network_by_itself(wish: Wish) -> None:
 @pytest.mark.slow
 def test_scores_alone_need_no_training_and_say_so(wish: Wish) -> None:
     front = Search(replace(wish, accuracy="scores", candidates=6), benchmark).run()
+    assert front.conditions[0] == f"`{command_line()}`"
     assert any("Zen score alone, which ranks networks badly" in line for line in front.conditions)
     page = (wish.out / "front.md").read_text()
     assert "Zen score | params" in page
@@ -166,6 +169,19 @@ def test_a_calibration_that_was_not_accepted_is_said_in_the_log_and_in_the_front
     assert f"- {doubt}\n" in (wish.out / "front.md").read_text()
     calibration.save(file)
     assert not any("warning" in line for line in Search(by_scores, benchmark).run().conditions)
+
+
+def test_a_second_search_leaves_the_folder_of_a_running_one_alone(wish: Wish) -> None:
+    by_scores = replace(wish, accuracy="scores", candidates=6)
+    other = Search(replace(by_scores, overrides=(*wish.overrides, "Global.seed=7")), benchmark)
+    Search(by_scores, benchmark).run()
+    before = {file.name: file.read_bytes() for file in wish.out.iterdir() if file.is_file()}
+    with FolderLock(wish.out, "search folder", "search.lock"), pytest.raises(UserError, match="is still writing there"):
+        other.run()
+    with pytest.raises(UserError, match="it is of a search with other settings"):  # it was begun after `other` looked
+        other.run()
+    del before["search.lock"]
+    assert before.items() <= {file.name: file.read_bytes() for file in wish.out.iterdir() if file.is_file()}.items()
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,18 @@ from tests.helpers.spaces import SIDE
 
 def begun(wish: Wish) -> None:
     """Begin a search, and a training in it."""
-    Search(wish)
+    Search(wish).begin()
     (wish.out / "short").mkdir()
 
 
 def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wish) -> None:
     begun(wish)
     (wish.out / "space.txt").write_text(f"tiny 0.5 {SIDE}\n")
-    with pytest.raises(UserError, match=r"around PP-LCNet 0.5x, and by this .*; give another --out, with --supernet"):
+    with pytest.raises(UserError, match=r"around PP-LCNet 0.5x, and by this .*x; give another --out$"):
+        Search(wish)
+    (wish.out / "supernet").mkdir()
+    (wish.out / "supernet" / "last.pdparams").touch()
+    with pytest.raises(UserError, match=r"give another --out, with --supernet .* if its supernet is to be used"):
         Search(wish)
 
 
@@ -34,7 +38,7 @@ def test_a_space_around_another_scale_names_the_supernet_that_is_there(wish: Wis
      '{"event": "end", "step": 2}\n{"event": "resume", "epoch": 1, "step": 2}\n'],
 )  # fmt: skip
 def test_a_supernet_whose_training_has_not_ended_is_not_used(wish: Wish, tmp_path: Path, events: str | None) -> None:
-    Search(wish)
+    Search(wish).begin()
     run = wish.out / "supernet"
     run.mkdir()
     (run / "last.pdparams").touch()  # as every evaluation leaves it
@@ -45,7 +49,7 @@ def test_a_supernet_whose_training_has_not_ended_is_not_used(wish: Wish, tmp_pat
 
 
 def test_a_supernet_of_another_space_is_not_used(wish: Wish, tmp_path: Path) -> None:
-    Search(wish)
+    Search(wish).begin()
     (wish.out / "space.txt").write_text(f"lcnet 0.5 {SIDE}\n")
     with pytest.raises(UserError, match=rf"of the space lcnet at {SIDE} px, and this search of tiny at {SIDE} px"):
         Search(replace(wish, supernet=wish.out, out=tmp_path / "other"))
@@ -86,7 +90,7 @@ def test_a_search_that_was_refused_before_it_trained_is_begun_anew(wish: Wish) -
     slip = "Optimizer.lr.warmup_epoch=1"
     with pytest.raises(UserError, match="warmup_epoch"):
         Search(replace(wish, epochs=1, overrides=(*wish.overrides, slip))).run()
-    Search(replace(wish, epochs=1))
+    Search(replace(wish, epochs=1)).begin()
     assert "epochs: 1" in (wish.out / "supernet.yaml").read_text()
 
 

@@ -19,7 +19,17 @@ from ppcls_ext.search import front as fronts
 from ppcls_ext.search.calibrate import Benchmark
 from ppcls_ext.search.evolution import SearchedNetwork
 from ppcls_ext.search.folder import SearchFolder
-from ppcls_ext.search.front import MOST_MEASURED, Front, Measuring, gains, measured_front, misses, thinned, write_front
+from ppcls_ext.search.front import (
+    MOST_MEASURED,
+    Front,
+    Measuring,
+    gains,
+    measured_front,
+    missed,
+    misses,
+    thinned,
+    write_front,
+)
 from tests.helpers.spaces import latency, tiny_space
 
 SPECS = tiny_space().samples(4, seed=3)
@@ -93,8 +103,9 @@ def test_what_else_ran_while_the_front_was_measured_is_said(capsys: pytest.Captu
     def busy(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
         return {**engine()(subjects, settings), "warnings": ["other processes used 0.9 cores meanwhile"]}
 
-    found(busy)
-    assert "warning: other processes used 0.9 cores meanwhile" in capsys.readouterr().err
+    doubt = "warning: other processes used 0.9 cores meanwhile"
+    assert list(found(busy).conditions) == ["made up", doubt]  # which the page lists
+    assert doubt in capsys.readouterr().err
 
 
 def test_a_long_front_is_thinned_to_its_ends_and_some_between() -> None:
@@ -113,7 +124,9 @@ def test_the_page_names_the_chosen_network_and_what_was_not_judged(tmp_path: Pat
     assert f"| **{front.chosen.name}** |" in page
     assert "| scale |" in page
     assert "not judged" in page
-    assert "No network of the front was measured within 0.01 ms" in page
+    assert f"Warning: {missed(front)}." in page
+    assert missed(front).startswith("no network of the front was measured within 0.01 ms; the fastest is chosen")
+    assert missed(found(engine())) == ""
     assert read_yaml(folder.chosen_config)["Arch"]["arch"] == front.chosen.arch
     assert config["Arch"]["name"] == "PPLCNet_x0_5"  # the user's config stays what it is
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ppcls_ext.core.pareto import pareto_front
 from ppcls_ext.core.plots import STYLE, TICKS, plain_ticks, svg_text
+from ppcls_ext.core.text import counted
 from ppcls_ext.paper.networks import network_of_row
 from ppcls_ext.paper.report.cells import Document, measured_latencies
 from ppcls_ext.paper.tables import procedure, table
@@ -66,7 +67,7 @@ def draw_figure(document: Document) -> str | None:
     panels = [
         ("the paper: oneDNN, 10 threads of a Xeon Gold 6148", [(p, p.paper) for p in next(iter(by_engine.values()))])
     ]
-    threads = f"{document['threads']} thread{'s' * (document['threads'] != 1)}"
+    threads = counted(document["threads"], "thread")
     panels += [(f"here: {engine}, {threads}", [(p, p.here) for p in points]) for engine, points in by_engine.items()]
     if not any(ms is not None for _, points in panels[1:] for _, ms in points):
         return None
