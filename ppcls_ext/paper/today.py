@@ -159,10 +159,19 @@ def _name(part: dict[str, Any]) -> str:
 
 
 def latencies_of(part: dict[str, Any]) -> dict[str, float]:
-    """Median milliseconds of each network that was measured, by its arch."""
-    rows = {row["label"]: row for row in part.get("report", {}).get("results", [])}
-    found = {entry.arch: rows.get(entry.network.name) for entry in comparison().rows}
-    return {arch: row["ms"]["median"] for arch, row in found.items() if row is not None and row["failure"] is None}
+    """Milliseconds of each network that was measured, by its arch.
+
+    They are the reference's median times the ratio to it, which networks in turns are compared by; of a network without
+    a ratio, its own median.
+    """
+    rows = part["report"]["results"]
+    found = {entry.arch: _row(part, entry) for entry in comparison().rows}
+    return {arch: _milliseconds(row, rows[0]) for arch, row in found.items() if row and row["failure"] is None}
+
+
+def _milliseconds(row: dict[str, Any], first: dict[str, Any]) -> float:
+    ratio = row["ratio_to_first"]
+    return float(row["ms"]["median"] if ratio is None else ratio["ratio"] * first["ms"]["median"])
 
 
 def front_of(part: dict[str, Any], recipe: str) -> set[str]:
@@ -189,14 +198,16 @@ def table_of(document: dict[str, Any]) -> str:
     lines += _machine_lines(document, parts)
     lines += [
         "",
-        "Median milliseconds (interquartile range over median). Bold: on the front among networks of the same",
+        "Milliseconds: the median of the reference times the ratio to it; in brackets the interquartile range of a",
+        "network's own calls over their median. Bold: on the front among networks of the same recipe, where no other",
+        "is both faster and more accurate.",
+        "",
     ]
-    lines += ["recipe, where no other is both faster and more accurate.", ""]
     lines.append("| network | recipe | top-1 (%) | params (M) | multiply-adds (M) | " + " | ".join(heads) + " |")
     lines.append("|---|---|---|---|---|" + "---|" * len(heads))
     for entry in data.rows:
-        counted = document["networks"].get(entry.network.name, {})
-        counts = [f"{counted[key] / 1e6:.1f}" if counted.get(key) is not None else "" for key in ("params", "flops")]
+        network = document["networks"].get(entry.network.name, {})
+        counts = [f"{network[key] / 1e6:.1f}" if network.get(key) is not None else "" for key in ("params", "flops")]
         for value in entry.published:
             cells = [entry.label, value.recipe, f"{value.top1:g}", *counts]
             cells += [_cell(part, entry, value.recipe) for part in parts]
@@ -274,7 +285,7 @@ def _cell(part: dict[str, Any], entry: ComparedNetwork, recipe: str) -> str:
         return "not built"
     if row["failure"] is not None:
         return "fails"
-    text = f"{row['ms']['median']:.2f}"
+    text = f"{latencies_of(part)[entry.arch]:.2f}"
     shown = f"**{text}**" if entry.label in front_of(part, recipe) else text
     return f"{shown} ({row['ms']['spread']:.0%})"
 
