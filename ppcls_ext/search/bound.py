@@ -30,26 +30,28 @@ def scale_within(latency: Latency, bound: float, size: int) -> float | None:
 def space_around(space: Space, scale: float, size: int) -> Space:
     """The networks of a space that are about as wide and deep as PP-LCNet of a scale, for one input size.
 
-    Of a scale that is narrower than a stage can be, the stage has about the least width and any fewer blocks: what is
-    faster than narrow networks is shallow.
+    PP-LCNet of that scale is one of them, where the space has it: its widths, multiples of 8, may be much wider than
+    its scale says. Of a scale that is narrower than a stage can be, the stage has about the least width and any fewer
+    blocks: what is faster than narrow networks is shallow.
     """
+    own = LCNetSpec(scale=scale).network()
     stages = tuple(
-        _stage_around(stage, scale * width, depth)
-        for stage, width, depth in zip(space.stages, BASE_WIDTHS, BASE_DEPTHS, strict=True)
+        _stage_around(stage, scale * width, blocks[-1].width, depth)
+        for stage, width, blocks, depth in zip(space.stages, BASE_WIDTHS, own.stages, BASE_DEPTHS, strict=True)
     )
-    stem = LCNetSpec(scale=scale).network().stem
-    return space.replace(stems=_around(space.stems, stem), stages=stages, input_sizes=(size,))
+    return space.replace(stems=_around(space.stems, own.stem, own.stem), stages=stages, input_sizes=(size,))
 
 
-def _stage_around(stage: StageSpace, width: float, depth: int) -> StageSpace:
+def _stage_around(stage: StageSpace, width: float, own: int, depth: int) -> StageSpace:
     least = min(stage.widths)
     fewest = depth - DEEPER if width >= least else 0
     depths = tuple(d for d in stage.depths if fewest <= d <= depth + DEEPER) or stage.depths
-    return replace(stage, widths=_around(stage.widths, max(width, least)), depths=depths)
+    return replace(stage, widths=_around(stage.widths, max(width, least), own), depths=depths)
 
 
-def _around(widths: Sequence[int], width: float) -> tuple[int, ...]:
-    found = tuple(w for w in widths if NARROWEST * width <= w <= WIDEST * width)
+def _around(widths: Sequence[int], width: float, own: int) -> tuple[int, ...]:
+    """The widths near one, up or down to `own`."""
+    found = tuple(w for w in widths if min(NARROWEST * width, own) <= w <= max(WIDEST * width, own))
     return found or (min(widths, key=lambda w: abs(w - width)),)
 
 

@@ -110,7 +110,7 @@ def test_a_config_whose_classes_are_yet_to_be_counted_is_answered(
         ("my_images", "Global.image_shape=[3,100,100]", "square images with sides that 32 divides, .*, not 100 x 100"),
         ("my_images", "Global.image_shape=[3,64,512]", "not 64 x 512"),
         ("det/my_coco", "Global.seed=0", "latency models know classifiers, not detection"),
-        ("studies/found_clothing", "Global.seed=0", "Arch.name: there is none; give the config of a network"),
+        ("studies/found_x0_5", "Global.seed=0", "Arch.name: there is none; give the config of a network"),
         ("PPLCNet_x1_0", "Arch.class_expnd=512", "Arch.class_expnd: unknown key; did you mean 'class_expand'"),
         ("PPLCNet_x1_0", "Arch.class_num=0", "Arch.class_num: expected a number of classes or auto, got 0"),
         ("PPLCNet_x1_0", "Arch=PPLCNet_x1_0", "Arch: expected keys and values"),

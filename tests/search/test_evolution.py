@@ -14,7 +14,7 @@ import pytest
 
 from ppcls_ext.core.errors import UserError
 from ppcls_ext.models.network_spec import NetworkSpec
-from ppcls_ext.models.spec import LCNetSpec
+from ppcls_ext.models.spec import SCALES, LCNetSpec
 from ppcls_ext.search.bound import bounded_space, scale_within, space_around
 from ppcls_ext.search.costs import costs_of
 from ppcls_ext.search.evolution import Evolution, SearchedNetwork, crossed, front_of, mutated
@@ -206,6 +206,14 @@ def test_the_space_around_a_narrow_scale_has_fewer_blocks_too() -> None:
     lcnet = space_named("lcnet")
     assert [min(stage.depths) for stage in space_around(lcnet, 0.2, SIDE).stages] == [1] * 5
     assert [min(stage.depths) for stage in space_around(lcnet, 0.25, SIDE).stages] == [1, 1, 1, 5, 1]
+
+
+@pytest.mark.parametrize("name", ["lcnet", "cpu"])
+def test_every_scale_is_in_the_space_around_it(name: str) -> None:
+    """What was found for a scale could not be compared with 0.35x: its first stage is 16 wide, where 11.2 is asked."""
+    whole = space_named(name)
+    for scale in SCALES:
+        assert LCNetSpec(scale=scale).network().replace(input_size=SIDE) in space_around(whole, scale, SIDE), scale
 
 
 def test_the_space_around_a_scale_holds_it_and_little_else() -> None:
