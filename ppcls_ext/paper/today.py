@@ -159,12 +159,12 @@ def _name(part: dict[str, Any]) -> str:
 
 
 def latencies_of(part: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of each network that was measured, by its arch.
+    """Milliseconds of each network that was measured, by its arch; none of a part that failed.
 
     They are the reference's median times the ratio to it, which networks in turns are compared by; of a network without
     a ratio, its own median.
     """
-    rows = part["report"]["results"]
+    rows = _results(part)
     found = {entry.arch: _row(part, entry) for entry in comparison().rows}
     return {arch: _milliseconds(row, rows[0]) for arch, row in found.items() if row and row["failure"] is None}
 
@@ -268,7 +268,7 @@ def _ratio_lines(parts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _ratio_cell(part: dict[str, Any], entry: ComparedNetwork) -> str:
-    row, first = _row(part, entry), [row["label"] for row in part["report"]["results"][:1]]
+    row, first = _row(part, entry), [row["label"] for row in _results(part)[:1]]
     ratio = None if row is None else row["ratio_to_first"]
     if ratio is None or first != [_reference_first()[0].network.name]:  # one that could not be built is not there
         return "not compared"
@@ -276,7 +276,11 @@ def _ratio_cell(part: dict[str, Any], entry: ComparedNetwork) -> str:
 
 
 def _row(part: dict[str, Any], entry: ComparedNetwork) -> dict[str, Any] | None:
-    return next((row for row in part["report"]["results"] if row["label"] == entry.network.name), None)
+    return next((row for row in _results(part) if row["label"] == entry.network.name), None)
+
+
+def _results(part: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(part["report"]["results"]) if "report" in part else []
 
 
 def _cell(part: dict[str, Any], entry: ComparedNetwork, recipe: str) -> str:

@@ -217,7 +217,13 @@ TODAY: dict[str, Any] = {
                 "machine": {"cpu": "a", "usable_cores": 2, "flags": ["avx2"], "platform": "b"},
                 "versions": {"numpy": "2", "openvino": None},
                 "results": [
-                    {"label": TODAYS[0], "failure": None, "warnings": ["noise"], "ms": {"median": 1.0, "spread": 0.1}},
+                    {
+                        "label": TODAYS[0],
+                        "failure": None,
+                        "warnings": ["noise"],
+                        "ms": {"median": 1.0, "spread": 0.1},
+                        "ratio_to_first": {"ratio": 1.0, "low": 0.9, "high": 1.1},
+                    },
                     {"label": TODAYS[1], "failure": "it crashed", "warnings": [], "ms": None},
                 ],
             },
