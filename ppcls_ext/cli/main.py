@@ -8,7 +8,6 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -166,8 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # after --help and --version, too
         end.code = _flushed("", end.code)
         raise
+    sigterm = Sigterm()
     try:
-        with shown_log(), _ended_by_sigterm():
+        with shown_log(), sigterm:
             return int(_flushed(f" {arguments.command}", arguments.run(arguments)))
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         sys.stderr.close()
@@ -175,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if getattr(arguments, "debug", False):
             traceback.print_exc()
-        text, status = _explained(error)
+        # What was raised within a call of Paddle's comes out as another error.
+        text, status = _explained(Terminated() if sigterm.came else error)
         complain(f"pplcnet {arguments.command}: {text}")
         _drop_what_cannot_be_written()
         if isinstance(error, PeerLost):
@@ -189,22 +190,30 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
 
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM lets a command put away what it has begun, such as processes; a second one is at once."""
+class Sigterm:
+    """While entered, SIGTERM lets a command put away what it has begun, such as processes; a second one is at once.
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    Attributes:
+        came: whether there was one.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._main = threading.current_thread() is threading.main_thread()  # other threads may not set a handler
+        self._before: Any = None
+
+    def _end(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.came = True
         signal.signal(number, signal.SIG_DFL)
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # others may not set any
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+    def __enter__(self) -> None:
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._end)
+
+    def __exit__(self, *_: object) -> None:
+        if self._main and (self.came or signal.getsignal(signal.SIGTERM) == self._end):  # else a job has its own
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
 
 
 def _flushed(command: str, status: Any) -> Any:

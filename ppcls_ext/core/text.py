@@ -78,4 +78,5 @@ def assignment(key: str, value: str | os.PathLike[str]) -> str:
 
 def command_line() -> str:
     """The command of this process, as a shell takes it; of the program the name alone."""
-    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    program = os.path.basename(sys.argv[0])
+    return shlex.join(["pplcnet" if program == "__main__.py" else program, *sys.argv[1:]])

@@ -273,6 +273,8 @@ def read_calibration(path: Path, cure: str = "give a file that pplcnet search --
     try:
         if isinstance(content, dict) and content.pop("format", None) != FORMAT:
             raise ValueError("its format is another")
+        if isinstance(content, dict) and "quick" not in content:  # of an earlier version
+            content["quick"] = "--quick" in str(content.get("command")).split()
         found = checked(Calibration, content)
         for one in found.measured:
             _ = one.spec  # raises for a text that is no network

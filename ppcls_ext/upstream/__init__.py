@@ -12,7 +12,7 @@ from ppcls_ext.upstream.imports import Repair, repair_on_import
 
 # Module name -> what to do right after its import.
 REPAIRS: Mapping[str, Repair] = {
-    "paddle": paddle.leave_signals_alone,
+    "paddle": paddle.give_sigterm_back,
     "ppcls.utils.logger": paddleclas.give_ppcls_a_logger,
     "ppcls.data.preprocess.ops.autoaugment": paddleclas.give_autoaugment_np_int,
     "ppcls.loss.celoss": paddleclas.take_soft_labels_as_they_are,

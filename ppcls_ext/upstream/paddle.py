@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import io
 import logging
@@ -31,14 +32,22 @@ def silence_paddle_warnings() -> None:
     warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
 
 
-def leave_signals_alone(paddle: Any) -> None:
-    """The import of paddle 3.2.2 sets handlers in C++: of SIGTERM, in place of Python's, one that prints a trace of 14
-    lines. Without them the system's come back, so Python's is set once more. Can go when the import sets none.
+def give_sigterm_back(paddle: Any) -> None:
+    """The import of paddle 3.2.2 puts a handler in C++ in place of Python's of SIGTERM, which prints a trace of 14
+    lines. What Python knows of comes back; its handlers of crashes stay. Can go when the import leaves SIGTERM alone.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    paddle.disable_signal_handler()
-    if threading.current_thread() is threading.main_thread():  # others may not set any
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+        return
+    # Python lets no other thread set one. What the system calls for a handler in Python is the same for all signals.
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.argtypes, put.argtypes = [ctypes.c_int], [ctypes.c_int, ctypes.c_void_p]
+    get.restype = put.restype = ctypes.c_void_p
+    if not callable(handler):
+        put(signal.SIGTERM, int(signal.SIG_IGN) if handler == signal.SIG_IGN else None)
+    elif callable(signal.getsignal(signal.SIGINT)):
+        put(signal.SIGTERM, get(signal.SIGINT))
 
 
 def let_mkl_use_avx2() -> None:

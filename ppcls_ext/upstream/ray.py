@@ -30,12 +30,14 @@ def why_unreachable(address: str) -> str | None:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM ends the process as it does elsewhere, by SystemExit.
+    """Inside, SIGTERM does what it does outside, or where that is nothing in Python, ends the process by SystemExit.
 
     ray 2.60.0: `ray.init` sets a handler in C++, which prints a trace of its own. Can go when it leaves SIGTERM alone.
     """
 
-    def end(number: int, _: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        if callable(before):
+            before(number, frame)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -202,6 +202,37 @@ def test_sigterm_is_one_line_and_what_was_begun_is_put_away(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_sigterm_within_a_call_that_makes_another_error_of_it_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise SystemError("a result with an exception set") from error
+        return 0
+
+    monkeypatch.setattr(configs, "run", run)
+    assert main(["configs"]) == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "pplcnet configs: ended by SIGTERM\n"
+
+
+def test_a_handler_of_sigterm_that_a_command_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of a job waits for its launcher after its own error."""
+    before, own = signal.getsignal(signal.SIGTERM), lambda *_: None
+
+    def run(arguments: argparse.Namespace) -> int:
+        signal.signal(signal.SIGTERM, own)
+        return 0
+
+    monkeypatch.setattr(configs, "run", run)
+    try:
+        assert main(["configs"]) == 0
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """`pplcnet configs` fails as nobody foresaw; gives the folder of reports."""

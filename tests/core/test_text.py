@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ppcls_ext.core import display
 from ppcls_ext.core.config import override
-from ppcls_ext.core.text import assignment, fault_of_name, is_digits, one_line
+from ppcls_ext.core.text import assignment, command_line, fault_of_name, is_digits, one_line
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,11 @@ def test_a_text_in_an_override_stays_what_it_is(value: str) -> None:
     config: dict[str, Any] = {"Global": {}}
     override(config, assignment("Global.output_dir", value))
     assert config["Global"]["output_dir"] == value
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"), [("/bin/pplcnet", "pplcnet"), ("/x/ppcls_ext/cli/__main__.py", "pplcnet")]
+)
+def test_a_command_line_can_be_given_to_a_shell(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [program, "train", "-c", "my config"])
+    assert command_line() == "pplcnet train -c 'my config'"

@@ -15,7 +15,7 @@ from ppcls_ext.search import calibrate
 from ppcls_ext.search.calibrate import target_of
 from ppcls_ext.search.calibrations import calibrating_command, calibration_file, doubt_outside, own_calibrations
 from ppcls_ext.search.latency import Accuracy
-from ppcls_ext.search.measurements import Calibration
+from ppcls_ext.search.measurements import Calibration, read_calibration
 from tests.helpers.spaces import measured
 
 LUCKY = Accuracy(0.001, 1.0, 0.99, 4)
@@ -57,17 +57,21 @@ def test_one_of_other_threads_counts_where_it_is_named(calibrated: Calibration) 
         own_calibrations(2, [calibration_file("onednn", 1, "lcnet")])
 
 
-def test_an_unfinished_one_goes_on_with_its_command(calibrated: Calibration) -> None:
+def test_an_unfinished_one_goes_on_with_its_command(calibrated: Calibration, tmp_path: Path) -> None:
     stopped = replace(calibrated, model=None, accuracy=None)
     stopped.save(calibration_file("onednn", 1, "lcnet"))
     with pytest.raises(UserError, match=r"it is not finished; this goes on with it: .*--calibrate --engine onednn "):
         own_calibrations(1)
-    quick, elsewhere = calibration_file("onednn", 1, "lcnet", quick=True), Path("my file.json").resolve()
+    quick, elsewhere = calibration_file("onednn", 1, "lcnet", quick=True), tmp_path / "my file.json"
     assert "--calibrate --quick --engine" in calibrating_command("onednn", 1, file=quick)
     assert f"--calibrate --calibration '{elsewhere}' --engine" in calibrating_command("onednn", 1, file=elsewhere)
     replace(stopped, quick=True).save(elsewhere)
     with pytest.raises(UserError, match=r"not finished; .*--calibrate --quick --calibration '.*my file.json' --engine"):
         own_calibrations(1, [elsewhere])
+    of_before = {**json.loads(elsewhere.read_text()), "command": "pplcnet search --calibrate --quick"}
+    del of_before["quick"]
+    elsewhere.write_text(json.dumps(of_before))
+    assert read_calibration(elsewhere).quick
 
 
 def test_of_several_that_of_the_space_comes_first_and_then_an_accepted_one(calibrated: Calibration) -> None:

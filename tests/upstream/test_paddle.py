@@ -18,18 +18,24 @@ from tests.helpers.processes import python_run
 
 CALLS = 20
 TERMINATED = """
-import signal, sys
+import importlib, signal, sys, threading
 import ppcls_ext
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("Python's handler"))
-import paddle
+if sys.argv[1] == "thread":  # as an engine's owner does
+    thread = threading.Thread(target=importlib.import_module, args=("paddle",))
+    thread.start()
+    thread.join()
+else:
+    import paddle
 signal.raise_signal(signal.SIGTERM)
 """
 
 
 @pytest.mark.slow
-def test_paddle_leaves_sigterm_to_python() -> None:
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_paddle_leaves_sigterm_to_python(where: str) -> None:
     """Slow: imports Paddle anew."""
-    done = python_run(TERMINATED)
+    done = python_run(TERMINATED, given=where)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Python's handler\n")
 
 
