@@ -152,3 +152,18 @@ def test_docs_say_what_studies_of_found_networks_and_their_latencies_gave() -> N
         images, scale, _ = report.stem.split("-")
         published |= rows_of_results(images, scale)
     assert rows_of_docs() == published
+
+
+@pytest.mark.parametrize(("kind", "number"), [("fastest as good", 8), ("found", 12)])
+def test_the_summary_of_that_table_is_right(kind: str, number: int) -> None:
+    rows = [cells for (_, _, network), cells in rows_of_docs().items() if network.startswith(kind)]
+    ratios, points = [row[5].split()[0] for row in rows], [float(row[3].split()[0]) for row in rows]
+    above = sum(float(row[3].split("[")[1].split(",")[0]) > 0 for row in rows)
+    small = sum(float(row[4]) < 0.05 for row in rows)
+    text = " ".join(DOCS.read_text().split())
+    assert len(rows) == number
+    assert f"take {min(ratios)} to {max(ratios)} times the scale's time" in text
+    assert f"{min(points):.1f} to {max(points):.1f} points" in text
+    words = dict(enumerate(("none", "one", "two", "three", "four", "five", "six", "seven")))
+    assert f"for {words[above]} " in text
+    assert f"for {words[small]} p is below 0.05" in text or f"p is below 0.05 for {words[small]}" in text
