@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ppcls_ext.upstream import paddle, paddleclas, paddledet, paddleseg
-from ppcls_ext.upstream.imports import Repair, repair_on_import
+from ppcls_ext.upstream.imports import Around, Repair, repair_on_import
 
 # Module name -> what to do right after its import.
 REPAIRS: Mapping[str, Repair] = {
-    "paddle": paddle.give_sigterm_back,
     "ppcls.utils.logger": paddleclas.give_ppcls_a_logger,
     "ppcls.data.preprocess.ops.autoaugment": paddleclas.give_autoaugment_np_int,
     "ppcls.loss.celoss": paddleclas.take_soft_labels_as_they_are,
@@ -21,6 +20,9 @@ REPAIRS: Mapping[str, Repair] = {
     "ppdet.modeling.losses.gfocal_loss": paddledet.let_quality_focal_loss_promote,
     "paddleseg.models.losses.cross_entropy_loss": paddleseg.average_paddleseg_cross_entropy_in_floats,
 }
+
+# Module name -> what it is imported within.
+AROUND: Mapping[str, Around] = {"paddle": paddle.sigterm_kept}
 
 # Module name -> what it imports and need not load before it is used.
 LATER: Mapping[str, Sequence[str]] = {**paddleclas.LATER, **paddledet.LATER, **paddleseg.LATER}
@@ -35,4 +37,4 @@ def install(more: Mapping[str, Repair]) -> None:
     paddle.silence_paddle_warnings()
     paddle.let_mkl_use_avx2()
     paddleclas.find_ppcls()
-    repair_on_import({**REPAIRS, **more}, LATER)
+    repair_on_import({**REPAIRS, **more}, LATER, AROUND)

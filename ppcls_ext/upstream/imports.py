@@ -28,24 +28,30 @@ def quiet_import() -> Iterator[None]:
 
 
 Repair = Callable[[Any], None]  # takes the module that was just imported
+Around = Callable[[], contextlib.AbstractContextManager[None]]  # is entered for the time of the import
 
 _DONE: weakref.WeakKeyDictionary[types.ModuleType, set[Repair]] = weakref.WeakKeyDictionary()  # repairs of a module
 
 
-def repair_on_import(repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]] | None = None) -> None:
+def repair_on_import(
+    repairs: Mapping[str, Repair],
+    later: Mapping[str, Sequence[str]] | None = None,
+    around: Mapping[str, Around] | None = None,
+) -> None:
     """Apply each repair as its module is imported, or now to what was imported before; safe to repeat.
 
     Args:
         repairs: by the name of the module.
         later: by the name of a module, those modules that it imports, and that are to be loaded once they are used.
+        around: by the name of a module, what it is imported within; nothing is done of one that is there already.
 
     PaddleClas's modules may be there twice, as `ppcls.x` and as `paddleclas.ppcls.x`: both are repaired.
     """
     finder = next((one for one in sys.meta_path if isinstance(one, RepairingFinder)), None)
     if finder is None:
-        sys.meta_path.insert(0, RepairingFinder(repairs, later or {}))
+        sys.meta_path.insert(0, RepairingFinder(repairs, later or {}, around or {}))
     else:
-        finder.add(repairs, later or {})
+        finder.add(repairs, later or {}, around or {})
     for name, repair in repairs.items():
         for known_as in (name, f"paddleclas.{name}"):
             module = sys.modules.get(known_as)
@@ -59,23 +65,28 @@ class RepairingFinder(importlib.abc.MetaPathFinder):
     """Finds the modules that have a repair as Python would, and has them repaired once they are loaded.
 
     Args:
-        repairs, later: see `repair_on_import`.
+        repairs, later, around: see `repair_on_import`.
     """
 
-    def __init__(self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]]) -> None:
-        self.repairs, self.later = dict(repairs), dict(later)
+    def __init__(
+        self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]], around: Mapping[str, Around]
+    ) -> None:
+        self.repairs, self.later, self.around = dict(repairs), dict(later), dict(around)
         self._busy: set[str] = set()
 
-    def add(self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]]) -> None:
+    def add(
+        self, repairs: Mapping[str, Repair], later: Mapping[str, Sequence[str]], around: Mapping[str, Around]
+    ) -> None:
         """Find these modules as well."""
         self.repairs.update(repairs)
         self.later.update(later)
+        self.around.update(around)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The spec of a module that has a repair, whose loader applies it; None for any other."""
-        if (name not in self.repairs and name not in self.later) or name in self._busy:
+        if not any(name in known for known in (self.repairs, self.later, self.around)) or name in self._busy:
             return None
         self._busy.add(name)
         try:
@@ -88,21 +99,24 @@ class RepairingFinder(importlib.abc.MetaPathFinder):
             self._busy.discard(name)
         # The spec of a module that is loaded again has our loader already.
         if spec is not None and spec.loader is not None and not isinstance(spec.loader, _RepairingLoader):
-            spec.loader = _RepairingLoader(spec.loader, self.repairs.get(name), self.later.get(name, ()))
+            around = self.around.get(name, contextlib.nullcontext)
+            spec.loader = _RepairingLoader(spec.loader, self.repairs.get(name), self.later.get(name, ()), around)
         return spec
 
 
 class _RepairingLoader(importlib.abc.Loader):
     """Runs a module's own loader, with stand-ins for what it imports and need not load yet, then our repair of it."""
 
-    def __init__(self, loader: importlib.abc.Loader, repair: Repair | None, later: Sequence[str]) -> None:
-        self.loader, self.repair, self.later = loader, repair, later
+    def __init__(
+        self, loader: importlib.abc.Loader, repair: Repair | None, later: Sequence[str], around: Around
+    ) -> None:
+        self.loader, self.repair, self.later, self.around = loader, repair, later, around
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        with _stand_ins(self.later):
+        with _stand_ins(self.later), self.around():
             self.loader.exec_module(module)
         if self.repair is not None:
             self.repair(module)

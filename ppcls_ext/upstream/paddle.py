@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,22 +31,22 @@ def silence_paddle_warnings() -> None:
     warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
 
 
-def give_sigterm_back(paddle: Any) -> None:
-    """The import of paddle 3.2.2 puts a handler in C++ in place of Python's of SIGTERM, which prints a trace of 14
-    lines. What Python knows of comes back; its handlers of crashes stay. Can go when the import leaves SIGTERM alone.
+@contextlib.contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Inside, Paddle may be imported, in any thread, and SIGTERM then does what it did before.
+
+    The import of paddle 3.2.2 puts a handler in C++ in place of whatever is there, which prints a trace of 14 lines;
+    its handlers of crashes stay. Can go when the import leaves SIGTERM alone.
     """
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
-        return
-    # Python lets no other thread set one. What the system calls for a handler in Python is the same for all signals.
+    # `signal.signal` is for the main thread alone.
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
     get.argtypes, put.argtypes = [ctypes.c_int], [ctypes.c_int, ctypes.c_void_p]
     get.restype = put.restype = ctypes.c_void_p
-    if not callable(handler):
-        put(signal.SIGTERM, int(signal.SIG_IGN) if handler == signal.SIG_IGN else None)
-    elif callable(signal.getsignal(signal.SIGINT)):
-        put(signal.SIGTERM, get(signal.SIGINT))
+    before = get(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        put(signal.SIGTERM, before)
 
 
 def let_mkl_use_avx2() -> None:

@@ -169,5 +169,5 @@ def test_the_summary_of_that_table_is_right(kind: str, number: int) -> None:
     assert f"take {min(ratios)} to {max(ratios)} times the scale's time" in text
     assert f"{min(points):.1f} to {max(points):.1f} points" in text
     words = dict(enumerate(("none", "one", "two", "three", "four", "five", "six", "seven")))
-    assert f"for {words[above]} " in text
+    assert f"lies above 0 for {words[above]} of" in text or f"for {words[above]} the interval lies above 0" in text
     assert f"for {words[small]} p is below 0.05" in text or f"p is below 0.05 for {words[small]}" in text

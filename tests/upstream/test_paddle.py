@@ -21,7 +21,8 @@ TERMINATED = """
 import importlib, signal, sys, threading
 import ppcls_ext
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("Python's handler"))
-if sys.argv[1] == "thread":  # as an engine's owner does
+if sys.argv[1] == "thread":  # as an engine's owner does, here of a shell's background job, which has no SIGINT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     thread = threading.Thread(target=importlib.import_module, args=("paddle",))
     thread.start()
     thread.join()
