@@ -136,8 +136,8 @@ def up_to_date(calibration: Calibration) -> Calibration:
     holds all the same. One that has not enough of that keeps its prices.
     """
     assert calibration.model is not None
-    counted = {name for one in calibration.measured if one.ratio is not None for name in costs_of(one.spec)}
-    of_today = counted <= set(calibration.model.prices)
+    costs = {name for one in calibration.measured if one.ratio is not None for name in costs_of(one.spec)}
+    of_today = costs <= set(calibration.model.prices)
     return calibration if of_today or not can_be_fitted(calibration) else fitted(calibration)
 
 
